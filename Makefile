@@ -1,0 +1,47 @@
+# `make run` and `make test` do all the set-up on a machine with Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format chaos bench lock clean
+
+help:          ## this list
+	@grep -E '^[a-z]+: .*##|^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(BIN)/.done  ## the virtual environment with the locked dependencies, test tools included
+
+$(BIN)/.done: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m server.preflight
+	@touch $@
+
+run: setup     ## the server on 127.0.0.1:8888, with an embedded MongoDB in data/
+	@exec $(BIN)/python run.py $(ARGS)
+
+test: setup    ## the whole suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup   ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## put the source in shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+chaos: setup   ## the long versions of the fault tests, with a page of figures
+	WATERSPOUT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos $(ARGS)
+
+bench: setup   ## the benchmarks against the peers; several minutes
+	$(BIN)/python bench/run.py $(ARGS)
+
+lock: setup    ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --all-extras --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

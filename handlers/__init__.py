@@ -1,0 +1,32 @@
+"""The doors: the only code that knows Tornado. The route table is here, one file a door beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tornado.web import Application, StaticFileHandler
+
+from handlers.base import NotFound
+from handlers.channels import Messages
+from handlers.ops import Health, Page, Readiness, log_request
+from handlers.websocket import WebSocketHandler
+from server.node import Node
+
+STATIC = Path(__file__).resolve().parents[1] / "static"
+
+
+def make_app(node: Node) -> Application:
+    with_node = {"node": node}
+    return Application(
+        [
+            (r"/v1/ws", WebSocketHandler, with_node),
+            (r"/v1/channels/([^/]+)/messages", Messages, with_node),
+            (r"/healthz", Health, with_node),
+            (r"/readyz", Readiness, with_node),
+            (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
+            (r"/static/(.*)", StaticFileHandler, {"path": str(STATIC)}),
+        ],
+        default_handler_class=NotFound,
+        default_handler_args=with_node,
+        log_function=log_request,
+    )

@@ -1,0 +1,60 @@
+"""For operators: health, readiness, the request log, and the pages."""
+
+from __future__ import annotations
+
+import logging
+
+from tornado.web import RequestHandler, StaticFileHandler
+
+from handlers.base import BaseHandler
+
+logger = logging.getLogger("waterspout.access")
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self' ws: wss:; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Health(BaseHandler):
+    """The process is alive and its event loop turns."""
+
+    def prepare(self) -> None:
+        pass
+
+    def get(self) -> None:
+        self.answer({"status": "ok"})
+
+
+class Readiness(BaseHandler):
+    """200 ready or degraded, 503 down, and why. `?strict=1`: degraded is 503 too."""
+
+    def prepare(self) -> None:
+        pass
+
+    async def get(self) -> None:
+        status, reasons = await self.node.readiness()
+        strict = self.get_query_argument("strict", "") == "1"
+        body = {"status": status} if status == "ready" else {"status": status, "reasons": reasons}
+        self.answer(body, 503 if status == "down" or (strict and status != "ready") else 200)
+
+
+class Page(StaticFileHandler):
+    """A page of static/, with a strict Content-Security-Policy."""
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Cache-Control", "no-cache")
+
+
+def log_request(handler: RequestHandler) -> None:
+    """The path without its query, which may hold secrets."""
+    request = handler.request
+    status = handler.get_status()
+    level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.ERROR
+    logger.log(
+        level, "%d %s %s %s %.1f ms", status, request.method, request.path, request.remote_ip,
+        1000 * request.request_time(),
+    )  # fmt: skip

@@ -1,0 +1,204 @@
+"""Waterspout's front door: flags → config → (embedded MongoDB) → node → application → listen → drain."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from handlers import make_app
+from server import __version__, config
+from server.embedded import EmbeddedMongoDB
+from server.errors import StartError
+from server.node import Node
+
+logger = logging.getLogger("waterspout")
+
+ROOT = Path(__file__).resolve().parent
+HEADER_SECONDS = 20.0
+BODY_SECONDS = 20.0
+HEADER_BYTES = 16384
+BODY_BYTES = 1 << 20
+
+
+def parse_flags(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A self-hosted real-time server: durable channels.")
+    parser.add_argument("--version", action="version", version=f"waterspout {__version__}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port to listen on")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the embedded MongoDB keeps its data")
+    parser.add_argument("--mongodb-uri", metavar="URI", help="a replica set; `embedded` starts one")
+    parser.add_argument("--redis-url", metavar="URL", help="joins several instances")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="any option; VALUE is YAML; repeatable"
+    )
+    parser.add_argument("--check-config", action="store_true", help="check the configuration and leave")
+    return parser.parse_args(arguments)
+
+
+def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> config.Config:
+    named = {
+        "server.host": flags.host,
+        "server.port": flags.port,
+        "server.data_dir": flags.data_dir,
+        "mongodb.uri": flags.mongodb_uri,
+        "redis.url": flags.redis_url,
+    }
+    values: list[tuple[str, Any]] = [(path, value) for path, value in named.items() if value is not None]
+    for setting in flags.set:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise StartError(f"--set {setting}: expected A.B=VALUE")
+        values.append((path, config.parse_value(text, f"--set {path}")))
+    file = flags.config or (ROOT / "config.yaml")
+    return config.load(file, environment, values)
+
+
+def listen(options: config.Server) -> list[socket.socket]:
+    try:
+        return bind_sockets(options.port, options.host, backlog=4096, reuse_port=options.reuse_port)
+    except OSError as error:
+        reason = "is taken by another program" if error.errno == errno.EADDRINUSE else error.strerror
+        raise StartError(f"{options.host}:{options.port} {reason}") from None
+
+
+async def serve(options: config.Config) -> None:
+    sockets = listen(options.server)
+    stop = _stop_on_signals()
+    embedded = EmbeddedMongoDB(Path(options.server.data_dir)) if options.mongodb.uri == "embedded" else None
+    server: HTTPServer | None = None
+    node: Node | None = None
+    try:
+        uri = await _or_stop(embedded.start(), stop) if embedded else options.mongodb.uri
+        if uri is None:
+            return
+        node = Node(options, uri)
+        server = HTTPServer(
+            make_app(node),
+            idle_connection_timeout=HEADER_SECONDS,
+            body_timeout=BODY_SECONDS,
+            max_header_size=HEADER_BYTES,
+            max_body_size=BODY_BYTES,
+            max_buffer_size=BODY_BYTES + HEADER_BYTES,
+        )
+        server.add_sockets(sockets)
+        starting = asyncio.create_task(node.start())
+        await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            _banner(options, node, sockets)
+            await stop
+        else:
+            starting.cancel()
+    finally:
+        if server is not None:
+            server.stop()
+        for listener in sockets:
+            listener.close()
+        if node is not None:
+            await _leave(node, options.server.shutdown_timeout)
+        if embedded is not None:
+            await embedded.stop()
+
+
+async def _leave(node: Node, within: float) -> None:
+    """Decide what was accepted, tell the clients, give them a moment to say goodbye."""
+    try:
+        async with asyncio.timeout(within):
+            await node.close()
+            while node.addresses:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        logger.warning("left after %.0f s with work undone", within)
+
+
+def _stop_on_signals() -> asyncio.Future[None]:
+    """Done at the first SIGTERM or SIGINT; the second leaves at once (mongod dies with us)."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+
+    def on_signal() -> None:
+        if stop.done():
+            os._exit(1)
+        logger.info("leaving")
+        stop.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+async def _or_stop(awaitable: Any, stop: asyncio.Future[None]) -> Any:
+    task = asyncio.ensure_future(awaitable)
+    await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return await task
+    task.cancel()
+    return None
+
+
+def _banner(options: config.Config, node: Node, sockets: list[socket.socket]) -> None:
+    port = sockets[0].getsockname()[1]
+    host = f"[{options.server.host}]" if ":" in options.server.host else options.server.host
+    mongodb = f"embedded in {options.server.data_dir}/" if options.mongodb.uri == "embedded" else "external"
+    lines = (
+        f"Waterspout {__version__}, node {node.id}",
+        f"  pages      http://{host}:{port}/",
+        f"  WebSocket  ws://{host}:{port}/v1/ws",
+        f"  REST       http://{host}:{port}/v1/channels/chat:lobby/messages",
+        f"  health     http://{host}:{port}/readyz",
+        f"  MongoDB    {mongodb}",
+        f"  broker     {'redis' if options.redis.url else 'memory (one instance)'}",
+    )
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _loop_factory(options: config.Config) -> Any:
+    if options.server.uvloop:
+        try:
+            import uvloop
+        except ImportError:
+            logger.info("uvloop is not installed; running on asyncio's own loop")
+        else:
+            return uvloop.new_event_loop
+    return None
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    flags = parse_flags(arguments)
+    try:
+        options = load_config(flags, os.environ)
+        if flags.check_config:
+            print("the configuration is good")
+            return 0
+        _raise_descriptor_limit()
+        with asyncio.Runner(loop_factory=_loop_factory(options)) as runner:
+            runner.run(serve(options))
+    except StartError as error:
+        print(f"waterspout: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,359 @@
+"""The broker over Redis pub/sub: fast, at most once, and treated so. The contract is in broker.py.
+
+One connection listens, others publish. What is published in one turn of the event loop goes out in one round trip.
+redis-py's own health check does not notice a half-open link, so the node listens for its own announcements and says
+when it misses them (`suspect`); the listening connection is then thrown away and made anew.
+
+URLs: redis://, rediss://, unix://, redis+cluster://host:port and redis+sentinel://host:port,host:port/service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import random
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from server.broker import Announcement, OnAnnouncement, OnMessages, OnReconnect
+from server.config import Redis as Options
+from server.errors import StartError
+from server.messages import Message
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT: Final = 2.0
+"""Seconds any exchange with Redis may take."""
+CONFIRM_WITHIN: Final = 2.0
+QUEUED: Final = 20_000
+"""Publications waiting to go out; more are dropped (and repaired from the log)."""
+ROUND: Final = 1_000
+_VERSION: Final = 1
+_DIGEST: Final = 32
+
+
+class _Publication(msgspec.Struct, array_like=True):
+    """The messages of one channel on their way; `first` is 0 for ephemeral ones."""
+
+    version: int
+    node: str
+    epoch: str
+    first: int
+    messages: list[tuple[str, str | None, int, Any, str | None, str | None]]
+    """(key, user, time, data, tag, skip)"""
+
+
+_encode: Final = msgspec.msgpack.Encoder(enc_hook=int).encode
+_decode_publication: Final = msgspec.msgpack.Decoder(_Publication).decode
+_decode_announcement: Final = msgspec.msgpack.Decoder(Announcement).decode
+
+
+class RedisBroker:
+    def __init__(self, options: Options) -> None:
+        self.dropped = 0
+        self.refused = 0
+        self._options = options
+        self._client: Any = _connect(options.url or "")
+        self._prefix = f"{options.prefix}:c:"
+        self._nodes = f"{options.prefix}:nodes"
+        self._secret = options.hmac_key.encode() if options.hmac_key else None
+        self._wanted: set[str] = set()
+        self._confirmed: set[str] = set()
+        """Topics Redis has confirmed on the present link."""
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._pubsub: Any = None
+        self._linked = False
+        self._linked_at = 0.0
+        self._problem: str | None = "redis: not connected yet"
+        self._outgoing: list[tuple[str, bytes]] = []
+        self._work = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._node = ""
+        self._on_messages: OnMessages
+        self._on_announcement: OnAnnouncement
+        self._on_reconnect: OnReconnect
+
+    async def start(
+        self, node: str, on_messages: OnMessages, on_announcement: OnAnnouncement, on_reconnect: OnReconnect
+    ) -> None:
+        self._node = node
+        self._on_messages = on_messages
+        self._on_announcement = on_announcement
+        self._on_reconnect = on_reconnect
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="redis listen"),
+            asyncio.create_task(self._send(), name="redis publish"),
+        ]
+
+    async def close(self) -> None:
+        for task in (*self._tasks, *filter(None, (self._reader,))):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._drop_link()
+        with contextlib.suppress(RedisError, OSError):
+            await self._client.aclose()
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def publish(self, messages: list[Message]) -> None:
+        head = messages[0]
+        fields = [(m.key, m.user, m.time, m.data, m.tag, m.skip) for m in messages]
+        publication = _Publication(_VERSION, self._node, head.epoch, head.offset, fields)
+        self._put(self._prefix + head.channel, _encode(publication))
+
+    def announce(self, announcement: Announcement) -> None:
+        self._put(self._nodes, _encode(announcement))
+
+    def _put(self, topic: str, payload: bytes) -> None:
+        if len(self._outgoing) >= QUEUED:
+            self.dropped += 1
+            return
+        self._outgoing.append((topic, self._sign(topic, payload) + payload))
+        self._work.set()
+
+    async def _send(self) -> None:
+        """Round trips, one at a time: what comes during one goes out with the next."""
+        while True:
+            await self._work.wait()
+            batch, self._outgoing = self._outgoing[:ROUND], self._outgoing[ROUND:]
+            if not self._outgoing:
+                self._work.clear()
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    await self._round(batch)
+            except (RedisError, OSError, TimeoutError) as error:
+                self.dropped += len(batch)
+                self._fail(error)
+                # Whoever queues up behind a dead link is late anyway, and the log has it.
+                self.dropped += len(self._outgoing)
+                self._outgoing = []
+                await asyncio.sleep(0.1)
+
+    async def _round(self, batch: list[tuple[str, bytes]]) -> None:
+        command = "SPUBLISH" if self._options.sharded else "PUBLISH"
+        if isinstance(self._client, RedisCluster):
+            publish = self._client.spublish if self._options.sharded else self._client.publish
+            for topic, payload in batch:
+                await publish(topic, payload)
+            return
+        pipeline = self._client.pipeline(transaction=False)
+        for topic, payload in batch:
+            pipeline.execute_command(command, topic, payload)
+        await pipeline.execute()
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, channel: str) -> None:
+        topic = self._prefix + channel
+        self._wanted.add(topic)
+        if topic in self._confirmed or not self._linked:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(topic, []).append(future)
+        try:
+            async with asyncio.timeout(CONFIRM_WITHIN):
+                await self._command("subscribe", topic)
+                await future
+        except (RedisError, OSError, TimeoutError, RuntimeError) as error:
+            # The link is made anew, and everything wanted with it.
+            self._fail(error)
+            self._cut()
+
+    async def unsubscribe(self, channel: str) -> None:
+        topic = self._prefix + channel
+        self._wanted.discard(topic)
+        self._confirmed.discard(topic)
+        if self._linked:
+            try:
+                async with asyncio.timeout(CONFIRM_WITHIN):
+                    await self._command("unsubscribe", topic)
+            except (RedisError, OSError, TimeoutError, RuntimeError) as error:
+                self._fail(error)
+                self._cut()
+            if topic in self._wanted:  # somebody came back meanwhile
+                await self.subscribe(channel)
+
+    def suspect(self) -> None:
+        if self._linked and asyncio.get_running_loop().time() - self._linked_at > TIMEOUT + 1.0:
+            self._problem = "redis: this node does not hear its own announcements"
+            self._cut()
+
+    def problem(self) -> str | None:
+        return self._problem
+
+    async def _command(self, verb: str, *topics: str) -> None:
+        await getattr(self._pubsub, ("s" if self._options.sharded else "") + verb)(*topics)
+
+    def _cut(self) -> None:
+        self._linked = False
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _listen(self) -> None:
+        """One link after the other, for ever."""
+        pause = 0.05
+        while True:
+            self._reader = asyncio.create_task(self._link(), name="redis link")
+            await asyncio.wait((self._reader,))
+            was_linked = self._linked_at > 0 and not self._reader.cancelled() and self._linked
+            if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
+                if not isinstance(error, RedisError | OSError | TimeoutError):
+                    logger.error("the link to Redis failed", exc_info=error)
+                self._fail(error)
+            await self._drop_link()
+            pause = 0.05 if was_linked else min(pause * 2, 1.0)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _drop_link(self) -> None:
+        self._linked = False
+        self._confirmed.clear()
+        pubsub, self._pubsub = self._pubsub, None
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)  # not confirmed, but made up for on reconnecting
+        self._waiting.clear()
+        if pubsub is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError, RuntimeError, AttributeError):
+                async with asyncio.timeout(TIMEOUT):
+                    await pubsub.aclose()
+
+    async def _link(self) -> None:
+        """Subscribe to everything wanted, then receive until the connection breaks."""
+        self._pubsub = self._client.pubsub()
+        topics = [self._nodes, *self._wanted]
+        async with asyncio.timeout(TIMEOUT + len(topics) / 1000):
+            for index in range(0, len(topics), 500):
+                await self._command("subscribe", *topics[index : index + 500])
+        missing = set(topics)
+        sharded_cluster = self._options.sharded and isinstance(self._client, RedisCluster)
+        while True:
+            if sharded_cluster:
+                message = await self._pubsub.get_sharded_message(timeout=1.0)
+            elif missing:
+                async with asyncio.timeout(TIMEOUT + len(missing) / 1000):
+                    message = await self._pubsub.get_message(timeout=None)
+            else:
+                message = await self._pubsub.get_message(timeout=None)
+            if message is None:
+                continue
+            kind = message["type"]
+            if kind in ("message", "smessage"):
+                self._receive(message["channel"].decode(), message["data"])
+            elif kind in ("subscribe", "ssubscribe"):
+                topic = message["channel"].decode()
+                self._confirmed.add(topic)
+                missing.discard(topic)
+                for future in self._waiting.pop(topic, ()):
+                    if not future.done():
+                        future.set_result(None)
+                if not missing and not self._linked:
+                    self._up()
+
+    def _up(self) -> None:
+        again = self._linked_at > 0
+        self._linked = True
+        self._linked_at = asyncio.get_running_loop().time()
+        if self._problem is not None:
+            logger.info("redis: connected%s", " again" if again else "")
+        self._problem = None
+        # What was wanted while the link was being made is subscribed now.
+        late = [topic for topic in self._wanted if topic not in self._confirmed]
+        if late:
+            self._late = asyncio.create_task(self._subscribe_late(late))
+        else:
+            self._on_reconnect()
+
+    async def _subscribe_late(self, topics: list[str]) -> None:
+        for topic in topics:
+            await self.subscribe(topic.removeprefix(self._prefix))
+        self._on_reconnect()
+
+    def _receive(self, topic: str, payload: Any) -> None:
+        try:
+            body = self._verify(topic, payload)
+            if topic == self._nodes:
+                announcement = _decode_announcement(body)
+            else:
+                node, messages = self._messages(topic.removeprefix(self._prefix), _decode_publication(body))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self.refused += 1
+            if self.refused in (1, 10, 100) or self.refused % 1000 == 0:
+                logger.warning("redis: %d payloads were not ours, the last on %s: %s", self.refused, topic, error)
+            return
+        try:
+            if topic == self._nodes:
+                self._on_announcement(announcement)
+            else:
+                self._on_messages(messages, node)
+        except Exception:
+            logger.exception("a message from Redis could not be handled")
+
+    @staticmethod
+    def _messages(channel: str, publication: _Publication) -> tuple[str, list[Message]]:
+        version, first, epoch = publication.version, publication.first, publication.epoch
+        if version != _VERSION or first < 0 or not publication.messages:
+            raise ValueError("an unknown version or an empty publication")
+        return publication.node, [
+            Message(channel, epoch, first + index if first else 0, key, user, time, data, tag, skip)
+            for index, (key, user, time, data, tag, skip) in enumerate(publication.messages)
+        ]
+
+    def _sign(self, topic: str, payload: bytes) -> bytes:
+        if self._secret is None:
+            return b""
+        return hmac.digest(self._secret, topic.encode() + b"\0" + payload, hashlib.sha256)
+
+    def _verify(self, topic: str, payload: Any) -> bytes:
+        if not isinstance(payload, bytes):
+            raise ValueError("not bytes")
+        if self._secret is None:
+            return payload
+        digest, body = payload[:_DIGEST], payload[_DIGEST:]
+        if not hmac.compare_digest(digest, self._sign(topic, body)):
+            raise ValueError("the signature is wrong")
+        return body
+
+    def _fail(self, error: BaseException) -> None:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if self._problem is None:
+            logger.warning("redis: %s; messages are fetched from MongoDB meanwhile", reason)
+        self._problem = f"redis: {reason}"
+
+
+def _connect(url: str) -> Any:
+    """A client that answers or fails within TIMEOUT, without retries of its own: ours know what to make up for."""
+    options: dict[str, Any] = {
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "redis+cluster":
+            return RedisCluster.from_url(
+                url.replace("redis+cluster", "redis", 1), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
+            )
+        if parts.scheme == "redis+sentinel":
+            credentials, _, hosts = parts.netloc.rpartition("@")
+            user, _, password = credentials.partition(":")
+            sentinels = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
+            service = parts.path.strip("/").split("/")[0] or "mymaster"
+            if password:
+                options |= {"username": user or None, "password": password}
+            sentinel_options = {"socket_timeout": TIMEOUT, **dict(parse_qsl(parts.query))}
+            return Sentinel(sentinels, sentinel_kwargs=sentinel_options).master_for(service, Redis, **options)
+        return Redis.from_url(url, **options)
+    except ValueError as error:
+        raise StartError(f"redis.url: {error}") from None

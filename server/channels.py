@@ -1,0 +1,54 @@
+"""Channel names, and cursors: positions in a channel.
+
+A name is `namespace:rest`. The namespace decides the options (config.yaml), the rest is the user's.
+A cursor is `epoch:offset`, opaque to clients, or `0`: the beginning of any channel.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from server.errors import bad_request
+
+MAX_NAME_BYTES: Final = 255
+MAX_OFFSET: Final = 2**63 - 1
+DOCUMENTS: Final = "docs"
+"""The built-in namespace of the changes of documents; `$sys` is the other built-in one."""
+
+# White space and control characters in the sense of Unicode: \s, C0, DEL and C1.
+_NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys):[^\s\x00-\x1f\x7f-\x9f]+")
+_CURSOR: Final = re.compile(r"([0-9a-z]{1,32}):(0|[1-9][0-9]{0,18})")
+
+
+def namespace_of(channel: str) -> str:
+    """The namespace of a well-formed name; `bad_request` for any other."""
+    match = _NAME.fullmatch(channel)
+    if match is None:
+        raise bad_request("channel: a name is namespace:rest, without white space or control characters")
+    if len(channel.encode()) > MAX_NAME_BYTES:
+        raise bad_request(f"channel: a name has {MAX_NAME_BYTES} bytes at most")
+    return match["namespace"]
+
+
+class Position(NamedTuple):
+    """Behind the message `offset` of the history `epoch`."""
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}" if self.epoch else "0"
+
+
+BEGINNING: Final = Position("", 0)
+"""The beginning of any channel, whatever its epoch."""
+
+
+def parse_cursor(text: str, field: str = "after") -> Position:
+    if text == "0":
+        return BEGINNING
+    match = _CURSOR.fullmatch(text)
+    if match is None or int(match[2]) > MAX_OFFSET:
+        raise bad_request(f"{field}: not a cursor")
+    return Position(match[1], int(match[2]))

@@ -1,0 +1,239 @@
+"""The typed configuration: defaults < file < environment < flags.
+
+Each section is a struct whose fields are the options; config.yaml is the same with a line of why for each. An unknown
+key is refused by name. Durations are written `30s`, `100ms`, `10m`, `2h`, `30d`, or as a number of seconds.
+A number of 0 means no limit.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct, field
+
+from server.errors import StartError
+
+ENVIRONMENT_PREFIX: Final = "WATERSPOUT__"
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*")
+
+Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Seconds(float):
+    """A duration; in the file `30s`, `100ms`, `10m`, `2h`, `30d` or a number of seconds."""
+
+
+class Section(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    pass
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8888
+    data_dir: str = "data"
+    reuse_port: bool = False
+    shutdown_timeout: Seconds = Seconds(30)
+    trusted_proxies: list[str] = field(default_factory=list)
+    uvloop: bool = True
+
+
+class MongoDB(Section):
+    uri: str = "embedded"
+    database: str = "waterspout"
+    publish_timeout: Seconds = Seconds(10)
+    dedupe_window: Seconds = Seconds(600)
+    trim_interval: Seconds = Seconds(60)
+    shards: Annotated[int, Meta(ge=1, le=64)] = 2
+
+
+class Redis(Section):
+    url: str | None = None
+    prefix: str = "waterspout"
+    sharded: bool = False
+    hmac_key: str | None = None
+
+
+class ApiKey(Section):
+    sha256: str
+    channels: dict[str, list[str]] = field(default_factory=dict)
+    admin: bool = False
+
+
+class Auth(Section):
+    secret: str | None = None
+    algorithms: list[str] = field(default_factory=lambda: ["HS256"])
+    issuer: str | None = None
+    audience: str | None = None
+    guests: bool = True
+    public_guests: bool = False
+    accounts: bool = False
+    api_keys: dict[str, ApiKey] = field(default_factory=dict)
+
+
+class Limits(Section):
+    message_bytes: Count = 65536
+    messages_per_second: Count = 50
+    burst: Count = 100
+    channels_per_connection: Count = 128
+    queue_bytes: Count = 1048576
+    connections: Count = 10000
+    connections_per_user: Count = 20
+    connections_per_ip: Count = 50
+
+
+class Retention(Section):
+    size: Count = 10000
+    ttl: Seconds = Seconds(30 * 86400)
+
+
+class Namespace(Section):
+    durable: bool = True
+    history: Retention = field(default_factory=Retention)
+    presence: bool = False
+    conflate: Seconds = Seconds(0)
+    publish: str = "nobody"
+    subscribe: str = "nobody"
+
+
+class Collection(Section):
+    read: str = "nobody"
+    write: str = "nobody"
+
+
+class Config(Section):
+    server: Server = field(default_factory=Server)
+    mongodb: MongoDB = field(default_factory=MongoDB)
+    redis: Redis = field(default_factory=Redis)
+    auth: Auth = field(default_factory=Auth)
+    limits: Limits = field(default_factory=Limits)
+    origins: list[str] = field(default_factory=list)
+    namespaces: dict[str, Namespace] = field(default_factory=dict)
+    collections: dict[str, Collection] = field(default_factory=dict)
+
+
+def load(file: Path | None, environment: Mapping[str, str], flags: Iterable[tuple[str, Any]]) -> Config:
+    """Merge the sources, later ones over earlier ones; `StartError` names the key that is wrong.
+
+    `flags` are (dotted path, value); the environment's names are paths too: WATERSPOUT__SERVER__PORT=8889.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        tree = _read(file)
+    for name, text in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+            _put(tree, path, parse_value(text, name))
+    for dotted, value in flags:
+        _put(tree, dotted.split("."), value)
+    try:
+        config: Config = msgspec.convert(tree, Config, dec_hook=_duration)
+    except msgspec.ValidationError as error:
+        raise StartError(f"configuration: {_where(str(error))}") from None
+    _check(config)
+    return config
+
+
+def parse_value(text: str, name: str) -> Any:
+    """A value of a flag or an environment variable, which is YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise StartError(f"configuration: {name}: not YAML") from None
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise StartError(f"configuration: {file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StartError(f"configuration: {file}: not YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise StartError(f"configuration: {file}: expected sections, got {type(tree).__name__}")
+    return tree
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        below = tree.get(part)
+        if not isinstance(below, dict):
+            below = tree[part] = {}
+        tree = below
+    tree[path[-1]] = value
+
+
+def _duration(kind: type, value: Any) -> Any:
+    if kind is not Seconds:
+        raise NotImplementedError
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return Seconds(value)
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a duration such as 30s, 100ms, 10m, 2h or 30d")
+    return Seconds(float(match[1]) * _UNITS[match[2]])
+
+
+def _where(message: str) -> str:
+    text, _, path = message.partition(" - at `")
+    place = re.sub(r"\[\.\.\.\]", "", path.rstrip("`").removeprefix("$").lstrip("."))
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    if unknown:
+        return f"unknown key {'.'.join(filter(None, (place, unknown[1])))}"
+    return f"{place}: {text[:1].lower()}{text[1:]}" if place else text
+
+
+def _check(config: Config) -> None:
+    auth = config.auth
+    if not is_loopback(config.server.host) and auth.guests and not auth.public_guests:
+        raise StartError(
+            f"server.host {config.server.host} is public while auth.guests lets anybody in; "
+            "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
+        )
+    if auth.accounts:
+        raise StartError("configuration: auth.accounts is not available in this version")
+    if config.collections:
+        raise StartError("configuration: collections are not available in this version")
+    if auth.secret is not None and len(auth.secret.encode()) < 32:
+        raise StartError("configuration: auth.secret must have at least 32 bytes")
+    if any(not algorithm.startswith("HS") for algorithm in auth.algorithms):
+        raise StartError("configuration: auth.algorithms: HS256, HS384 and HS512 are available in this version")
+    for name, namespace in config.namespaces.items():
+        if not _NAMESPACE.fullmatch(name):
+            raise StartError(f"configuration: namespaces.{name}: a name is [a-z][a-z0-9_-]*")
+        if name == "docs":
+            raise StartError("configuration: namespaces.docs is built in")
+        if namespace.durable and namespace.conflate:
+            raise StartError(
+                f"configuration: namespaces.{name}: a durable channel shows every message, so it cannot conflate"
+            )
+        if namespace.presence:
+            pass  # accepted: the option is part of the default configuration; see docs/configuration.md
+        for right in ("publish", "subscribe"):
+            rule = getattr(namespace, right)
+            if rule not in RULES:
+                raise StartError(
+                    f"configuration: namespaces.{name}.{right}: {rule!r} is none of {', '.join(sorted(RULES))}"
+                )
+
+
+RULES: Final = frozenset(("anyone", "user", "server", "nobody"))

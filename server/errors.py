@@ -1,0 +1,100 @@
+"""What can go wrong, in two families and two catalogues.
+
+    Error        answers a command or a request; the connection stays    (ERRORS: code → HTTP status, retry)
+    Disconnect   ends a connection                                       (constants below: WebSocket close codes)
+
+    WaterspoutError
+    ├── Error            code, reason, retry, retry_after
+    └── Disconnect       code, reason, delay
+    StartError           a start that cannot go on: one line for the operator, never a traceback
+
+Foreign exceptions (PyMongo's, redis-py's, msgspec's) are mapped to these at the border, once.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Kind(NamedTuple):
+    status: int
+    """The HTTP status REST answers with."""
+    retry: bool
+    """Whether the same request may succeed later (with the same key, if it is a publish)."""
+
+
+ERRORS: Final[dict[str, Kind]] = {
+    "bad_request": Kind(400, False),
+    "unauthenticated": Kind(401, False),
+    "token_expired": Kind(401, False),
+    "permission_denied": Kind(403, False),
+    "unknown_channel": Kind(404, False),
+    "not_found": Kind(404, False),
+    "conflict": Kind(409, False),
+    "too_large": Kind(413, False),
+    "rate_limited": Kind(429, True),
+    "limit_exceeded": Kind(429, False),
+    "unavailable": Kind(503, True),
+    "outcome_unknown": Kind(503, True),
+    "internal": Kind(500, True),
+}
+
+
+class WaterspoutError(Exception):
+    """The root of both families."""
+
+
+class Error(WaterspoutError):
+    """Answers one command or request; `code` is one of ERRORS."""
+
+    def __init__(self, code: str, reason: str, *, retry_after: float | None = None, status: int | None = None) -> None:
+        super().__init__(reason)
+        kind = ERRORS[code]
+        self.code = code
+        self.reason = reason
+        self.retry = kind.retry
+        self.retry_after = retry_after
+        self.status = status or kind.status
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"
+
+
+class Disconnect(WaterspoutError):
+    """Ends a connection with a close code. 4000–4499: come back after a delay; 4500–4999: don't.
+
+    Codes below 4000 are RFC 6455's own (section 7.4.1); a client may come back after them as after a cut line.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+    @property
+    def reconnect(self) -> bool:
+        return self.code < 4500
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"
+
+
+class StartError(WaterspoutError):
+    """The server cannot start; the message is the one line an operator sees."""
+
+
+# RFC 6455, section 7.4.1
+PROTOCOL_ERROR: Final = 1002
+INVALID_UTF8: Final = 1007
+TOO_BIG: Final = 1009
+# Ours
+SHUTDOWN: Final = 4000
+STALLED: Final = 4001
+TOKEN_EXPIRED: Final = 4002
+NO_PONG: Final = 4003
+NO_CONNECT: Final = 4500
+REVOKED: Final = 4501
+
+
+def bad_request(reason: str) -> Error:
+    return Error("bad_request", reason)

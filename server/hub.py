@@ -1,0 +1,178 @@
+"""The hub: who on this node listens to what, and the fan-out to them.
+
+It holds sinks and never sees a session or a socket. A message is encoded and framed once per encoding (messages.py);
+the frames of a channel collect during one turn of the event loop, and then each sink gets one `send` of the joined
+bytes. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple, Protocol
+
+from server.codec import Codec
+from server.frames import frame
+from server.messages import Message
+
+
+class Delivery(NamedTuple):
+    """Whole frames of one channel: the messages `first`…`last` (0: ephemeral), or a push that takes their place."""
+
+    channel: str
+    data: bytes
+    first: int
+    last: int
+    count: int
+    """Messages in it."""
+
+
+class Sink(Protocol):
+    """Where deliveries go. `send` never blocks and never raises; a sink that cannot keep up decides for itself."""
+
+    id: str
+    codec: Codec
+
+    def send(self, delivery: Delivery) -> None: ...
+
+
+class _Topic:
+    """One channel's sinks by encoding, and the messages of this turn."""
+
+    __slots__ = ("channel", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer")
+
+    def __init__(self, channel: str, interval: float) -> None:
+        self.channel = channel
+        self.sinks: dict[Codec, dict[Sink, None]] = {}
+        self.snapshot: dict[Codec, tuple[Sink, ...]] = {}
+        """What `sinks` was when it last changed: a send may remove its sink while we go through them."""
+        self.pending: list[Message] = []
+        self.interval = interval
+        self.newest: dict[str | None, Message] = {}
+        self.sent_at = float("-inf")
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Hub:
+    def __init__(self) -> None:
+        self._topics: dict[str, _Topic] = {}
+        self._dirty: list[_Topic] = []
+        self.encodes = 0
+        self.sends = 0
+
+    def add(self, channel: str, sink: Sink, conflate: float = 0.0) -> None:
+        """From now on `sink` gets the channel. `conflate`: seconds, the channel's own; only the newest message per
+        tag goes out in each such interval."""
+        topic = self._topics.get(channel)
+        if topic is None:
+            topic = self._topics[channel] = _Topic(channel, conflate)
+        self._flush_topic(topic)  # what came before is not for the newcomer
+        topic.sinks.setdefault(sink.codec, {})[sink] = None
+        topic.snapshot.pop(sink.codec, None)
+
+    def remove(self, channel: str, sink: Sink) -> None:
+        """`sink` has got all that came before, and gets nothing more. Removing twice is fine."""
+        topic = self._topics.get(channel)
+        if topic is None or sink not in topic.sinks.get(sink.codec, ()):
+            return
+        self._flush_topic(topic)
+        sinks = topic.sinks.get(sink.codec, {})
+        sinks.pop(sink, None)
+        topic.snapshot.pop(sink.codec, None)
+        if not sinks:
+            topic.sinks.pop(sink.codec, None)
+        if not topic.sinks:
+            if topic.timer is not None:
+                topic.timer.cancel()
+            self._topics.pop(channel, None)
+
+    def count(self, channel: str) -> int:
+        topic = self._topics.get(channel)
+        return sum(map(len, topic.sinks.values())) if topic else 0
+
+    def deliver(self, messages: list[Message]) -> None:
+        """Send messages of one channel to its sinks, at the end of this turn of the loop."""
+        topic = self._topics.get(messages[0].channel)
+        if topic is None:
+            return
+        if topic.interval:
+            self._conflate(topic, messages)
+            return
+        self._collect(topic, messages)
+
+    def tell(self, channel: str, push: dict[str, Any], first: int, last: int) -> None:
+        """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
+        topic = self._topics.get(channel)
+        if topic is None:
+            return
+        self._flush_topic(topic)
+        for codec in list(topic.sinks):
+            self._send(topic, codec, Delivery(channel, frame(codec.opcode, codec.encode(push)), first, last, 0))
+
+    def _collect(self, topic: _Topic, messages: list[Message]) -> None:
+        if not topic.pending:
+            if not self._dirty:
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._dirty.append(topic)
+        topic.pending.extend(messages)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for topic in dirty:
+            self._flush_topic(topic)
+
+    def _flush_topic(self, topic: _Topic) -> None:
+        messages = topic.pending
+        if not messages:
+            return
+        topic.pending = []
+        first, last, count = messages[0].offset, messages[-1].offset, len(messages)
+        skipping = {message.skip for message in messages if message.skip is not None}
+        for codec in list(topic.sinks):
+            frames = [message.frame(codec) for message in messages]
+            self.encodes += count
+            data = frames[0] if count == 1 else b"".join(frames)
+            delivery = Delivery(topic.channel, data, first, last, count)
+            if skipping:
+                self._send_skipping(topic, codec, delivery, messages)
+            else:
+                self._send(topic, codec, delivery)
+
+    def _send(self, topic: _Topic, codec: Codec, delivery: Delivery) -> None:
+        sinks = topic.snapshot.get(codec)
+        if sinks is None:
+            sinks = topic.snapshot[codec] = tuple(topic.sinks[codec])
+        self.sends += len(sinks)
+        for sink in sinks:
+            sink.send(delivery)
+
+    def _send_skipping(self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message]) -> None:
+        for sink in tuple(topic.sinks[codec]):
+            wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
+            if len(wanted) != len(messages):
+                sink.send(delivery._replace(data=b"".join(wanted), count=len(wanted)))
+            else:
+                sink.send(delivery)
+
+    # --- conflation: the first message goes at once, then at most one batch of the newest per tag an interval ----------
+
+    def _conflate(self, topic: _Topic, messages: list[Message]) -> None:
+        for message in messages:
+            # Out and in again: the newest stands last, so that the order is the order of arrival.
+            topic.newest.pop(message.tag, None)
+            topic.newest[message.tag] = message
+        if topic.timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        wait = topic.sent_at + topic.interval - loop.time()
+        if wait <= 0:
+            self._release(topic)
+        else:
+            topic.timer = loop.call_later(wait, self._release, topic)
+
+    def _release(self, topic: _Topic) -> None:
+        topic.timer = None
+        topic.sent_at = asyncio.get_running_loop().time()
+        newest = list(topic.newest.values())
+        topic.newest.clear()
+        if newest:
+            self._collect(topic, newest)

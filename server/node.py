@@ -1,0 +1,491 @@
+"""A node: one running server instance, and the use cases, one method each. It ties the parts together.
+
+    publish ── permission, size ──> log.append ──(durable)──> broker.publish
+    broker ──> sequencer (order, repair) ──> hub ──> sinks          the same way for the node's own messages
+
+Redis is only the fast path. What it may lose is found by the heads every node announces once a second (the same
+announcement is the canary that a node must hear itself), and by sweeps: one query for the heads of all channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from server.auth import Authenticator
+from server.broker import Announcement, Broker
+from server.broker_memory import MemoryBroker
+from server.broker_redis import RedisBroker
+from server.channels import BEGINNING, MAX_OFFSET, Position, parse_cursor
+from server.codec import JSON
+from server.config import Config, Namespace
+from server.errors import SHUTDOWN, Disconnect, Error, bad_request
+from server.hub import Hub
+from server.log import Log, Receipt, connect
+from server.messages import Message, Page
+from server.permissions import Permissions
+from server.principals import Principal
+from server.protocol import Push, gap_push
+from server.sequencer import Sequencer
+from server.subscription import Stream, Subscriber, Subscription
+
+logger = logging.getLogger(__name__)
+
+TICK: Final = 1.0
+DEAF_AFTER: Final = 3.0
+"""Seconds without hearing a peer or ourselves before we stop relying on it."""
+SWEEP_EVERY: Final = 30.0
+SWEEP_CHANNELS: Final = 1000
+LINGER: Final = 1.0
+"""Seconds a channel without subscribers stays subscribed at the broker: people reload pages."""
+
+
+class Client(Protocol):
+    """A connected client, as far as the node has to know it."""
+
+    def tick(self, now: float) -> None: ...
+
+    def disconnect(self, reason: Disconnect, delay: float = 0.0) -> None: ...
+
+
+class Node:
+    """`async with Node(config) as node`, or `start`/`close`. `broker` is for tests; it follows from the config."""
+
+    def __init__(self, config: Config, mongodb_uri: str, broker: Broker | None = None) -> None:
+        self.id = "n" + secrets.token_hex(4)
+        self.config = config
+        self.authenticator = Authenticator(config.auth)
+        self.permissions = Permissions(config.namespaces)
+        self.hub = Hub()
+        self.broker: Broker = broker or (RedisBroker(config.redis) if config.redis.url else MemoryBroker())
+        self.log = Log(
+            connect(config.mongodb, mongodb_uri),
+            config.mongodb,
+            on_commit=self._on_commit,
+            on_head=self._on_head,
+            on_contention=self._on_contention,
+        )
+        self.clients: set[Client] = set()
+        self.addresses: dict[str, int] = {}
+        """Connections per client address."""
+        self.opened = False
+        self.leaving = False
+        self._streams: dict[str, Stream] = {}
+        self._changed: dict[str, Position] = {}
+        """Heads of what this node has committed since its last announcement."""
+        self._peers: dict[str, float] = {}
+        self._suspects: dict[str, float] = {}
+        """Peers gone silent → when the last publish of theirs must have been decided."""
+        self._heard_self = 0.0
+        self._swept = 0.0
+        self._sweep_wanted = False
+        self._trimmed_all = 0.0
+        self._sweeping: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect to the broker and open the log, however long that takes; StartError if it can never be."""
+        self._heard_self = self._swept = self._now()
+        await self.broker.start(self.id, self._on_messages, self._on_announcement, self._on_reconnect)
+        pause = 0.5
+        while True:
+            try:
+                await self.log.open()
+                break
+            except Error as error:
+                logger.warning("%s; trying again in %.1f s", error.reason, pause)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.0))
+            pause = min(pause * 2, 5.0)
+        self.opened = True
+        self._tasks = [
+            asyncio.create_task(self._forever(self._tick, lambda: TICK), name="tick"),
+            asyncio.create_task(self._forever(self._trim, lambda: self.config.mongodb.trim_interval), name="trim"),
+        ]
+
+    async def close(self) -> None:
+        """The order of leaving: accepted publishes are decided, clients are told, then the back ends are let go."""
+        self.leaving = True
+        await self.log.drain()
+        for client in tuple(self.clients):
+            # A herd comes back spread over the time that a restart takes anyway.
+            spread = 1.0 + len(self.clients) / 500
+            client.disconnect(Disconnect(SHUTDOWN, "the server is leaving"), random.uniform(0.1, spread))
+        for task in (*self._tasks, *filter(None, (self._sweeping,))):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for stream in self._streams.values():
+            stream.close()
+        await self.broker.close()
+        await self.log.close()
+
+    async def readiness(self) -> tuple[str, list[str]]:
+        """("ready" | "degraded" | "down", why). Degraded: it works, but without the broker's speed."""
+        if self.leaving:
+            return "down", ["leaving"]
+        if not self.opened:
+            return "down", ["MongoDB: not reached yet"]
+        problem = await self.log.probe()
+        reasons = [problem] if problem else []
+        broken = self.broker.problem()
+        if broken:
+            reasons.append(broken)
+        elif self._deaf():
+            reasons.append("broker: this node does not hear its own announcements")
+        return ("down" if problem else "degraded" if reasons else "ready"), reasons
+
+    # --- publishing ---------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        principal: Principal,
+        channel: str,
+        data: Any,
+        key: str | None = None,
+        *,
+        tag: str | None = None,
+        skip: str | None = None,
+    ) -> asyncio.Future[Receipt] | None:
+        """Store and send a message; None for an ephemeral channel, which stores nothing. `skip`: a session's id.
+
+        Not a coroutine: the order of the calls is the order in the channel.
+        """
+        namespace = self.permissions.check(principal, "publish", channel)
+        limit = self.config.limits.message_bytes
+        size = len(JSON.encode(data))
+        if limit and size > limit:
+            raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
+        if not namespace.durable:
+            now = time.time_ns() // 1_000_000
+            self.broker.publish([Message(channel, "", 0, "", principal.user, now, data, tag, skip)])
+            return None
+        self._check_open()
+        # Every message has a key before its first attempt: after an unknown outcome it is found by it.
+        return self.log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
+
+    # --- subscribing --------------------------------------------------------------------------------------------------
+
+    async def subscribe(
+        self,
+        principal: Principal,
+        channel: str,
+        subscriber: Subscriber,
+        *,
+        after: str | None = None,
+        last: int | None = None,
+    ) -> tuple[Subscription, Push, Push | None]:
+        """A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that
+        comes before its messages, if there is one."""
+        namespace = self.permissions.check(principal, "subscribe", channel)
+        if after is not None and last is not None:
+            raise bad_request("after, last: one of them")
+        wanted = None if after is None else parse_cursor(after)
+        if not namespace.durable:
+            if wanted is not None or last is not None:
+                raise bad_request(f"{'last' if wanted is None else 'after'}: {channel} is ephemeral, it has no history")
+            stream = await self._acquire(channel, namespace)
+            return self._subscription(stream, subscriber, BEGINNING), {"channel": channel}, None
+        self._check_open()
+        stream = await self._acquire(channel, namespace)
+        try:
+            position, gap = await self._begin(stream, wanted, last)
+        except BaseException:
+            self._release(stream)
+            raise
+        assert stream.sequencer is not None
+        fields = {
+            "channel": channel,
+            "cursor": str(position),
+            "head": str(stream.sequencer.position),
+            "recovered": gap is None,
+        }
+        return self._subscription(stream, subscriber, position), fields, gap
+
+    def _subscription(self, stream: Stream, subscriber: Subscriber, position: Position) -> Subscription:
+        return Subscription(stream, self.hub, self.log.read, subscriber, position, release=self._release)
+
+    async def _begin(self, stream: Stream, after: Position | None, last: int | None) -> tuple[Position, Push | None]:
+        """Where a subscription starts to read, and the gap before that."""
+        sequencer = stream.sequencer
+        assert sequencer is not None
+        head = sequencer.position
+        if after is None:
+            if not last:
+                return head, None
+            messages, floor = await self.log.read_back(stream.channel, head.offset + 1, last)
+            return Position(head.epoch, max(head.offset - last, floor, 0)), None
+        if after == BEGINNING:
+            after = Position(head.epoch, 0)
+        if after.epoch == head.epoch and after.offset > head.offset:
+            # Ahead of us: acknowledged elsewhere and not here yet, or from a future that was lost.
+            confirmed = await self.log.confirmed_head(stream.channel)
+            if after.offset <= confirmed:
+                sequencer.reach(Position(head.epoch, confirmed), at_once=True)
+                await sequencer.reached(after.offset)
+                return after, None
+            after = Position("future", 0)
+        if after.epoch != head.epoch:
+            floor = (await self._page(stream.channel, 0, head.offset)).gap
+            start = Position(head.epoch, floor[1] if floor else 0)
+            return start, gap_push(stream.channel, None, None, "epoch")
+        if after.offset < head.offset:
+            page = await self._page(stream.channel, after.offset, head.offset)
+            if page.gap is not None:
+                return Position(head.epoch, page.gap[1]), gap_push(stream.channel, *page.gap)
+        return after, None
+
+    async def _page(self, channel: str, after: int, upto: int) -> Page:
+        return await self.log.read(channel, after, upto)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def history(
+        self, principal: Principal, channel: str, *, after: str | None, before: str | None, limit: int
+    ) -> Push:
+        """{"messages": […], "cursor", "head", "more", "gap": None | {"from", "to"}}: oldest first, bounds exclusive;
+        with neither bound the newest. A page may be shorter than `limit`."""
+        namespace = self.permissions.check(principal, "subscribe", channel)
+        if not namespace.durable:
+            raise bad_request(f"channel: {channel} is ephemeral, it has no history")
+        if after is not None and before is not None:
+            raise bad_request("after, before: one of them")
+        start = None if after is None else parse_cursor(after, "after")
+        end = None if before is None else parse_cursor(before, "before")
+        self._check_open()
+        head = (await self.log.heads([channel]))[channel]
+        if start is not None:
+            return await self._history_after(channel, start, head, limit)
+        return await self._history_before(channel, end, head, limit)
+
+    async def _history_after(self, channel: str, after: Position, head: Position, limit: int) -> Push:
+        gap: Push | None = None
+        given = after
+        if after == BEGINNING:
+            after = Position(head.epoch, 0)
+        elif after.epoch != head.epoch or (
+            after.offset > head.offset and after.offset > await self.log.confirmed_head(channel)
+        ):
+            gap = {"from": None, "to": None, "reason": "epoch"}
+            after = given = Position(head.epoch, 0)
+        messages: list[Message] = []
+        if after.offset < head.offset:
+            page = await self.log.read(channel, after.offset, head.offset, limit)
+            messages = page.messages
+            if page.gap is not None:
+                gap = gap or {"from": page.gap[0], "to": page.gap[1]}
+                given = Position(head.epoch, max(given.offset, page.gap[1]))
+        cursor = messages[-1].position if messages else given
+        more = bool(messages) and cursor.offset < head.offset
+        return _history(messages, cursor, head, more, gap)
+
+    async def _history_before(self, channel: str, before: Position | None, head: Position, limit: int) -> Push:
+        gap: Push | None = None
+        offset = MAX_OFFSET
+        if before is not None:
+            if before.epoch == head.epoch or before == BEGINNING:
+                offset = before.offset
+            else:
+                gap = {"from": None, "to": None, "reason": "epoch"}
+        messages, floor = await self.log.read_back(channel, offset, limit)
+        if before is not None and gap is None and not messages and 1 < offset <= head.offset:
+            gap = {"from": 1, "to": min(floor, offset - 1)}
+        first = messages[0].offset if messages else 0
+        cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
+        return _history(messages, cursor, head, bool(messages) and first - 1 > floor, gap)
+
+    # --- streams: the channels somebody here listens to ---------------------------------------------------------------
+
+    async def _acquire(self, channel: str, namespace: Namespace) -> Stream:
+        stream = self._streams.get(channel)
+        if stream is None:
+            sequencer = None
+            if namespace.durable:
+                sequencer = Sequencer(
+                    channel,
+                    read=self._page,
+                    confirmed_head=self.log.confirmed_head,
+                    deliver=self.hub.deliver,
+                    lost=self._lost,
+                )
+            stream = self._streams[channel] = Stream(channel, float(namespace.conflate), sequencer)
+            stream.opening = asyncio.create_task(self._open(stream), name=f"open {channel}")
+        stream.users += 1
+        try:
+            assert stream.opening is not None
+            await asyncio.shield(stream.opening)
+        except BaseException:
+            self._release(stream)
+            raise
+        return stream
+
+    async def _open(self, stream: Stream) -> None:
+        """First the broker, then the log's head: what comes in between is held back by the sequencer."""
+        try:
+            await self.broker.subscribe(stream.channel)
+            if stream.sequencer is not None:
+                stream.sequencer.start((await self.log.heads([stream.channel]))[stream.channel])
+        except BaseException:
+            self._drop(stream)
+            raise
+
+    def _release(self, stream: Stream) -> None:
+        stream.users -= 1
+        if not stream.users:
+            asyncio.get_running_loop().call_later(LINGER, self._close_unused, stream)
+
+    def _close_unused(self, stream: Stream) -> None:
+        if not stream.users and self._streams.get(stream.channel) is stream:
+            self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        if self._streams.get(stream.channel) is stream:
+            del self._streams[stream.channel]
+            stream.closing = asyncio.create_task(self.broker.unsubscribe(stream.channel))
+        stream.close()
+
+    def _lost(self, channel: str, first: int | None, last: int | None) -> None:
+        reason = "epoch" if first is None else None
+        self.hub.tell(channel, gap_push(channel, first, last, reason), first or 0, last or 0)
+
+    # --- between nodes ------------------------------------------------------------------------------------------------
+
+    def _on_commit(self, messages: list[Message]) -> None:
+        last = messages[-1]
+        self._changed[last.channel] = last.position
+        self.broker.publish(messages)
+
+    def _on_head(self, channel: str, position: Position) -> None:
+        self._changed[channel] = position
+        stream = self._streams.get(channel)
+        if stream is not None and stream.sequencer is not None:
+            stream.sequencer.reach(position)
+
+    def _on_contention(self, channel: str) -> None:
+        self.broker.announce(Announcement(self.id, want=channel))
+
+    def _on_messages(self, messages: list[Message], node: str) -> None:
+        stream = self._streams.get(messages[0].channel)
+        if stream is not None:
+            if stream.sequencer is None:
+                self.hub.deliver(messages)
+            elif messages[0].offset:
+                stream.sequencer.offer(messages)
+        if node != self.id and messages[-1].offset:
+            self.log.learn(messages[-1].channel, messages[-1].position)
+
+    def _on_announcement(self, announcement: Announcement) -> None:
+        node = announcement.node
+        if node == self.id:
+            if announcement.beat:
+                self._heard_self = self._now()
+            return
+        self._peers[node] = self._now()
+        self._suspects.pop(node, None)
+        if announcement.want is not None:
+            self.log.contend(announcement.want)
+        for channel, (epoch, offset) in announcement.heads.items():
+            position = Position(epoch, offset)
+            self.log.learn(channel, position)
+            stream = self._streams.get(channel)
+            if stream is not None and stream.sequencer is not None:
+                stream.sequencer.reach(position)
+
+    def _on_reconnect(self) -> None:
+        self._sweep_wanted = True
+        self._sweep_if_due()
+
+    def _deaf(self) -> bool:
+        return self._now() - self._heard_self > DEAF_AFTER
+
+    async def _tick(self) -> None:
+        changed, self._changed = self._changed, {}
+        heads = {channel: (head.epoch, head.offset) for channel, head in changed.items()}
+        self.broker.announce(Announcement(self.id, beat=True, heads=heads))
+        if self._deaf():
+            self.broker.suspect()
+        self._watch_peers()
+        self._sweep_if_due()
+        now = self._now()
+        for client in tuple(self.clients):
+            client.tick(now)
+
+    def _watch_peers(self) -> None:
+        """A silent peer may have committed something that nobody was told of: look now, and once more when whatever it
+        was writing must have been decided."""
+        now = self._now()
+        for node, heard in tuple(self._peers.items()):
+            if now - heard > DEAF_AFTER:
+                del self._peers[node]
+                self._suspects[node] = now + self.config.mongodb.publish_timeout
+                self._sweep_wanted = True
+        for node, until in tuple(self._suspects.items()):
+            if now > until:
+                del self._suspects[node]
+                self._sweep_wanted = True
+
+    def _sweep_if_due(self) -> None:
+        due = self._sweep_wanted or self._deaf() or self.broker.problem() or self._now() - self._swept > SWEEP_EVERY
+        if due and self.opened and (self._sweeping is None or self._sweeping.done()):
+            self._sweep_wanted = False
+            self._sweeping = asyncio.create_task(self._sweep(), name="sweep")
+
+    async def _sweep(self) -> None:
+        """Ask the log how far every channel reaches, and let the sequencers fetch what they miss."""
+        channels = [stream.channel for stream in self._streams.values() if stream.sequencer is not None]
+        try:
+            for index in range(0, len(channels), SWEEP_CHANNELS):
+                heads = await self.log.heads(channels[index : index + SWEEP_CHANNELS])
+                for channel, head in heads.items():
+                    stream = self._streams.get(channel)
+                    if stream is None or stream.sequencer is None or stream.sequencer.position.offset < 0:
+                        continue
+                    if stream.sequencer.position.epoch != head.epoch:
+                        stream.sequencer.restart(head)
+                    else:
+                        stream.sequencer.reach(head)
+            self._swept = self._now()
+        except Error as error:
+            self._sweep_wanted = True
+            logger.warning("cannot compare with the log: %s", error.reason)
+
+    async def _trim(self) -> None:
+        """Retention for what this node has written; once an hour, and after a start, for every channel."""
+        dirty, self.log.dirty = self.log.dirty, set()
+        if not self._trimmed_all or self._now() - self._trimmed_all > 3600:
+            dirty.update(await self.log.channels())
+            self._trimmed_all = self._now()
+        for channel in dirty:
+            namespace = self.config.namespaces.get(channel.partition(":")[0])
+            if namespace is not None:
+                await self.log.trim(channel, namespace.history)
+
+    async def _forever(self, step: Callable[[], Any], pause: Callable[[], float]) -> None:
+        while True:
+            await asyncio.sleep(pause())
+            try:
+                await step()
+            except Error as error:
+                logger.warning("%s: %s", step.__name__.strip("_"), error.reason)
+            except Exception:
+                logger.exception("%s failed", step.__name__)
+
+    def _check_open(self) -> None:
+        if not self.opened:
+            raise Error("unavailable", "the server is starting: MongoDB is not reached yet", retry_after=1.0)
+        if self.leaving:
+            raise Error("unavailable", "the server is leaving", retry_after=1.0)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _history(messages: list[Message], cursor: Position, head: Position, more: bool, gap: Push | None) -> Push:
+    pushes = [message.push() for message in messages]
+    return {"messages": pushes, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}

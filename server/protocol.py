@@ -1,0 +1,172 @@
+"""The objects on the wire: commands in, replies and pushes out. docs/protocol.md tells them to people.
+
+Commands are msgspec structs told apart by `type`; the same validation serves JSON and MessagePack, since both arrive
+here as plain objects. Unknown fields are ignored, an unknown `type` is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from server.errors import Disconnect, Error, bad_request
+
+MAX_PAGE: Final = 1000
+DEFAULT_PAGE: Final = 100
+MAX_KEY: Final = 255
+
+Id = Annotated[int, Meta(ge=-(2**63), lt=2**63)]
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+
+
+class Command(Struct, tag_field="type", kw_only=True):
+    id: Id | None = None
+    """Echoed by the reply; a command without one gets no reply (but its errors)."""
+
+
+class Connect(Command, tag="connect"):
+    token: str | None = None
+
+
+class Subscribe(Command, tag="subscribe"):
+    channel: str
+    after: str | None = None
+    last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
+
+
+class Unsubscribe(Command, tag="unsubscribe"):
+    channel: str
+
+
+class Publish(Command, tag="publish"):
+    channel: str
+    data: Any
+    key: Key | None = None
+    tag: Annotated[str, Meta(max_length=MAX_KEY)] | None = None
+    """What a conflating channel keeps the newest message of."""
+    echo: bool = True
+
+
+class History(Command, tag="history"):
+    channel: str
+    after: str | None = None
+    before: str | None = None
+    limit: Limit = DEFAULT_PAGE
+
+
+class Ping(Command, tag="ping"):
+    pass
+
+
+AnyCommand = Connect | Subscribe | Unsubscribe | Publish | History | Ping
+
+
+class PublishRequest(Struct):
+    """The body of POST /v1/channels/{channel}/messages."""
+
+    data: Any
+    key: Key | None = None
+    tag: Annotated[str, Meta(max_length=MAX_KEY)] | None = None
+
+
+def parse_command(value: Any) -> AnyCommand:
+    if not isinstance(value, dict):
+        raise bad_request("a command is an object")
+    command: AnyCommand = convert(value, AnyCommand)
+    return command
+
+
+def convert(value: Any, kind: Any) -> Any:
+    """`value` as the struct `kind`, or `bad_request` naming the field."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise bad_request(_readable(str(error))) from None
+
+
+def _readable(message: str) -> str:
+    """msgspec's «Expected `int`, got `str` - at `$.id`», with the field in front: «id: expected `int`, got `str`»."""
+    text, _, path = message.partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    return f"{field}: {text[:1].lower()}{text[1:]}" if field else text
+
+
+def id_of(value: Any) -> int | None:
+    """The id of what may not be a valid command, so that even its error can be told apart."""
+    identifier = value.get("id") if isinstance(value, dict) else None
+    return identifier if type(identifier) is int else None
+
+
+# --- what the server sends ---------------------------------------------------------------------------------------------
+
+
+class MessagePush(Struct, tag_field="type", tag="message", omit_defaults=False):
+    """One message of a durable channel."""
+
+    channel: str
+    offset: int
+    cursor: str
+    key: str
+    user: str | None
+    time: int
+    data: Any
+
+
+class EphemeralPush(Struct, tag_field="type", tag="message"):
+    """One message of an ephemeral channel: neither offset nor cursor, and nothing to ask for again."""
+
+    channel: str
+    user: str | None
+    time: int
+    data: Any
+    tag: str | UnsetType = UNSET
+
+
+Push = dict[str, Any]
+
+
+def reply(identifier: int | None, **fields: Any) -> Push:
+    return {"type": "reply", "id": identifier, **fields}
+
+
+def error_push(identifier: int | None, error: Error) -> Push:
+    push: Push = {"type": "error", **problem(error)}
+    if identifier is not None:
+        push["id"] = identifier
+    return push
+
+
+def problem(error: Error) -> Push:
+    body: Push = {"code": error.code, "reason": error.reason, "retry": error.retry}
+    if error.retry_after is not None:
+        body["retry_after"] = round(error.retry_after, 3)
+    return body
+
+
+def gap_push(channel: str, first: int | None, last: int | None, reason: str | None = None) -> Push:
+    """The messages `first`…`last` (both inclusive) are gone; both None: another history altogether (`reason`)."""
+    push: Push = {"type": "gap", "channel": channel, "from": first, "to": last}
+    if reason is not None:
+        push["reason"] = reason
+    return push
+
+
+def dropped_push(channel: str, count: int) -> Push:
+    return {"type": "dropped", "channel": channel, "count": count}
+
+
+def unsubscribed_push(channel: str, error: Error) -> Push:
+    return {"type": "unsubscribed", "channel": channel, "code": error.code, "reason": error.reason}
+
+
+def disconnect_push(disconnect: Disconnect, delay: float) -> Push:
+    return {
+        "type": "disconnect",
+        "code": disconnect.code,
+        "reason": disconnect.reason,
+        "reconnect": disconnect.reconnect,
+        "delay": round(delay, 3),
+    }

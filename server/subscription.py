@@ -1,0 +1,171 @@
+"""A subscription: one subscriber's place in one channel. Joining, resuming and being behind are the same thing here.
+
+It has a position of its own. While that is not the sequencer's, it reads the log at the pace its subscriber takes;
+when the two are equal it registers at the hub, without an `await` in between, and from then on is live: nothing can
+come between the last message read and the first one delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from server.channels import Position
+from server.errors import Error
+from server.frames import frame
+from server.hub import Delivery, Hub, Sink
+from server.messages import Message, Page
+from server.protocol import Push, gap_push
+from server.sequencer import Sequencer
+
+logger = logging.getLogger(__name__)
+
+CHUNK: Final = 65536
+"""Bytes handed to a subscriber at once while it catches up."""
+
+
+class Stream:
+    """A channel somebody on this node listens to. Ephemeral channels need no sequencer."""
+
+    __slots__ = ("channel", "conflate", "sequencer", "users", "opening", "closing")
+
+    def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None) -> None:
+        self.channel = channel
+        self.conflate = conflate
+        self.sequencer = sequencer
+        self.users = 0
+        self.opening: asyncio.Task[None] | None = None
+        self.closing: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        if self.sequencer is not None:
+            self.sequencer.close()
+
+
+class Subscriber(Sink, Protocol):
+    """A sink that says when it has room again."""
+
+    async def drained(self) -> None: ...
+
+
+class Subscription:
+    __slots__ = ("channel", "_stream", "_hub", "_read", "_subscriber", "_position", "_release", "_task", "_closed", "live")
+
+    def __init__(
+        self,
+        stream: Stream,
+        hub: Hub,
+        read: Callable[[str, int, int], Awaitable[Page]],
+        subscriber: Subscriber,
+        position: Position,
+        *,
+        release: Callable[[Stream], None],
+    ) -> None:
+        self.channel = stream.channel
+        self.live = False
+        self._stream = stream
+        self._hub = hub
+        self._read = read
+        self._subscriber = subscriber
+        self._position = position
+        self._release = release
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def durable(self) -> bool:
+        return self._stream.sequencer is not None
+
+    @property
+    def position(self) -> Position | None:
+        """Up to where the subscriber has been served; None for an ephemeral channel."""
+        if self._stream.sequencer is None:
+            return None
+        return self._stream.sequencer.position if self.live else self._position
+
+    def start(self) -> None:
+        if not self._go_live():
+            self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
+
+    def fall_behind(self, offset: int) -> None:
+        """The subscriber could not take what came after `offset`: serve it from the log, at its own pace."""
+        assert self._stream.sequencer is not None
+        if not self.live:
+            return
+        self._hub.remove(self.channel, self._subscriber)
+        self.live = False
+        self._position = Position(self._stream.sequencer.position.epoch, offset)
+        self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
+
+    def close(self) -> None:
+        """The subscriber has got all that it will get. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self.live:
+            self._position = self.position or self._position
+            self._hub.remove(self.channel, self._subscriber)
+            self.live = False
+        self._release(self._stream)
+
+    def _go_live(self) -> bool:
+        sequencer = self._stream.sequencer
+        if sequencer is not None and sequencer.position != self._position:
+            return False
+        self._hub.add(self.channel, self._subscriber, self._stream.conflate)
+        self.live = True
+        return True
+
+    async def _catch_up(self) -> None:
+        sequencer = self._stream.sequencer
+        assert sequencer is not None
+        while True:
+            await self._subscriber.drained()
+            if self._go_live():
+                return
+            if sequencer.position.epoch != self._position.epoch:
+                self._tell(gap_push(self.channel, None, None, "epoch"), 0, 0)
+                self._position = Position(sequencer.position.epoch, 0)
+                continue
+            before = self._position
+            try:
+                page = await self._read(self.channel, before.offset, sequencer.position.offset)
+            except Error as error:
+                logger.warning("%s: cannot replay yet: %s", self.channel, error.reason)
+                await asyncio.sleep(0.5)
+                continue
+            if page.gap is not None:
+                self._tell(gap_push(self.channel, *page.gap), *page.gap)
+                self._position = Position(before.epoch, page.gap[1])
+            await self._replay(page.messages)
+            if self._position == before:
+                await asyncio.sleep(0.05)  # a majority read may lag behind right after an election
+
+    async def _replay(self, messages: list[Message]) -> None:
+        chunk: list[Message] = []
+        size = 0
+        for message in messages:
+            framed = message.frame(self._subscriber.codec)
+            if chunk and size + len(framed) > CHUNK:
+                self._send(chunk)
+                chunk, size = [], 0
+                await self._subscriber.drained()
+            chunk.append(message)
+            size += len(framed)
+        if chunk:
+            self._send(chunk)
+
+    def _send(self, messages: list[Message]) -> None:
+        data = b"".join([message.frame(self._subscriber.codec) for message in messages])
+        first, last = messages[0].offset, messages[-1].offset
+        self._position = messages[-1].position
+        self._subscriber.send(Delivery(self.channel, data, first, last, len(messages)))
+
+    def _tell(self, push: Push, first: int, last: int) -> None:
+        codec = self._subscriber.codec
+        self._subscriber.send(Delivery(self.channel, frame(codec.opcode, codec.encode(push)), first, last, 0))
