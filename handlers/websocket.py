@@ -1,6 +1,6 @@
 """The WebSocket door: Tornado does the handshake, then a `Socket` takes the connection over.
 
-After the 101 nothing of HTTP is needed any more, so the socket is taken out of Tornado's stream (`detach_stream`, which
+After the 101 nothing of HTTP is needed any more, so the socket is taken out of Tornado's stream (`detach`, which
 exists for this) and given to a plain asyncio protocol. Against Tornado's own WebSocketHandler that leaves no coroutine,
 stream or request behind per client, reads many frames at a time, answers what a client does wrong with the close code
 RFC 6455 asks for, and lets prebuilt frames be written as they are. docs/life-of-a-message.md has the figures.
@@ -13,6 +13,7 @@ import base64
 import binascii
 import logging
 import socket
+from typing import cast
 
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
@@ -51,7 +52,7 @@ class WebSocketHandler(BaseHandler):
         chosen = next((name for name in offered if name in CODECS), None)
         self._upgrade(key, chosen)
         address = self.client_address()
-        stream = self.detach_stream()
+        stream = self.detach()
         await Socket.adopt(stream, self.node, CODECS[chosen] if chosen else JSON, principal, address)
 
     def _handshake_key(self) -> str:
@@ -136,8 +137,7 @@ class Socket(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, with the same methods
         codec, principal = self._codec_and_principal
         del self._codec_and_principal
         addresses = self._node.addresses

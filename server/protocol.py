@@ -17,13 +17,12 @@ MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
 MAX_KEY: Final = 255
 
-Id = Annotated[int, Meta(ge=-(2**63), lt=2**63)]
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
 
 
 class Command(Struct, tag_field="type", kw_only=True):
-    id: Id | None = None
+    id: int | None = None
     """Echoed by the reply; a command without one gets no reply (but its errors)."""
 
 
