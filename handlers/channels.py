@@ -50,5 +50,3 @@ class Messages(BaseHandler):
             return value.decode()
         except UnicodeDecodeError:
             raise bad_request(f"{name or 'channel'}: not UTF-8") from None
-
-

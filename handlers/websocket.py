@@ -113,11 +113,9 @@ class Socket(asyncio.Protocol):
         self._codec_and_principal = (codec, principal)
 
     @classmethod
-    async def adopt(
-        cls, stream: IOStream, node: Node, codec: Codec, principal: Principal | None, address: str
-    ) -> None:
+    async def adopt(cls, stream: IOStream, node: Node, codec: Codec, principal: Principal | None, address: str) -> None:
         early = b""
-        reading = stream.read_bytes(65536, partial=True)
+        reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
         if reading.done():
             early = reading.result()
         else:

@@ -1,4 +1,4 @@
-"""The broker carries messages between nodes. This docstring is its contract; tests/conformance holds every broker to it.
+"""The broker carries messages between nodes. This docstring is its contract; tests/conformance holds all to it.
 
 - At most once: what is published may be lost, doubled or reordered, and nobody is told. Order is normally kept.
 - `publish` and `announce` never block, never await and never raise; what cannot be sent is dropped and counted.

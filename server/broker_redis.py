@@ -353,7 +353,9 @@ def _connect(url: str) -> Any:
             if password:
                 options |= {"username": user or None, "password": password}
             sentinel_options = {"socket_timeout": TIMEOUT, **dict(parse_qsl(parts.query))}
-            return Sentinel(sentinels, sentinel_kwargs=sentinel_options).master_for(service, Redis, **options)
+            return Sentinel(  # type: ignore[no-untyped-call]
+                sentinels, sentinel_kwargs=sentinel_options
+            ).master_for(service, Redis, **options)
         return Redis.from_url(url, **options)
     except ValueError as error:
         raise StartError(f"redis.url: {error}") from None

@@ -158,7 +158,7 @@ def _bound_msgpack(raw: bytes) -> None:
             left.append(count * (1 if head <= 0xDD else 2))
         elif 0xA0 <= head <= 0xBF:
             position += head & 0x1F
-        elif 0xC0 < head < 0xE0 and head in _SKIP or head == 0xC0:
+        elif (0xC0 < head < 0xE0 and head in _SKIP) or head == 0xC0:
             skip = _SKIP[head]
             if skip >= 0:
                 position += skip

@@ -32,7 +32,7 @@ class Seconds(float):
     """A duration; in the file `30s`, `100ms`, `10m`, `2h`, `30d` or a number of seconds."""
 
 
-class Section(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class Section(Struct, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
@@ -226,8 +226,6 @@ def _check(config: Config) -> None:
             raise StartError(
                 f"configuration: namespaces.{name}: a durable channel shows every message, so it cannot conflate"
             )
-        if namespace.presence:
-            pass  # accepted: the option is part of the default configuration; see docs/configuration.md
         for right in ("publish", "subscribe"):
             rule = getattr(namespace, right)
             if rule not in RULES:

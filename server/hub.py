@@ -22,7 +22,7 @@ class Delivery(NamedTuple):
     data: bytes
     first: int
     last: int
-    count: int
+    size: int
     """Messages in it."""
 
 
@@ -149,11 +149,11 @@ class Hub:
         for sink in tuple(topic.sinks[codec]):
             wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
             if len(wanted) != len(messages):
-                sink.send(delivery._replace(data=b"".join(wanted), count=len(wanted)))
+                sink.send(delivery._replace(data=b"".join(wanted), size=len(wanted)))
             else:
                 sink.send(delivery)
 
-    # --- conflation: the first message goes at once, then at most one batch of the newest per tag an interval ----------
+    # --- conflation: the first message goes at once, then at most one batch of the newest per tag an interval ---------
 
     def _conflate(self, topic: _Topic, messages: list[Message]) -> None:
         for message in messages:

@@ -218,7 +218,7 @@ class Node:
         if after is None:
             if not last:
                 return head, None
-            messages, floor = await self.log.read_back(stream.channel, head.offset + 1, last)
+            _, floor = await self.log.read_back(stream.channel, head.offset + 1, 1)
             return Position(head.epoch, max(head.offset - last, floor, 0)), None
         if after == BEGINNING:
             after = Position(head.epoch, 0)
@@ -231,8 +231,8 @@ class Node:
                 return after, None
             after = Position("future", 0)
         if after.epoch != head.epoch:
-            floor = (await self._page(stream.channel, 0, head.offset)).gap
-            start = Position(head.epoch, floor[1] if floor else 0)
+            gone = (await self._page(stream.channel, 0, head.offset)).gap
+            start = Position(head.epoch, gone[1] if gone else 0)
             return start, gap_push(stream.channel, None, None, "epoch")
         if after.offset < head.offset:
             page = await self._page(stream.channel, after.offset, head.offset)

@@ -99,7 +99,7 @@ def id_of(value: Any) -> int | None:
     return identifier if type(identifier) is int else None
 
 
-# --- what the server sends ---------------------------------------------------------------------------------------------
+# --- what the server sends --------------------------------------------------------------------------------------------
 
 
 class MessagePush(Struct, tag_field="type", tag="message", omit_defaults=False):

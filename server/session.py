@@ -81,8 +81,8 @@ class Session:
     """A sink of the hub, a client of the node. `principal` is None until the client has said who it is."""
 
     __slots__ = (
-        "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_started", "_first", "_ended", "_bucket",
-        "_subscriptions", "_lanes", "_publishing", "_under_way", "_reading", "_clear", "_queue", "_queued",
+        "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_started", "_first", "_ended",
+        "_bucket", "_subscriptions", "_lanes", "_publishing", "_under_way", "_reading", "_clear", "_queue", "_queued",
         "_waiting", "_dropped", "_pong", "_opened_at", "_ping_at", "_pong_due", "_progress_at", "_progress",
     )  # fmt: skip
 
@@ -373,7 +373,7 @@ class Session:
         if not subscription.durable:
             if self._dropped is None:
                 self._dropped = {}
-            self._dropped[delivery.channel] = self._dropped.get(delivery.channel, 0) + delivery.count
+            self._dropped[delivery.channel] = self._dropped.get(delivery.channel, 0) + delivery.size
         elif not subscription.live:
             self._put(delivery, size)  # a replayed chunk, asked for when there was room
         else:
@@ -456,10 +456,10 @@ class Session:
             elif now - self._progress_at > STALLED_AFTER:
                 self.disconnect(Disconnect(STALLED, f"nothing was read for {STALLED_AFTER:.0f} s"), 1.0)
             return
-        if not self._started and self._principal is None and not self._node.authenticator.guests:
-            if now - self._opened_at > CONNECT_WITHIN:
-                self.disconnect(Disconnect(NO_CONNECT, f"no connect within {CONNECT_WITHIN:.0f} s"))
-                return
+        unknown = not self._started and self._principal is None and not self._node.authenticator.guests
+        if unknown and now - self._opened_at > CONNECT_WITHIN:
+            self.disconnect(Disconnect(NO_CONNECT, f"no connect within {CONNECT_WITHIN:.0f} s"))
+            return
         if self._pong_due and now > self._pong_due:
             self.disconnect(Disconnect(NO_PONG, f"no pong within {PONG_WITHIN:.0f} s"))
         elif now >= self._ping_at:

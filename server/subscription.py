@@ -51,7 +51,18 @@ class Subscriber(Sink, Protocol):
 
 
 class Subscription:
-    __slots__ = ("channel", "_stream", "_hub", "_read", "_subscriber", "_position", "_release", "_task", "_closed", "live")
+    __slots__ = (
+        "channel",
+        "_stream",
+        "_hub",
+        "_read",
+        "_subscriber",
+        "_position",
+        "_release",
+        "_task",
+        "_closed",
+        "live",
+    )
 
     def __init__(
         self,
