@@ -7,6 +7,7 @@ A cursor is `epoch:offset`, opaque to clients, or `0`: the beginning of any chan
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from server.errors import bad_request
@@ -21,6 +22,7 @@ _NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys):[^\s\x00-\x1f\
 _CURSOR: Final = re.compile(r"([0-9a-z]{1,32}):(0|[1-9][0-9]{0,18})")
 
 
+@lru_cache(maxsize=16384)
 def namespace_of(channel: str) -> str:
     """The namespace of a well-formed name; `bad_request` for any other."""
     match = _NAME.fullmatch(channel)

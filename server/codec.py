@@ -49,6 +49,7 @@ class Codec:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 _JSON_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_QUOTE_SPACE: Final = (b'" ', b'"\n', b'"\r', b'"\t')
 _ALL_BYTES: Final = bytes(range(256))
 _NOT_BRACKETS: Final = _ALL_BYTES.translate(None, b"[]{}")
 _json_decode: Final = msgspec.json.Decoder().decode
@@ -90,10 +91,12 @@ def _decode_json(raw: bytes) -> Any:
         value = _json_decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"not JSON: {error}") from None
-    # A duplicate key leaves fewer keys than there are colons. Colons inside strings are told apart only if the cheap
-    # count differs.
+    # A duplicate key leaves fewer keys than there are colons outside strings. Where no quote is followed by white
+    # space, those are the ones behind a quote; only what does not add up is looked at without its strings.
     keys = _check(value)
-    if raw.count(b":") != keys and _JSON_STRING.sub(b"", raw).count(b":") != keys:
+    if (raw.count(b'":') != keys or any(map(raw.count, _QUOTE_SPACE))) and _JSON_STRING.sub(b"", raw).count(
+        b":"
+    ) != keys:
         raise bad_request("duplicate keys in one object")
     return value
 

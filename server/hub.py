@@ -2,17 +2,21 @@
 
 It holds sinks and never sees a session or a socket. A message is encoded and framed once per encoding (messages.py);
 the frames of a channel collect during one turn of the event loop, and then each sink gets one `send` of the joined
-bytes. Nothing here awaits.
+bytes. A sink may collect in its turn what it got from several channels, and write it once (`wake`). Nothing here awaits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from server.codec import Codec
 from server.frames import frame
 from server.messages import Message
+
+
+DELIVERY_MESSAGES: Final = 64
+"""Messages joined for one `send`: more saves nothing, and what a full sink drops is dropped by the delivery."""
 
 
 class Delivery(NamedTuple):
@@ -33,6 +37,9 @@ class Sink(Protocol):
     codec: Codec
 
     def send(self, delivery: Delivery) -> None: ...
+
+    def flush(self) -> None:
+        """Called at the end of a turn in which the sink asked for it (`Hub.wake`)."""
 
 
 class _Topic:
@@ -56,6 +63,8 @@ class Hub:
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
         self._dirty: list[_Topic] = []
+        self._woken: list[Sink] = []
+        self._scheduled = False
         self.encodes = 0
         self.sends = 0
 
@@ -110,21 +119,36 @@ class Hub:
 
     def _collect(self, topic: _Topic, messages: list[Message]) -> None:
         if not topic.pending:
-            if not self._dirty:
-                asyncio.get_running_loop().call_soon(self._flush)
             self._dirty.append(topic)
+            self._schedule()
         topic.pending.extend(messages)
+
+    def wake(self, sink: Sink) -> None:
+        """Have `sink.flush` called at the end of this turn, behind everything that is sent in it."""
+        self._woken.append(sink)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for topic in dirty:
             self._flush_topic(topic)
+        woken, self._woken = self._woken, []
+        self._scheduled = False
+        for sink in woken:
+            sink.flush()
 
     def _flush_topic(self, topic: _Topic) -> None:
-        messages = topic.pending
-        if not messages:
-            return
-        topic.pending = []
+        if topic.pending:
+            pending, topic.pending = topic.pending, []
+            for index in range(0, len(pending), DELIVERY_MESSAGES):
+                self._send_messages(topic, pending[index : index + DELIVERY_MESSAGES])
+
+    def _send_messages(self, topic: _Topic, messages: list[Message]) -> None:
         first, last, count = messages[0].offset, messages[-1].offset, len(messages)
         skipping = {message.skip for message in messages if message.skip is not None}
         for codec in list(topic.sinks):

@@ -55,6 +55,8 @@ EXPIRY_GRACE: Final = 10.0
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 WRITE_CHUNK: Final = 65536
+TURN_BYTES: Final = 262144
+"""Collected for one write; what comes on top of it in the same turn is written before."""
 
 ChannelCommand = Subscribe | Unsubscribe | Publish | History
 
@@ -82,7 +84,7 @@ class Session:
 
     __slots__ = (
         "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_started", "_first", "_ended",
-        "_bucket", "_subscriptions", "_lanes", "_publishing", "_under_way", "_reading", "_clear", "_queue", "_queued",
+        "_bucket", "_subscriptions", "_lanes", "_publishing", "_under_way", "_reading", "_clear", "_turn", "_turn_bytes", "_queue", "_queued",
         "_waiting", "_dropped", "_pong", "_opened_at", "_ping_at", "_pong_due", "_progress_at", "_progress",
     )  # fmt: skip
 
@@ -110,7 +112,9 @@ class Session:
         self._under_way = 0
         self._reading = True
         self._clear = True
-        """Nothing is queued and the connection takes more: deliveries go straight through."""
+        """Nothing is queued and the connection takes more: what is sent goes out at the end of the turn."""
+        self._turn: list[bytes] = []
+        self._turn_bytes = 0
         self._queue: deque[Delivery | bytes] | None = None
         self._queued = 0
         self._waiting: list[asyncio.Future[None]] | None = None
@@ -323,10 +327,29 @@ class Session:
 
     def send(self, delivery: Delivery) -> None:
         """From the hub, or from a subscription that catches up."""
-        if self._clear:
-            self._write(delivery.data)
+        if self._clear and self._turn_bytes < TURN_BYTES:
+            self._out(delivery.data)
         else:
-            self._enqueue(delivery)
+            self.flush()
+            if self._clear:
+                self._out(delivery.data)
+            else:
+                self._enqueue(delivery)
+
+    def _out(self, data: bytes) -> None:
+        if not self._turn:
+            self._node.hub.wake(self)
+        self._turn.append(data)
+        self._turn_bytes += len(data)
+
+    def flush(self) -> None:
+        """Write what this turn has brought, in one go."""
+        turn = self._turn
+        if turn:
+            data = turn[0] if len(turn) == 1 else b"".join(turn)
+            turn.clear()
+            self._turn_bytes = 0
+            self._write(data)
 
     def _reply(self, identifier: int | None, **fields: Any) -> None:
         if identifier is not None:
@@ -343,7 +366,7 @@ class Session:
             return
         data = frame(self.codec.opcode, self.codec.encode(push))
         if self._clear:
-            self._write(data)
+            self._out(data)
         else:
             self._put(data, len(data))
             self._mind_reading()
@@ -351,7 +374,7 @@ class Session:
     def pong(self, payload: bytes) -> None:
         """Answer a ping. To a client that does not read, only the newest is answered (RFC 6455, 5.5.3)."""
         if self._clear:
-            self._write(frame(PONG, payload))
+            self._out(frame(PONG, payload))
         else:
             self._pong = payload
 
@@ -393,7 +416,7 @@ class Session:
         return first
 
     def pause(self) -> None:
-        """The connection's buffer is full."""
+        """The connection's buffer is full. Only `flush` and `resume` write, so nothing of this turn is left behind."""
         self._clear = False
         self._progress_at = asyncio.get_running_loop().time()
         self._progress = self._connection.buffered()
@@ -465,7 +488,7 @@ class Session:
         elif now >= self._ping_at:
             self._ping_at = now + PING_EVERY
             self._pong_due = now + PONG_WITHIN
-            self._write(PING_FRAME)
+            self._out(PING_FRAME)
             principal = self._principal
             if principal is not None and principal.expires is not None:
                 self._check_expiry(principal.expires)
@@ -486,6 +509,7 @@ class Session:
         if reason.code >= 4000:
             farewell = frame(self.codec.opcode, self.codec.encode(disconnect_push(reason, delay)))
         farewell += close_frame(reason.code, reason.reason)
+        self.flush()
         self._end()
         self._connection.close(farewell)
 
@@ -502,6 +526,7 @@ class Session:
             subscription.close()
         self._subscriptions.clear()
         self._queue = None
+        self._turn.clear()
         self._clear = False
         for future in self._waiting or ():
             if not future.done():
