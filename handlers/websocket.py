@@ -50,10 +50,8 @@ class WebSocketHandler(BaseHandler):
         self._check_limits()
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         chosen = next((name for name in offered if name in CODECS), None)
-        self._upgrade(key, chosen)
-        address = self.client_address()
-        stream = self.detach()
-        await Socket.adopt(stream, self.node, CODECS[chosen] if chosen else JSON, principal, address)
+        codec = CODECS[chosen] if chosen else JSON
+        await adopt(self.detach(), Socket(self.node, codec, principal, self.client_address(), _accept(key, chosen)))
 
     def _handshake_key(self) -> str:
         """RFC 6455, section 4.2.1."""
@@ -83,25 +81,45 @@ class WebSocketHandler(BaseHandler):
         if limits.connections_per_ip and self.node.addresses.get(address, 0) >= limits.connections_per_ip:
             raise Error("limit_exceeded", f"connections_per_ip is {limits.connections_per_ip}")
 
-    def _upgrade(self, key: str, subprotocol: str | None) -> None:
-        self.clear()
-        self.clear_header("Content-Type")
-        self.clear_header("Date")
-        self.set_status(101)
-        self.set_header("Upgrade", "websocket")
-        self.set_header("Connection", "Upgrade")
-        self.set_header("Sec-WebSocket-Accept", WebSocketProtocol13.compute_accept_value(key))
-        if subprotocol is not None:
-            self.set_header("Sec-WebSocket-Protocol", subprotocol)
-        self.finish()
+
+def _accept(key: str, subprotocol: str | None) -> bytes:
+    """The 101 of RFC 6455, section 4.2.2. (Through Tornado's writer it costs a third of the handshake.)"""
+    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\n"
+        "Upgrade: websocket\r\n"
+        "Connection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {WebSocketProtocol13.compute_accept_value(key)}\r\n"
+        f"{chosen}\r\n"
+    ).encode()
+
+
+async def adopt(stream: IOStream, protocol: Socket) -> None:
+    """Take the connection out of Tornado's stream and give it to `protocol`."""
+    early = b""
+    reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
+    if reading.done():
+        early = reading.result()
+    else:
+        reading.add_done_callback(lambda future: future.cancelled() or future.exception())
+    connection: socket.socket = stream.socket
+    IOLoop.current().remove_handler(connection.fileno())
+    stream.set_close_callback(None)
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
+    except OSError:
+        connection.close()
+        return
+    if early:
+        protocol.data_received(early)
 
 
 class Socket(asyncio.Protocol):
     """One client's TCP connection: bytes to frames, frames to the session, and the session's bytes out."""
 
-    __slots__ = ("_parser", "_session", "_transport", "_closing", "_node", "_address", "_codec_and_principal")
+    __slots__ = ("_parser", "_session", "_transport", "_closing", "_node", "_address", "_opening")
 
-    def __init__(self, node: Node, codec: Codec, principal: Principal | None, address: str) -> None:
+    def __init__(self, node: Node, codec: Codec, principal: Principal | None, address: str, greeting: bytes) -> None:
         limit = node.config.limits.message_bytes
         self._parser = Parser(2 * limit if limit else MAX_FRAME)
         self._closing: asyncio.TimerHandle | None = None
@@ -110,34 +128,15 @@ class Socket(asyncio.Protocol):
         self._session: Session
         self._transport: asyncio.Transport
         # The session wants the transport's own `write`; it is made when that exists.
-        self._codec_and_principal = (codec, principal)
-
-    @classmethod
-    async def adopt(cls, stream: IOStream, node: Node, codec: Codec, principal: Principal | None, address: str) -> None:
-        early = b""
-        reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
-        if reading.done():
-            early = reading.result()
-        else:
-            reading.add_done_callback(lambda future: future.cancelled() or future.exception())
-        descriptor: socket.socket = stream.socket
-        IOLoop.current().remove_handler(stream.fileno())
-        stream.set_close_callback(None)
-        loop = asyncio.get_running_loop()
-        try:
-            _, protocol = await loop.connect_accepted_socket(lambda: cls(node, codec, principal, address), descriptor)
-        except OSError:
-            descriptor.close()
-            return
-        if early:
-            protocol.data_received(early)
+        self._opening = (codec, principal, greeting)
 
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, with the same methods
-        codec, principal = self._codec_and_principal
-        del self._codec_and_principal
+        transport = self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, the same methods
+        codec, principal, greeting = self._opening
+        del self._opening
+        transport.write(greeting)
         addresses = self._node.addresses
         addresses[self._address] = addresses.get(self._address, 0) + 1
         self._session = Session(self._node, self, codec, principal, self._address)
