@@ -1,0 +1,90 @@
+"""What the clients of the benchmark say: one small class for each protocol the servers speak.
+
+A dialect knows texts, not frames or sockets. Channels are numbers here; each dialect names them its own way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Dialect(Protocol):
+    path: str
+
+    def opening(self, channels: Sequence[int]) -> list[tuple[str, str]]:
+        """What a new client sends to be subscribed to `channels`, each text with what its answer must contain. An empty
+        text is not sent: the server speaks first."""
+
+    def publish(self, channel: int, data: str) -> str: ...
+
+    def delivered(self, text: str) -> str | None:
+        """The data of a delivery; None if the text is something else."""
+
+    def heartbeat(self, text: str) -> str | None:
+        """The answer due to a heartbeat that is not a WebSocket ping."""
+
+
+class Plain:
+    """`sub:<channel>` answered by `ok`; `pub:<channel>:<data>` arrives as the bare data."""
+
+    path = "/ws"
+
+    def opening(self, channels: Sequence[int]) -> list[tuple[str, str]]:
+        return [(f"sub:{channel}", "ok") for channel in channels]
+
+    def publish(self, channel: int, data: str) -> str:
+        return f"pub:{channel}:{data}"
+
+    def delivered(self, text: str) -> str | None:
+        return text
+
+    def heartbeat(self, text: str) -> str | None:
+        return None
+
+
+class SocketIO:
+    """Engine.IO 4 over WebSocket alone: the server opens with `0{…}`, `40` connects, `42[…]` is an event."""
+
+    path = "/socket.io/?EIO=4&transport=websocket"
+
+    def opening(self, channels: Sequence[int]) -> list[tuple[str, str]]:
+        return [("", '0{"sid"'), ("40", "40{"), *((f'420["sub","{channel}"]', '430["ok"]') for channel in channels)]
+
+    def publish(self, channel: int, data: str) -> str:
+        return f'42["pub","{channel}","{data}"]'
+
+    def delivered(self, text: str) -> str | None:
+        return str(json.loads(text[2:])[1]) if text.startswith('42["msg",') else None
+
+    def heartbeat(self, text: str) -> str | None:
+        return "3" if text == "2" else None
+
+
+class Waterspout:
+    """The product's own JSON, in one namespace."""
+
+    path = "/v1/ws"
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def opening(self, channels: Sequence[int]) -> list[tuple[str, str]]:
+        return [
+            (f'{{"type":"subscribe","id":1,"channel":"{self.namespace}:{channel}"}}', '"reply"') for channel in channels
+        ]
+
+    def publish(self, channel: int, data: str) -> str:
+        """Without an id there is no reply, as with all the others."""
+        return f'{{"type":"publish","channel":"{self.namespace}:{channel}","data":"{data}"}}'
+
+    def acknowledged_publish(self, number: int, channel: int, data: str) -> str:
+        return f'{{"type":"publish","id":{number},"channel":"{self.namespace}:{channel}","data":"{data}"}}'
+
+    def delivered(self, text: str) -> str | None:
+        message = json.loads(text)
+        return str(message["data"]) if message["type"] == "message" else None
+
+    def heartbeat(self, text: str) -> str | None:
+        return None

@@ -1,0 +1,183 @@
+"""The load of one publisher on many subscribers.
+
+*In flight.* A message is in flight from its publish until **every** subscriber of its channel has it; at most `window`
+messages are. The publisher is one connection, which refills the window as soon as a message has left it. The same
+definition holds for every server.
+
+*Exact.* A run ends when every subscriber has had every message of its channels, and fails if any gets one more. Some
+subscribers' bytes are kept and parsed afterwards: every message once, each channel's in order.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.clients import TEXT, BenchError, Client, Clients, frame
+from bench.dialects import Dialect
+from bench.load import Measurement, Stopwatch
+
+# One subscriber in so many is timed: the delay of each of its deliveries, the generator's own included.
+TIMED = 16
+WITNESSES = 100  # one in so many
+# A delivery grows with the digits of its offset, never beyond this.
+GROWTH = 60
+DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`channels` channels with `subscribers` clients each. The clients come in `groups`, each client of a group
+    subscribed to all its channels: as many groups as channels give every client one channel, fewer groups give fewer
+    clients more channels each."""
+
+    channels: int
+    groups: int
+    subscribers: int
+
+
+class Fanout:
+    """The clients of a shape, and one publisher."""
+
+    def __init__(
+        self,
+        port: int,
+        dialect: Dialect,
+        server_cpu: Callable[[], float],
+        shape: Shape,
+        size: int = 128,
+    ) -> None:
+        self.dialect = dialect
+        self.server_cpu = server_cpu
+        self.channels, self.groups, self.subscribers = shape.channels, shape.groups, shape.subscribers
+        self.size = size
+        self.clients = Clients(port, dialect)
+
+    def __enter__(self) -> Fanout:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.clients.close()
+
+    def connect(self) -> None:
+        groups = list(range(self.groups)) * self.subscribers
+        clients = self.clients.open(range(group, self.channels, self.groups) for group in groups)
+        for place, client in enumerate(clients):
+            client.group = groups[place]
+            client.timed = place % TIMED == 0
+        self.publisher = self.clients.open([()])[0]
+        self._learn()
+
+    def data(self, number: int) -> str:
+        return f"{number:0{DIGITS}d}".ljust(self.size, "x")
+
+    def _learn(self) -> None:
+        """Publish one message to each channel, read every delivery properly, and learn how long deliveries are."""
+        wanted = self.channels * self.subscribers
+        sizes: Counter[int] = Counter()
+
+        def on_text(client: Client, text: str, size: int) -> None:
+            data = self.dialect.delivered(text)
+            if not data or data != self.data(int(data[:DIGITS])) or int(data[:DIGITS]) % self.groups != client.group:
+                raise BenchError(f"not what was published: {text[:300]}")
+            sizes[size] += 1
+
+        self.clients.on_text = on_text
+        for channel in range(self.channels):
+            self.clients.send(self.publisher, frame(self.dialect.publish(channel, self.data(channel)).encode()))
+            while sizes.total() < (channel + 1) * self.subscribers:
+                for client in self.clients.ready():
+                    self.clients.receive(client)
+        self.clients.quiet(0.1)
+        if sizes.total() != wanted:
+            raise BenchError(f"{sizes.total()} deliveries of {wanted}")
+        self.clients.sizes = range(min(sizes), max(sizes) + GROWTH)
+        self.clients.on_text = self.clients.unexpected
+
+    def run(self, messages: int, window: int) -> Measurement:
+        """Publish `messages`, spread evenly over the channels, with `window` in flight."""
+        order = [number % self.channels for number in range(messages)]
+        random.Random(1).shuffle(order)
+        frames = [
+            frame(self.dialect.publish(channel, self.data(number)).encode()) for number, channel in enumerate(order)
+        ]
+        sent_at = [0.0] * messages
+        numbers: list[list[int]] = [[] for _ in range(self.groups)]  # of the messages each group gets
+        for number, channel in enumerate(order):
+            numbers[channel % self.groups].append(number)
+        # How many clients of a group have had how many messages; `everyone` in it has had the lowest.
+        standing = [{0: self.subscribers} for _ in range(self.groups)]
+        everyone = [0] * self.groups
+        witnesses = self._witnesses()
+        delays: list[float] = []
+
+        published = complete = 0
+        ready, receive, clock = self.clients.ready, self.clients.receive, time.perf_counter
+        watch = Stopwatch(self.server_cpu, self.clients)
+        try:
+            while complete < messages:
+                if published < messages and published - complete < window:
+                    upto = min(complete + window, messages)
+                    sent_at[published:upto] = [clock()] * (upto - published)
+                    self.clients.send(self.publisher, b"".join(frames[published:upto]))
+                    published = upto
+                for client in ready():
+                    if not (got := receive(client)):
+                        continue
+                    had, group = client.count, client.group
+                    client.count = has = had + got
+                    if client.timed:
+                        now = clock()
+                        for number in numbers[group][had:has]:
+                            delays.append(now - sent_at[number])
+                    stands = standing[group]
+                    stands[has] = stands.get(has, 0) + 1
+                    stands[had] -= 1
+                    if not stands[had]:
+                        del stands[had]
+                        if had == everyone[group]:
+                            everyone[group] = lowest = min(stands)
+                            complete += lowest - had
+        except BenchError as error:
+            raise BenchError(f"{error}; {complete} of {messages} messages had reached everyone") from error
+        measured = watch.stop(messages * self.subscribers, delays)
+        self.clients.quiet(0.1)
+        for client in self.clients.all:
+            if client is not self.publisher and client.count != len(numbers[client.group]):
+                raise BenchError(f"a subscriber had {client.count} of {len(numbers[client.group])} messages")
+        for client in witnesses:
+            seen = self._testimony(client)
+            # No server promises an order between channels; a stable sort keeps the one within each.
+            if sorted(seen, key=order.__getitem__) != sorted(numbers[client.group], key=order.__getitem__):
+                raise BenchError("a subscriber's messages are not the published ones in order")
+        return measured
+
+    def _witnesses(self) -> list[Client]:
+        """Start the count again, and keep what a few subscribers get."""
+        for client in self.clients.all:
+            client.count = 0
+            client.record = None
+        witnesses = self.clients.all[:-1:WITNESSES]
+        for client in witnesses:
+            client.record = []
+        return witnesses
+
+    def _testimony(self, client: Client) -> list[int]:
+        """The numbers of the messages `client` got, its bytes read word for word."""
+        assert client.record is not None
+        stream, at, seen = b"".join(client.record), 0, []
+        client.record = None
+        while at < len(stream):
+            length, header = stream[at + 1], 2
+            if length == 126:
+                length, header = int.from_bytes(stream[at + 2 : at + 4], "big"), 4
+            payload = stream[at + header : at + header + length]
+            if stream[at] == TEXT and (data := self.dialect.delivered(payload.decode())):
+                seen.append(int(data[:DIGITS]))
+                if data != self.data(seen[-1]):
+                    raise BenchError(f"not what was published: {data}")
+            at += header + length
+        return seen

@@ -1,0 +1,79 @@
+"""What the browser tests need. Where it is missing they are skipped, by name, or fail: WATERSPOUT_REQUIRE_BROWSER=1."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.support.processes import Mongod, Server
+
+
+def lacking(what: str) -> NoReturn:
+    if os.environ.get("WATERSPOUT_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{what}, and WATERSPOUT_REQUIRE_BROWSER=1", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        lacking("no playwright in this environment")
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    lacking("no chromium on PATH")
+
+
+@pytest.fixture(scope="session")
+def node() -> list[str]:
+    """The command line of a Node that has a WebSocket."""
+    path = shutil.which("node")
+    if path is None:
+        lacking("no node on PATH")
+    for flags in ([], ["--experimental-websocket"]):  # a stable one came with Node 22
+        probe = subprocess.run([path, *flags, "-p", "typeof WebSocket"], capture_output=True, text=True, check=False)
+        if probe.stdout.strip() == "function":
+            return [path, *flags]
+    lacking("a node without WebSocket: it is older than 20.10")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests, with the default limits. Each test talks in rooms of its own. Its MongoDB stands beside it,
+    since the tests restart the server over and over."""
+    directory = tmp_path_factory.mktemp("server")
+    mongod = Mongod(directory)
+    one = Server(directory, mongod.uri)
+    try:
+        asyncio.run(mongod.start())
+        asyncio.run(one.start())
+        yield one
+    finally:
+        asyncio.run(one.stop())
+        asyncio.run(mongod.stop())
+        mongod.clean()
+
+
+@pytest.fixture
+def running(server: Server) -> Server:
+    """The server, started again if a test before left it dead."""
+    if not server.running:
+        asyncio.run(server.start())
+    return server
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Where screenshots go."""
+    directory = Path(os.environ.get("WATERSPOUT_ARTIFACTS") or tmp_path)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

@@ -1,0 +1,550 @@
+"""The chat page in a real browser, against a real server: what people see and do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.processes import Server
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# What a browser says by itself about a server that is away; anything else on the console is a bug of the page.
+EXPECTED = re.compile(r"WebSocket connection to|net::ERR_")
+
+
+class Tab:
+    """A tab of its own browser profile, as another person has it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("console", lambda message: self._complain(message.text))
+        page.on("pageerror", lambda error: self._complain(str(error)))
+        page.on("dialog", lambda dialog: self._complain(f"a dialog: {dialog.message}"))
+
+    def _complain(self, text: str) -> None:
+        if not EXPECTED.search(text):
+            self.complaints.append(text)
+
+    async def open(self, base: str, room: str, name: str = "") -> Tab:
+        await self.page.goto(f"{base}/#{room}")
+        if name:
+            await self.page.fill("#name", name)
+            await self.page.keyboard.press("Enter")
+        await self.state("open")
+        return self
+
+    async def state(self, name: str, within: float = 20.0) -> None:
+        await self.page.wait_for_selector(f"body[data-state={name}]", timeout=within * 1000)
+
+    async def say(self, *texts: str) -> None:
+        for text in texts:
+            await self.page.fill("#text", text)
+            await self.page.keyboard.press("Enter")
+
+    async def texts(self) -> list[str]:
+        """The conversation as it stands: confirmed messages only, top to bottom."""
+        return await self.page.locator("#log .message .text").all_inner_texts()
+
+    async def pending(self) -> list[str]:
+        return await self.page.locator("#outbox .message .text").all_inner_texts()
+
+    async def shows(self, *texts: str, within: float = 20.0) -> None:
+        """Wait until exactly these messages are shown, in this order, and nothing is pending; then make sure it stays
+        so (a double might come late)."""
+        seen: list[str] = []
+
+        async def complete() -> bool:
+            nonlocal seen
+            seen = await self.texts()
+            return seen == list(texts) and not await self.pending()
+
+        try:
+            await until(complete, within, "the messages", every=0.05)
+        except TimeoutError:
+            pytest.fail(f"expected {list(texts)}, shown {seen}, pending {await self.pending()}")
+        await asyncio.sleep(0.4)
+        assert await self.texts() == list(texts)
+
+    async def banner(self) -> str:
+        banner = self.page.locator("#banner")
+        return await banner.inner_text() if await banner.is_visible() else ""
+
+    async def at_end(self) -> bool:
+        return bool(
+            await self.page.evaluate("() => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 2")
+        )
+
+
+NewTab = Callable[..., Awaitable[Tab]]
+
+
+@asynccontextmanager
+async def tabs(chromium: str) -> AsyncIterator[NewTab]:
+    """A function that opens tabs, each in a profile of its own; at the end none may have complained."""
+    from playwright.async_api import async_playwright
+
+    opened: list[Tab] = []
+    async with async_playwright() as playwright:
+        browser: Browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+
+        async def new(scheme: str = "light", phone: bool = False) -> Tab:
+            context = await browser.new_context(
+                color_scheme="dark" if scheme == "dark" else "light",
+                viewport={"width": 390, "height": 844} if phone else {"width": 1280, "height": 800},
+                device_scale_factor=2 if phone else 1,
+                has_touch=phone,
+                is_mobile=phone,
+                locale="en-GB",
+            )
+            context.set_default_timeout(20_000)
+            tab = Tab(await context.new_page())
+            opened.append(tab)
+            return tab
+
+        try:
+            yield new
+        finally:
+            await browser.close()
+    for tab in opened:
+        assert tab.complaints == []
+
+
+Scenario = Callable[[NewTab, Server, Path], Coroutine[Any, Any, None]]
+
+
+def scenario(function: Scenario) -> Callable[[str, Server, Path], None]:
+    """A test with a browser, the server and a place for screenshots, on a loop of its own."""
+
+    def test(chromium: str, running: Server, artifacts: Path) -> None:
+        async def run() -> None:
+            async with tabs(chromium) as new:
+                await function(new, running, artifacts)
+
+        asyncio.run(run())
+
+    test.__doc__ = function.__doc__
+    return test
+
+
+def room() -> str:
+    return f"r{secrets.token_hex(4)}"
+
+
+async def post(server: Server, name: str, data: Any) -> None:
+    answer = await server.post(f"/v1/channels/chat:{name}/messages", {"data": data})
+    assert answer.status == 201, answer
+
+
+def said(text: str, name: str = "Rest") -> dict[str, str]:
+    return {"name": name, "text": text}
+
+
+@scenario
+async def test_two_tabs_talk(new: NewTab, server: Server, artifacts: Path) -> None:
+    """Who writes and who reads see the same conversation; one's own stands on one's own side."""
+    name = room()
+    ann = await (await new()).open(server.base, name, "Ann")
+    await ann.page.wait_for_selector("text=Nothing here yet")
+    bob = await (await new()).open(server.base, name, "Bob")
+    await ann.say("Hello Bob")
+    await bob.shows("Hello Bob")
+    await bob.say("Hello Ann", "How are you?")
+    for tab in (ann, bob):
+        await tab.shows("Hello Bob", "Hello Ann", "How are you?")
+    assert await ann.page.locator("#log .mine .text").all_inner_texts() == ["Hello Bob"]
+    assert await bob.page.locator("#log .mine .text").all_inner_texts() == ["Hello Ann", "How are you?"]
+    assert await bob.page.locator("#log .message:not(.mine) .meta b").all_inner_texts() == ["Ann"]
+    assert await bob.page.title() == f"#{name} · Waterspout"
+
+
+@scenario
+async def test_server_killed(new: NewTab, server: Server, artifacts: Path) -> None:
+    """kill -9 and restart in the middle, with writing on both sides meanwhile: no hole, no double, in one order."""
+    name = room()
+    ann = await (await new()).open(server.base, name, "Ann")
+    bob = await (await new(phone=True)).open(server.base, name, "Bob")
+    await ann.say("one", "two")
+    await bob.shows("one", "two")
+    await ann.page.wait_for_selector("text=This is where the conversation began.")
+
+    await server.kill()
+    for tab in (ann, bob):
+        await tab.state("waiting")
+        assert re.search(r"No connection.*Next attempt in \d+ s", await tab.banner(), re.DOTALL)
+    await ann.say("written while it was away", "and another")
+    assert await ann.pending() == ["written while it was away", "and another"]
+    await asyncio.sleep(0.8)
+    assert "Waiting to be sent" in await ann.page.locator("#outbox").inner_text()
+    await ann.page.screenshot(path=artifacts / "chat-waiting.png")
+    await bob.page.screenshot(path=artifacts / "chat-waiting-phone.png")
+
+    await server.start()
+    for number in range(3):
+        await post(server, name, said(f"rest {number}"))
+    for tab in (ann, bob):
+        await tab.page.evaluate("() => dispatchEvent(new Event('online'))")  # as when the network is back: try at once
+        await tab.state("open")
+    await until(lambda: _count(bob, 7), 20, "the messages")
+    await bob.page.screenshot(path=artifacts / "chat-resumed-phone.png")
+    everything = await bob.texts()
+    assert sorted(everything) == sorted(
+        ["one", "two", "rest 0", "rest 1", "rest 2", "written while it was away", "and another"]
+    )
+    assert everything.index("written while it was away") < everything.index("and another")
+    assert everything.index("rest 0") < everything.index("rest 1") < everything.index("rest 2")
+    for tab in (ann, bob):
+        await tab.shows(*everything)
+        assert await tab.page.locator("#log .line.gap").count() == 0
+    await bob.say("all there")
+    await ann.shows(*everything, "all there")
+
+
+async def _count(tab: Tab, count: int) -> bool:
+    return len(await tab.texts()) >= count
+
+
+@scenario
+async def test_resumed_is_said(new: NewTab, server: Server, artifacts: Path) -> None:
+    """After a loss the page says how many messages were caught up, and where they begin; then it is quiet again."""
+    name = room()
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        ann = await (await new()).open(f"http://127.0.0.1:{proxy.port}", name, "Ann")
+        await ann.say("here")
+        await ann.shows("here")
+        await proxy.cut()
+        await ann.state("waiting")
+        for number in range(3):
+            await post(server, name, said(f"missed {number}"))
+        await proxy.heal()
+        await ann.page.get_by_role("button", name="Try now").click()
+        await ann.shows("here", "missed 0", "missed 1", "missed 2")
+        assert await ann.banner() == "Connected again, 3 messages caught up."
+        assert await ann.page.locator("#log .line.away + .message .text").inner_text() == "missed 0"
+        await ann.page.screenshot(path=artifacts / "chat-resumed.png")
+        await ann.page.wait_for_selector("#banner", state="hidden")
+    finally:
+        await proxy.stop()
+
+
+@scenario
+async def test_long_absence(new: NewTab, server: Server, artifacts: Path) -> None:
+    """Hundreds of missed messages: the end is shown, the page does not grow without bound, and the rest is above it."""
+    name = room()
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        ann = await (await new()).open(f"http://127.0.0.1:{proxy.port}", name, "Ann")
+        await ann.say("before")
+        await ann.shows("before")
+        await proxy.cut()
+        for number in range(0, 600, 20):
+            await asyncio.gather(*(post(server, name, said(f"{number + more}")) for more in range(20)))
+        await post(server, name, said("last"))
+        await proxy.heal()
+        await ann.page.wait_for_selector("#log .message .text:text-is('last')")
+        await ann.state("open")
+        assert "601 messages caught up" in await ann.banner()
+        await until(ann.at_end, 5, "the end")
+        shown = await ann.texts()
+        assert 400 <= len(shown) <= 500
+        await ann.page.evaluate("() => { scroller.scrollTop = 0 }")
+        await until(lambda: _count(ann, len(shown) + 50), 10, "the older page")
+        texts = await ann.texts()
+        assert texts[-len(shown) :] == shown
+        history = await server.get(f"/v1/channels/chat:{name}/messages?limit={len(texts)}")
+        assert texts == [message["data"]["text"] for message in history.body["messages"]]
+    finally:
+        await proxy.stop()
+
+
+@scenario
+async def test_offline_and_online(new: NewTab, server: Server, artifacts: Path) -> None:
+    """A network that dies silently: noticed at the browser's hint, written on meanwhile, complete afterwards."""
+    name = room()
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        ann = await (await new()).open(f"http://127.0.0.1:{proxy.port}", name, "Ann")
+        await ann.say("before")
+        await ann.shows("before")
+        # Chromium's offline mode leaves open WebSockets alone, hence the proxy; the events and onLine are its own.
+        proxy.black_hole()
+        await ann.page.context.set_offline(True)
+        await ann.say("into the tunnel")
+        await ann.state("waiting", within=12)
+        assert "You are offline" in await ann.banner()
+        await ann.say("still there?")
+        assert await ann.pending() == ["into the tunnel", "still there?"]
+        await post(server, name, said("meanwhile"))
+        await proxy.heal()
+        await ann.page.context.set_offline(False)
+        await ann.state("open", within=3)  # at once, whatever the next attempt was to be
+        await until(lambda: _count(ann, 4), 20, "the messages")
+        texts = await ann.texts()
+        assert sorted(texts) == sorted(["before", "into the tunnel", "still there?", "meanwhile"])
+        assert texts.index("into the tunnel") < texts.index("still there?")
+        await ann.shows(*texts)
+    finally:
+        await proxy.stop()
+
+
+@scenario
+async def test_reload_continues(new: NewTab, server: Server, artifacts: Path) -> None:
+    """A reloaded tab is where it was, own messages included, and gets what it missed; what was unsent is sent."""
+    name = room()
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        ann = await (await new()).open(f"http://127.0.0.1:{proxy.port}", name, "Ann")
+        await ann.say("mine")
+        await ann.shows("mine")
+        # The page is gone before the answer can come: sent or not, nobody there knows.
+        proxy.black_hole("down")
+        await ann.say("sent into silence")
+        await until(lambda: _stored(server, name, "sent into silence"), 10, "the message")
+        await ann.page.goto("about:blank")
+        await proxy.heal()
+        await post(server, name, said("missed"))
+        await ann.page.go_back()
+        await ann.state("open")
+        await ann.shows("mine", "sent into silence", "missed")
+        assert await ann.page.locator("#log .mine .text").all_inner_texts() == ["mine", "sent into silence"]
+        assert await ann.page.input_value("#text") == ""
+        await ann.page.reload()
+        await ann.shows("mine", "sent into silence", "missed")
+        assert await ann.page.locator("#me b").inner_text() == "Ann"
+    finally:
+        await proxy.stop()
+
+
+async def _stored(server: Server, name: str, text: str) -> bool:
+    answer = await server.get(f"/v1/channels/chat:{name}/messages")
+    return any(message["data"].get("text") == text for message in answer.body["messages"])
+
+
+@scenario
+async def test_history_by_scrolling(new: NewTab, server: Server, artifacts: Path) -> None:
+    """A long conversation starts at its end; scrolling up brings the rest without a jump, down to its beginning."""
+    name = room()
+    expected = [f"message {number}" for number in range(130)]
+    for text in expected:
+        await post(server, name, said(text))
+    ann = await (await new()).open(server.base, name, "Ann")
+    await ann.shows(*expected[-50:])
+    assert await ann.at_end()
+    await post(server, name, said("one more"))
+    await ann.shows(*expected[-50:], "one more")
+    assert await ann.at_end()
+
+    first = await ann.page.locator("#log .message .text").first.element_handle()
+    assert first is not None
+    before = await first.evaluate("text => { scroller.scrollTop = 280; return text.getBoundingClientRect().top }")
+    await until(lambda: _count(ann, 101), 10, "the older page")
+    assert abs(await first.evaluate("text => text.getBoundingClientRect().top") - before) <= 2
+    await ann.page.evaluate("() => { scroller.scrollTop = 0 }")
+    await until(lambda: _count(ann, 131), 10, "the oldest page")
+    assert await ann.texts() == [*expected, "one more"]
+    await ann.page.wait_for_selector("text=This is where the conversation began.")
+
+    # Reading old messages is not disturbed by new ones; they are announced.
+    await ann.page.evaluate("() => { scroller.scrollTop = 100 }")
+    await post(server, name, said("news"))
+    button = ann.page.get_by_role("button", name="1 new message")
+    await button.wait_for()
+    assert await ann.page.evaluate("() => scroller.scrollTop") == 100
+    await button.click()
+    await until(ann.at_end, 5, "the end")
+    assert await ann.page.locator("#newest").is_hidden()
+
+
+@scenario
+async def test_rooms(new: NewTab, server: Server, artifacts: Path) -> None:
+    """Another room is another conversation, by its address too; the first is complete when one comes back."""
+    first, second = room(), room()
+    ann = await (await new()).open(server.base, first, "Ann")
+    await ann.say("in the first")
+    await ann.shows("in the first")
+    await ann.page.fill("#go-room", f"  #{second.upper()} ")
+    await ann.page.keyboard.press("Enter")
+    await ann.page.wait_for_function(f"() => location.hash === '#{second}'")
+    await ann.shows()
+    await ann.say("in the second")
+    await ann.shows("in the second")
+    await post(server, first, said("meanwhile"))
+    await ann.page.get_by_role("link", name=first).click()
+    await ann.shows("in the first", "meanwhile")
+    await ann.page.go_back()
+    await ann.shows("in the second")
+
+
+@scenario
+async def test_hostile_data(new: NewTab, server: Server, artifacts: Path) -> None:
+    """Anything may be in a channel. It is shown as text or as JSON, runs nothing and breaks nothing."""
+    name = room()
+    markup = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    for data in (
+        said(markup, markup),
+        said("javascript:alert(1) https://example.org/<b>?x=\"y\" http://[", "\u202eevil\u0000\n\u200b"),
+        {"name": {"a": 1}, "text": "no name"},
+        {"name": "x", "text": 7},
+        {"__proto__": {"polluted": True}, "constructor": 1},
+        None,
+        True,
+        3.5,
+        "only text",
+        ["a", ["b"]],
+        said("a" * 9000, "n" * 500),
+        said("", "  "),
+    ):  # fmt: skip
+        await post(server, name, data)
+    ann = await (await new()).open(server.base, name, "Ann")
+    await until(lambda: _count(ann, 12), 10, "the messages")
+    texts = await ann.texts()
+    assert texts[0] == markup
+    assert texts[2:4] == ["no name", '{"name":"x","text":7}']
+    assert texts[5:10] == ["null", "true", "3.5", "only text", '["a",["b"]]']
+    assert await ann.page.locator("#log img, #log script, #log b b").count() == 0
+    links = await ann.page.locator("#log a").evaluate_all("links => links.map(link => link.href)")
+    assert links == ["https://example.org/"]
+    names = await ann.page.locator("#log .meta b").all_text_contents()
+    assert names[1] == "evil"
+    assert names[2] == "Anonymous"
+    assert all(len(one) <= 40 for one in names)
+    assert await ann.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    await ann.say("alive")
+    await until(lambda: _count(ann, 13), 10, "an own message")
+
+
+@scenario
+async def test_refused_message(new: NewTab, server: Server, artifacts: Path) -> None:
+    """A message the server will not take stays, says why, and can be tried again or discarded."""
+    name = "x" * 60 + room()  # cut to 60 characters: a valid room, with a name as long as may be
+    ann = await (await new()).open(server.base, name, "Ann")
+    await ann.page.evaluate("() => { text.maxLength = 100000 }")
+    await ann.page.fill("#text", "y" * 70_000)
+    await ann.page.keyboard.press("Enter")
+    await ann.page.wait_for_selector("#outbox .failed")
+    assert "Not sent: data: " in await ann.page.locator("#outbox .note").inner_text()
+    await ann.page.get_by_role("button", name="Discard").click()
+    assert await ann.pending() == []
+    assert await ann.page.get_by_role("heading", level=1).inner_text() == "x" * 60
+
+
+@scenario
+async def test_keyboard_and_screen_reader(new: NewTab, server: Server, artifacts: Path) -> None:
+    """Everything can be reached and is named; Enter sends, Shift+Enter does not; the drawer keeps and returns focus."""
+    name = room()
+    ann = await (await new(phone=True)).open(server.base, name, "Ann")
+    page = ann.page
+    assert await page.evaluate("() => document.activeElement.id") == "text"
+    await page.keyboard.type("first line")
+    await page.keyboard.press("Shift+Enter")
+    await page.keyboard.type("second line")
+    await page.keyboard.press("Enter")
+    await ann.shows("first line\nsecond line")
+    for role, label in (("log", "Messages"), ("textbox", "Message"), ("button", "Send"), ("region", "Conversation")):
+        assert await page.get_by_role(role, name=label, exact=True).count() == 1, label  # type: ignore[arg-type]
+    assert await page.locator("#log").get_attribute("aria-live") == "polite"
+
+    menu = page.get_by_role("button", name="Rooms and your name")
+    await menu.focus()
+    await page.keyboard.press("Enter")
+    assert await menu.get_attribute("aria-expanded") == "true"
+    assert await page.evaluate("() => side.contains(document.activeElement) && main.inert")
+    await page.keyboard.press("Escape")
+    assert await page.evaluate("() => document.activeElement.id") == "menu"
+
+    await menu.click()
+    await page.get_by_role("button", name="Change your name").click()
+    await page.fill("#name", "Anna")
+    await page.keyboard.press("Enter")
+    await ann.say("renamed")
+    await ann.shows("first line\nsecond line", "renamed")
+    assert await page.locator("#log .meta b").all_text_contents() == ["Ann", "Anna"]
+
+    unnamed = await page.evaluate("""() => [...document.querySelectorAll("button, input, textarea, a")].filter((one) =>
+        !(one.ariaLabel || one.textContent.trim() || one.labels?.length)).map((one) => one.outerHTML)""")
+    assert unnamed == []
+
+
+@scenario
+async def test_strict_policy(new: NewTab, server: Server, artifacts: Path) -> None:
+    """No inline script or style, nothing from elsewhere; and the policy of the page would stop it."""
+    ann = await (await new()).open(server.base, room(), "Ann")
+    inline = (
+        "[style]:not(#text):not(html), [onclick], [onload], style, script:not([src])"  # #text: its height, by CSSOM
+    )
+    assert await ann.page.locator(inline).count() == 0
+    elsewhere = await ann.page.evaluate("""() => performance.getEntriesByType("resource").map((one) => one.name)
+        .filter((name) => new URL(name).host !== location.host)""")
+    assert elsewhere == []
+    ran = await ann.page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "window.ran = true";
+        document.body.append(script);
+        return window.ran === true;
+    }""")
+    assert ran is False
+    ann.complaints.clear()  # the refusal just provoked
+
+
+@scenario
+async def test_looks(new: NewTab, server: Server, artifacts: Path) -> None:
+    """Screenshots: wide and phone, light and dark, the drawer, the keyboard. Nothing sticks out sideways."""
+    name = room()
+    for author, text in (
+        ("Mara", "Morning. The pump test is at ten, is the gauge calibrated?"),
+        ("Jonas", "Yes, did it last night."),
+        ("Jonas", "Numbers are in the sheet: https://example.org/gauges/2026-11?sheet=calibration"),
+        ("Mara", "Perfect, thank you"),
+        ("Ümit", "I will be ten minutes late, the ferry is still in the fog."),
+        ("Mara", "No hurry. We start with the dry run anyway, and there is coffee."),
+        ("نور", "صباح الخير، أنا في الطريق"),
+    ):
+        await post(server, name, said(text, author))
+    for scheme in ("light", "dark"):
+        for phone in (False, True):
+            tab = await (await new(scheme, phone)).open(server.base, name)
+            await tab.page.locator("#log .message").nth(6).wait_for()
+            assert await tab.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+            await tab.page.fill("#name", "Ann")
+            await tab.page.keyboard.press("Enter")
+            await tab.page.fill("#text", "On my way, with the spare valve and the long hose.\nAnd biscuits.")
+            assert await tab.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+            kind = "phone" if phone else "wide"
+            await asyncio.sleep(0.3)
+            await tab.page.screenshot(path=artifacts / f"chat-{scheme}-{kind}.png")
+            if phone:
+                await tab.page.set_viewport_size({"width": 390, "height": 400})  # an on-screen keyboard
+                await until(tab.at_end, 5, "the end")
+                assert await tab.page.locator("#text").is_visible()
+                await tab.page.screenshot(path=artifacts / f"chat-{scheme}-keyboard.png")
+                await tab.page.set_viewport_size({"width": 320, "height": 560})
+                assert await tab.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+                await tab.page.click("#menu")
+                await asyncio.sleep(0.3)
+                await tab.page.screenshot(path=artifacts / f"chat-{scheme}-drawer.png")

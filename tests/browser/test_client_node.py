@@ -1,0 +1,382 @@
+"""static/waterspout.js in Node against a real server: what a user of the client relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.client import make_token
+from tests.support.processes import ROOT, Server
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
+
+Event = dict[str, Any]
+# Quick attempts: the tests wait for the client, not for its politeness.
+QUICK = {"minDelay": 0.05, "maxDelay": 0.5}
+
+
+class Client:
+    """The client in its Node process: results by command, and everything it told, in order."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._ids = itertools.count(1)
+        self._results: dict[int, asyncio.Future[Any]] = {}
+        self.events: list[Event] = []
+        self.noise: list[str] = []
+
+    async def read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                self.noise.append(line.decode())
+                continue
+            if "event" in event:
+                self.events.append(event)
+                continue
+            future = self._results.pop(event["id"])
+            if future.done():
+                continue  # given up by the test
+            if "error" in event:
+                future.set_exception(ClientError(event["error"]))
+            else:
+                future.set_result(event["result"])
+
+    def start(self, command: str, **fields: Any) -> asyncio.Future[Any]:
+        """Send a command; its result comes when it comes."""
+        number = next(self._ids)
+        future = self._results[number] = asyncio.get_running_loop().create_future()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"id": number, "command": command, **fields}).encode() + b"\n")
+        return future
+
+    async def do(self, command: str, within: float = 20.0, **fields: Any) -> Any:
+        async with asyncio.timeout(within):
+            return await self.start(command, **fields)
+
+    def told(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event["event"] == kind]
+
+    def messages(self) -> list[Any]:
+        return [event["data"] for event in self.told("message")]
+
+    def offsets(self) -> list[int]:
+        return [event["offset"] for event in self.told("message")]
+
+    def states(self) -> list[str]:
+        return [event["state"] for event in self.told("state")]
+
+    async def state(self, name: str, within: float = 20.0) -> Event:
+        """Wait for the newest state to be `name`."""
+        await until(lambda: self.states()[-1:] == [name], within, f"state {name!r}")
+        return self.told("state")[-1]
+
+    async def received(self, count: int, within: float = 20.0) -> list[Any]:
+        """The data of the messages, once there are `count`; a moment is given to those that are too many."""
+        await until(lambda: len(self.messages()) >= count, within, f"{count} messages")
+        await asyncio.sleep(0.3)
+        assert len(self.messages()) == count, self.messages()
+        return self.messages()
+
+
+class ClientError(Exception):
+    def __init__(self, error: Event) -> None:
+        super().__init__(f"{error['code']}: {error['reason']}")
+        self.code = error["code"]
+
+
+@asynccontextmanager
+async def client(node: list[str], url: str, **options: Any) -> AsyncIterator[Client]:
+    process = await asyncio.create_subprocess_exec(
+        *node,
+        str(ROOT / "tests/browser/client.mjs"),
+        url,
+        json.dumps({**QUICK, **options}),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+    )
+    one = Client(process)
+    reading = asyncio.create_task(one.read())
+    try:
+        yield one
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(5):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        await reading
+
+
+def scenario(function: Callable[..., Coroutine[Any, Any, None]]) -> Callable[[list[str], Server], None]:
+    """A test with the fixtures `node` and `running`, on a loop of its own."""
+
+    def test(node: list[str], running: Server) -> None:
+        asyncio.run(function(node, running))
+
+    test.__doc__ = function.__doc__
+    return test
+
+
+def room() -> str:
+    return f"chat:{secrets.token_hex(4)}"
+
+
+async def post(server: Server, channel: str, data: Any) -> Event:
+    answer = await server.post(f"/v1/channels/{channel}/messages", {"data": data})
+    assert answer.status == 201, answer
+    body: Event = answer.body
+    return body
+
+
+async def stored(server: Server, channel: str) -> list[Any]:
+    answer = await server.get(f"/v1/channels/{channel}/messages?limit=1000")
+    assert answer.status == 200, answer
+    return [message["data"] for message in answer.body["messages"]]
+
+
+@scenario
+async def test_publish_and_receive(node: list[str], server: Server) -> None:
+    """A subscription starts with the newest messages, is live then, and includes one's own."""
+    channel = room()
+    for number in range(5):
+        await post(server, channel, number)
+    async with client(node, server.ws) as ann:
+        reply = await ann.do("subscribe", name=channel, options={"last": 3})
+        assert reply["recovered"] is True
+        receipt = await ann.do("publish", name=channel, data={"text": "hello"})
+        assert (receipt["offset"], receipt["duplicate"]) == (6, False)
+        await post(server, channel, "from a back end")
+        assert await ann.received(5) == [2, 3, 4, {"text": "hello"}, "from a back end"]
+        assert ann.told("live")[0]["count"] == 3
+        assert ann.told("live")[0]["resumed"] is False
+        page = await ann.do("history", name=channel, options={"before": ann.told("message")[0]["cursor"], "limit": 2})
+        assert [message["data"] for message in page["messages"]] == [0, 1]
+        assert page["more"] is False
+        assert ann.states() == ["open"] or ann.states() == ["connecting", "open"]
+        assert ann.noise == []
+
+
+@scenario
+async def test_resume_after_kill(node: list[str], server: Server) -> None:
+    """kill -9 and restart: what others and the client itself published meanwhile arrives once, in order, no hole."""
+    channel = room()
+    async with client(node, server.ws) as ann:
+        await ann.do("subscribe", name=channel)
+        await asyncio.gather(*(ann.do("publish", name=channel, data=f"before {number}") for number in range(20)))
+        await ann.received(20)
+        # Some of these reach the server before it dies, some do not; either way each is stored once.
+        burst = [ann.start("publish", name=channel, data=f"burst {number}") for number in range(50)]
+        await asyncio.sleep(0.01)
+        await server.kill()
+        await ann.state("waiting")
+        queued = [ann.start("publish", name=channel, data=f"away {number}") for number in range(5)]
+        await server.start()
+        for number in range(5):
+            await post(server, channel, f"other {number}")
+        async with asyncio.timeout(20):
+            receipts = await asyncio.gather(*burst, *queued)
+        everything = await ann.received(80)
+        assert ann.offsets() == list(range(1, 81))
+        assert everything == await stored(server, channel)
+        own = [data for data in everything if not data.startswith("other")]
+        counts = {"before": 20, "burst": 50, "away": 5}
+        assert own == [f"{kind} {number}" for kind, count in counts.items() for number in range(count)]
+        assert [receipt["offset"] for receipt in receipts] == [
+            offset for offset, data in enumerate(everything, 1) if data.startswith(("burst", "away"))
+        ]
+        assert len(ann.told("resumed")) == 1
+        assert ann.told("gap") == []
+
+
+@scenario
+async def test_lost_acknowledgement(node: list[str], server: Server) -> None:
+    """An acknowledgement that the network swallowed: the retry carries the same key, and nothing is stored twice."""
+    channel = room()
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        async with client(node, f"ws://127.0.0.1:{proxy.port}/v1/ws") as ann:
+            await ann.do("subscribe", name=channel)
+            proxy.black_hole("down")
+            publish = ann.start("publish", name=channel, data="once")
+
+            async def arrived() -> bool:
+                return await stored(server, channel) == ["once"]
+
+            await until(arrived, 10, "the publish")
+            assert not publish.done()
+            await proxy.heal()
+            async with asyncio.timeout(10):
+                receipt = await publish
+            assert (receipt["offset"], receipt["duplicate"]) == (1, True)
+            assert await ann.received(1) == ["once"]
+            assert await stored(server, channel) == ["once"]
+    finally:
+        await proxy.stop()
+
+
+@scenario
+async def test_dead_network(node: list[str], server: Server) -> None:
+    """A network that dies without a word is noticed by asking, and what it swallowed is read again."""
+    channel = room()
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        async with client(node, f"ws://127.0.0.1:{proxy.port}/v1/ws", ping=0.5, patience=0.5) as ann:
+            await ann.do("subscribe", name=channel)
+            await asyncio.sleep(1.5)
+            assert ann.states()[-1] == "open"  # silent, and alive
+            proxy.black_hole()
+            for number in range(3):
+                await post(server, channel, number)
+            waiting = await ann.state("waiting", 3)
+            assert waiting["reason"] == "the server has gone silent"
+            await proxy.heal()
+            assert await ann.received(3) == [0, 1, 2]
+    finally:
+        await proxy.stop()
+
+
+@scenario
+async def test_polite_restart(node: list[str], server: Server) -> None:
+    """A server that leaves says when to come back, and is taken at its word."""
+    channel = room()
+    async with client(node, server.ws) as ann:
+        await ann.do("subscribe", name=channel)
+        await ann.state("open")
+        await server.terminate()
+        waiting = next(event for event in ann.told("state") if event["state"] == "waiting")
+        assert waiting["code"] == 4000
+        assert waiting["delay"] > 0
+        await server.start()
+        await post(server, channel, "back")
+        assert await ann.received(1) == ["back"]
+        assert ann.offsets() == [1]
+
+
+@scenario
+async def test_rate_limit_is_waited_out(node: list[str], server: Server) -> None:
+    """More than the server takes at once: refused for now, tried again, all stored once."""
+    channel = room()
+    async with client(node, server.ws, window=1) as ann:
+        await ann.do("subscribe", name=channel)
+        publishes = [ann.start("publish", name=channel, data=number) for number in range(150)]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*publishes)
+        assert await ann.received(150) == list(range(150))  # in order, too: with a window of one nothing can overtake
+
+
+@scenario
+async def test_another_epoch(node: list[str], server: Server) -> None:
+    """A cursor of a history that is no more: the gap is told, everything retained follows, the cursor is good again."""
+    channel = room()
+    for number in range(3):
+        await post(server, channel, number)
+    async with client(node, server.ws) as ann:
+        reply = await ann.do("subscribe", name=channel, options={"after": "elsewhere:7"})
+        assert reply["recovered"] is False
+        assert await ann.received(3) == [0, 1, 2]
+        (gap,) = ann.told("gap")
+        assert (gap["from"], gap["to"], gap["reason"]) == (None, None, "epoch")
+        assert ann.events.index(gap) < ann.events.index(ann.told("message")[0])
+        await server.kill()
+        await server.start()
+        await post(server, channel, 3)
+        assert await ann.received(4) == [0, 1, 2, 3]
+        assert len(ann.told("gap")) == 1
+
+
+@scenario
+async def test_gap_moves_the_cursor(node: list[str], server: Server) -> None:
+    """A gap with nothing behind it is told once, not at every resumption."""
+    channel = room()
+    async with client(node, server.ws) as ann:
+        await ann.do("subscribe", name=channel, options={"after": "elsewhere:7"})
+        await until(lambda: ann.told("gap"), 5, "the gap")
+        await server.kill()
+        await server.start()
+        await post(server, channel, "first")
+        assert await ann.received(1) == ["first"]
+        assert len(ann.told("gap")) == 1
+
+
+@scenario
+async def test_unsubscribe_keeps_the_cursor(node: list[str], server: Server) -> None:
+    """Coming back to a channel continues where one left it, even if one is back before one was gone."""
+    channel = room()
+    async with client(node, server.ws) as ann:
+        await ann.do("subscribe", name=channel)
+        await post(server, channel, 1)
+        await ann.received(1)
+        await ann.do("unsubscribe", name=channel)
+        await post(server, channel, 2)
+        await asyncio.sleep(0.2)
+        assert ann.messages() == [1]
+        await ann.do("subscribe", name=channel)
+        assert await ann.received(2) == [1, 2]
+        leaving = ann.start("unsubscribe", name=channel)
+        await ann.do("subscribe", name=channel)
+        await leaving
+        await post(server, channel, 3)
+        assert await ann.received(3) == [1, 2, 3]
+
+
+@scenario
+async def test_errors_reach_the_caller(node: list[str], server: Server) -> None:
+    """What trying again does not change rejects the promise, and the connection stays."""
+    async with client(node, server.ws) as ann:
+        with pytest.raises(ClientError, match="unknown_channel"):
+            await ann.do("publish", name="nowhere:1", data=1)
+        with pytest.raises(ClientError, match="permission_denied"):
+            await ann.do("publish", name="feed:news", data=1)
+        with pytest.raises(ClientError, match="unknown_channel"):
+            await ann.do("subscribe", name="nowhere:1")
+        assert [event["code"] for event in ann.told("ended")] == ["unknown_channel"]
+        channel = room()
+        with pytest.raises(ClientError, match="too_large"):
+            await ann.do("publish", name=channel, data="x" * 70_000)
+        await ann.do("publish", name=channel, data="fine", options={"key": "k"})
+        with pytest.raises(ClientError, match="conflict"):
+            await ann.do("publish", name=channel, data="other", options={"key": "k"})
+        assert "waiting" not in ann.states()
+        # A frame this size ends the connection (1009), and would do so for ever if it were sent again.
+        with pytest.raises(ClientError, match="too_large"):
+            await ann.do("publish", name=channel, data="x" * 200_000)
+        await ann.do("publish", name=channel, data="still here")
+        assert await stored(server, channel) == ["fine", "still here"]
+
+
+def test_not_to_come_back(node: list[str], tmp_path: Path) -> None:
+    """Refused for good (4500): the client stays away, and says so to whoever waits; with a good token it is let in."""
+
+    async def run() -> None:
+        secret = secrets.token_hex(32)
+        async with Server(tmp_path, settings={"auth.guests": False, "auth.secret": secret}) as server:
+            async with client(node, server.ws) as stranger:
+                publish = stranger.start("publish", name=room(), data=1)
+                closed = await stranger.state("closed")
+                assert 4500 <= closed["code"] <= 4999
+                with pytest.raises(ClientError, match="closed"):
+                    await publish
+                await asyncio.sleep(1)
+                assert stranger.states()[-1] == "closed"
+            async with client(node, server.ws, token=make_token(secret, "ann")) as ann:
+                receipt = await ann.do("publish", name=room(), data=1)
+                assert receipt["offset"] == 1
+
+    asyncio.run(run())

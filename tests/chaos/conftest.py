@@ -1,0 +1,45 @@
+"""The databases that the cases share (a set of three takes seconds to start), and the report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.report import Report
+from tests.chaos.world import World, span
+from tests.support.processes import Mongod, ReplicaSet
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return Report(tmp_path_factory.mktemp("report"), span("short", "long"))
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """One member is enough where MongoDB is not what fails."""
+    one = Mongod(tmp_path_factory.mktemp("mongod"))
+    asyncio.run(one.start())
+    yield one
+    asyncio.run(one.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    three = ReplicaSet(tmp_path_factory.mktemp("set"))
+    asyncio.run(three.start())
+    yield three
+    asyncio.run(three.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def world(tmp_path: Path, mongod: Mongod, report: Report) -> World:
+    return World(tmp_path, mongod.uri, report)
+
+
+@pytest.fixture
+def replicated_world(tmp_path: Path, replica_set: ReplicaSet, report: Report) -> World:
+    return World(tmp_path, replica_set.uri, report)

@@ -1,0 +1,115 @@
+"""Cases 4 to 6: Redis dies, hangs, forgets, cuts its links, or vanishes behind a silent network. The log is enough."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.chaos.world import World, span
+from tests.support.processes import Server
+from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.gen_test(timeout=span(120, 600))
+
+
+async def _status(servers: list[Server], status: str, within: float) -> float:
+    """Seconds until the slowest of these servers says so."""
+    return max(await asyncio.gather(*(server.wait_status(status, within) for server in servers)))
+
+
+@pytest.mark.parametrize("fault", ["killed", "stopped", "restarted empty"])
+async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(world: World, fault: str) -> None:
+    """Publishers and subscribers on different instances do not notice but for a second's delay; readiness says it."""
+    async with world:
+        redis = await world.redis()
+        one, two = servers = await world.start_servers([redis.url] * 2)
+        await world.watch(span(15, 50), one)
+        await world.watch(span(15, 50), two)
+        publishers = [await world.publisher(one, rate=100), await world.publisher(two, rate=100)]
+        remarks = []
+        async with await world.bystanders(one, two), publishers[0], publishers[1]:
+            await publishers[0].until_acknowledged(50)
+            world.remember_memory()
+            if fault == "restarted empty":
+                await redis.restart()
+            else:
+                if fault == "killed":
+                    await redis.kill()
+                else:
+                    redis.pause()
+                remarks.append(f"degraded after {await _status(servers, 'degraded', 15):.1f} s")
+                for server in servers:
+                    answer = await server.get("/readyz")
+                    assert answer.status == 200
+                    assert answer.body["reasons"]
+                    assert (await server.get("/readyz?strict=1")).status == 503
+                # Counted in messages, so that a pause in the acknowledgements fails here: `count / rate` seconds of
+                # load, with as much again as the deadline.
+                seconds = span(2, 60 if fault == "killed" else 30)
+                await publishers[0].until_acknowledged(100 * seconds, within=2 * seconds)
+                if fault == "killed":
+                    await redis.start()
+                else:
+                    redis.resume()
+            remarks.append(f"ready again after {await _status(servers, 'ready', 30):.1f} s")
+            await publishers[1].until_acknowledged(100)
+        verdict = await world.verdict(f"4 Redis {fault}", *remarks)
+    assert verdict.ok, str(verdict)
+
+
+@pytest.mark.parametrize("links", ["pub/sub", "all"])
+async def test_5_links_killed_every_second_lose_and_double_nothing(world: World, links: str) -> None:
+    """`CLIENT KILL` again and again, under load from both sides: of the listening links, or of the publishing ones as
+    well. When it ends, nothing of it remains."""
+    async with world:
+        redis = await world.redis()
+        one, two = await world.start_servers([redis.url] * 2)
+        await world.watch(span(15, 50), one)
+        await world.watch(span(15, 50), two)
+        publishers = [await world.publisher(one, rate=150), await world.publisher(two, rate=150)]
+        killed = 0
+        async with await world.bystanders(one, two), publishers[0], publishers[1]:
+            await publishers[0].until_acknowledged(50)
+            world.remember_memory()
+            for _ in range(span(3, 60)):
+                killed += await redis.client_kill_pubsub()
+                if links == "all":
+                    killed += int((await redis.call("CLIENT KILL TYPE normal")).removeprefix(":"))
+                await publishers[0].until_acknowledged(150)  # a second of load
+            ready = await _status([one, two], "ready", 30)
+        verdict = await world.verdict(
+            f"5 {links} links killed every second", f"{killed} links killed; ready {ready:.1f} s after the last"
+        )
+    assert verdict.ok, str(verdict)
+    assert killed >= span(3, 60)
+
+
+async def test_6_a_link_into_a_black_hole_is_noticed(world: World) -> None:
+    """Nothing comes back from Redis any more, and no FIN or RST says so: only the canary can tell. The server knows
+    within three seconds, keeps acknowledging, and both sides get each other's messages from the log."""
+    async with world:
+        redis = await world.redis()
+        async with Proxy(redis.port) as proxy:
+            alone, other = await world.start_servers([f"redis://127.0.0.1:{proxy.port}/0", redis.url])
+            await world.watch(span(15, 50), alone)
+            await world.watch(span(15, 50), other)
+            publishers = [await world.publisher(alone, rate=100), await world.publisher(other, rate=100)]
+            async with await world.bystanders(other), publishers[0], publishers[1]:
+                await publishers[0].until_acknowledged(50)
+                world.remember_memory()
+                proxy.black_hole()
+                began = time.monotonic()
+                await alone.wait_status("degraded", 15)
+                noticed = time.monotonic() - began
+                await publishers[0].until_acknowledged(span(200, 3000))
+                await proxy.heal()
+                healed = await alone.wait_status("ready", 30)
+                await publishers[1].until_acknowledged(100)
+            verdict = await world.verdict(
+                "6 link to Redis black-holed", f"noticed after {noticed:.1f} s, ready {healed:.1f} s after its end"
+            )
+    assert verdict.ok, str(verdict)
+    # The promise is 3 s from the last sign of life; the canary (1 s apart) may just have come.
+    assert noticed <= 4.0

@@ -1,0 +1,54 @@
+"""A whole node in the test's own process, on a real MongoDB, behind a real HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tornado.ioloop import IOLoop
+from tornado.web import Application
+
+from handlers import make_app
+from server import config
+from server.node import Node
+from tests.support.processes import Mongod
+
+SETTINGS = {
+    "limits.connections_per_ip": 0,
+    "limits.messages_per_second": 0,
+    "auth.secret": "a secret of at least thirty-two bytes",
+    "namespaces.chat": {"publish": "anyone", "subscribe": "anyone"},
+    "namespaces.feed": {"publish": "server", "subscribe": "user"},
+    "namespaces.live": {"durable": False, "publish": "anyone", "subscribe": "anyone"},
+}
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    one = Mongod(tmp_path_factory.mktemp("mongod"))
+    asyncio.run(one.start())
+    yield one
+    asyncio.run(one.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    """Override to change a test's configuration."""
+    return {}
+
+
+@pytest.fixture
+def node(io_loop: IOLoop, mongod: Mongod, settings: dict[str, object]) -> Iterator[Node]:
+    database = {"mongodb.database": f"test_{uuid.uuid4().hex[:12]}"}
+    options = config.load(None, {}, (SETTINGS | database | settings).items())
+    node = Node(options, mongod.uri)
+    io_loop.run_sync(node.start)
+    yield node
+    io_loop.run_sync(node.close)
+
+
+@pytest.fixture
+def app(node: Node) -> Application:
+    return make_app(node)

@@ -1,0 +1,1 @@
+"""What the tests stand on: real processes, a faulty network, a good client and a checker that can fail."""

@@ -1,0 +1,122 @@
+"""Publishers and subscribers that keep the ledgers while they work."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import uuid
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.client import Client, ConnectionLost, Refused
+from tests.support.ledger import PublisherLedger, SubscriberLedger, offset_of
+from tests.support.waiting import until
+
+
+class Publisher:
+    """Publishes `rate` messages a second (0: as fast as answers allow) with at most `window` unanswered ones, each of
+    them again and again with its key until the outcome is known. `async with` starts it; leaving waits for answers."""
+
+    def __init__(
+        self, client: Client, channel: str, *, rate: float = 0.0, window: int = 64, size: int = 64, name: str = ""
+    ) -> None:
+        self.client = client
+        self.channel = channel
+        self.rate = rate
+        self.padding = "x" * size
+        self.ledger = PublisherLedger(name or client.name or "publisher")
+        self.acknowledged = 0
+        self._window = asyncio.Semaphore(window)
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self._run(), name=f"{self.ledger.name} publishing")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop(30 if error is None else 0)
+
+    async def stop(self, within: float = 30.0) -> None:
+        """Send nothing new, and wait for the answers. What has none after `within` s stays unanswered in the ledger."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+            if not self._running.cancelled() and (error := self._running.exception()):
+                raise error
+        if self._attempts and within:
+            await asyncio.wait(self._attempts, timeout=within)
+        for attempt in self._attempts:
+            attempt.cancel()
+        await asyncio.gather(*self._attempts, return_exceptions=True)
+
+    async def until_acknowledged(self, count: int, within: float = 60.0) -> None:
+        """Wait until `count` more messages are acknowledged than are now."""
+        target = self.acknowledged + count
+        await until(lambda: self.acknowledged >= target, within, f"{count} acknowledgements of {self.ledger.name}")
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for number in itertools.count():
+            if self.rate:
+                early = began + number / self.rate - loop.time()
+                if early > 0:
+                    await asyncio.sleep(early)
+                elif early < -1:
+                    began -= early  # after a stall go on at the rate, without making up for it in a burst
+            await self._window.acquire()
+            # In order: a task starts its first step, which writes to the socket, in the order of creation.
+            task = asyncio.create_task(self._publish(uuid.uuid4().hex, {"n": number, "text": self.padding}))
+            self._attempts.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._attempts.discard(task)
+        self._window.release()
+
+    async def _publish(self, key: str, data: Any) -> None:
+        for attempt in itertools.count():
+            pause = random.uniform(0, min(1.0, 0.05 * 2**attempt))
+            if not self.client.connected.is_set():
+                await self.client.connected.wait()
+            self.ledger.sent(key, self.channel, data, self.client.link)
+            try:
+                reply = await self.client.publish(self.channel, data, key)
+            except (ConnectionLost, TimeoutError):
+                self.ledger.unknown(key)
+            except Refused as refusal:
+                if refusal.code == "outcome_unknown":
+                    self.ledger.unknown(key)
+                else:
+                    self.ledger.refused(key, refusal.code)
+                    if not refusal.retry:
+                        return
+                pause = refusal.retry_after or pause
+            else:
+                self.ledger.acknowledged(key, reply["offset"])
+                self.acknowledged += 1
+                return
+            await asyncio.sleep(pause)
+
+
+class Watcher:
+    """A subscriber with its ledger: `await Watcher(client, channel).begin()`."""
+
+    def __init__(self, client: Client, channel: str, *, control: bool = False, punctual: bool = True) -> None:
+        self.client = client
+        self.ledger = SubscriberLedger(client.name or "watcher", channel, control=control, punctual=punctual)
+
+    async def begin(self, **options: Any) -> Self:
+        """Subscribe; it is owed everything behind the cursor the server names."""
+        subscription = await self.client.subscribe(self.ledger.channel, on_push=self.ledger.take, **options)
+        self.ledger.start = offset_of(subscription.replies[0]["cursor"])
+        return self
+
+    def close_ledger(self) -> None:
+        """Enter the losses of connection, which a user would have noticed."""
+        self.ledger.disturbances += [f"lost its connection: {loss.code} {loss.reason}" for loss in self.client.losses]
+        self.ledger.disturbances += [f"was sent {stray}" for stray in self.client.strays]

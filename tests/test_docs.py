@@ -1,0 +1,277 @@
+"""The documentation is true: every option is described with its default, and what README.md and docs/protocol.md show
+works like that on a real server.
+
+Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; in docs/protocol.md ```json run (`→`
+is sent over one WebSocket, `←` must come back) and ```http run (request, blank line, answer). `…` stands for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from tornado.websocket import websocket_connect
+
+from server import config
+from tests.support.processes import ROOT, Server
+
+README = ROOT / "README.md"
+PROTOCOL = ROOT / "docs" / "protocol.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+ADDRESS = "127.0.0.1:8888"
+
+PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language} run\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Every option: (its path in the documentation, its own name). Members of maps have a `*` for their key."""
+
+    def walk(struct: type[msgspec.Struct], path: str) -> Iterator[tuple[str, str]]:
+        for name, kind in typing.get_type_hints(struct).items():
+            below = f"{path}.{name}".lstrip(".")
+            values = typing.get_args(kind)
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                yield from walk(kind, below)
+            elif typing.get_origin(kind) is dict and issubclass(values[1], msgspec.Struct):
+                yield below, name
+                yield from walk(values[1], f"{below}.*")
+            else:
+                yield below, name
+
+    yield from walk(config.Config, "")
+
+
+def rows() -> dict[str, str]:
+    """Option → default, from the tables of docs/configuration.md."""
+    return dict(re.findall(r"^\| `([\w.*]+)` \| `([^`]*)` \|", CONFIGURATION.read_text(), re.MULTILINE))
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def test_every_option_is_in_the_documentation() -> None:
+    assert [path for path, _ in options() if path not in rows()] == []
+
+
+def test_the_documentation_has_no_option_that_does_not_exist() -> None:
+    assert sorted(set(rows()) - {path for path, _ in options()}) == []
+
+
+def test_every_option_is_in_config_yaml() -> None:
+    text = (ROOT / "config.yaml").read_text()
+    # Live documents are not there yet, and neither are their options in the file.
+    missing = [
+        path for path, name in options() if not path.startswith("collections.*") and not re.search(rf"\b{name}:", text)
+    ]
+    assert missing == []
+
+
+def test_config_yaml_has_the_defaults_of_the_code() -> None:
+    written = config.load(ROOT / "config.yaml", {}, [])
+    for section in ("server", "mongodb", "redis", "auth", "limits", "origins", "collections"):
+        assert getattr(written, section) == getattr(config.Config(), section), section
+
+
+def test_the_documentation_has_the_defaults_of_the_code() -> None:
+    defaults = {
+        "namespaces.*": config.Namespace(),
+        "collections.*": config.Collection(),
+        "auth.api_keys.*": config.ApiKey(sha256=""),
+    }
+    for path, text in rows().items():
+        value: Any = config.Config()
+        rest = path
+        for prefix, struct in defaults.items():
+            if path.startswith(f"{prefix}."):
+                value, rest = struct, path.removeprefix(f"{prefix}.")
+        if path == "auth.api_keys.*.sha256":  # the one option that has to be given
+            continue
+        for name in rest.split("."):
+            value = getattr(value, name)
+        kind = type(value)
+        documented = yaml.safe_load(text)
+        if kind is config.Seconds:
+            documented = msgspec.convert(documented, config.Seconds, dec_hook=config._duration)
+        assert documented == value, path
+
+
+# --- the pages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_source_files_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`((?:server|handlers|static|tests|docs)/[\w./-]+\.\w+)(?:::?\w+)?`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+# --- what is shown, works ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    keys = {"shop": {"sha256": hashlib.sha256(b"the-key-of-the-shop").hexdigest()}}  # docs/protocol.md uses it
+    one = Server(tmp_path_factory.mktemp("docs"), settings={"auth.api_keys": keys})
+    asyncio.run(one.start())
+    yield one
+    asyncio.run(one.__aexit__(None, None, None))
+
+
+def here(text: str, server: Server) -> str:
+    return text.replace(ADDRESS, f"127.0.0.1:{server.port}")
+
+
+def output_until(command: list[str], expected: str, within: float = 20.0) -> str:
+    """What a program prints, which may run for ever, up to `expected` or its end."""
+
+    async def run() -> str:
+        child = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        assert child.stdout is not None
+        seen = b""
+        try:
+            async with asyncio.timeout(within):
+                while expected.encode() not in seen and (line := await child.stdout.readline()):
+                    seen += line
+        except TimeoutError:
+            pass
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.communicate()
+        return seen.decode(errors="replace")
+
+    return asyncio.run(run())
+
+
+def test_the_readme_has_something_to_run() -> None:
+    assert all(blocks(README, language) for language in ("sh", "python", "js"))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_shell_commands_of_the_readme(server: Server) -> None:
+    for block in blocks(README, "sh"):
+        for command in here(block, server).replace("\\\n", " ").splitlines():
+            done = subprocess.run(
+                ["sh", "-c", command.replace("curl ", "curl --silent --show-error --fail ", 1)],
+                capture_output=True, text=True, timeout=30, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+            json.loads(done.stdout)
+
+
+def test_the_python_client_of_the_readme(server: Server) -> None:
+    for block in blocks(README, "python"):
+        seen = output_until([sys.executable, "-u", "-c", here(block, server)], "Hello from Python")
+        assert "Hello from Python" in seen, seen
+
+
+def node() -> str | None:
+    program = shutil.which("node")
+    if program is None:
+        return None
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    return program if int(re.sub(r"^v(\d+)\..*", r"\1", version.strip()) or 0) >= 20 else None
+
+
+@pytest.mark.skipif(node() is None, reason="Node 20 or newer is not installed")
+def test_the_javascript_client_of_the_readme(server: Server) -> None:
+    for block in blocks(README, "js"):
+        command = [str(node()), "--experimental-websocket", "--input-type=module", "-e", here(block, server)]
+        seen = output_until(command, "Hello from JavaScript")
+        assert "Hello from JavaScript" in seen, seen
+
+
+def alike(expected: Any, actual: Any) -> bool:
+    """`…` stands for anything; of a cursor only the offset counts, of an object every field."""
+    if isinstance(expected, str) and "…" in expected:
+        return True
+    if isinstance(expected, str) and isinstance(actual, str) and re.fullmatch(r"[0-9a-z]+:\d+", expected):
+        return expected.partition(":")[2] == actual.partition(":")[2]
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return expected.keys() == actual.keys() and all(
+            name in ("session", "node", "time") or alike(value, actual[name]) for name, value in expected.items()
+        )
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(expected) == len(actual) and all(map(alike, expected, actual))
+    return bool(expected == actual)
+
+
+def statements(block: str) -> Iterator[tuple[str, str]]:
+    """(`→` or `←`, JSON); a statement goes on over indented lines."""
+    for statement in re.split(r"\n(?=[→←])", block.strip()):
+        yield statement[0], " ".join(line.strip() for line in statement[1:].splitlines()).strip()
+
+
+def test_the_websocket_examples(server: Server) -> None:
+    async def play(block: str) -> None:
+        socket = await websocket_connect(server.ws)
+        received: list[Any] = []
+        try:
+            for arrow, text in statements(block):
+                if arrow == "→":
+                    await socket.write_message(text)
+                    continue
+                expected = json.loads(text)
+                async with asyncio.timeout(5):
+                    while not any(alike(expected, push) for push in received):
+                        message = await socket.read_message()
+                        assert message is not None, f"closed {socket.close_code} before {text}; got {received}"
+                        received.append(json.loads(message))
+                received.remove(next(push for push in received if alike(expected, push)))
+        except TimeoutError:
+            pytest.fail(f"{text} did not come; left: {received}")
+        finally:
+            socket.close()
+            while (message := await socket.read_message()) is not None:  # until the socket itself is closed
+                received.append(json.loads(message))
+        assert received == [], "more came than is shown"
+
+    for block in blocks(PROTOCOL, "json"):  # in their order: they build on one another
+        asyncio.run(play(block))
+
+
+def test_the_rest_examples(server: Server) -> None:
+    async def play(block: str) -> None:
+        parts = block.strip().split("\n\n")
+        assert len(parts) % 2 == 0, "request, blank line, answer"
+        for request, answer in list(pairwise(parts))[::2]:
+            head, *lines = request.splitlines()
+            method, path = head.split()
+            headers = dict(line.split(": ", 1) for line in lines if re.match(r"[A-Z][\w-]+: ", line))
+            body = "".join(line.strip() for line in lines if not re.match(r"[A-Z][\w-]+: ", line))
+            status, *shown = answer.splitlines()
+            got = await server.request(method, path, body.encode() or None, headers=headers)
+            assert got.status == int(status), (request, got)
+            assert alike(json.loads("".join(line.strip() for line in shown)), got.body), (request, got.body)
+
+    for block in blocks(PROTOCOL, "http"):
+        asyncio.run(play(block))
+
+
+def test_the_protocol_has_examples() -> None:
+    assert len(blocks(PROTOCOL, "json")) >= 5
+    assert len(blocks(PROTOCOL, "http")) >= 3
