@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -87,6 +88,8 @@ def prepare(effort: Effort) -> Effort:
 
 
 def main() -> None:
+    # As an exception it passes the `with` of the server that is running, which stops it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     every = scenarios()
     options = arguments([scenario.name for scenario in every])
     only = chosen(options.only, [scenario.name for scenario in every])

@@ -181,12 +181,15 @@ class Server:
         home = Path(self._directory.name)
         self._log = home / "log"
         mine = os.sched_getaffinity(0)
+        # setpriv becomes the server, so the pid is the server's; it is killed if we are.
+        setpriv = shutil.which("setpriv")
+        prefix = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         # A child inherits the core it starts on, and so do its threads. Pinning it later would miss those.
         os.sched_setaffinity(0, {SERVER_CORE})
         try:
             with self._log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    self.contestant.command(self.port, home),
+                    prefix + self.contestant.command(self.port, home),
                     cwd=ROOT,
                     env=os.environ
                     | {

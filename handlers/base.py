@@ -31,6 +31,9 @@ class BaseHandler(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def prepare(self) -> None:
+        if self.request.method not in ("GET", "HEAD", "OPTIONS") and not self.origin_allowed():
+            # A page of anywhere can send a form; only ours may make the browser's user publish.
+            raise Error("permission_denied", "Origin: not allowed; list it under origins")
         self.principal = self.authenticate()
 
     def authenticate(self) -> Principal:

@@ -35,6 +35,8 @@ class Messages(BaseHandler):
         )
 
     async def get(self, channel: str) -> None:
+        if self.get_query_argument("wait", None) is not None:
+            raise bad_request("wait: long polls are not available in this version")
         self.answer(
             await self.node.history(
                 self.principal,

@@ -53,7 +53,9 @@ def log_request(handler: RequestHandler) -> None:
     """The path without its query, which may hold secrets."""
     request = handler.request
     status = handler.get_status()
-    level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.ERROR
+    level = logging.DEBUG if status < 400 else logging.INFO
+    if status == 500:
+        level = logging.ERROR
     logger.log(
         level, "%d %s %s %s %.1f ms", status, request.method, request.path, request.remote_ip,
         1000 * request.request_time(),

@@ -95,29 +95,28 @@ def _accept(key: str, subprotocol: str | None) -> bytes:
 
 
 async def adopt(stream: IOStream, protocol: Socket) -> None:
-    """Take the connection out of Tornado's stream and give it to `protocol`."""
-    early = b""
-    reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
-    if reading.done():
-        early = reading.result()
-    else:
-        reading.add_done_callback(lambda future: future.cancelled() or future.exception())
+    """Take the connection out of Tornado's stream and give it to `protocol`, with whatever the client sent already."""
+    stream.set_close_callback(None)
+    while True:
+        reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
+        if not reading.done():
+            break
+        if reading.exception() is not None:
+            return  # gone already
+        protocol.early += reading.result()
+    reading.add_done_callback(lambda future: future.cancelled() or future.exception())
     connection: socket.socket = stream.socket
     IOLoop.current().remove_handler(connection.fileno())
-    stream.set_close_callback(None)
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
     except OSError:
         connection.close()
-        return
-    if early:
-        protocol.data_received(early)
 
 
 class Socket(asyncio.Protocol):
     """One client's TCP connection: bytes to frames, frames to the session, and the session's bytes out."""
 
-    __slots__ = ("_parser", "_session", "_transport", "_closing", "_node", "_address", "_opening")
+    __slots__ = ("_parser", "_session", "_transport", "_closing", "_node", "_address", "_opening", "early")
 
     def __init__(self, node: Node, codec: Codec, principal: Principal | None, address: str, greeting: bytes) -> None:
         limit = node.config.limits.message_bytes
@@ -129,6 +128,8 @@ class Socket(asyncio.Protocol):
         self._transport: asyncio.Transport
         # The session wants the transport's own `write`; it is made when that exists.
         self._opening = (codec, principal, greeting)
+        self.early = b""
+        """What came before the connection was ours."""
 
     # asyncio's side
 
@@ -140,6 +141,9 @@ class Socket(asyncio.Protocol):
         addresses = self._node.addresses
         addresses[self._address] = addresses.get(self._address, 0) + 1
         self._session = Session(self._node, self, codec, principal, self._address)
+        early, self.early = self.early, b""
+        if early:
+            self.data_received(early)
 
     def data_received(self, data: bytes) -> None:
         if self._closing is not None:

@@ -204,7 +204,7 @@ def _decode_msgpack(raw: bytes) -> Any:
 
 
 def _encode_msgpack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else value)
+    packed: bytes = msgpack.packb(value, default=msgspec.to_builtins)
     return packed
 
 

@@ -338,9 +338,9 @@ class Log:
                 .to_list(None)
             )
             # The floor second: what was trimmed between the two reads is then a gap, never a silent hole.
-            floor = await self._floor(channel)
+            floor, epoch = await self._channel(channel)
         gap = (after + 1, floor) if floor > after else None
-        page = Page(_contiguous(documents, max(after, floor)), gap)
+        page = Page(_contiguous(documents, max(after, floor), epoch), gap)
         request = (channel, after)
         self._pages[request] = (time.monotonic(), page)
         self._pages.move_to_end(request)
@@ -365,14 +365,15 @@ class Log:
                 .limit(min(limit, PAGE))
                 .to_list(None)
             )
-            floor = await self._floor(channel)
+            floor, epoch = await self._channel(channel)
         documents.reverse()
         visible = [document for document in documents if document["_id"]["o"] > floor]
-        return _contiguous(visible, visible[0]["_id"]["o"] - 1 if visible else 0), floor
+        return _contiguous(visible, visible[0]["_id"]["o"] - 1 if visible else 0, epoch), floor
 
-    async def _floor(self, channel: str) -> int:
-        document = await self._channels.find_one({"_id": channel}, {"floor": 1})
-        return document.get("floor", 0) if document else 0
+    async def _channel(self, channel: str) -> tuple[int, str]:
+        """The channel's floor and epoch."""
+        document = await self._channels.find_one({"_id": channel}) or {}
+        return document.get("floor", 0), document.get("epoch", self.epoch)
 
     async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
         """The newest position of each channel, by majority reads. One that nobody published to has offset 0."""
@@ -416,7 +417,8 @@ class Log:
         """
         with _mapped():
             head = (await self._heads([channel]))[channel].offset
-            old = floor = await self._floor(channel)
+            floor, _ = await self._channel(channel)
+            old = floor
             if retention.size:
                 floor = max(floor, head - retention.size)
             if retention.ttl:
@@ -788,12 +790,13 @@ def _same(one: Any, other: Any) -> bool:
     return canonical(one) == canonical(other)
 
 
-def _message(document: dict[str, Any]) -> Message:
+def _message(document: dict[str, Any], epoch: str) -> Message:
+    """Of the channel's present epoch, whatever it had when the message came: after a reset all cursors are new."""
     channel, offset = document["_id"]["c"], document["_id"]["o"]
-    return Message(channel, document["e"], offset, document["k"], document["u"], document["t"], _data(document))
+    return Message(channel, epoch, offset, document["k"], document["u"], document["t"], _data(document))
 
 
-def _contiguous(documents: Iterable[dict[str, Any]], after: int) -> list[Message]:
+def _contiguous(documents: Iterable[dict[str, Any]], after: int, epoch: str) -> list[Message]:
     """The messages from `after` + 1 on, up to the first hole (to be read again: it can only be a matter of time)."""
     messages: list[Message] = []
     expected = after + 1
@@ -803,7 +806,7 @@ def _contiguous(documents: Iterable[dict[str, Any]], after: int) -> list[Message
             continue
         if offset != expected:
             break
-        messages.append(_message(document))
+        messages.append(_message(document, epoch))
         expected += 1
     return messages
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from msgspec import UNSET
+
 from server.channels import Position
 from server.codec import Codec
 from server.frames import frame
@@ -47,7 +49,7 @@ class Message:
 
     def push(self) -> MessagePush | EphemeralPush:
         if not self.offset:
-            return EphemeralPush(self.channel, self.user, self.time, self.data)
+            return EphemeralPush(self.channel, self.user, self.time, self.data, UNSET if self.tag is None else self.tag)
         cursor = f"{self.epoch}:{self.offset}"
         return MessagePush(self.channel, self.offset, cursor, self.key, self.user, self.time, self.data)
 

@@ -94,6 +94,10 @@ class Node:
         """Connect to the broker and open the log, however long that takes; StartError if it can never be."""
         self._heard_self = self._swept = self._now()
         await self.broker.start(self.id, self._on_messages, self._on_announcement, self._on_reconnect)
+        self._tasks = [
+            asyncio.create_task(self._forever(self._tick, lambda: TICK), name="tick"),
+            asyncio.create_task(self._forever(self._trim, lambda: self.config.mongodb.trim_interval), name="trim"),
+        ]
         pause = 0.5
         while True:
             try:
@@ -104,10 +108,6 @@ class Node:
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))
             pause = min(pause * 2, 5.0)
         self.opened = True
-        self._tasks = [
-            asyncio.create_task(self._forever(self._tick, lambda: TICK), name="tick"),
-            asyncio.create_task(self._forever(self._trim, lambda: self.config.mongodb.trim_interval), name="trim"),
-        ]
 
     async def close(self) -> None:
         """The order of leaving: accepted publishes are decided, clients are told, then the back ends are let go."""
@@ -456,6 +456,8 @@ class Node:
 
     async def _trim(self) -> None:
         """Retention for what this node has written; once an hour, and after a start, for every channel."""
+        if not self.opened:
+            return
         dirty, self.log.dirty = self.log.dirty, set()
         if not self._trimmed_all or self._now() - self._trimmed_all > 3600:
             dirty.update(await self.log.channels())

@@ -483,15 +483,14 @@ class Session:
         if unknown and now - self._opened_at > CONNECT_WITHIN:
             self.disconnect(Disconnect(NO_CONNECT, f"no connect within {CONNECT_WITHIN:.0f} s"))
             return
+        if self._principal is not None and self._principal.expires is not None:
+            self._check_expiry(self._principal.expires)
         if self._pong_due and now > self._pong_due:
             self.disconnect(Disconnect(NO_PONG, f"no pong within {PONG_WITHIN:.0f} s"))
         elif now >= self._ping_at:
             self._ping_at = now + PING_EVERY
             self._pong_due = now + PONG_WITHIN
             self._out(PING_FRAME)
-            principal = self._principal
-            if principal is not None and principal.expires is not None:
-                self._check_expiry(principal.expires)
 
     def _check_expiry(self, expires: float) -> None:
         if time.time() > expires + EXPIRY_GRACE:

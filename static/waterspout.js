@@ -370,9 +370,11 @@ export class Waterspout extends Emitter {
     for (const channel of this.#channels.values()) channel._lost();
     // A server that lets in and throws out at once has not answered: only a connection that lasted starts afresh.
     if (wasOpen && performance.now() - this.#openedAt > 5000) this.#attempt = 0;
-    // The server's delay spreads a whole herd and is kept exactly; otherwise full jitter.
-    const told = goodbye && Number.isFinite(goodbye.delay) && goodbye.delay >= 0;
-    const delay = told ? goodbye.delay : jitter(this.#attempt++, this.#options.minDelay, this.#options.maxDelay);
+    // The server's delay spreads a whole herd and is kept exactly, unless it sends one away again and again; else full jitter.
+    const told = Number.isFinite(goodbye?.delay) && goodbye.delay >= 0 ? goodbye.delay : null;
+    const backoff = jitter(this.#attempt, this.#options.minDelay, this.#options.maxDelay);
+    const delay = told === null ? backoff : this.#attempt === 0 ? told : Math.max(told, backoff);
+    this.#attempt++;
     this.#timer = setTimeout(() => this.connect(), delay * 1000);
     this.#setState("waiting", { delay, at: Date.now() + delay * 1000, code, reason: goodbye?.reason ?? reason });
   }

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import secrets
+import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -244,7 +245,8 @@ async def test_dead_network(node: list[str], server: Server) -> None:
             proxy.black_hole()
             for number in range(3):
                 await post(server, channel, number)
-            waiting = await ann.state("waiting", 3)
+            await ann.state("waiting", 3)
+            waiting = next(event for event in ann.told("state") if event["state"] == "waiting")
             assert waiting["reason"] == "the server has gone silent"
             await proxy.heal()
             assert await ann.received(3) == [0, 1, 2]
@@ -359,6 +361,13 @@ async def test_errors_reach_the_caller(node: list[str], server: Server) -> None:
             await ann.do("publish", name=channel, data="x" * 200_000)
         await ann.do("publish", name=channel, data="still here")
         assert await stored(server, channel) == ["fine", "still here"]
+
+
+def test_on_a_scripted_socket(node: list[str]) -> None:
+    """What a real server does not do on demand: client.test.mjs has the cases."""
+    script = ROOT / "tests/browser/client.test.mjs"
+    done = subprocess.run([*node, "--test", str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_not_to_come_back(node: list[str], tmp_path: Path) -> None:

@@ -27,10 +27,13 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    # Not asyncio.run: this fixture may come up in the middle of a test's own, and that would take its loop away.
+    loop = asyncio.new_event_loop()
     one = Mongod(tmp_path_factory.mktemp("mongod"))
-    asyncio.run(one.start())
+    loop.run_until_complete(one.start())
     yield one
-    asyncio.run(one.__aexit__(None, None, None))
+    loop.run_until_complete(one.__aexit__(None, None, None))
+    loop.close()
 
 
 @pytest.fixture

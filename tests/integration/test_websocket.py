@@ -31,14 +31,15 @@ async def raw(url: str, *frames: str | bytes) -> list[dict[str, Any]]:
         assert answer is not None, connection.close_code
         answers.append(json.loads(answer))
     connection.close()
+    assert await connection.read_message() is None
     return answers
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("subprotocol", ["waterspout.json", "waterspout.msgpack"])
-async def test_publish_and_subscribe(url: str, subprotocol: str) -> None:
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_publish_and_subscribe(url: str, codec: Any) -> None:
     """A subscriber gets what is published, in order, with offset, cursor and key; in both encodings."""
-    async with Client([url], subprotocol=subprotocol) as client:
+    async with Client([url], codec=codec) as client:
         subscription = await client.subscribe("chat:a")
         for n in range(3):
             reply = await client.publish("chat:a", {"n": n, "ü": [None, 1.5]}, key=f"key-{n}")
@@ -197,6 +198,7 @@ async def upgrade(url: str, **headers: str) -> int:
     except HTTPClientError as error:
         return error.code
     connection.close()
+    assert await connection.read_message() is None
     return 101
 
 

@@ -341,7 +341,7 @@ class ReplicaSet:
 
         async def asked() -> bool:
             try:
-                await old.admin("replSetStepDown", 10, secondaryCatchUpPeriodSecs=5)
+                await old.admin("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3)
             except (AutoReconnect, NotPrimaryError):
                 return True  # older servers close the connection instead of answering
             except OperationFailure as error:

@@ -1,0 +1,251 @@
+// static/waterspout.js against a scripted socket: what a real server does not do on demand. Run by test_client_node.py.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Waterspout } from "../../static/waterspout.js";
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** A client, and the sockets it has made. `answer` replies to `connect` and `subscribe` by itself. */
+function begin(t, options = {}) {
+  const sockets = [];
+  class Socket {
+    sent = [];
+    constructor(url) {
+      this.url = url;
+      sockets.push(this);
+      queueMicrotask(() => this.onopen());
+    }
+    send(text) {
+      const command = JSON.parse(text);
+      this.sent.push(command);
+      if (command.type === "connect") this.push({ type: "reply", id: command.id, session: "s", user: null, ping: 25 });
+      if (command.type === "subscribe") {
+        this.push({ type: "reply", id: command.id, cursor: command.after ?? "e:0", head: command.after ?? "e:0", recovered: true });
+      }
+    }
+    push(object) {
+      this.onmessage({ data: JSON.stringify(object) });
+    }
+    reply(command, fields) {
+      this.push({ type: "reply", id: command.id, ...fields });
+    }
+    refuse(command, fields) {
+      this.push({ type: "error", id: command.id, retry: true, ...fields });
+    }
+    drop(code, reason = "") {
+      this.onclose({ code, reason });
+    }
+    close() {}
+    publishes() {
+      return this.sent.filter((command) => command.type === "publish");
+    }
+  }
+  const client = new Waterspout("ws://localhost/v1/ws", { WebSocket: Socket, minDelay: 0.01, maxDelay: 0.02, ...options });
+  const states = [];
+  client.on("state", (event) => states.push(event));
+  t.after(() => client.close());
+  return { client, sockets, states };
+}
+
+const message = (offset) => ({ type: "message", channel: "chat:a", offset, cursor: `e:${offset}`, data: offset });
+
+test("nothing of an ended connection is handed on", async (t) => {
+  const { client, sockets } = begin(t);
+  const seen = [];
+  const channel = client.channel("chat:a");
+  channel.on("message", (push) => seen.push(push.offset));
+  await channel.subscribe();
+  const [old] = sockets;
+  old.push(message(1));
+  old.drop(1006);
+  old.push(message(2));
+  await pause(50);
+  assert.equal(sockets[1].sent.find((command) => command.type === "subscribe").after, "e:1");
+  old.push(message(3));
+  sockets[1].push(message(2));
+  assert.deepEqual(seen, [1, 2]);
+});
+
+test("the cursor moves after the listeners, and past one that throws", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  const during = [];
+  const thrown = [];
+  const listeners = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", (error) => thrown.push(error.message));
+  channel.on("message", () => {
+    during.push(channel.cursor);
+    throw new Error("mine");
+  });
+  await channel.subscribe();
+  sockets[0].push(message(1));
+  sockets[0].push(message(2));
+  await pause(5);
+  process.removeAllListeners("uncaughtException");
+  for (const listener of listeners) process.on("uncaughtException", listener);
+  assert.deepEqual(during, ["e:0", "e:1"]);
+  assert.equal(channel.cursor, "e:2");
+  assert.deepEqual(thrown, ["mine", "mine"]);
+});
+
+test("pushes in the same packet as the reply are not lost", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  const events = [];
+  for (const type of ["subscribed", "gap", "message", "live"]) channel.on(type, () => events.push(type));
+  await pause(5);
+  sockets[0].send = function (text) {
+    const { id } = JSON.parse(text);
+    this.push({ type: "reply", id, cursor: "e:5", head: "e:6", recovered: false });
+    assert.equal(channel.cursor, "e:2", "not before the gap is told");
+    this.push({ type: "gap", channel: "chat:a", from: 3, to: 5 });
+    assert.equal(channel.cursor, "e:5");
+    this.push(message(6));
+  };
+  await channel.subscribe({ after: "e:2" });
+  assert.deepEqual(events, ["subscribed", "gap", "message", "live"]);
+});
+
+for (const code of [4500, 4501, 4999]) {
+  test(`close code ${code} alone is for good`, async (t) => {
+    const { sockets, states, client } = begin(t);
+    await pause(5);
+    const publish = client.channel("chat:a").publish(1);
+    sockets[0].drop(code, "no");
+    await assert.rejects(publish, { code: "closed" });
+    await pause(50);
+    assert.deepEqual([sockets.length, states.at(-1)], [1, { state: "closed", code, reason: "no" }]);
+    client.connect(); // until somebody asks
+    await pause(5);
+    assert.equal(client.state, "open");
+  });
+}
+
+for (const code of [1000, 1001, 1006, 1011, 4000, 4499]) {
+  test(`close code ${code} alone is not`, async (t) => {
+    const { sockets, client } = begin(t);
+    await pause(5);
+    sockets[0].drop(code);
+    await pause(60);
+    assert.deepEqual([sockets.length, client.state], [2, "open"]);
+  });
+}
+
+test("an announced delay is kept exactly, and nothing is sent after the announcement", async (t) => {
+  const { client, sockets, states } = begin(t);
+  await pause(5);
+  const [socket] = sockets;
+  socket.push({ type: "disconnect", code: 4000, reason: "leaving", reconnect: true, delay: 0.15 });
+  const publish = client.channel("chat:a").publish(1);
+  assert.equal(socket.publishes().length, 0);
+  socket.drop(4000);
+  const waiting = states.at(-1);
+  assert.deepEqual([waiting.state, waiting.delay, waiting.reason], ["waiting", 0.15, "leaving"]);
+  await pause(100);
+  assert.equal(sockets.length, 1);
+  await pause(100);
+  const [command] = sockets[1].publishes();
+  sockets[1].reply(command, { offset: 1 });
+  assert.equal((await publish).offset, 1);
+});
+
+test("a server that sends away at once and again is not rushed back to", async (t) => {
+  const { sockets, states } = begin(t, { minDelay: 0.02, maxDelay: 0.2 });
+  for (let round = 0; round < 6; round++) {
+    while (states.at(-1)?.state !== "open") await pause(5);
+    sockets.at(-1).push({ type: "disconnect", code: 4001, reason: "stalled", reconnect: true, delay: 0 });
+    sockets.at(-1).drop(4001);
+  }
+  const delays = states.filter(({ state }) => state === "waiting").map(({ delay }) => delay);
+  assert.equal(delays[0], 0);
+  assert.ok(delays.slice(1).every((delay) => delay > 0));
+});
+
+test("refused for now: the same key again, and everything behind it waits", async (t) => {
+  const { client, sockets } = begin(t, { window: 2 });
+  const channel = client.channel("chat:a");
+  await pause(5);
+  const [socket] = sockets;
+  const all = Promise.all([channel.publish("a"), channel.publish("b"), channel.publish("c")]);
+  const data = () => socket.publishes().map((command) => command.data);
+  assert.deepEqual(data(), ["a", "b"]);
+  const [a, b] = socket.publishes();
+  socket.refuse(a, { code: "outcome_unknown", retry_after: 0.05 });
+  socket.refuse(b, { code: "unavailable", retry_after: 0.05 });
+  const late = channel.publish("d");
+  await pause(20);
+  assert.deepEqual(data(), ["a", "b"]);
+  await pause(60);
+  assert.deepEqual(data(), ["a", "b", "a", "b"]);
+  assert.deepEqual(socket.publishes().slice(2).map((command) => command.key), [a.key, b.key]);
+  for (let index = 2; index < 6; index++) socket.reply(socket.publishes()[index], { offset: index - 1 });
+  assert.deepEqual((await all).map((reply) => reply.offset), [1, 2, 3]);
+  assert.equal((await late).offset, 4);
+});
+
+test("a retry carries the data as they were", async (t) => {
+  const { client, sockets } = begin(t);
+  await pause(5);
+  const data = { text: "first" };
+  const publish = client.channel("chat:a").publish(data);
+  data.text = "second";
+  sockets[0].drop(1006);
+  await pause(60);
+  const [command] = sockets[1].publishes();
+  assert.deepEqual(command.data, { text: "first" });
+  sockets[1].reply(command, { offset: 1, duplicate: true });
+  assert.equal((await publish).duplicate, true);
+});
+
+test("what waits is bounded", async (t) => {
+  const { client, sockets } = begin(t, { maxQueue: 2 });
+  const channel = client.channel("chat:a");
+  const kept = [channel.publish(1), channel.publish(2)];
+  await assert.rejects(channel.publish(3), { code: "limit_exceeded" });
+  client.close();
+  for (const publish of kept) await assert.rejects(publish, { code: "closed" });
+  assert.equal(sockets.length, 1);
+});
+
+test("a history asked for while away is answered later", async (t) => {
+  const { client, sockets } = begin(t);
+  await pause(5);
+  const history = client.channel("chat:a").history({ limit: 5 });
+  sockets[0].drop(1006);
+  await pause(60);
+  const command = sockets[1].sent.find(({ type }) => type === "history");
+  assert.equal(command.limit, 5);
+  sockets[1].reply(command, { messages: [], more: false });
+  assert.equal((await history).more, false);
+});
+
+test("a token is asked for at every connection; no token, no connection", async (t) => {
+  let count = 0;
+  const token = async () => {
+    if (++count === 2) throw new Error("not now");
+    return `token ${count}`;
+  };
+  const { sockets, states } = begin(t, { token });
+  await pause(5);
+  assert.equal(sockets[0].sent[0].token, "token 1");
+  sockets[0].drop(4002, "token expired");
+  await pause(120);
+  assert.equal(sockets[1].sent.length, 0);
+  assert.equal(sockets[2].sent[0].token, "token 3");
+  assert.ok(states.some(({ state, reason }) => state === "waiting" && reason.includes("not now")));
+});
+
+test("pauses grow at random, and only a connection that lasted starts afresh", async (t) => {
+  const { sockets, states } = begin(t, { minDelay: 0.004, maxDelay: 0.03 });
+  for (let round = 0; round < 12; round++) {
+    await pause(35);
+    sockets.at(-1).drop(1006);
+  }
+  const delays = states.filter(({ state }) => state === "waiting").map(({ delay }) => delay);
+  assert.equal(delays.length, 12);
+  assert.ok(delays[0] <= 0.004);
+  assert.ok(delays.every((delay) => delay <= 0.03));
+  assert.ok(Math.max(...delays) > 0.008, String(delays));
+});
