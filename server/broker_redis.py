@@ -73,7 +73,8 @@ class RedisBroker:
         self._pubsub: Any = None
         self._linked = False
         self._linked_at = 0.0
-        self._problem: str | None = "redis: not connected yet"
+        self._link_problem: str | None = "redis: not connected yet"
+        self._send_problem: str | None = None
         self._outgoing: list[tuple[str, bytes]] = []
         self._work = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -131,13 +132,22 @@ class RedisBroker:
             try:
                 async with asyncio.timeout(TIMEOUT):
                     await self._round(batch)
+                self._send_problem = None
             except (RedisError, OSError, TimeoutError) as error:
                 self.dropped += len(batch)
-                self._fail(error)
+                self._send_problem = self._report(error)
                 # Whoever queues up behind a dead link is late anyway, and the log has it.
                 self.dropped += len(self._outgoing)
                 self._outgoing = []
+                await self._forget_connections()
                 await asyncio.sleep(0.1)
+
+    async def _forget_connections(self) -> None:
+        """After a failure no connection made before it is trusted."""
+        if not isinstance(self._client, RedisCluster):
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(TIMEOUT):
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _round(self, batch: list[tuple[str, bytes]]) -> None:
         command = "SPUBLISH" if self._options.sharded else "PUBLISH"
@@ -166,7 +176,7 @@ class RedisBroker:
                 await future
         except (RedisError, OSError, TimeoutError, RuntimeError) as error:
             # The link is made anew, and everything wanted with it.
-            self._fail(error)
+            self._link_problem = self._report(error)
             self._cut()
 
     async def unsubscribe(self, channel: str) -> None:
@@ -178,18 +188,18 @@ class RedisBroker:
                 async with asyncio.timeout(CONFIRM_WITHIN):
                     await self._command("unsubscribe", topic)
             except (RedisError, OSError, TimeoutError, RuntimeError) as error:
-                self._fail(error)
+                self._link_problem = self._report(error)
                 self._cut()
             if topic in self._wanted:  # somebody came back meanwhile
                 await self.subscribe(channel)
 
     def suspect(self) -> None:
         if self._linked and asyncio.get_running_loop().time() - self._linked_at > TIMEOUT + 1.0:
-            self._problem = "redis: this node does not hear its own announcements"
+            self._link_problem = "redis: this node does not hear its own announcements"
             self._cut()
 
     def problem(self) -> str | None:
-        return self._problem
+        return self._link_problem or self._send_problem
 
     async def _command(self, verb: str, *topics: str) -> None:
         await getattr(self._pubsub, ("s" if self._options.sharded else "") + verb)(*topics)
@@ -209,7 +219,7 @@ class RedisBroker:
             if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
                 if not isinstance(error, RedisError | OSError | TimeoutError):
                     logger.error("the link to Redis failed", exc_info=error)
-                self._fail(error)
+                self._link_problem = self._report(error)
             await self._drop_link()
             pause = 0.05 if was_linked else min(pause * 2, 1.0)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
@@ -264,9 +274,8 @@ class RedisBroker:
         again = self._linked_at > 0
         self._linked = True
         self._linked_at = asyncio.get_running_loop().time()
-        if self._problem is not None:
-            logger.info("redis: connected%s", " again" if again else "")
-        self._problem = None
+        logger.info("redis: connected%s", " again" if again else "")
+        self._link_problem = None
         # What was wanted while the link was being made is subscribed now.
         late = [topic for topic in self._wanted if topic not in self._confirmed]
         if late:
@@ -324,11 +333,11 @@ class RedisBroker:
             raise ValueError("the signature is wrong")
         return body
 
-    def _fail(self, error: BaseException) -> None:
+    def _report(self, error: BaseException) -> str:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if self._problem is None:
+        if self.problem() is None:
             logger.warning("redis: %s; messages are fetched from MongoDB meanwhile", reason)
-        self._problem = f"redis: {reason}"
+        return f"redis: {reason}"
 
 
 def _connect(url: str) -> Any:
