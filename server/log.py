@@ -85,7 +85,7 @@ class _Entry:
         self.deadline = deadline
         self.future = future
         self.attempts: list[int] = []
-        """The offsets it was tried at: what is found there with our key is ours, not a duplicate."""
+        """The offsets it may have been stored at: what is found there with our key is ours, not a duplicate."""
         self.in_doubt = False
 
 
@@ -293,7 +293,7 @@ class Log:
     def _refuse(self, entry: _Entry) -> None:
         if entry.future.done():
             return
-        if entry.attempts:
+        if entry.attempts or entry.in_doubt:
             error = Error("outcome_unknown", "the message may or may not be stored: retry with the same key")
         else:
             error = Error("unavailable", "the message could not be stored in time", retry_after=1.0)
@@ -679,8 +679,8 @@ class _Shard:
 
     def _refused(self, lane: _Lane, entries: list[_Entry], refusal: dict[str, Any], now: float) -> None:
         """The first of `entries` was refused by MongoDB, those behind it were not attempted."""
-        for entry in entries[1:]:
-            entry.attempts.pop()
+        for entry in entries:
+            entry.attempts.pop()  # this attempt has stored none of them
         if refusal.get("code") != _DUPLICATE_KEY:
             logger.error("MongoDB refused a message of %s: %s", lane.channel, refusal.get("errmsg"))
             self._log._fail(entries[0], Error("internal", "the message could not be stored"))

@@ -59,7 +59,11 @@ function remember(kind, name, value) {
  * @param {any} value */
 function cleanName(value) {
   if (typeof value !== "string") return "";
-  const name = value.normalize("NFC").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, "").replace(/\s+/g, " ").trim();
+  const name = value
+    .normalize("NFC")
+    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, "")
+    .replace(/\s+/g, " ")
+    .trim();
   return [...name].slice(0, MAX_NAME).join("");
 }
 
@@ -260,7 +264,10 @@ class Room {
     if (!first || !this.more || this.#loading || this.channel.state !== "live") return;
     this.#loading = true;
     try {
-      const { messages, more } = await this.channel.history({ before: /** @type {Message} */ (first).cursor, limit: PAGE });
+      const { messages, more } = await this.channel.history({
+        before: /** @type {Message} */ (first).cursor,
+        limit: PAGE,
+      });
       if (!this.entries.includes(first)) return; // trimmed or started anew meanwhile
       const entries = messages.map((push) => readMessage(push, (key) => this.#keys.has(key)));
       this.entries.unshift(...entries);
@@ -302,7 +309,8 @@ class Page {
     );
     this.#transcript.onTrim = (first) => this.room.trimmed(first);
     const visited = recall("localStorage", "rooms");
-    if (Array.isArray(visited)) this.visited = visited.filter((room) => typeof room === "string" && cleanRoom(room) === room);
+    if (Array.isArray(visited))
+      this.visited = visited.filter((room) => typeof room === "string" && cleanRoom(room) === room);
     this.room = this.#open(this.#roomOfAddress());
     this.#bind();
     this.client.on("state", (event) => this.#showState(event));
@@ -347,7 +355,9 @@ class Page {
       this.#drawer(false, false);
       this.#askName();
     });
-    $("banner").querySelector("button").addEventListener("click", () => this.client.connect());
+    $("banner")
+      .querySelector("button")
+      .addEventListener("click", () => this.client.connect());
 
     $("menu").addEventListener("click", () => this.#drawer(true));
     $("scrim").addEventListener("click", () => this.#drawer(false));
@@ -404,13 +414,15 @@ class Page {
 
   #showRooms() {
     const shown = this.visited.includes(DEFAULT_ROOM) ? this.visited : [DEFAULT_ROOM, ...this.visited];
-    $("rooms").replaceChildren(...shown.map((room) => {
-      const link = element("a", "", room);
-      link.href = `#${encodeURIComponent(room)}`;
-      if (room === this.room.name) link.setAttribute("aria-current", "page");
-      link.addEventListener("click", () => this.#drawer(false, false));
-      return element("li", "", link);
-    }));
+    $("rooms").replaceChildren(
+      ...shown.map((room) => {
+        const link = element("a", "", room);
+        link.href = `#${encodeURIComponent(room)}`;
+        if (room === this.room.name) link.setAttribute("aria-current", "page");
+        link.addEventListener("click", () => this.#drawer(false, false));
+        return element("li", "", link);
+      }),
+    );
   }
 
   #title() {
@@ -466,7 +478,10 @@ class Page {
     else if (first && first.offset > 1) this.#transcript.edge("Older messages are no longer kept");
     else if (first || room.channel.state === "live") {
       const heading = element("strong", "", first ? `Welcome to #${room.name}` : "Nothing here yet");
-      this.#transcript.edge(heading, first ? "This is where the conversation began." : `Say the first word in #${room.name}.`);
+      this.#transcript.edge(
+        heading,
+        first ? "This is where the conversation began." : `Say the first word in #${room.name}.`,
+      );
     } else this.#transcript.edge();
   }
 
@@ -510,7 +525,10 @@ class Page {
 
   /** @param {number} count */
   #welcomeBack(count) {
-    this.#banner("good", count ? `Connected again, ${some(count, "message")} caught up.` : "Connected again, nothing missed.");
+    this.#banner(
+      "good",
+      count ? `Connected again, ${some(count, "message")} caught up.` : "Connected again, nothing missed.",
+    );
     this.#ticking = setTimeout(() => ($("banner").hidden = true), 5000);
   }
 

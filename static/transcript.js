@@ -250,8 +250,12 @@ export class Transcript {
     const previous = last && /** @type {Message} */ (this.#entries.get(last));
     const sameDay = previous !== null && dayOf(previous.time) === dayOf(entry.time);
     if (inLog && !sameDay) row.before(element("li", "line day", dayOf(entry.time)));
-    const quiet = sameDay && last === before && previous.name === entry.name && previous.mine === entry.mine
-      && Math.abs(entry.time - previous.time) < GROUP;
+    const quiet =
+      sameDay &&
+      last === before &&
+      previous.name === entry.name &&
+      previous.mine === entry.mine &&
+      Math.abs(entry.time - previous.time) < GROUP;
     row.classList.toggle("quiet", quiet);
     if (last === before) last?.classList.toggle("followed", quiet);
   }

@@ -91,7 +91,9 @@ class Emitter {
         listener(event);
       } catch (error) {
         // A listener's bug is reported like any other, and must not stop the stream.
-        queueMicrotask(() => { throw error; });
+        queueMicrotask(() => {
+          throw error;
+        });
       }
     }
   }
@@ -313,7 +315,8 @@ export class Waterspout extends Emitter {
   request(type, fields = {}) {
     return new Promise((resolve, reject) => {
       const attempt = () => {
-        if (this.state === "closed") return reject(new WaterspoutError({ code: "closed", reason: "the client is closed" }));
+        if (this.state === "closed")
+          return reject(new WaterspoutError({ code: "closed", reason: "the client is closed" }));
         const link = this._link;
         if (!link) return void once();
         link.send(type, fields, (error, reply) => {
@@ -535,7 +538,8 @@ export class Subscription extends Emitter {
     const text = JSON.stringify(data);
     const fields = { channel: this.name, key, data: JSON.parse(text), ...options };
     const { promise, resolve, reject } = deferred();
-    if (this.#client.state === "closed") reject(new WaterspoutError({ code: "closed", reason: "the client is closed" }));
+    if (this.#client.state === "closed")
+      reject(new WaterspoutError({ code: "closed", reason: "the client is closed" }));
     else if (this.#outbox.length >= this.#client.options.maxQueue) {
       reject(new WaterspoutError({ code: "limit_exceeded", reason: "too many publishes are waiting" }));
     } else {

@@ -21,7 +21,13 @@ function begin(t, options = {}) {
       this.sent.push(command);
       if (command.type === "connect") this.push({ type: "reply", id: command.id, session: "s", user: null, ping: 25 });
       if (command.type === "subscribe") {
-        this.push({ type: "reply", id: command.id, cursor: command.after ?? "e:0", head: command.after ?? "e:0", recovered: true });
+        this.push({
+          type: "reply",
+          id: command.id,
+          cursor: command.after ?? "e:0",
+          head: command.after ?? "e:0",
+          recovered: true,
+        });
       }
     }
     push(object) {
@@ -41,7 +47,12 @@ function begin(t, options = {}) {
       return this.sent.filter((command) => command.type === "publish");
     }
   }
-  const client = new Waterspout("ws://localhost/v1/ws", { WebSocket: Socket, minDelay: 0.01, maxDelay: 0.02, ...options });
+  const client = new Waterspout("ws://localhost/v1/ws", {
+    WebSocket: Socket,
+    minDelay: 0.01,
+    maxDelay: 0.02,
+    ...options,
+  });
   const states = [];
   client.on("state", (event) => states.push(event));
   t.after(() => client.close());
@@ -179,9 +190,18 @@ test("refused for now: the same key again, and everything behind it waits", asyn
   assert.deepEqual(data(), ["a", "b"]);
   await pause(60);
   assert.deepEqual(data(), ["a", "b", "a", "b"]);
-  assert.deepEqual(socket.publishes().slice(2).map((command) => command.key), [a.key, b.key]);
+  assert.deepEqual(
+    socket
+      .publishes()
+      .slice(2)
+      .map((command) => command.key),
+    [a.key, b.key],
+  );
   for (let index = 2; index < 6; index++) socket.reply(socket.publishes()[index], { offset: index - 1 });
-  assert.deepEqual((await all).map((reply) => reply.offset), [1, 2, 3]);
+  assert.deepEqual(
+    (await all).map((reply) => reply.offset),
+    [1, 2, 3],
+  );
   assert.equal((await late).offset, 4);
 });
 
