@@ -58,6 +58,8 @@ class Authenticator:
             raise Error("token_expired", "the token has expired") from None
         except jwt.PyJWTError as error:
             raise Error("unauthenticated", f"the token is not valid: {error}") from None
+        if not claims["sub"]:
+            raise Error("unauthenticated", "the token is not valid: sub is empty")
         return Principal(user=claims["sub"], channels=_rights(claims.get("channels")), expires=float(claims["exp"]))
 
 

@@ -48,7 +48,8 @@ class Codec:
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
-_JSON_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and an unfinished string goes to the end: no input makes it look at a byte twice.
+_JSON_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _QUOTE_SPACE: Final = (b'" ', b'"\n', b'"\r', b'"\t')
 _ALL_BYTES: Final = bytes(range(256))
 _NOT_BRACKETS: Final = _ALL_BYTES.translate(None, b"[]{}")
@@ -71,18 +72,19 @@ def _bound_json(raw: bytes) -> None:
     openings = raw.count(b"[") + raw.count(b"{")
     if openings <= MAX_DEPTH and openings + raw.count(b",") < MAX_NODES:
         return
-    bare = _JSON_STRING.sub(b"", raw)
+    bare = _JSON_STRING.sub(b"0", raw).translate(None, b" \t\r\n")
     brackets = bare.translate(None, _NOT_BRACKETS)
-    if len(brackets) // 2 + bare.count(b",") >= MAX_NODES:
-        raise bad_request(f"a message may have {MAX_NODES} values")
     depth = 0
-    for bracket in brackets:
+    for bracket in brackets[: 2 * MAX_NODES]:  # more of them are too many values anyway
         if bracket in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise bad_request(f"a message may be nested {MAX_DEPTH} deep")
         else:
             depth -= 1
+    filled = bare.count(b"[") + bare.count(b"{") - bare.count(b"[]") - bare.count(b"{}")
+    if 1 + filled + bare.count(b",") > MAX_NODES:  # the first value of what is not empty, and one behind each comma
+        raise bad_request(f"a message may have {MAX_NODES} values")
 
 
 def _decode_json(raw: bytes) -> Any:
@@ -136,7 +138,7 @@ def _bound_msgpack(raw: bytes) -> None:
     # Every value takes a byte at least, every level one of the container bytes: short and flat messages need no walk.
     if len(raw) <= MAX_NODES and len(raw.translate(None, _NOT_CONTAINERS)) <= MAX_DEPTH:
         return
-    position, nodes = 0, 0
+    position, nodes, keys = 0, 0, 0
     left = [1]  # values still missing, per open container
     while left:
         if left[-1] == 0:
@@ -148,17 +150,23 @@ def _bound_msgpack(raw: bytes) -> None:
         head = raw[position]
         position += 1
         nodes += 1
-        if nodes > 2 * MAX_NODES:  # the keys of maps are counted here too
+        if nodes > 2 * MAX_NODES:  # the keys of maps are among them
             raise bad_request(f"a message may have {MAX_NODES} values")
-        if 0x80 <= head <= 0x9F:
-            left.append((head & 0x0F) * (1 if head >= 0x90 else 2))
+        if 0x80 <= head <= 0x8F:
+            keys += head & 0x0F
+            left.append((head & 0x0F) * 2)
+        elif 0x90 <= head <= 0x9F:
+            left.append(head & 0x0F)
         elif head in (0xDC, 0xDD, 0xDE, 0xDF):
             size = 2 if head in (0xDC, 0xDE) else 4
             count = int.from_bytes(raw[position : position + size], "big")
             position += size
             if count > MAX_NODES:
                 raise bad_request(f"a message may have {MAX_NODES} values")
-            left.append(count * (1 if head <= 0xDD else 2))
+            if head >= 0xDE:
+                keys += count
+                count *= 2
+            left.append(count)
         elif 0xA0 <= head <= 0xBF:
             position += head & 0x1F
         elif (0xC0 < head < 0xE0 and head in _SKIP) or head == 0xC0:
@@ -171,6 +179,8 @@ def _bound_msgpack(raw: bytes) -> None:
             raise bad_request("MessagePack extension types are not JSON values")
         if len(left) > MAX_DEPTH + 1:
             raise bad_request(f"a message may be nested {MAX_DEPTH} deep")
+    if nodes - keys > MAX_NODES:
+        raise bad_request(f"a message may have {MAX_NODES} values")
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:
@@ -181,6 +191,8 @@ def _object(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise bad_request("duplicate keys in one object")
+    if not all(type(key) is str for key in result):
+        raise bad_request("the keys of an object are text")
     return result
 
 

@@ -165,7 +165,10 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise StartError(f"configuration: {file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StartError(f"configuration: {file}: not YAML: {' '.join(str(error).split())}") from None
+        # Not the error's own text: it quotes the file, which may hold secrets.
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise StartError(f"configuration: {file}: not YAML{where}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -213,6 +216,9 @@ def _check(config: Config) -> None:
         raise StartError("configuration: auth.accounts is not available in this version")
     if config.collections:
         raise StartError("configuration: collections are not available in this version")
+    key = config.redis.hmac_key
+    if key is not None and len(key.encode()) < 32:
+        raise StartError("configuration: redis.hmac_key must have at least 32 bytes")
     if auth.secret is not None and len(auth.secret.encode()) < 32:
         raise StartError("configuration: auth.secret must have at least 32 bytes")
     if any(not algorithm.startswith("HS") for algorithm in auth.algorithms):

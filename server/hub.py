@@ -8,11 +8,14 @@ bytes. A sink may collect in its turn what it got from several channels, and wri
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final, NamedTuple, Protocol
 
 from server.codec import Codec
 from server.frames import frame
 from server.messages import Message
+
+logger = logging.getLogger(__name__)
 
 
 DELIVERY_MESSAGES: Final = 64
@@ -136,11 +139,17 @@ class Hub:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for topic in dirty:
-            self._flush_topic(topic)
+            try:
+                self._flush_topic(topic)
+            except Exception:
+                # Such as data that cannot be encoded: a bug, but one channel's alone.
+                logger.exception("%s: messages could not be sent", topic.channel)
         woken, self._woken = self._woken, []
-        self._scheduled = False
         for sink in woken:
             sink.flush()
+        self._scheduled = False
+        if self._dirty or self._woken:  # brought about by what was sent just now
+            self._schedule()
 
     def _flush_topic(self, topic: _Topic) -> None:
         if topic.pending:
@@ -164,13 +173,13 @@ class Hub:
     def _send(self, topic: _Topic, codec: Codec, delivery: Delivery) -> None:
         sinks = topic.snapshot.get(codec)
         if sinks is None:
-            sinks = topic.snapshot[codec] = tuple(topic.sinks[codec])
+            sinks = topic.snapshot[codec] = tuple(topic.sinks.get(codec, ()))
         self.sends += len(sinks)
         for sink in sinks:
             sink.send(delivery)
 
     def _send_skipping(self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message]) -> None:
-        for sink in tuple(topic.sinks[codec]):
+        for sink in tuple(topic.sinks.get(codec, ())):
             wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
             if len(wanted) != len(messages):
                 sink.send(delivery._replace(data=b"".join(wanted), size=len(wanted)))

@@ -88,6 +88,10 @@ class Sequencer:
         """The channel has another history now: tell everybody, and deliver all that it retains."""
         logger.warning("%s: epoch %s became %s", self.channel, self.position.epoch, head.epoch)
         self.close()
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:  # for an offset of a history that is gone
+            if not future.done():
+                future.set_result(None)
         self._lost(self.channel, None, None)
         self._target = head.offset
         self.start(Position(head.epoch, 0))
@@ -140,6 +144,8 @@ class Sequencer:
             self._filling = None
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("%s: repair failed", self.channel, exc_info=error)
+        elif not task.cancelled():
+            self._repair()  # for a hole that showed while the task was ending
 
     async def _fill(self, delay: float) -> None:
         """Read what is missing up to the target: one task at a time, never skipping."""

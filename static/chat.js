@@ -1,6 +1,6 @@
 /**
- * The chat page. Rooms are the channels `chat:<room>`; guests have no user on the wire, so the name travels in the data:
- * `{"name": "Ann", "text": "Hello"}`. Anybody may publish anything there: nothing is taken as it comes.
+ * The chat page. Rooms are the channels `chat:<room>`. Guests have no user on the wire, so the name travels in the
+ * data: `{"name": "Ann", "text": "Hello"}`. Anybody may publish anything there: nothing is taken as it comes.
  *
  * @module
  */
@@ -91,11 +91,11 @@ function readMessage({ key, offset, cursor, time, user, data }, isMine) {
 /** @param {number} count @param {string} noun */
 const some = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
-// --- a room -----------------------------------------------------------------------------------------------------------
+// --- a room ---------------------------------------------------------------------------------------------------------
 
 /**
- * What this tab knows of a room: its newest messages, the cursor behind them, and what it has still to send there. All of
- * that is kept in the session's storage in one piece, so that a reloaded tab continues exactly where it was.
+ * What this tab knows of a room: its newest messages, the cursor behind them, and what it has still to send there. All
+ * of that is kept in the session's storage in one piece, so that a reloaded tab continues exactly where it was.
  */
 class Room {
   /** @type {Entry[]} */

@@ -89,7 +89,7 @@ export class Transcript {
   onTrim = () => {};
 
   /**
-   * @param {{scroller: HTMLElement, log: HTMLElement, outbox: HTMLElement, edge: HTMLElement, newest: HTMLElement}} parts
+   * @param {Record<"scroller" | "log" | "outbox" | "edge" | "newest", HTMLElement>} parts
    * @param {{older: () => void, again: (key: string) => void, discard: (key: string) => void}} actions
    */
   constructor({ scroller, log, outbox, edge, newest }, actions) {

@@ -226,8 +226,8 @@ const LOST = { code: "disconnected", reason: "the connection was lost before the
  * A connection that comes back.
  *
  * Events: `state` with `{state, …}` at every change, and each state under its own name: `connecting`, `open`,
- * `waiting {delay, at, code, reason}` (seconds, and the time of the next attempt in ms), `closed {code, reason}`; besides
- * `resumed {count}` when after a loss every channel has caught up, with so many messages.
+ * `waiting {delay, at, code, reason}` (seconds, and the time of the next attempt in ms), `closed {code, reason}`;
+ * besides `resumed {count}` when after a loss every channel has caught up, with so many messages.
  */
 export class Waterspout extends Emitter {
   #url;
@@ -373,7 +373,7 @@ export class Waterspout extends Emitter {
     for (const channel of this.#channels.values()) channel._lost();
     // A server that lets in and throws out at once has not answered: only a connection that lasted starts afresh.
     if (wasOpen && performance.now() - this.#openedAt > 5000) this.#attempt = 0;
-    // The server's delay spreads a whole herd and is kept exactly, unless it sends one away again and again; else full jitter.
+    // The server's delay spreads a whole herd and is kept exactly, unless we are sent away again and again.
     const told = Number.isFinite(goodbye?.delay) && goodbye.delay >= 0 ? goodbye.delay : null;
     const backoff = jitter(this.#attempt, this.#options.minDelay, this.#options.maxDelay);
     const delay = told === null ? backoff : this.#attempt === 0 ? told : Math.max(told, backoff);
@@ -450,8 +450,8 @@ export class Waterspout extends Emitter {
  * A channel: what comes from it and what goes to it.
  *
  * Events: the server's pushes by their type, `message`, `gap {from, to, reason}` (these messages are gone for good),
- * `dropped {count}`, `join`, `leave`…; and `subscribed {cursor, head, recovered, resumed}`, `live {count, resumed}` (caught
- * up, after so many messages), `ended` (a WaterspoutError: the server ended the subscription or refuses it).
+ * `dropped {count}`, `join`, `leave`…; and `subscribed {cursor, head, recovered, resumed}`, `live {count, resumed}`
+ * (caught up, after so many messages), `ended` (a WaterspoutError: the server ended the subscription or refuses it).
  */
 export class Subscription extends Emitter {
   #client;
@@ -481,7 +481,7 @@ export class Subscription extends Emitter {
     super();
     this.#client = client;
     this.name = name;
-    /** The position behind what was handed on: opaque, good on every transport and after a restart. @type {string | null} */
+    /** The position behind what was handed on: opaque, good on every transport. @type {string | null} */
     this.cursor = null;
   }
 
@@ -526,8 +526,8 @@ export class Subscription extends Emitter {
   }
 
   /**
-   * Publish; resolves when the message is stored. Through losses and refusals that ask to try again it is sent once more
-   * with the same key, so it is stored once; it is rejected only with what will not change by itself.
+   * Publish; resolves when the message is stored. Through losses and refusals that ask to try again it is sent once
+   * more with the same key, so it is stored once; it is rejected only with what will not change by itself.
    *
    * @param {any} data  any JSON value
    * @param {{key?: string, [option: string]: any}} [options]
@@ -651,7 +651,7 @@ export class Subscription extends Emitter {
     this.#flush();
   }
 
-  // --- what the connection calls --------------------------------------------------------------------------------------
+  // --- what the connection calls ------------------------------------------------------------------------------------
 
   /** @internal @param {any} push */
   _take(push) {

@@ -1,4 +1,4 @@
-// Drives static/waterspout.js for test_client_node.py: a command a line on stdin, an event or a result a line on stdout.
+// Drives static/waterspout.js for test_client_node.py: commands on stdin, events and results on stdout, JSON lines.
 
 import { createInterface } from "node:readline";
 import { Waterspout } from "../../static/waterspout.js";

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.chaos.world import World, span
+from tests.chaos.world import RATE, World, span
 from tests.support.processes import Server
 from tests.support.proxy import Proxy
 
@@ -27,10 +27,10 @@ async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(w
         one, two = servers = await world.start_servers([redis.url] * 2)
         await world.watch(span(15, 50), one)
         await world.watch(span(15, 50), two)
-        publishers = [await world.publisher(one, rate=100), await world.publisher(two, rate=100)]
+        publishers = [await world.publisher(server, rate=RATE) for server in servers]
         remarks = []
         async with await world.bystanders(one, two), publishers[0], publishers[1]:
-            await publishers[0].until_acknowledged(50)
+            await publishers[0].until_acknowledged(RATE // 2)
             world.remember_memory()
             if fault == "restarted empty":
                 await redis.restart()
@@ -45,16 +45,16 @@ async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(w
                     assert answer.status == 200
                     assert answer.body["reasons"]
                     assert (await server.get("/readyz?strict=1")).status == 503
-                # Counted in messages, so that a pause in the acknowledgements fails here: `count / rate` seconds of
+                # Counted in messages, so that a pause in the acknowledgements fails here: `seconds` of
                 # load, with as much again as the deadline.
                 seconds = span(2, 60 if fault == "killed" else 30)
-                await publishers[0].until_acknowledged(100 * seconds, within=2 * seconds)
+                await publishers[0].until_acknowledged(RATE * seconds, within=2 * seconds)
                 if fault == "killed":
                     await redis.start()
                 else:
                     redis.resume()
             remarks.append(f"ready again after {await _status(servers, 'ready', 30):.1f} s")
-            await publishers[1].until_acknowledged(100)
+            await publishers[1].until_acknowledged(RATE)
         verdict = await world.verdict(f"4 Redis {fault}", *remarks)
     assert verdict.ok, str(verdict)
 
@@ -68,16 +68,16 @@ async def test_5_links_killed_every_second_lose_and_double_nothing(world: World,
         one, two = await world.start_servers([redis.url] * 2)
         await world.watch(span(15, 50), one)
         await world.watch(span(15, 50), two)
-        publishers = [await world.publisher(one, rate=150), await world.publisher(two, rate=150)]
+        publishers = [await world.publisher(server, rate=RATE) for server in (one, two)]
         killed = 0
         async with await world.bystanders(one, two), publishers[0], publishers[1]:
-            await publishers[0].until_acknowledged(50)
+            await publishers[0].until_acknowledged(RATE // 2)
             world.remember_memory()
             for _ in range(span(3, 60)):
                 killed += await redis.client_kill_pubsub()
                 if links == "all":
                     killed += int((await redis.call("CLIENT KILL TYPE normal")).removeprefix(":"))
-                await publishers[0].until_acknowledged(150)  # a second of load
+                await publishers[0].until_acknowledged(RATE)  # a second of load
             ready = await _status([one, two], "ready", 30)
         verdict = await world.verdict(
             f"5 {links} links killed every second", f"{killed} links killed; ready {ready:.1f} s after the last"
@@ -95,18 +95,18 @@ async def test_6_a_link_into_a_black_hole_is_noticed(world: World) -> None:
             alone, other = await world.start_servers([f"redis://127.0.0.1:{proxy.port}/0", redis.url])
             await world.watch(span(15, 50), alone)
             await world.watch(span(15, 50), other)
-            publishers = [await world.publisher(alone, rate=100), await world.publisher(other, rate=100)]
+            publishers = [await world.publisher(server, rate=RATE) for server in (alone, other)]
             async with await world.bystanders(other), publishers[0], publishers[1]:
-                await publishers[0].until_acknowledged(50)
+                await publishers[0].until_acknowledged(RATE // 2)
                 world.remember_memory()
                 proxy.black_hole()
                 began = time.monotonic()
                 await alone.wait_status("degraded", 15)
                 noticed = time.monotonic() - began
-                await publishers[0].until_acknowledged(span(200, 3000))
+                await publishers[0].until_acknowledged(RATE * span(2, 30))
                 await proxy.heal()
                 healed = await alone.wait_status("ready", 30)
-                await publishers[1].until_acknowledged(100)
+                await publishers[1].until_acknowledged(RATE)
             verdict = await world.verdict(
                 "6 link to Redis black-holed", f"noticed after {noticed:.1f} s, ready {healed:.1f} s after its end"
             )

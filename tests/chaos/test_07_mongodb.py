@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.world import World, span
+from tests.chaos.world import RATE, World, span
 from tests.support.load import Publisher
 from tests.support.processes import ReplicaSet
 from tests.support.waiting import until
@@ -22,7 +22,7 @@ async def _load(world: World) -> list[Publisher]:
     one, two = await world.start_servers([redis.url] * 2)
     await world.watch(span(10, 50), one)
     await world.watch(span(10, 50), two)
-    publishers = [await world.publisher(server, rate=100) for server in (one, two)]
+    publishers = [await world.publisher(server, rate=RATE) for server in (one, two)]
     return [*publishers, await world.bystanders(one, two)]
 
 
@@ -34,7 +34,7 @@ async def test_7_a_lost_primary_stalls_publishes_and_loses_none(
     async with replicated_world as world:
         first, second, bystanders = await _load(world)
         async with first, second, bystanders:
-            await first.until_acknowledged(50)
+            await first.until_acknowledged(RATE // 2)
             world.remember_memory()
             for _ in range(span(2, 6) if fault == "stepped down" else span(1, 3)):
                 if fault == "stepped down":
@@ -42,7 +42,9 @@ async def test_7_a_lost_primary_stalls_publishes_and_loses_none(
                 else:
                     dead = await replica_set.kill_primary()
                 await replica_set.primary()
-                await asyncio.gather(*(one.until_acknowledged(span(50, 1000), within=60) for one in (first, second)))
+                await asyncio.gather(
+                    *(one.until_acknowledged(RATE * span(1, 20) // 2, within=60) for one in (first, second))
+                )
                 if fault == "killed":
                     await replica_set.restart(dead)
                     await replica_set.all_in_step()
@@ -57,7 +59,7 @@ async def test_7_without_a_majority_nothing_is_acknowledged(replicated_world: Wo
         world.settings["mongodb.publish_timeout"] = f"{span(3, 10)}s"
         first, second, bystanders = await _load(world)
         async with first, second, bystanders:
-            await first.until_acknowledged(50)
+            await first.until_acknowledged(RATE // 2)
             world.remember_memory()
             primary = await replica_set.primary()
             others = [member for member in replica_set.members if member is not primary]
@@ -74,7 +76,7 @@ async def test_7_without_a_majority_nothing_is_acknowledged(replicated_world: Wo
             back_at = time.monotonic()
             for member in others:
                 await replica_set.restart(member)
-            await asyncio.gather(*(one.until_acknowledged(100, within=60) for one in (first, second)))
+            await asyncio.gather(*(one.until_acknowledged(RATE, within=60) for one in (first, second)))
             ready = max([await server.wait_status("ready", 30) for server in world.servers])
         # What the dying members had still confirmed may arrive a moment after their death.
         wrongly = [
@@ -103,11 +105,11 @@ async def test_8_an_insert_that_fails_is_neither_stored_twice_nor_denied(
     async with replicated_world as world:
         first, second, bystanders = await _load(world)
         async with first, second, bystanders:
-            await first.until_acknowledged(50)
+            await first.until_acknowledged(RATE // 2)
             world.remember_memory()
             for _ in range(span(3, 30)):
                 await replica_set.fail_command({"failCommands": ["insert"], **FAULTS[fault]}, {"times": 3})
-                await asyncio.gather(*(one.until_acknowledged(50, within=30) for one in (first, second)))
+                await asyncio.gather(*(one.until_acknowledged(RATE // 2, within=30) for one in (first, second)))
             await replica_set.clear_fail_points()
         verdict = await world.verdict(f"8 {fault} on insert")
     assert verdict.ok, str(verdict)

@@ -23,14 +23,14 @@ async def test_9_four_instances_share_a_hot_channel_without_gaps(world: World) -
         redis = await world.redis()
         servers = await world.start_servers([redis.url] * 4)
         for server in servers:
-            await world.watch(span(5, 25), server)
-        publishers = [await world.publisher(server, window=100, rate=span(150, 300)) for server in servers]
+            await world.watch(span(5, 2), server)
+        publishers = [await world.publisher(server, window=100, rate=150) for server in servers]
         async with await world.bystanders(*servers), publishers[0], publishers[1], publishers[2], publishers[3]:
             await publishers[0].until_acknowledged(50)
             world.remember_memory()
             began = time.monotonic()
             before = [publisher.acknowledged for publisher in publishers]
-            await asyncio.gather(*(one.until_acknowledged(span(400, 15_000), within=300) for one in publishers))
+            await asyncio.gather(*(one.until_acknowledged(span(400, 9000), within=300) for one in publishers))
             took = time.monotonic() - began
             shares = [one.acknowledged - was for one, was in zip(publishers, before, strict=True)]
         verdict = await world.verdict(

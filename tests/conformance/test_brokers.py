@@ -80,14 +80,14 @@ class Peer:
         await until(lambda: mark in self.announcements, what=f"own announcement at {self.node}")
 
     async def settled(self) -> None:
-        """Return when the link is there and carries: what was cut may be cut once more by what was under way then."""
+        """Return when the link carries again both ways and the broker says so; meanwhile announce, as a node does."""
         mark = Announcement(self.node, want="settled")
 
-        def heard() -> bool:
+        def carries() -> bool:
             self.broker.announce(mark)
-            return mark in self.announcements
+            return mark in self.announcements and self.broker.problem() is None
 
-        await until(heard, what=f"own announcements at {self.node}")
+        await until(carries, what=f"own announcements at {self.node}")
         await self.fence()
 
 
@@ -534,7 +534,7 @@ def test_everything_wanted_is_subscribed_again_after_a_cut(fragile_world: World)
                 before = one.reconnects
                 assert await redis.client_kill_pubsub() == 1
                 await until(lambda before=before: one.reconnects > before, what="reconnect")
-                await one.linked()
+                await one.settled()
             for number in (0, 7, 1499):
                 one.broker.publish([message(number, f"chat:{number}")])
             await one.got(0, 1499)
@@ -561,7 +561,7 @@ def test_nothing_raises_or_hangs_while_redis_is_away(fragile_world: World) -> No
             assert one.broker.problem()
             assert (one.messages, one.reconnects) == ([], 0)
             async with redis:
-                await one.linked()
+                await one.settled()
                 await until(lambda: one.reconnects == 1, what="on_reconnect")
                 one.broker.publish([message("no", "chat:b")])
                 one.broker.publish([message("yes")])
@@ -612,7 +612,7 @@ def test_a_restart_of_redis_is_survived_by_all(fragile_world: World) -> None:
             await redis.start()
             for peer in (one, two):
                 await until(lambda peer=peer: peer.reconnects > before[peer.node], what="reconnect")
-                await peer.linked()
+                await peer.settled()
             two.broker.publish([message("again")])
             two.broker.publish([message("new", "chat:meanwhile")])
             await one.got("again", "new")
