@@ -2,7 +2,7 @@
 
 It holds sinks and never sees a session or a socket. A message is encoded and framed once per encoding (messages.py);
 the frames of a channel collect during one turn of the event loop, and then each sink gets one `send` of the joined
-bytes. A sink may collect in its turn what it got from several channels, and write it once (`wake`). Nothing here awaits.
+bytes. A sink may collect what it gets in a turn from several channels, and write it once (`wake`). Nothing awaits here.
 """
 
 from __future__ import annotations

@@ -83,9 +83,10 @@ class Session:
     """A sink of the hub, a client of the node. `principal` is None until the client has said who it is."""
 
     __slots__ = (
-        "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_started", "_first", "_ended",
-        "_bucket", "_subscriptions", "_lanes", "_publishing", "_under_way", "_reading", "_clear", "_turn", "_turn_bytes", "_queue", "_queued",
-        "_waiting", "_dropped", "_pong", "_opened_at", "_ping_at", "_pong_due", "_progress_at", "_progress",
+        "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_started", "_first",
+        "_ended", "_bucket", "_subscriptions", "_lanes", "_publishing", "_under_way", "_reading", "_clear",
+        "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_pong", "_opened_at", "_ping_at",
+        "_pong_due", "_progress_at", "_progress",
     )  # fmt: skip
 
     def __init__(

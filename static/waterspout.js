@@ -220,6 +220,7 @@ class Link {
   }
 }
 
+const CLOSED = { code: "closed", reason: "the client is closed" };
 const LOST = { code: "disconnected", reason: "the connection was lost before the reply", retry: true };
 
 /**
@@ -277,7 +278,7 @@ export class Waterspout extends Emitter {
     return channel;
   }
 
-  /** Connect now: instead of at the end of the current pause, or again after `closed`. */
+  /** Connect now: instead of at the end of the current pause, or again after `closed`; the subscriptions go on. */
   connect() {
     if (this.state === "open" || this.state === "connecting") return;
     if (this.state === "closed") this.#watchSurroundings();
@@ -300,7 +301,7 @@ export class Waterspout extends Emitter {
     this.#link = link;
   }
 
-  /** Leave for good. What was not acknowledged yet is rejected with `closed`, its outcome unknown. */
+  /** Leave, and do not come back. What was not acknowledged yet is rejected with `closed`, its outcome unknown. */
   close() {
     this.#close(1000, "closed by the client");
   }
@@ -315,8 +316,7 @@ export class Waterspout extends Emitter {
   request(type, fields = {}) {
     return new Promise((resolve, reject) => {
       const attempt = () => {
-        if (this.state === "closed")
-          return reject(new WaterspoutError({ code: "closed", reason: "the client is closed" }));
+        if (this.state === "closed") return reject(new WaterspoutError(CLOSED));
         const link = this._link;
         if (!link) return void once();
         link.send(type, fields, (error, reply) => {
@@ -538,8 +538,7 @@ export class Subscription extends Emitter {
     const text = JSON.stringify(data);
     const fields = { channel: this.name, key, data: JSON.parse(text), ...options };
     const { promise, resolve, reject } = deferred();
-    if (this.#client.state === "closed")
-      reject(new WaterspoutError({ code: "closed", reason: "the client is closed" }));
+    if (this.#client.state === "closed") reject(new WaterspoutError(CLOSED));
     else if (this.#outbox.length >= this.#client.options.maxQueue) {
       reject(new WaterspoutError({ code: "limit_exceeded", reason: "too many publishes are waiting" }));
     } else {
@@ -683,7 +682,11 @@ export class Subscription extends Emitter {
   /** @internal @param {WaterspoutError} error */
   _closed(error) {
     for (const entry of [...this.#outbox]) entry.refuse(error);
-    if (this.#wanted) this.#end(error);
+    if (!this.#wanted) return;
+    this.#state = "joining";
+    this.#first?.reject(error);
+    this.#first = deferred(); // should somebody call `connect`
+    handled(this.#first.promise);
   }
 
   /** @internal */

@@ -144,6 +144,19 @@ for (const code of [1000, 1001, 1006, 1011, 4000, 4499]) {
   });
 }
 
+test("connected again after an end for good, the channels go on where they were", async (t) => {
+  const { sockets, client } = begin(t);
+  const channel = client.channel("chat:a");
+  await channel.subscribe({ last: 5 });
+  sockets[0].push(message(7));
+  sockets[0].drop(4501, "revoked");
+  assert.equal(client.state, "closed");
+  client.connect();
+  await pause(5);
+  assert.deepEqual(sockets[1].sent[1], { type: "subscribe", id: 2, channel: "chat:a", after: "e:7" });
+  assert.equal(channel.state, "live");
+});
+
 test("an announced delay is kept exactly, and nothing is sent after the announcement", async (t) => {
   const { client, sockets, states } = begin(t);
   await pause(5);

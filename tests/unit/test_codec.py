@@ -100,7 +100,7 @@ def test_nodes(codec: Codec, shape: Any) -> None:
 
 BOMBS = {
     "json depth": (JSON, b"[" * 10_000, "nested 32 deep"),
-    "json objects": (JSON, b'{"a":' * 20_000, "10000 values"),
+    "json objects": (JSON, b'{"a":' * 20_000, "nested 32 deep"),
     "json nodes": (JSON, b"[" + b"1," * MAX_NODES, "10000 values"),
     "msgpack depth": (MSGPACK, b"\x91" * 100_000, "nested 32 deep"),
     "msgpack nodes": (MSGPACK, b"\xdc\x27\x11" + b"\x01" * 10_000, "10000 values"),

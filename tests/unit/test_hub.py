@@ -261,6 +261,23 @@ async def test_what_cannot_be_encoded_costs_nobody_else_anything(hub: Hub) -> No
 
 
 @hub_test
+async def test_a_sink_that_cannot_be_flushed_costs_nobody_else_anything(hub: Hub) -> None:
+    """One connection that fails at the end of a turn does not keep the others from theirs, now or later."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    broken, fine = Sink(), Sink()
+
+    def fail() -> None:
+        raise OSError("broken")
+
+    broken.flush = fail  # type: ignore[method-assign]
+    for turns in (1, 2):
+        hub.wake(broken)
+        hub.wake(fine)
+        await turn()
+        assert fine.flushes == turns
+
+
+@hub_test
 async def test_a_publisher_may_leave_out_its_own_message(hub: Hub) -> None:
     """`skip` leaves one message out for one session; it still learns how far the channel has come."""
     ann, bob = Sink(name="ann"), Sink(name="bob")
