@@ -17,6 +17,7 @@ import logging
 import random
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
+from weakref import WeakValueDictionary
 
 import msgspec
 from redis.asyncio import Redis, RedisCluster, Sentinel
@@ -25,8 +26,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from server.broker import Announcement, OnAnnouncement, OnMessages, OnReconnect
+from server.channels import MAX_OFFSET
+from server.codec import check
 from server.config import Redis as Options
-from server.errors import StartError
+from server.errors import Error, StartError
 from server.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -69,7 +72,8 @@ class RedisBroker:
         self._wanted: set[str] = set()
         self._confirmed: set[str] = set()
         """Topics Redis has confirmed on the present link."""
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pubsub: Any = None
         self._linked = False
         self._linked_at = 0.0
@@ -103,6 +107,7 @@ class RedisBroker:
         await self._drop_link()
         with contextlib.suppress(RedisError, OSError):
             await self._client.aclose()
+        await asyncio.sleep(0)  # redis-py leaves closed transports one turn to end in
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
@@ -166,32 +171,33 @@ class RedisBroker:
     async def subscribe(self, channel: str) -> None:
         topic = self._prefix + channel
         self._wanted.add(topic)
-        if topic in self._confirmed or not self._linked:
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(topic, []).append(future)
-        try:
-            async with asyncio.timeout(CONFIRM_WITHIN):
-                await self._command("subscribe", topic)
-                await future
-        except (RedisError, OSError, TimeoutError, RuntimeError) as error:
-            # The link is made anew, and everything wanted with it.
-            self._link_problem = self._report(error)
-            self._cut()
+        await self._settle(topic)
 
     async def unsubscribe(self, channel: str) -> None:
         topic = self._prefix + channel
         self._wanted.discard(topic)
-        self._confirmed.discard(topic)
-        if self._linked:
+        await self._settle(topic)
+
+    async def _settle(self, topic: str) -> None:
+        """Bring Redis in line with what is wanted now: one change of a topic at a time, so that the last word counts
+        and no confirmation is taken for that of another change."""
+        lock = self._locks.setdefault(topic, asyncio.Lock())
+        async with lock:
+            if not self._linked or (topic in self._wanted) == (topic in self._confirmed):
+                return
             try:
                 async with asyncio.timeout(CONFIRM_WITHIN):
-                    await self._command("unsubscribe", topic)
+                    if topic in self._wanted:
+                        future = self._waiting[topic] = asyncio.get_running_loop().create_future()
+                        await self._command("subscribe", topic)
+                        await future
+                    else:
+                        self._confirmed.discard(topic)
+                        await self._command("unsubscribe", topic)
             except (RedisError, OSError, TimeoutError, RuntimeError) as error:
+                # The link is made anew, and everything wanted with it.
                 self._link_problem = self._report(error)
                 self._cut()
-            if topic in self._wanted:  # somebody came back meanwhile
-                await self.subscribe(channel)
 
     def suspect(self) -> None:
         if self._linked and asyncio.get_running_loop().time() - self._linked_at > TIMEOUT + 1.0:
@@ -228,10 +234,9 @@ class RedisBroker:
         self._linked = False
         self._confirmed.clear()
         pubsub, self._pubsub = self._pubsub, None
-        for futures in self._waiting.values():
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)  # not confirmed, but made up for on reconnecting
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(None)  # not confirmed, but made up for on reconnecting
         self._waiting.clear()
         if pubsub is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError, RuntimeError, AttributeError):
@@ -264,9 +269,9 @@ class RedisBroker:
                 topic = message["channel"].decode()
                 self._confirmed.add(topic)
                 missing.discard(topic)
-                for future in self._waiting.pop(topic, ()):
-                    if not future.done():
-                        future.set_result(None)
+                future = self._waiting.pop(topic, None)
+                if future is not None and not future.done():
+                    future.set_result(None)
                 if not missing and not self._linked:
                     self._up()
 
@@ -276,16 +281,13 @@ class RedisBroker:
         self._linked_at = asyncio.get_running_loop().time()
         logger.info("redis: connected%s", " again" if again else "")
         self._link_problem = None
-        # What was wanted while the link was being made is subscribed now.
-        late = [topic for topic in self._wanted if topic not in self._confirmed]
-        if late:
-            self._late = asyncio.create_task(self._subscribe_late(late))
-        else:
-            self._on_reconnect()
+        # What was asked for while the link was being made is settled now.
+        changed = self._wanted.symmetric_difference(self._confirmed - {self._nodes})
+        self._catching_up = asyncio.create_task(self._catch_up(changed), name="redis catch up")
 
-    async def _subscribe_late(self, topics: list[str]) -> None:
+    async def _catch_up(self, topics: set[str]) -> None:
         for topic in topics:
-            await self.subscribe(topic.removeprefix(self._prefix))
+            await self._settle(topic)
         self._on_reconnect()
 
     def _receive(self, topic: str, payload: Any) -> None:
@@ -295,7 +297,7 @@ class RedisBroker:
                 announcement = _decode_announcement(body)
             else:
                 node, messages = self._messages(topic.removeprefix(self._prefix), _decode_publication(body))
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError, Error) as error:
             self.refused += 1
             if self.refused in (1, 10, 100) or self.refused % 1000 == 0:
                 logger.warning("redis: %d payloads were not ours, the last on %s: %s", self.refused, topic, error)
@@ -311,8 +313,12 @@ class RedisBroker:
     @staticmethod
     def _messages(channel: str, publication: _Publication) -> tuple[str, list[Message]]:
         version, first, epoch = publication.version, publication.first, publication.epoch
-        if version != _VERSION or first < 0 or not publication.messages:
+        if version != _VERSION or not publication.messages:
             raise ValueError("an unknown version or an empty publication")
+        if not 0 <= first <= MAX_OFFSET - len(publication.messages):
+            raise ValueError("not an offset")
+        for _, _, _, data, _, _ in publication.messages:
+            check(data)
         return publication.node, [
             Message(channel, epoch, first + index if first else 0, key, user, time, data, tag, skip)
             for index, (key, user, time, data, tag, skip) in enumerate(publication.messages)

@@ -95,7 +95,7 @@ def _decode_json(raw: bytes) -> Any:
         raise bad_request(f"not JSON: {error}") from None
     # A duplicate key leaves fewer keys than there are colons outside strings. Where no quote is followed by white
     # space, those are the ones behind a quote; only what does not add up is looked at without its strings.
-    keys = _check(value)
+    keys = check(value)
     if (raw.count(b'":') != keys or any(map(raw.count, _QUOTE_SPACE))) and _JSON_STRING.sub(b"", raw).count(
         b":"
     ) != keys:
@@ -103,14 +103,16 @@ def _decode_json(raw: bytes) -> Any:
     return value
 
 
-def _check(value: Any) -> int:
-    """Refuse what cannot be kept faithfully; answer how many keys there are in all."""
+def check(value: Any) -> int:
+    """Refuse what is no JSON value, or cannot be kept faithfully; answer how many keys there are in all."""
     keys = 0
     todo = [value]
     for item in todo:
         kind = type(item)
         if kind is dict:
             keys += len(item)
+            if not all(type(key) is str for key in item):
+                raise bad_request("the keys of an object are text")
             todo.extend(item.values())
         elif kind is list:
             todo.extend(item)
@@ -120,8 +122,8 @@ def _check(value: Any) -> int:
         elif kind is float:
             if not math.isfinite(item):
                 raise bad_request("a number must be finite")
-        elif kind is bytes:
-            raise bad_request("binary values (bin) are not JSON values")
+        elif kind is not str and kind is not bool and item is not None:
+            raise bad_request(f"{kind.__name__} values are not JSON values")
     return keys
 
 
@@ -191,8 +193,6 @@ def _object(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise bad_request("duplicate keys in one object")
-    if not all(type(key) is str for key in result):
-        raise bad_request("the keys of an object are text")
     return result
 
 
@@ -211,7 +211,7 @@ def _decode_msgpack(raw: bytes) -> Any:
         raise
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise bad_request(f"not MessagePack: {str(error) or type(error).__name__}") from None
-    _check(value)
+    check(value)
     return value
 
 

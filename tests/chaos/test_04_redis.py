@@ -45,8 +45,8 @@ async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(w
                     assert answer.status == 200
                     assert answer.body["reasons"]
                     assert (await server.get("/readyz?strict=1")).status == 503
-                # Counted in messages, so that a pause in the acknowledgements fails here: `seconds` of
-                # load, with as much again as the deadline.
+                # Counted in messages, so that a pause in the acknowledgements fails here: so many seconds of load, with
+                # as much again for the deadline.
                 seconds = span(2, 60 if fault == "killed" else 30)
                 await publishers[0].until_acknowledged(RATE * seconds, within=2 * seconds)
                 if fault == "killed":
