@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tornado.web import Application, StaticFileHandler
+from tornado.web import Application
 
 from handlers.base import NotFound
 from handlers.channels import Messages
@@ -24,7 +24,7 @@ def make_app(node: Node) -> Application:
             (r"/healthz", Health, with_node),
             (r"/readyz", Readiness, with_node),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
-            (r"/static/(.*)", StaticFileHandler, {"path": str(STATIC)}),
+            (r"/static/(.*)", Page, {"path": str(STATIC)}),
         ],
         default_handler_class=NotFound,
         default_handler_args=with_node,

@@ -23,6 +23,7 @@ import msgspec
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from server.broker import Announcement, OnAnnouncement, OnMessages, OnReconnect
@@ -187,6 +188,10 @@ class RedisBroker:
                 return
             try:
                 async with asyncio.timeout(CONFIRM_WITHIN):
+                    connection = getattr(self._pubsub, "connection", None)
+                    if connection is not None and not connection.is_connected:
+                        # redis-py would connect again behind our back, and nobody would own that connection.
+                        raise RedisConnectionError("the link is broken")
                     if topic in self._wanted:
                         future = self._waiting[topic] = asyncio.get_running_loop().create_future()
                         await self._command("subscribe", topic)
@@ -194,7 +199,7 @@ class RedisBroker:
                     else:
                         self._confirmed.discard(topic)
                         await self._command("unsubscribe", topic)
-            except (RedisError, OSError, TimeoutError, RuntimeError) as error:
+            except (RedisError, OSError, TimeoutError, RuntimeError, AttributeError) as error:
                 # The link is made anew, and everything wanted with it.
                 self._link_problem = self._report(error)
                 self._cut()
@@ -223,7 +228,7 @@ class RedisBroker:
             await asyncio.wait((self._reader,))
             was_linked = self._linked_at > 0 and not self._reader.cancelled() and self._linked
             if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
-                if not isinstance(error, RedisError | OSError | TimeoutError):
+                if not isinstance(error, RedisError | OSError | TimeoutError | AttributeError):
                     logger.error("the link to Redis failed", exc_info=error)
                 self._link_problem = self._report(error)
             await self._drop_link()
@@ -315,7 +320,7 @@ class RedisBroker:
         version, first, epoch = publication.version, publication.first, publication.epoch
         if version != _VERSION or not publication.messages:
             raise ValueError("an unknown version or an empty publication")
-        if not 0 <= first <= MAX_OFFSET - len(publication.messages):
+        if not 0 <= first <= MAX_OFFSET - len(publication.messages) + 1:
             raise ValueError("not an offset")
         for _, _, _, data, _, _ in publication.messages:
             check(data)

@@ -146,7 +146,10 @@ class Hub:
                 logger.exception("%s: messages could not be sent", topic.channel)
         woken, self._woken = self._woken, []
         for sink in woken:
-            sink.flush()
+            try:
+                sink.flush()
+            except Exception:
+                logger.exception("%r: cannot be written to", sink)
         self._scheduled = False
         if self._dirty or self._woken:  # brought about by what was sent just now
             self._schedule()

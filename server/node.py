@@ -50,7 +50,7 @@ class Client(Protocol):
 
     def tick(self, now: float) -> None: ...
 
-    def disconnect(self, reason: Disconnect, delay: float = 0.0) -> None: ...
+    def disconnect(self, reason: Disconnect, delay: float | None = None) -> None: ...
 
 
 class Node:
@@ -233,11 +233,11 @@ class Node:
         if after.epoch != head.epoch:
             gone = (await self._page(stream.channel, 0, head.offset)).gap
             start = Position(head.epoch, gone[1] if gone else 0)
-            return start, gap_push(stream.channel, None, None, "epoch")
+            return start, gap_push(stream.channel, head.epoch, None, None, "epoch")
         if after.offset < head.offset:
             page = await self._page(stream.channel, after.offset, head.offset)
             if page.gap is not None:
-                return Position(head.epoch, page.gap[1]), gap_push(stream.channel, *page.gap)
+                return Position(head.epoch, page.gap[1]), gap_push(stream.channel, head.epoch, *page.gap)
         return after, None
 
     async def _page(self, channel: str, after: int, upto: int) -> Page:
@@ -349,9 +349,9 @@ class Node:
             stream.closing = asyncio.create_task(self.broker.unsubscribe(stream.channel))
         stream.close()
 
-    def _lost(self, channel: str, first: int | None, last: int | None) -> None:
+    def _lost(self, channel: str, epoch: str, first: int | None, last: int | None) -> None:
         reason = "epoch" if first is None else None
-        self.hub.tell(channel, gap_push(channel, first, last, reason), first or 0, last or 0)
+        self.hub.tell(channel, gap_push(channel, epoch, first, last, reason), first or 0, last or 0)
 
     # --- between nodes ------------------------------------------------------------------------------------------------
 
@@ -362,9 +362,12 @@ class Node:
 
     def _on_head(self, channel: str, position: Position) -> None:
         self._changed[channel] = position
+        self._reach(channel, position)
+
+    def _reach(self, channel: str, head: Position) -> None:
         stream = self._streams.get(channel)
         if stream is not None and stream.sequencer is not None:
-            stream.sequencer.reach(position)
+            stream.sequencer.reach(head)
 
     def _on_contention(self, channel: str) -> None:
         self.broker.announce(Announcement(self.id, want=channel))
@@ -390,11 +393,8 @@ class Node:
         if announcement.want is not None:
             self.log.contend(announcement.want)
         for channel, (epoch, offset) in announcement.heads.items():
-            position = Position(epoch, offset)
-            self.log.learn(channel, position)
-            stream = self._streams.get(channel)
-            if stream is not None and stream.sequencer is not None:
-                stream.sequencer.reach(position)
+            self.log.learn(channel, Position(epoch, offset))
+            self._reach(channel, Position(epoch, offset))
 
     def _on_reconnect(self) -> None:
         self._sweep_wanted = True
@@ -407,6 +407,8 @@ class Node:
         changed, self._changed = self._changed, {}
         heads = {channel: (head.epoch, head.offset) for channel, head in changed.items()}
         self.broker.announce(Announcement(self.id, beat=True, heads=heads))
+        for channel, head in changed.items():
+            self._reach(channel, head)  # what we published ourselves may have been lost on its way as well
         if self._deaf():
             self.broker.suspect()
         self._watch_peers()

@@ -158,9 +158,10 @@ def problem(error: Error) -> Push:
     return body
 
 
-def gap_push(channel: str, first: int | None, last: int | None, reason: str | None = None) -> Push:
-    """The messages `first`…`last` (both inclusive) are gone; both None: another history altogether (`reason`)."""
-    push: Push = {"type": "gap", "channel": channel, "from": first, "to": last}
+def gap_push(channel: str, epoch: str, first: int | None, last: int | None, reason: str | None = None) -> Push:
+    """The messages `first`…`last` (both inclusive) are gone; both None: another history altogether (`reason`). The
+    cursor is the position behind the gap."""
+    push: Push = {"type": "gap", "channel": channel, "from": first, "to": last, "cursor": f"{epoch}:{last or 0}"}
     if reason is not None:
         push["reason"] = reason
     return push
@@ -168,10 +169,6 @@ def gap_push(channel: str, first: int | None, last: int | None, reason: str | No
 
 def dropped_push(channel: str, count: int) -> Push:
     return {"type": "dropped", "channel": channel, "count": count}
-
-
-def unsubscribed_push(channel: str, error: Error) -> Push:
-    return {"type": "unsubscribed", "channel": channel, "code": error.code, "reason": error.reason}
 
 
 def disconnect_push(disconnect: Disconnect, delay: float) -> Push:

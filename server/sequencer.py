@@ -26,8 +26,8 @@ PHANTOM_READS: Final = 6
 
 
 class Sequencer:
-    """`read(channel, after, upto)` is the log's; `deliver(messages)` and `lost(channel, first, last)` are the hub's:
-    `lost` for offsets that are not retained any more, or (None, None) for another history (a new epoch)."""
+    """`read(channel, after, upto)` is the log's. `deliver(messages)` and `lost(channel, epoch, first, last)` lead to
+    the hub; `lost` tells of offsets that are not retained any more, or (None, None) of another history (a new epoch)."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Sequencer:
         read: Callable[[str, int, int], Awaitable[Page]],
         confirmed_head: Callable[[str], Awaitable[int]],
         deliver: Callable[[list[Message]], None],
-        lost: Callable[[str, int | None, int | None], None],
+        lost: Callable[[str, str, int | None, int | None], None],
     ) -> None:
         self.channel = channel
         self.position = Position("", -1)
@@ -92,7 +92,7 @@ class Sequencer:
         for _, future in waiting:  # for an offset of a history that is gone
             if not future.done():
                 future.set_result(None)
-        self._lost(self.channel, None, None)
+        self._lost(self.channel, head.epoch, None, None)
         self._target = head.offset
         self.start(Position(head.epoch, 0))
 
@@ -173,7 +173,7 @@ class Sequencer:
     def _take(self, page: Page) -> None:
         last = self.position.offset
         if page.gap is not None and page.gap[1] > last:
-            self._lost(self.channel, last + 1, page.gap[1])
+            self._lost(self.channel, self.position.epoch, last + 1, page.gap[1])
             self._move(page.gap[1])
         messages = [message for message in page.messages if message.offset > self.position.offset]
         if messages and messages[0].offset == self.position.offset + 1:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from collections import deque
@@ -84,7 +85,7 @@ class Session:
 
     __slots__ = (
         "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_started", "_first",
-        "_ended", "_bucket", "_subscriptions", "_lanes", "_publishing", "_under_way", "_reading", "_clear",
+        "_ended", "_bucket", "_subscriptions", "_lanes", "_tasks", "_publishing", "_under_way", "_reading", "_clear",
         "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_pong", "_opened_at", "_ping_at",
         "_pong_due", "_progress_at", "_progress",
     )  # fmt: skip
@@ -108,6 +109,7 @@ class Session:
         self._bucket = TokenBucket(limits.messages_per_second, limits.burst, now)
         self._subscriptions: dict[str, Subscription] = {}
         self._lanes: dict[str, deque[ChannelCommand]] | None = None
+        self._tasks: set[asyncio.Task[None]]
         self._publishing: dict[str, asyncio.Future[Receipt]] | None = None
         """Per channel the newest publish under way."""
         self._under_way = 0
@@ -191,15 +193,18 @@ class Session:
             user=self._principal.user,
             node=self._node.id,
             ping=int(PING_EVERY),
+            message_bytes=self._node.config.limits.message_bytes,
         )
 
     def _open_lane(self, command: ChannelCommand) -> None:
-        lanes = self._lanes = {} if self._lanes is None else self._lanes
-        lane = lanes[command.channel] = deque((command,))
+        if self._lanes is None:
+            self._lanes = {}
+            self._tasks = set()
+        lane = self._lanes[command.channel] = deque((command,))
         self._count(1)
         task = asyncio.create_task(self._run_lane(command.channel, lane))
-        # The loop holds tasks weakly; the lane's own queue is its owner.
-        task.add_done_callback(lambda _: lanes.pop(command.channel, None))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run_lane(self, channel: str, lane: deque[ChannelCommand]) -> None:
         while lane and not self._ended:
@@ -219,6 +224,9 @@ class Session:
                 self._refuse(command.id, Error("internal", "the server failed; its log says why"))
             lane.popleft()
             self._count(-1)
+        # In the same turn as the last look at the queue: a command that comes later opens a lane of its own.
+        assert self._lanes is not None
+        del self._lanes[channel]
 
     async def _carry_out(self, command: Subscribe | Unsubscribe | History) -> None:
         assert self._principal is not None
@@ -478,7 +486,7 @@ class Session:
             if buffered != self._progress:
                 self._progress, self._progress_at = buffered, now
             elif now - self._progress_at > STALLED_AFTER:
-                self.disconnect(Disconnect(STALLED, f"nothing was read for {STALLED_AFTER:.0f} s"), 1.0)
+                self.disconnect(Disconnect(STALLED, f"nothing was read for {STALLED_AFTER:.0f} s"))
             return
         unknown = not self._started and self._principal is None and not self._node.authenticator.guests
         if unknown and now - self._opened_at > CONNECT_WITHIN:
@@ -501,10 +509,12 @@ class Session:
         """A pong, or any other sign of life."""
         self._pong_due = 0.0
 
-    def disconnect(self, reason: Disconnect, delay: float = 0.0) -> None:
-        """Tell the client why, and whether and when to come back; then close."""
+    def disconnect(self, reason: Disconnect, delay: float | None = None) -> None:
+        """Tell the client why, and whether and when (in `delay` seconds) to come back; then close."""
         if self._ended:
             return
+        if delay is None:
+            delay = random.uniform(0.1, 1.0)  # whatever happens to many at once must not bring them back at once
         farewell = b""
         if reason.code >= 4000:
             farewell = frame(self.codec.opcode, self.codec.encode(disconnect_push(reason, delay)))

@@ -140,7 +140,7 @@ class Subscription:
             if self._go_live():
                 return
             if sequencer.position.epoch != self._position.epoch:
-                self._tell(gap_push(self.channel, None, None, "epoch"), 0, 0)
+                self._tell(gap_push(self.channel, sequencer.position.epoch, None, None, "epoch"), 0, 0)
                 self._position = Position(sequencer.position.epoch, 0)
                 continue
             before = self._position
@@ -151,7 +151,7 @@ class Subscription:
                 await asyncio.sleep(0.5)
                 continue
             if page.gap is not None:
-                self._tell(gap_push(self.channel, *page.gap), *page.gap)
+                self._tell(gap_push(self.channel, before.epoch, *page.gap), *page.gap)
                 self._position = Position(before.epoch, page.gap[1])
             await self._replay(page.messages)
             if self._position == before:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.chaos.world import PATIENCE, World, span
+from tests.chaos.world import HOT, PATIENCE, World, span
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
@@ -57,7 +57,7 @@ async def test_2_a_crash_between_the_commit_and_redis_is_made_good_by_others(wor
                 for one in publisher.ledger.publications.values():
                     if one.outcome == "pending":
                         publisher.ledger.unknown(one.key)
-                target = publisher.ledger.highest
+                target = publisher.ledger.highest(HOT)
                 await until(lambda: all(one.ledger.last >= target for one in watchers), 30, "delivery of the tail")
                 took = time.monotonic() - killed
         verdict = await world.verdict("2 crash between commit and Redis", f"tail delivered after {took:.1f} s")

@@ -7,9 +7,11 @@ import time
 
 import pytest
 
-from tests.chaos.world import RATE, World, span
+from tests.chaos.world import CALM, HOT, PATIENCE, RATE, World, span
+from tests.support.ledger import PublisherLedger
 from tests.support.processes import Server
 from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.gen_test(timeout=span(120, 600))
 
@@ -84,6 +86,35 @@ async def test_5_links_killed_every_second_lose_and_double_nothing(world: World,
         )
     assert verdict.ok, str(verdict)
     assert killed >= span(3, 60)
+
+
+async def test_5_a_publication_lost_on_its_way_is_found_on_every_instance(world: World) -> None:
+    """The link that publishes is cut under one message, and works again before anybody looks. No later message in that
+    channel shows the hole, and no link is down: the log alone knows. The publisher's own instance has to find it too."""
+    async with world:
+        redis = await world.redis()
+        near, far = await world.start_servers([redis.url] * 2)
+        await world.watch(5, near)
+        await world.watch(5, far)
+        publisher = await world.publisher(near, rate=RATE)
+        async with await world.bystanders(near, far), publisher:
+            await publisher.until_acknowledged(2 * RATE)  # what a server compares when it has just started is over
+            world.remember_memory()
+        lost = PublisherLedger("lost on the way")
+        world.ledgers.append(lost)
+        client = await world.client(near, name="lost on the way")
+        assert await redis.call("CLIENT KILL TYPE normal") != ":0"
+        for channel in (HOT, CALM):  # the second one proves the link anew
+            lost.sent(f"lost in {channel}", channel, None)
+            reply = await client.publish_surely(channel, None, f"lost in {channel}")
+            lost.acknowledged(f"lost in {channel}", reply["offset"])
+        watchers = [watcher.ledger for watcher in world.watchers if watcher.ledger.channel == HOT]
+        began = time.monotonic()
+        await until(lambda: all(one.last >= lost.highest(HOT) for one in watchers), 40, "the lost publication")
+        took = time.monotonic() - began
+        verdict = await world.verdict("5 one publication lost", f"found after {took:.1f} s")
+    assert verdict.ok, str(verdict)
+    assert took <= PATIENCE
 
 
 async def test_6_a_link_into_a_black_hole_is_noticed(world: World) -> None:

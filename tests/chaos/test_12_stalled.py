@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.chaos.world import World, span
+from tests.chaos.world import HOT, World, span
 from tests.support.ledger import MIB
 from tests.support.load import Publisher, Watcher
 from tests.support.waiting import until
@@ -36,7 +36,7 @@ async def test_12_readers_that_stop_cost_bounded_memory_and_delay_nobody(world: 
             grown, resumed = world.growth(), time.monotonic()
             for watcher in stalled:
                 watcher.client.resume_reading()
-            target = publisher.ledger.highest
+            target = publisher.ledger.highest(HOT)
             await until(lambda: all(one.ledger.last >= target for one in stalled), 60, "the stalled to catch up")
             caught_up = time.monotonic() - resumed
         before = _p99(publisher, prompt, 0, stopped)

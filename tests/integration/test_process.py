@@ -127,7 +127,7 @@ async def test_a_bad_set(setting: str, named: str) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize(
-    "uri", ["localhost:27017", "mongodb://", "mongodb://127.0.0.1:99999/", "http://127.0.0.1/", "mongodb://[::1", "''"]
+    "uri", ["", "mongodb://", "mongodb://127.0.0.1:99999/", "http://127.0.0.1/", "mongodb://[::1", "mongodb://h/?w=x=y"]
 )
 async def test_a_bad_mongodb_uri(uri: str) -> None:
     """A URI that can never work is refused at once instead of being retried for ever."""

@@ -35,7 +35,7 @@ async def test_publish_answers_where_the_message_is(http_client: AsyncHTTPClient
 
 @pytest.mark.gen_test
 async def test_a_retry_gets_the_first_offset(http_client: AsyncHTTPClient, base_url: str) -> None:
-    """The same key and data is 200 and a duplicate; the same key with other data is a conflict; nothing new is stored."""
+    """The same key and data is 200 and a duplicate; with other data it is a conflict; nothing new is stored."""
     url = base_url + MESSAGES
     assert (await call(http_client, url, {"data": {"a": 1, "b": 2}, "key": "k"}))[0] == 201
     status, receipt = await call(http_client, url, {"data": {"b": 2, "a": 1}, "key": "k"})
@@ -126,9 +126,9 @@ BAD_BODIES = [
     ('{"data": 9223372036854775808}', 400, "bad_request"),
     ('{"data": "\\ud800"}', 400, "bad_request"),
     ('{"data": {"a": 1, "a": 2}}', 400, "bad_request"),
-    ('{"data": %s}' % DEEP, 400, "bad_request"),
-    ('{"data": [%s]}' % ",".join("1" * 10_001), 400, "bad_request"),
-    ('{"data": "%s"}' % ("x" * 65_536), 413, "too_large"),
+    (f'{{"data": {DEEP}}}', 400, "bad_request"),
+    (f'{{"data": [{",".join("1" * 10_001)}]}}', 400, "bad_request"),
+    (f'{{"data": "{"x" * 65_536}"}}', 413, "too_large"),
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from server.channels import MAX_OFFSET
 from server.config import Retention, Seconds
+from server.errors import Error
 from server.node import Node
 from tests.support.client import Client, Push
 from tests.support.processes import Mongod
@@ -61,6 +62,12 @@ async def filled(node: Node, count: int) -> None:
 
 def cursor(node: Node, offset: int) -> str:
     return f"{node.log.epoch}:{offset}"
+
+
+def told(push: Push) -> tuple[int, int]:
+    """The two ends of a gap, which has to be one."""
+    assert (push["type"], push["channel"], push.get("reason")) == ("gap", CHANNEL, None), push
+    return push["from"], push["to"]
 
 
 @pytest.mark.gen_test
@@ -140,7 +147,7 @@ async def test_the_floor_is_raised_before_anything_is_deleted(node: Node, mongod
     await filled(node, 10)
     await mongod.fail_command({"failCommands": ["delete"], "errorCode": 8000, "appName": "waterspout"})
     try:
-        with pytest.raises(Exception, match="MongoDB"):
+        with pytest.raises(Error, match="MongoDB"):
             await node.log.trim(CHANNEL, KEEP_3)
     finally:
         await mongod.fail_command({}, "off")
@@ -212,16 +219,33 @@ async def test_the_nodes_own_trimmer(node: Node) -> None:
 
 
 @pytest.mark.gen_test
-async def test_the_nodes_own_trimmer_comes_again_for_what_was_too_young(node: Node) -> None:
-    """Messages that a trim spares only because of the dedupe window are trimmed by a later one, without new traffic."""
+async def test_what_was_too_young_is_trimmed_by_the_hourly_round(node: Node) -> None:
+    """Messages that were spared because of the dedupe window go later, without new traffic on their channel."""
     node.config.namespaces["chat"].history = KEEP_3
-    await node._trim()  # the one that goes through every channel after a start
+    await node._trim()  # the round through every channel after a start
     node.config.mongodb.dedupe_window = Seconds(600)
     await append(node, *range(1, 11))
     await node._trim()
     assert await stored(node) == list(range(1, 11))
     node.config.mongodb.dedupe_window = Seconds(WINDOW)
     await old_enough(node, 10)
+    node._trimmed_all -= 3601
+    await node._trim()
+    assert await stored(node) == [8, 9, 10]
+
+
+@pytest.mark.gen_test
+async def test_a_failed_trim_is_done_again(node: Node, mongod: Mongod) -> None:
+    """A channel whose trimming failed is trimmed in the next round, though nobody has published to it since."""
+    node.config.namespaces["chat"].history = KEEP_3
+    await node._trim()
+    await filled(node, 10)
+    await mongod.fail_command({"failCommands": ["update", "delete"], "errorCode": 8000, "appName": "waterspout"})
+    try:
+        with pytest.raises(Error):
+            await node._trim()
+    finally:
+        await mongod.fail_command({}, "off")
     await node._trim()
     assert await stored(node) == [8, 9, 10]
 
@@ -237,7 +261,7 @@ async def test_resuming_from_below_the_floor(node: Node, url: str, after: int) -
         assert subscription.reply["recovered"] is False
         assert subscription.reply["cursor"] == cursor(node, 7)
         assert subscription.reply["head"] == cursor(node, 10)
-        assert await subscription.next() == {"type": "gap", "channel": CHANNEL, "from": after + 1, "to": 7}
+        assert told(await subscription.next()) == (after + 1, 7)
         await client.publish(CHANNEL, 11)
         assert [push["data"] for push in await subscription.messages(4)] == [8, 9, 10, 11]
         assert not subscription.waiting()
@@ -262,7 +286,7 @@ async def test_resuming_where_nothing_is_left(node: Node, url: str) -> None:
     async with Client(url) as client:
         subscription = await client.subscribe(CHANNEL, after=cursor(node, 2))
         assert (subscription.reply["recovered"], subscription.reply["cursor"]) == (False, cursor(node, 5))
-        assert await subscription.next() == {"type": "gap", "channel": CHANNEL, "from": 3, "to": 5}
+        assert told(await subscription.next()) == (3, 5)
         last = await Client(url).connect()
         newest = await last.subscribe(CHANNEL, last=3)
         assert newest.reply["recovered"] is True

@@ -58,10 +58,10 @@ class PublisherLedger:
         self.name = name
         self.publications: dict[str, Publication] = {}  # by key, in the order of their first sending
 
-    @property
-    def highest(self) -> int:
-        """The highest offset that was acknowledged; 0 for none."""
-        return max((offset for one in self.publications.values() for offset in one.offsets), default=0)
+    def highest(self, channel: str) -> int:
+        """The highest offset that was acknowledged in `channel`; 0 for none."""
+        of_channel = (one for one in self.publications.values() if one.channel == channel)
+        return max((offset for one in of_channel for offset in one.offsets), default=0)
 
     def sent(self, key: str, channel: str, data: Any, link: int = 0) -> None:
         one = self.publications.get(key)

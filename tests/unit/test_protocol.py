@@ -21,7 +21,6 @@ from server.protocol import (
     id_of,
     parse_command,
     reply,
-    unsubscribed_push,
 )
 
 
@@ -126,14 +125,13 @@ def test_the_catalogue_is_the_contracts() -> None:
 def test_pushes() -> None:
     """Replies, gaps, drops and endings have the shapes of the contract."""
     assert reply(5, more=True) == {"type": "reply", "id": 5, "more": True}
-    assert gap_push("c:1", 12, 80) == {"type": "gap", "channel": "c:1", "from": 12, "to": 80}
-    assert gap_push("c:1", None, None, "epoch") == {
-        "type": "gap", "channel": "c:1", "from": None, "to": None, "reason": "epoch"
+    assert gap_push("c:1", "e", 12, 80) == {
+        "type": "gap", "channel": "c:1", "from": 12, "to": 80, "cursor": "e:80"
+    }  # fmt: skip
+    assert gap_push("c:1", "e", None, None, "epoch") == {
+        "type": "gap", "channel": "c:1", "from": None, "to": None, "cursor": "e:0", "reason": "epoch"
     }  # fmt: skip
     assert dropped_push("c:1", 3) == {"type": "dropped", "channel": "c:1", "count": 3}
-    assert unsubscribed_push("c:1", Error("permission_denied", "no")) == {
-        "type": "unsubscribed", "channel": "c:1", "code": "permission_denied", "reason": "no"
-    }  # fmt: skip
     assert disconnect_push(Disconnect(STALLED, "slow"), 2.40049) == {
         "type": "disconnect", "code": 4001, "reason": "slow", "reconnect": True, "delay": 2.4
     }  # fmt: skip

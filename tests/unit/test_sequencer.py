@@ -56,7 +56,7 @@ class World:
         self.out.extend(message.offset for message in batch)
         self.on_deliver()
 
-    def lost(self, channel: str, first: int | None, last: int | None) -> None:
+    def lost(self, channel: str, epoch: str, first: int | None, last: int | None) -> None:
         self.out.append((first, last))
 
     async def settled(self) -> None:
