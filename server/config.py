@@ -216,6 +216,9 @@ def _check(config: Config) -> None:
         raise StartError("configuration: auth.accounts is not available in this version")
     if config.collections:
         raise StartError("configuration: collections are not available in this version")
+    for name, api_key in auth.api_keys.items():
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", api_key.sha256):
+            raise StartError(f"configuration: auth.api_keys.{name}.sha256: expected 64 hexadecimal digits")
     key = config.redis.hmac_key
     if key is not None and len(key.encode()) < 32:
         raise StartError("configuration: redis.hmac_key must have at least 32 bytes")

@@ -7,6 +7,7 @@ may enter (on loopback where such a socket cannot be), and dies with its parent,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import importlib.util
@@ -33,6 +34,7 @@ STOP_WITHIN: Final = 20.0
 _SOCKET_PATH_MAX: Final = 100
 _LOCKED: Final = 100
 """mongod's exit code if another one has the data: an orphan that is about to die, or a server that is running."""
+_ALREADY_INITIALIZED: Final = 23
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +61,7 @@ class EmbeddedMongoDB:
             raise StartError(f"server.data_dir: {self._directory.parent} is in use by another server") from None
         deadline = time.monotonic() + START_WITHIN
         path = str(self._directory.resolve() / "mongod.sock")
-        if len(path) <= _SOCKET_PATH_MAX:
+        if len(os.fsencode(path)) <= _SOCKET_PATH_MAX and "," not in path:  # mongod splits addresses at commas
             Path(path).unlink(missing_ok=True)
             # The port is only part of the member's name here: nothing listens on it.
             bind, port, uri = path, 27017, f"mongodb://{quote_plus(path)}/?directConnection=true"
@@ -131,10 +133,13 @@ class EmbeddedMongoDB:
                         return
                     if hello.get("isreplicaset"):
                         await client.admin.command("replSetInitiate", {"_id": "waterspout", "members": members})
-                    elif "setName" not in hello or hello.get("secondary") is not True:
+                    elif hello.get("secondary") is not True:
                         await self._readdress(client, host)
-                except OperationFailure:
-                    pass  # not yet: still starting, or initiated already
+                except OperationFailure as error:
+                    # Initiated at another address; anything else: not yet, it is still starting.
+                    if error.code == _ALREADY_INITIALIZED:
+                        with contextlib.suppress(PyMongoError):
+                            await self._readdress(client, host)
                 except PyMongoError:
                     pass
                 await asyncio.sleep(0.02)

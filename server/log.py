@@ -30,7 +30,10 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
+import bson
 import msgspec
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession
 from pymongo import ASCENDING, DESCENDING, ReadPreference, WriteConcern
 from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError, ServerSelectionTimeoutError
@@ -50,7 +53,10 @@ BATCH_BYTES: Final = 1 << 20
 QUEUE_MESSAGES: Final = 20_000
 QUEUE_BYTES: Final = 64 << 20
 PAGE: Final = 500
-_CACHED_PAGES: Final = 256
+PAGE_BYTES: Final = 1 << 20
+"""A page may exceed this by one batch of the cursor."""
+_CURSOR_BATCH: Final = 50
+_CACHED_PAGES: Final = 64
 _CACHED_SECONDS: Final = 1.0
 _IDLE_LANES: Final = 10_000
 """Heads remembered per shard of channels that nobody publishes to at the moment."""
@@ -140,6 +146,8 @@ class Log:
             options.database, read_concern=_MAJORITY, write_concern=_DURABLE, read_preference=ReadPreference.PRIMARY
         )
         self._messages = self._database["messages"]
+        # Raw, so that a page can be bounded by its bytes.
+        self._raw_messages: Any = self._messages.with_options(CodecOptions(document_class=RawBSONDocument))
         self._channels = self._database["channels"]
         self._on_commit = on_commit
         self._on_head = on_head
@@ -193,9 +201,10 @@ class Log:
 
     async def close(self) -> None:
         """Stop at once. Accepted publishes should have been waited for (`drain`)."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._reads.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for entry in self._undecided:
             self._refuse(entry)
         self._client.close()
@@ -320,7 +329,8 @@ class Log:
         if found is not None:
             at, page = found
             reaches = page.messages[-1].offset if page.messages else after
-            if time.monotonic() - at < _CACHED_SECONDS and (reaches >= upto or len(page.messages) >= PAGE):
+            # A page that was cut short by its size is as good as a full one: something can be read from it.
+            if time.monotonic() - at < _CACHED_SECONDS and (reaches >= upto or len(page.messages) >= _CURSOR_BATCH):
                 return _cut(page, upto, limit)
         task = self._reads.get(request)
         if task is None:
@@ -331,11 +341,8 @@ class Log:
     async def _read(self, channel: str, after: int) -> Page:
         self.reads += 1
         with _mapped():
-            documents = await (
-                self._messages.find({"_id": {"$gt": _id(channel, after), "$lte": _id(channel, MAX_OFFSET)}})
-                .sort("_id", ASCENDING)
-                .limit(PAGE)
-                .to_list(None)
+            documents = await self._page(
+                {"_id": {"$gt": _id(channel, after), "$lte": _id(channel, MAX_OFFSET)}}, ASCENDING, PAGE
             )
             # The floor second: what was trimmed between the two reads is then a gap, never a silent hole.
             floor, epoch = await self._channel(channel)
@@ -359,16 +366,26 @@ class Log:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor."""
         self.reads += 1
         with _mapped():
-            documents = await (
-                self._messages.find({"_id": {"$gt": _id(channel, 0), "$lt": _id(channel, before)}})
-                .sort("_id", DESCENDING)
-                .limit(min(limit, PAGE))
-                .to_list(None)
+            documents = await self._page(
+                {"_id": {"$gt": _id(channel, 0), "$lt": _id(channel, before)}}, DESCENDING, min(limit, PAGE)
             )
             floor, epoch = await self._channel(channel)
         documents.reverse()
         visible = [document for document in documents if document["_id"]["o"] > floor]
         return _contiguous(visible, visible[0]["_id"]["o"] - 1 if visible else 0, epoch), floor
+
+    async def _page(self, query: dict[str, Any], direction: int, limit: int) -> list[dict[str, Any]]:
+        """At most `limit` documents, and no more once there are PAGE_BYTES of them."""
+        documents: list[dict[str, Any]] = []
+        size = 0
+        cursor = self._raw_messages.find(query).sort("_id", direction).limit(limit).batch_size(_CURSOR_BATCH)
+        try:
+            while size < PAGE_BYTES and (batch := await cursor.to_list(_CURSOR_BATCH)):
+                documents += [bson.decode(document.raw) for document in batch]
+                size += sum(len(document.raw) for document in batch)
+        finally:
+            await cursor.close()
+        return documents
 
     async def _channel(self, channel: str) -> tuple[int, str]:
         """The channel's floor and epoch."""
@@ -455,7 +472,11 @@ CONTENDED_SECONDS: Final = 2.0
 
 
 class _Shard:
-    """The channels with the same hash: their queues, and one batch in flight."""
+    """The channels with the same hash: their queues, and one batch in flight.
+
+    The inserts of contended channels go without the session, which cannot serve several at once. What one of them
+    leaves in doubt is looked up by a majority read that need not be causally after it: if that misses a message, the
+    next insert is refused by the same unique index, and it is looked up again."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -532,18 +553,20 @@ class _Shard:
             for lane, entries in batch:
                 self._retry(lane, entries, backoff=True)
             return
-        documents: list[dict[str, Any]] = []
-        for lane, entries in batch:
-            assert lane.head is not None
-            epoch, offset = lane.head
-            for entry in entries:
-                offset += 1
-                entry.attempts.append(offset)
-                documents.append(_document(lane.channel, epoch, offset, entry))
+        # A contended channel goes by itself, so that its refusal holds up nobody else; the others go together.
+        now = loop.time()
+        calm = [(lane, entries) for lane, entries in batch if lane.contended_until <= now]
+        parts = [[(lane, entries)] for lane, entries in batch if lane.contended_until > now]
+        await asyncio.gather(*(self._store(part, self._session if part is calm else None) for part in (calm, *parts)))
+        self._latency += 0.1 * (min(loop.time() - started, 0.1) - self._latency)
+
+    async def _store(self, batch: list[tuple[_Lane, list[_Entry]]], session: AsyncIOMotorClientSession | None) -> None:
+        """Insert, and decide what the reply decides."""
+        documents = [document for lane, entries in batch for document in self._number(lane, entries)]
         if not documents:
             return
         try:
-            stored, refusal = await self._insert(documents)
+            stored, refusal = await self._insert(documents, session)
         except PyMongoError as error:
             # Not even sent, if there was no server to send it to; but an attempt before may have been.
             self._report(error)
@@ -557,8 +580,7 @@ class _Shard:
                     self._log._fail(entry, Error("internal", "the message could not be stored"))
             return
         self._log._probed = (time.monotonic(), "")
-        now = loop.time()
-        self._latency += 0.1 * (min(now - started, 0.1) - self._latency)
+        now = asyncio.get_running_loop().time()
         if stored < 0:
             self._doubt(batch, certain=False)
             return
@@ -576,7 +598,28 @@ class _Shard:
                 self._refused(lane, entries[stored:], refusal, now)
                 stored, refusal = 0, None
 
-    async def _insert(self, documents: list[dict[str, Any]]) -> tuple[int, dict[str, Any] | None]:
+    def _number(self, lane: _Lane, entries: list[_Entry]) -> list[dict[str, Any]]:
+        """The documents of `entries`, numbered on from the head. What cannot be made one is failed and taken out: it
+        is a bug, but must not stop the shard."""
+        assert lane.head is not None
+        epoch, offset = lane.head
+        documents: list[dict[str, Any]] = []
+        for entry in tuple(entries):
+            try:
+                document = _document(lane.channel, epoch, offset + 1, entry)
+            except Exception:
+                logger.exception("a message of %s cannot be stored", lane.channel)
+                self._log._fail(entry, Error("internal", "the message could not be stored"))
+                entries.remove(entry)
+                continue
+            offset += 1
+            entry.attempts.append(offset)
+            documents.append(document)
+        return documents
+
+    async def _insert(
+        self, documents: list[dict[str, Any]], session: AsyncIOMotorClientSession | None
+    ) -> tuple[int, dict[str, Any] | None]:
         """How many were stored for good, from the first on, and why the next one was not. -1: nothing is certain."""
         self._log.inserts += 1
         # The command itself: its reply says in one place what the driver's bulk API spreads over exceptions.
@@ -587,7 +630,7 @@ class _Shard:
                 "ordered": True,
                 "writeConcern": {"w": "majority", "j": True, "wtimeout": int(self._log._options.publish_timeout * 900)},
             },
-            session=self._session,
+            session=session,
         )
         if reply.get("writeConcernError"):
             logger.warning("MongoDB: %s", reply["writeConcernError"].get("errmsg", "write concern error"))

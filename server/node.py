@@ -460,17 +460,17 @@ class Node:
         """Retention for what this node has written; once an hour, and after a start, for every channel."""
         if not self.opened:
             return
-        dirty, self.log.dirty = self.log.dirty, set()
         if not self._trimmed_all or self._now() - self._trimmed_all > 3600:
-            dirty.update(await self.log.channels())
+            self.log.dirty.update(await self.log.channels())
             self._trimmed_all = self._now()
-        for channel in dirty:
+        for channel in tuple(self.log.dirty):
             namespace = self.config.namespaces.get(channel.partition(":")[0])
             if namespace is not None:
                 await self.log.trim(channel, namespace.history)
+            self.log.dirty.discard(channel)
 
     async def _forever(self, step: Callable[[], Any], pause: Callable[[], float]) -> None:
-        while True:
+        while pause():  # 0: never
             await asyncio.sleep(pause())
             try:
                 await step()

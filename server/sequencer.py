@@ -27,7 +27,7 @@ PHANTOM_READS: Final = 6
 
 class Sequencer:
     """`read(channel, after, upto)` is the log's. `deliver(messages)` and `lost(channel, epoch, first, last)` lead to
-    the hub; `lost` tells of offsets that are not retained any more, or (None, None) of another history (a new epoch)."""
+    the hub; `lost` tells of offsets that are not retained any more, or (None, None) of another history."""
 
     def __init__(
         self,

@@ -85,9 +85,9 @@ class Session:
 
     __slots__ = (
         "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_started", "_first",
-        "_ended", "_bucket", "_subscriptions", "_lanes", "_tasks", "_publishing", "_under_way", "_reading", "_clear",
-        "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_pong", "_opened_at", "_ping_at",
-        "_pong_due", "_progress_at", "_progress",
+        "_ended", "_bucket", "_subscriptions", "_lanes", "_tasks", "_paging", "_publishing", "_under_way",
+        "_reading", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_pong",
+        "_opened_at", "_ping_at", "_pong_due", "_progress_at", "_progress",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +110,7 @@ class Session:
         self._subscriptions: dict[str, Subscription] = {}
         self._lanes: dict[str, deque[ChannelCommand]] | None = None
         self._tasks: set[asyncio.Task[None]]
+        self._paging: asyncio.Lock | None = None
         self._publishing: dict[str, asyncio.Future[Receipt]] | None = None
         """Per channel the newest publish under way."""
         self._under_way = 0
@@ -236,8 +237,18 @@ class Session:
             self._unsubscribe(command)
         else:
             self._spend()
+            await self._history(self._principal, command)
+
+    async def _history(self, principal: Principal, command: History) -> None:
+        """One page at a time, and none while too much of what was asked for is unread: replies are never dropped."""
+        if self._paging is None:
+            self._paging = asyncio.Lock()
+        async with self._paging:
+            limit = self._node.config.limits.queue_bytes
+            if limit and self._queued > limit:
+                await self.drained()
             page = await self._node.history(
-                self._principal, command.channel, after=command.after, before=command.before, limit=command.limit
+                principal, command.channel, after=command.after, before=command.before, limit=command.limit
             )
             self._reply(command.id, channel=command.channel, **page)
 
@@ -403,13 +414,31 @@ class Session:
         if subscription is None:
             return
         if not subscription.durable:
-            if self._dropped is None:
-                self._dropped = {}
-            self._dropped[delivery.channel] = self._dropped.get(delivery.channel, 0) + delivery.size
+            self._displace(delivery, size, limit)
         elif not subscription.live:
             self._put(delivery, size)  # a replayed chunk, asked for when there was room
         else:
             subscription.fall_behind(self._drop_queued(delivery) - 1)
+
+    def _displace(self, delivery: Delivery, size: int, limit: int) -> None:
+        """Make room for an ephemeral delivery by dropping the channel's oldest: of live values the newest count."""
+        queue = self._queue if self._queue is not None else deque()
+        lost, index = 0, 0
+        while self._queued + size > limit and index < len(queue):
+            item = queue[index]
+            if isinstance(item, Delivery) and item.channel == delivery.channel:
+                del queue[index]
+                self._queued -= len(item.data)
+                lost += item.size
+            else:
+                index += 1
+        if self._queued + size <= limit:
+            self._put(delivery, size)
+        else:
+            lost += delivery.size
+        if self._dropped is None:
+            self._dropped = {}
+        self._dropped[delivery.channel] = self._dropped.get(delivery.channel, 0) + lost
 
     def _drop_queued(self, newest: Delivery) -> int:
         """Take the frames of a channel out of the queue; the first offset that the client has not been sent."""
@@ -468,7 +497,12 @@ class Session:
 
     async def drained(self) -> None:
         """Return when nothing waits in the queue."""
-        while not self._clear and not self._ended:
+        while not self._ended:
+            if self._clear:
+                if not self._turn:
+                    return
+                await asyncio.sleep(0)  # somebody else has had the room; see what this turn's write leaves of it
+                continue
             if self._waiting is None:
                 self._waiting = []
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -481,6 +515,8 @@ class Session:
         """Once a second: pings, pongs and patience."""
         if self._ended:
             return
+        if self._principal is not None and self._principal.expires is not None:
+            self._check_expiry(self._principal.expires)
         if not self._clear:
             buffered = self._connection.buffered()
             if buffered != self._progress:
@@ -492,8 +528,6 @@ class Session:
         if unknown and now - self._opened_at > CONNECT_WITHIN:
             self.disconnect(Disconnect(NO_CONNECT, f"no connect within {CONNECT_WITHIN:.0f} s"))
             return
-        if self._principal is not None and self._principal.expires is not None:
-            self._check_expiry(self._principal.expires)
         if self._pong_due and now > self._pong_due:
             self.disconnect(Disconnect(NO_PONG, f"no pong within {PONG_WITHIN:.0f} s"))
         elif now >= self._ping_at:

@@ -163,12 +163,13 @@ class Subscription:
         for message in messages:
             framed = message.frame(self._subscriber.codec)
             if chunk and size + len(framed) > CHUNK:
+                await self._subscriber.drained()
                 self._send(chunk)
                 chunk, size = [], 0
-                await self._subscriber.drained()
             chunk.append(message)
             size += len(framed)
         if chunk:
+            await self._subscriber.drained()
             self._send(chunk)
 
     def _send(self, messages: list[Message]) -> None:

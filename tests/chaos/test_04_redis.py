@@ -90,7 +90,7 @@ async def test_5_links_killed_every_second_lose_and_double_nothing(world: World,
 
 async def test_5_a_publication_lost_on_its_way_is_found_on_every_instance(world: World) -> None:
     """The link that publishes is cut under one message, and works again before anybody looks. No later message in that
-    channel shows the hole, and no link is down: the log alone knows. The publisher's own instance has to find it too."""
+    channel shows the hole, and no link is down: only the log knows. The publisher's own instance has to find it too."""
     async with world:
         redis = await world.redis()
         near, far = await world.start_servers([redis.url] * 2)

@@ -277,7 +277,8 @@ async def test_an_ephemeral_subscriber_is_told_how_many_it_lost(
                 received.append(push["data"][0])
         assert len(received) + dropped == sent
         assert dropped >= 300
-        assert received == list(range(1, len(received) + 1))
+        assert received == sorted(received)
+        assert received[-1] == sent  # of live values the newest count
         await publish(node, "live:a", 1, sent + 1)
         assert (await slow.next())["data"][0] == sent + 1
         assert peaks[slow.session.id] <= LIMIT
