@@ -129,14 +129,18 @@ def _stop_on_signals() -> asyncio.Future[None]:
     """Done at the first SIGTERM or SIGINT; the second leaves at once (mongod dies with us)."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()
+    signals = (signal.SIGTERM, signal.SIGINT)
 
     def on_signal() -> None:
-        if stop.done():
-            os._exit(1)
+        # From here on the kernel's own doing, which no busy loop can delay.
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
         logger.info("leaving")
-        stop.set_result(None)
+        if not stop.done():
+            stop.set_result(None)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         loop.add_signal_handler(number, on_signal)
     return stop
 
