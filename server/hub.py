@@ -68,6 +68,8 @@ class Hub:
         self._dirty: list[_Topic] = []
         self._woken: list[Sink] = []
         self._scheduled = False
+        self.lone = False
+        """The delivery being sent is the turn's only one: there is nothing to collect it with."""
         self.encodes = 0
         self.sends = 0
 
@@ -138,12 +140,14 @@ class Hub:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
+        self.lone = len(dirty) == 1 and len(dirty[0].pending) <= DELIVERY_MESSAGES
         for topic in dirty:
             try:
                 self._flush_topic(topic)
             except Exception:
                 # Such as data that cannot be encoded: a bug, but one channel's alone.
                 logger.exception("%s: messages could not be sent", topic.channel)
+        self.lone = False
         woken, self._woken = self._woken, []
         for sink in woken:
             try:

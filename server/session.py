@@ -348,7 +348,10 @@ class Session:
     def send(self, delivery: Delivery) -> None:
         """From the hub, or from a subscription that catches up."""
         if self._clear and self._turn_bytes < TURN_BYTES:
-            self._out(delivery.data)
+            if self._node.hub.lone and not self._turn:
+                self._write(delivery.data)
+            else:
+                self._out(delivery.data)
         else:
             self.flush()
             if self._clear:
