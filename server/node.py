@@ -27,7 +27,7 @@ from server.config import Config, Namespace
 from server.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.hub import Hub
 from server.log import Log, Receipt, connect
-from server.messages import Message, Page
+from server.messages import Message
 from server.permissions import Permissions
 from server.principals import Principal
 from server.protocol import Push, gap_push
@@ -231,17 +231,14 @@ class Node:
                 return after, None
             after = Position("future", 0)
         if after.epoch != head.epoch:
-            gone = (await self._page(stream.channel, 0, head.offset)).gap
+            gone = (await self.log.read(stream.channel, 0, head.offset)).gap
             start = Position(head.epoch, gone[1] if gone else 0)
             return start, gap_push(stream.channel, head.epoch, None, None, "epoch")
         if after.offset < head.offset:
-            page = await self._page(stream.channel, after.offset, head.offset)
+            page = await self.log.read(stream.channel, after.offset, head.offset)
             if page.gap is not None:
                 return Position(head.epoch, page.gap[1]), gap_push(stream.channel, head.epoch, *page.gap)
         return after, None
-
-    async def _page(self, channel: str, after: int, upto: int) -> Page:
-        return await self.log.read(channel, after, upto)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -308,7 +305,7 @@ class Node:
             if namespace.durable:
                 sequencer = Sequencer(
                     channel,
-                    read=self._page,
+                    read=self.log.read,
                     confirmed_head=self.log.confirmed_head,
                     deliver=self.hub.deliver,
                     lost=self._lost,
