@@ -16,7 +16,7 @@ import msgpack
 import msgspec
 
 from server.errors import Error, bad_request
-from server.frames import BINARY, TEXT
+from server.frames import BINARY, TEXT, frame
 
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 10_000
@@ -41,6 +41,10 @@ class Codec:
         self.opcode = opcode
         self.encode = encode
         self.decode = decode
+
+    def frame(self, push: Any) -> bytes:
+        """A reply or a push as it travels."""
+        return frame(self.opcode, self.encode(push))
 
     def __repr__(self) -> str:
         return f"<codec {self.name}>"

@@ -12,7 +12,6 @@ import logging
 from typing import Any, Final, NamedTuple, Protocol
 
 from server.codec import Codec
-from server.frames import frame
 from server.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -120,7 +119,7 @@ class Hub:
             return
         self._flush_topic(topic)
         for codec in list(topic.sinks):
-            self._send(topic, codec, Delivery(channel, frame(codec.opcode, codec.encode(push)), first, last, 0))
+            self._send(topic, codec, Delivery(channel, codec.frame(push), first, last, 0))
 
     def _collect(self, topic: _Topic, messages: list[Message]) -> None:
         if not topic.pending:

@@ -25,8 +25,7 @@ import logging
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -34,16 +33,16 @@ import bson
 import msgspec
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession
-from pymongo import ASCENDING, DESCENDING, ReadPreference, WriteConcern
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError, ServerSelectionTimeoutError
-from pymongo.read_concern import ReadConcern
+from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
+from pymongo import ASCENDING, DESCENDING
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from server.channels import MAX_OFFSET, Position
 from server.codec import JSON
 from server.config import MongoDB, Retention
 from server.errors import Error, StartError
 from server.messages import Message, Page
+from server.mongodb import LINEARIZABLE, brief, mapped
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +60,6 @@ _CACHED_SECONDS: Final = 1.0
 _IDLE_LANES: Final = 10_000
 """Heads remembered per shard of channels that nobody publishes to at the moment."""
 _DUPLICATE_KEY: Final = 11000
-_MAJORITY: Final = ReadConcern("majority")
-_DURABLE: Final = WriteConcern(w="majority", j=True)
 
 
 class Receipt(NamedTuple):
@@ -111,21 +108,6 @@ class _Lane:
         self.appended_at = 0.0
 
 
-def connect(options: MongoDB, uri: str) -> AsyncIOMotorClient[dict[str, Any]]:
-    """A client whose every wait ends: no socket hangs longer than a publish may take."""
-    try:
-        return AsyncIOMotorClient(
-            uri,
-            serverSelectionTimeoutMS=3000,
-            connectTimeoutMS=3000,
-            socketTimeoutMS=int(options.publish_timeout * 1000),
-            heartbeatFrequencyMS=2000,
-            appname="waterspout",
-        )
-    except (InvalidURI, ConfigurationError, ValueError) as error:
-        raise StartError(f"mongodb.uri: {error}") from None
-
-
 class Log:
     """`on_commit(messages)`: contiguous messages of one channel that are durable now. `on_head(channel, position)`: the
     channel is known to reach there, though the messages are not at hand. `on_contention(channel)`: another node wins
@@ -133,18 +115,15 @@ class Log:
 
     def __init__(
         self,
-        client: AsyncIOMotorClient[dict[str, Any]],
+        database: AsyncIOMotorDatabase[dict[str, Any]],
         options: MongoDB,
         *,
         on_commit: Callable[[list[Message]], None],
         on_head: Callable[[str, Position], None],
         on_contention: Callable[[str], None],
     ) -> None:
-        self._client = client
         self._options = options
-        self._database = client.get_database(
-            options.database, read_concern=_MAJORITY, write_concern=_DURABLE, read_preference=ReadPreference.PRIMARY
-        )
+        self._database = database
         self._messages = self._database["messages"]
         # Raw, so that a page can be bounded by its bytes.
         self._raw_messages: Any = self._messages.with_options(CodecOptions(document_class=RawBSONDocument))
@@ -173,7 +152,7 @@ class Log:
     async def open(self) -> None:
         """Make the indexes and the epoch, and start writing. `unavailable` if MongoDB is not there (try again),
         StartError if it will never do."""
-        with _mapped():
+        with mapped():
             await self._prepare()
         self._probed = (time.monotonic(), "")
         self._tasks = [asyncio.create_task(shard.run(), name="log shard") for shard in self._shards]
@@ -181,7 +160,7 @@ class Log:
 
     async def _prepare(self) -> None:
         try:
-            hello = await self._client.admin.command("hello")
+            hello = await self._database.client.admin.command("hello")
             if "setName" not in hello:
                 raise StartError("mongodb.uri: a replica set is needed (one node will do), this is a standalone mongod")
             await self._messages.create_index(
@@ -191,7 +170,7 @@ class Log:
             await self._messages.create_index([("_id.c", ASCENDING), ("_id.o", DESCENDING)], name="head")
         except OperationFailure as error:
             if error.code in (13, 18):  # Unauthorized, AuthenticationFailed
-                raise StartError(f"mongodb.uri: {_brief(error)}") from None
+                raise StartError(f"mongodb.uri: {brief(error)}") from None
             raise
         meta = self._database["meta"]
         await meta.update_one({"_id": "epoch"}, {"$setOnInsert": {"epoch": new_epoch()}}, upsert=True)
@@ -207,7 +186,6 @@ class Log:
         await asyncio.gather(*tasks, return_exceptions=True)
         for entry in self._undecided:
             self._refuse(entry)
-        self._client.close()
 
     async def drain(self) -> None:
         """Wait until every accepted publish is answered (its deadline, at the latest)."""
@@ -236,7 +214,7 @@ class Log:
         except TimeoutError:
             reason = "MongoDB: no write was acknowledged by a majority within 2.5 s"
         except PyMongoError as error:
-            reason = f"MongoDB: {_brief(error)}"
+            reason = f"MongoDB: {brief(error)}"
         self._probed = (time.monotonic(), reason)
         return reason or None
 
@@ -340,7 +318,7 @@ class Log:
 
     async def _read(self, channel: str, after: int) -> Page:
         self.reads += 1
-        with _mapped():
+        with mapped():
             documents = await self._page(
                 {"_id": {"$gt": _id(channel, after), "$lte": _id(channel, MAX_OFFSET)}}, ASCENDING, PAGE
             )
@@ -365,7 +343,7 @@ class Log:
     async def read_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor."""
         self.reads += 1
-        with _mapped():
+        with mapped():
             documents = await self._page(
                 {"_id": {"$gt": _id(channel, 0), "$lt": _id(channel, before)}}, DESCENDING, min(limit, PAGE)
             )
@@ -394,7 +372,7 @@ class Log:
 
     async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
         """The newest position of each channel, by majority reads. One that nobody published to has offset 0."""
-        with _mapped():
+        with mapped():
             return await self._heads(channels)
 
     async def _heads(self, channels: Sequence[str], session: Any = None) -> dict[str, Position]:
@@ -414,8 +392,8 @@ class Log:
 
     async def confirmed_head(self, channel: str) -> int:
         """The newest offset, by a linearizable read: whatever was acknowledged before the call is in it."""
-        messages = self._messages.with_options(read_concern=ReadConcern("linearizable"))
-        with _mapped():
+        messages = self._messages.with_options(read_concern=LINEARIZABLE)
+        with mapped():
             document = await messages.find_one(
                 {"_id": {"$gt": _id(channel, 0), "$lte": _id(channel, MAX_OFFSET)}},
                 {"_id": 1},
@@ -432,7 +410,7 @@ class Log:
         May stop anywhere and be done again, by several nodes at once. Never takes messages younger than the dedupe
         window, and leaves the last message in place (hidden, if it is at the floor), so that offsets never restart.
         """
-        with _mapped():
+        with mapped():
             head = (await self._heads([channel]))[channel].offset
             floor, _ = await self._channel(channel)
             old = floor
@@ -462,7 +440,7 @@ class Log:
 
     async def channels(self) -> list[str]:
         """Every channel that has messages."""
-        with _mapped():
+        with mapped():
             rows = self._messages.aggregate([{"$sort": {"_id.c": 1, "_id.o": -1}}, {"$group": {"_id": "$_id.c"}}])
             return [row["_id"] async for row in rows]
 
@@ -644,7 +622,7 @@ class _Shard:
         """Settle what is in doubt, and find the heads that are not known."""
         if self._session is None:
             # Causally consistent: a read through it sees whatever made an earlier write through it fail.
-            self._session = await self._log._client.start_session(causal_consistency=True)
+            self._session = await self._log._database.client.start_session(causal_consistency=True)
         doubtful = [(lane, entries) for lane, entries in batch if any(entry.in_doubt for entry in entries)]
         if doubtful:
             found = await self._find(doubtful)
@@ -764,8 +742,8 @@ class _Shard:
         lane.waiting.extendleft(reversed(entries))
 
     def _report(self, error: PyMongoError) -> None:
-        logger.warning("MongoDB: %s; publishes wait", _brief(error))
-        self._log._probed = (time.monotonic(), f"MongoDB: {_brief(error)}")
+        logger.warning("MongoDB: %s; publishes wait", brief(error))
+        self._log._probed = (time.monotonic(), f"MongoDB: {brief(error)}")
 
     def _trim_lanes(self) -> None:
         while len(self.lanes) > _IDLE_LANES:
@@ -773,15 +751,6 @@ class _Shard:
             if lane.waiting:
                 break
             del self.lanes[channel]
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """PyMongo's exceptions end here; what reads or writes for a client gets `unavailable`."""
-    try:
-        yield
-    except PyMongoError as error:
-        raise Error("unavailable", f"MongoDB: {_brief(error)}", retry_after=1.0) from error
 
 
 def new_epoch() -> str:
@@ -859,8 +828,3 @@ def _cut(page: Page, upto: int, limit: int) -> Page:
     if messages and (len(messages) > limit or messages[-1].offset > upto):
         messages = [message for message in messages[:limit] if message.offset <= upto]
     return Page(messages, page.gap)
-
-
-def _brief(error: PyMongoError) -> str:
-    """One line: PyMongo adds the whole topology to its timeouts."""
-    return str(error).split(", Timeout:")[0].split(", full error:")[0][:200] or type(error).__name__

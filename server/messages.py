@@ -8,7 +8,6 @@ from msgspec import UNSET
 
 from server.channels import Position
 from server.codec import Codec
-from server.frames import frame
 from server.protocol import EphemeralPush, MessagePush
 
 
@@ -57,7 +56,7 @@ class Message:
         """The framed push. It is made at the first call: subscribers, replays and caches share the same bytes."""
         framed = self._frames.get(codec)
         if framed is None:
-            framed = self._frames[codec] = frame(codec.opcode, codec.encode(self.push()))
+            framed = self._frames[codec] = codec.frame(self.push())
         return framed
 
     def __repr__(self) -> str:

@@ -26,8 +26,9 @@ from server.codec import JSON
 from server.config import Config, Namespace
 from server.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.hub import Hub
-from server.log import Log, Receipt, connect
+from server.log import Log, Receipt
 from server.messages import Message
+from server.mongodb import connect
 from server.permissions import Permissions
 from server.principals import Principal
 from server.protocol import Push, gap_push
@@ -63,8 +64,9 @@ class Node:
         self.permissions = Permissions(config.namespaces)
         self.hub = Hub()
         self.broker: Broker = broker or (RedisBroker(config.redis) if config.redis.url else MemoryBroker())
+        self._database = connect(config.mongodb, mongodb_uri)
         self.log = Log(
-            connect(config.mongodb, mongodb_uri),
+            self._database,
             config.mongodb,
             on_commit=self._on_commit,
             on_head=self._on_head,
@@ -124,6 +126,7 @@ class Node:
             stream.close()
         await self.broker.close()
         await self.log.close()
+        self._database.client.close()
 
     async def readiness(self) -> tuple[str, list[str]]:
         """("ready" | "degraded" | "down", why). Degraded: it works, but without the broker's speed."""

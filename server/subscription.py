@@ -14,7 +14,6 @@ from typing import Final, Protocol
 
 from server.channels import Position
 from server.errors import Error
-from server.frames import frame
 from server.hub import Delivery, Hub, Sink
 from server.messages import Message, Page
 from server.protocol import Push, gap_push
@@ -179,5 +178,4 @@ class Subscription:
         self._subscriber.send(Delivery(self.channel, data, first, last, len(messages)))
 
     def _tell(self, push: Push, first: int, last: int) -> None:
-        codec = self._subscriber.codec
-        self._subscriber.send(Delivery(self.channel, frame(codec.opcode, codec.encode(push)), first, last, 0))
+        self._subscriber.send(Delivery(self.channel, self._subscriber.codec.frame(push), first, last, 0))

@@ -16,17 +16,19 @@ HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "h
 # The table. A module may import what lies on a lower level, and what EXCEPTIONS names; those of level 0 one another.
 LEVELS = {
     0: "__init__ protocol codec frames channels errors config messages principals",
-    1: "hub sequencer log documents broker broker_memory broker_redis presence auth permissions limits metrics "
+    1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth permissions limits metrics "
     "embedded preflight",
     2: "subscription node",
-    3: "session",
+    3: "outbox session",
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules.split()}
 EXCEPTIONS = {
     ("broker_memory", "broker"),
     ("broker_redis", "broker"),
+    ("log", "mongodb"),
     ("preflight", "embedded"),
     ("node", "subscription"),
+    ("session", "outbox"),
 }
 
 # Third-party libraries, and the modules they stay behind; None: pure ones, for everybody.
@@ -34,8 +36,8 @@ LIBRARIES = {
     "msgspec": None,
     "msgpack": {"codec"},
     "yaml": {"config"},
-    "motor": {"log", "documents", "embedded"},
-    "pymongo": {"log", "documents", "embedded"},
+    "motor": {"mongodb", "log", "documents", "embedded"},
+    "pymongo": {"mongodb", "log", "documents", "embedded"},
     "bson": {"log", "documents"},
     "redis": {"broker_redis"},
     "jwt": {"auth"},

@@ -1,0 +1,53 @@
+"""The way to MongoDB: a client whose every wait ends, reads and writes with a majority, errors mapped once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+from pymongo import ReadPreference, WriteConcern
+from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from server.config import MongoDB
+from server.errors import Error, StartError
+
+LINEARIZABLE: Final = ReadConcern("linearizable")
+
+
+def connect(options: MongoDB, uri: str) -> AsyncIOMotorDatabase[dict[str, Any]]:
+    """The database. No socket hangs longer than a publish may take; a write is acknowledged by a majority that has it
+    in the journal, and a read sees only such writes."""
+    try:
+        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+            uri,
+            serverSelectionTimeoutMS=3000,
+            connectTimeoutMS=3000,
+            socketTimeoutMS=int(options.publish_timeout * 1000),
+            heartbeatFrequencyMS=2000,
+            appname="waterspout",
+        )
+        return client.get_database(
+            options.database,
+            read_concern=ReadConcern("majority"),
+            write_concern=WriteConcern(w="majority", j=True),
+            read_preference=ReadPreference.PRIMARY,
+        )
+    except (InvalidURI, ConfigurationError, ValueError) as error:
+        raise StartError(f"mongodb.uri: {error}") from None
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """PyMongo's exceptions end here; what reads or writes for a client gets `unavailable`."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise Error("unavailable", f"MongoDB: {brief(error)}", retry_after=1.0) from error
+
+
+def brief(error: PyMongoError) -> str:
+    """One line: PyMongo adds the whole topology to its timeouts."""
+    return str(error).split(", Timeout:")[0].split(", full error:")[0][:200] or type(error).__name__
