@@ -19,15 +19,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope="session")
-def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """One member is enough where MongoDB is not what fails."""
-    one = Mongod(tmp_path_factory.mktemp("mongod"))
-    asyncio.run(one.start())
-    yield one
-    asyncio.run(one.__aexit__(None, None, None))
-
-
-@pytest.fixture(scope="session")
 def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
     three = ReplicaSet(tmp_path_factory.mktemp("set"))
     asyncio.run(three.start())

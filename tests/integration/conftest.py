@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Iterator
 
@@ -23,17 +22,6 @@ SETTINGS = {
     "namespaces.feed": {"publish": "server", "subscribe": "user"},
     "namespaces.live": {"durable": False, "publish": "anyone", "subscribe": "anyone"},
 }
-
-
-@pytest.fixture(scope="session")
-def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    # Not asyncio.run: this fixture may come up in the middle of a test's own, and that would take its loop away.
-    loop = asyncio.new_event_loop()
-    one = Mongod(tmp_path_factory.mktemp("mongod"))
-    loop.run_until_complete(one.start())
-    yield one
-    loop.run_until_complete(one.__aexit__(None, None, None))
-    loop.close()
 
 
 @pytest.fixture
