@@ -95,7 +95,7 @@ class _Entry:
 class _Lane:
     """One channel's queue in a shard."""
 
-    __slots__ = ("channel", "waiting", "head", "not_before", "failures", "contended_until", "appended_at")
+    __slots__ = ("channel", "waiting", "head", "not_before", "failures", "rivals", "turns_until", "appended_at")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
@@ -104,24 +104,29 @@ class _Lane:
         """The newest known position, or None: to be read."""
         self.not_before = 0.0
         self.failures = 0
-        self.contended_until = 0.0
+        self.rivals: dict[str, float] = {}
+        """Other nodes that write to the channel → when we last heard of it."""
+        self.turns_until = 0.0
+        """Until then we write in our own turns only."""
         self.appended_at = 0.0
 
 
 class Log:
     """`on_commit(messages)`: contiguous messages of one channel that are durable now. `on_head(channel, position)`: the
-    channel is known to reach there, though the messages are not at hand. `on_contention(channel)`: another node wins
-    the race for this channel's offsets again and again; tell it that we want to write too."""
+    channel is known to reach there, though the messages are not at hand. `on_contention(channel)`: another node
+    has taken an offset that we wanted; tell it that we write too."""
 
     def __init__(
         self,
         database: AsyncIOMotorDatabase[dict[str, Any]],
         options: MongoDB,
         *,
+        node: str,
         on_commit: Callable[[list[Message]], None],
         on_head: Callable[[str, Position], None],
         on_contention: Callable[[str], None],
     ) -> None:
+        self._node = node
         self._options = options
         self._database = database
         self._messages = self._database["messages"]
@@ -240,22 +245,30 @@ class Log:
         self._shard(channel).put(channel, entry)
         return future
 
-    def learn(self, channel: str, position: Position) -> None:
-        """Another node has had `position` acknowledged: number on from there, and expect it to write again."""
+    def learn(self, channel: str, position: Position, node: str) -> None:
+        """`node` has had `position` acknowledged: number on from there, and expect it to write again."""
         lane = self._shard(channel).lanes.get(channel)
-        if lane is None or lane.head is None or lane.head.epoch != position.epoch:
+        if lane is None:
             return
-        if position.offset > lane.head.offset:
+        now = asyncio.get_running_loop().time()
+        if now - lane.appended_at < CONTENDED_SECONDS:
+            lane.rivals[node] = now
+        if lane.head is not None and lane.head.epoch == position.epoch and position.offset > lane.head.offset:
             lane.head = position
-            now = asyncio.get_running_loop().time()
-            if now - lane.appended_at < 1.0:
-                lane.contended_until = now + CONTENDED_SECONDS
 
-    def contend(self, channel: str) -> None:
-        """Another node cannot get its messages in: leave it room."""
+    def contend(self, channel: str, node: str) -> None:
+        """`node` cannot get its messages in: from now on, take turns with it."""
         lane = self._shard(channel).lanes.get(channel)
         if lane is not None:
-            lane.contended_until = asyncio.get_running_loop().time() + CONTENDED_SECONDS
+            now = asyncio.get_running_loop().time()
+            lane.rivals[node] = now
+            self._take_turns(lane, now)
+
+    def _take_turns(self, lane: _Lane, now: float) -> None:
+        begins = lane.turns_until < now
+        lane.turns_until = now + CONTENDED_SECONDS
+        if begins:
+            self._on_contention(lane.channel)
 
     def _shard(self, channel: str) -> _Shard:
         return self._shards[crc32(channel.encode()) % len(self._shards)]
@@ -446,15 +459,17 @@ class Log:
 
 
 CONTENDED_SECONDS: Final = 2.0
-"""How long a channel is shared politely after the last sign of another writer."""
+"""How long nodes take turns after the last sign of a conflict."""
+TURN: Final = 0.05
+"""Seconds a node has a contended channel to itself: a few batches."""
 
 
 class _Shard:
     """The channels with the same hash: their queues, and one batch in flight.
 
-    The inserts of contended channels go without the session, which cannot serve several at once. What one of them
-    leaves in doubt is looked up by a majority read that need not be causally after it: if that misses a message, the
-    next insert is refused by the same unique index, and it is looked up again."""
+    Inserts beside the batch go without the session, which cannot serve several at once. What one of them leaves in
+    doubt is looked up by a majority read that need not be causally after it: if that misses a message, the next insert
+    is refused by the same unique index, and it is looked up again."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -463,7 +478,7 @@ class _Shard:
         self._wake = asyncio.Event()
         self._session: AsyncIOMotorClientSession | None = None
         self._latency = 0.005
-        """Seconds a batch takes, smoothed: the measure of every pause under contention."""
+        """Seconds a batch takes, smoothed."""
 
     def put(self, channel: str, entry: _Entry) -> None:
         lane = self.lanes.get(channel)
@@ -479,7 +494,11 @@ class _Shard:
         while True:
             batch = self._take(loop.time())
             if batch:
-                await self._write(batch)
+                try:
+                    await self._write(batch)
+                except Exception:
+                    logger.exception("a batch failed")
+                    self._doubt(batch, certain=False)
                 continue
             self._wake.clear()
             pause = min((lane.not_before for lane in self._ready), default=None)
@@ -495,6 +514,8 @@ class _Shard:
         messages, size = 0, 0
         for _ in range(len(self._ready)):
             lane = self._ready.popleft()
+            if lane.turns_until > now and lane.not_before <= now:
+                lane.not_before = self._turn(lane, now)
             if lane.not_before > now:
                 self._ready.append(lane)
                 continue
@@ -520,6 +541,22 @@ class _Shard:
                 self.lanes.move_to_end(lane.channel)
         return batch
 
+    def _turn(self, lane: _Lane, now: float) -> float:
+        """When we may write to a contended channel. The nodes that write to it have it in turn, by the clock and in the
+        order of their names: who writes at once with others is refused more often than not, and fairness is chance.
+        Clocks that differ, or nodes that do not know of each other yet, only bring back a few refusals."""
+        lane.rivals = {node: heard for node, heard in lane.rivals.items() if now - heard < CONTENDED_SECONDS}
+        if not lane.rivals:
+            return now
+        nodes = sorted((*lane.rivals, self._log._node))
+        clock = time.time()
+        turn = int(clock / TURN)
+        wait = (nodes.index(self._log._node) - turn - crc32(lane.channel.encode())) % len(nodes)
+        if wait == 0 and (turn + 1) * TURN - clock > min(self._latency, TURN / 2):
+            return now
+        lane.head = None  # the others write now
+        return now + (turn + (wait or len(nodes))) * TURN - clock
+
     async def _write(self, batch: list[tuple[_Lane, list[_Entry]]]) -> None:
         """One attempt at a batch. Whatever is not decided by it goes back to the front of its queue."""
         loop = asyncio.get_running_loop()
@@ -531,10 +568,9 @@ class _Shard:
             for lane, entries in batch:
                 self._retry(lane, entries, backoff=True)
             return
-        # A contended channel goes by itself, so that its refusal holds up nobody else; the others go together.
-        now = loop.time()
-        calm = [(lane, entries) for lane, entries in batch if lane.contended_until <= now]
-        parts = [[(lane, entries)] for lane, entries in batch if lane.contended_until > now]
+        # What was refused a moment ago goes by itself, so that it holds up nobody else; the others go together.
+        calm = [(lane, entries) for lane, entries in batch if not lane.failures]
+        parts = [[(lane, entries)] for lane, entries in batch if lane.failures]
         await asyncio.gather(*(self._store(part, self._session if part is calm else None) for part in (calm, *parts)))
         self._latency += 0.1 * (min(loop.time() - started, 0.1) - self._latency)
 
@@ -691,10 +727,6 @@ class _Shard:
         lane.failures = 0
         lane.appended_at = now
         self._log.dirty.add(lane.channel)
-        if lane.contended_until > now:
-            # The winner steps back for about as long as the others need to try: without this, whoever has just won
-            # knows the newest head first and wins again.
-            lane.not_before = now + random.uniform(0.5, 2.0) * self._latency
         self._log._on_commit(messages)
         self._trim_lanes()
 
@@ -707,17 +739,14 @@ class _Shard:
             self._log._fail(entries[0], Error("internal", "the message could not be stored"))
             self._retry(lane, entries[1:])
             return
-        # Either its key is stored already, or another node has taken the offset.
-        for entry in entries:
-            entry.in_doubt = True
         lane.head = None
-        if "_id" in refusal.get("keyPattern", {}):
+        if "_id" in refusal.get("keyPattern", {}):  # the offset is taken
             self._log.conflicts += 1
             lane.failures += 1
-            lane.contended_until = now + CONTENDED_SECONDS
-            lane.not_before = now + random.uniform(0, 1.0) * self._latency
-            if lane.failures >= 2:
-                self._log._on_contention(lane.channel)
+            lane.not_before = now + random.random() * self._latency
+            self._log._take_turns(lane, now)
+        else:  # the key is stored already
+            entries[0].in_doubt = True
         self._retry(lane, entries)
 
     def _doubt(self, batch: list[tuple[_Lane, list[_Entry]]], certain: bool) -> None:

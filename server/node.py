@@ -68,6 +68,7 @@ class Node:
         self.log = Log(
             self._database,
             config.mongodb,
+            node=self.id,
             on_commit=self._on_commit,
             on_head=self._on_head,
             on_contention=self._on_contention,
@@ -380,7 +381,7 @@ class Node:
             elif messages[0].offset:
                 stream.sequencer.offer(messages)
         if node != self.id and messages[-1].offset:
-            self.log.learn(messages[-1].channel, messages[-1].position)
+            self.log.learn(messages[-1].channel, messages[-1].position, node)
 
     def _on_announcement(self, announcement: Announcement) -> None:
         node = announcement.node
@@ -391,9 +392,9 @@ class Node:
         self._peers[node] = self._now()
         self._suspects.pop(node, None)
         if announcement.want is not None:
-            self.log.contend(announcement.want)
+            self.log.contend(announcement.want, node)
         for channel, (epoch, offset) in announcement.heads.items():
-            self.log.learn(channel, Position(epoch, offset))
+            self.log.learn(channel, Position(epoch, offset), node)
             self._reach(channel, Position(epoch, offset))
 
     def _on_reconnect(self) -> None:
