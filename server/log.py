@@ -396,7 +396,7 @@ class Log:
             {"$sort": {"_id.c": ASCENDING, "_id.o": DESCENDING}},
             {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}}},
         ]
-        async for row in self._messages.aggregate(pipeline, session=session):
+        async for row in self._messages.aggregate(pipeline, session=session, batchSize=len(channels)):
             heads[row["_id"]] = Position(self.epoch, row["o"])
         own_epoch = {"_id": {"$in": list(channels)}, "epoch": {"$exists": True}}
         async for row in self._channels.find(own_epoch, session=session):
