@@ -19,7 +19,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from handlers import make_app
-from server import __version__, config
+from server import __version__, config, doctor
 from server.embedded import EmbeddedMongoDB
 from server.errors import StartError
 from server.node import Node
@@ -34,19 +34,30 @@ BODY_BYTES = 1 << 20
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A self-hosted real-time server: durable channels.")
-    parser.add_argument("--version", action="version", version=f"waterspout {__version__}")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
-    parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", type=int, help="port to listen on")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the embedded MongoDB keeps its data")
-    parser.add_argument("--mongodb-uri", metavar="URI", help="a replica set; `embedded` starts one")
-    parser.add_argument("--redis-url", metavar="URL", help="joins several instances")
-    parser.add_argument(
+    """The flags, and in `run` what they ask for: without a command, the server. A command takes all the flags of the
+    server as well, before or behind it, and gets (flags, config); it answers the exit code."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
+    common.add_argument("--host", help="address to listen on")
+    common.add_argument("--port", type=int, help="port to listen on")
+    common.add_argument("--data-dir", metavar="DIR", help="where the embedded MongoDB keeps its data")
+    common.add_argument("--mongodb-uri", metavar="URI", help="a replica set; `embedded` starts one")
+    common.add_argument("--redis-url", metavar="URL", help="joins several instances")
+    common.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="any option; VALUE is YAML; repeatable"
     )
-    parser.add_argument("--check-config", action="store_true", help="check the configuration and leave")
-    return parser.parse_args(arguments)
+    common.add_argument("--check-config", action="store_true", help="check the configuration and leave")
+    parser = argparse.ArgumentParser(
+        parents=[common], description="A self-hosted real-time server: durable channels. Without a command, it serves."
+    )
+    parser.add_argument("--version", action="version", version=f"waterspout {__version__}")
+    parser.set_defaults(run=run_server)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    commands.add_parser("doctor", help="look for what is wrong with MongoDB, Redis and this machine").set_defaults(
+        run=lambda _, options: doctor.run(options)
+    )
+    flags, rest = common.parse_known_args(arguments)
+    return parser.parse_args(rest, flags)
 
 
 def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> config.Config:
@@ -187,6 +198,13 @@ def _loop_factory(options: config.Config) -> Any:
     return None
 
 
+def run_server(_: argparse.Namespace, options: config.Config) -> int:
+    _raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=_loop_factory(options)) as runner:
+        runner.run(serve(options))
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     flags = parse_flags(arguments)
@@ -195,13 +213,11 @@ def main(arguments: list[str]) -> int:
         if flags.check_config:
             print("the configuration is good")
             return 0
-        _raise_descriptor_limit()
-        with asyncio.Runner(loop_factory=_loop_factory(options)) as runner:
-            runner.run(serve(options))
+        code: int = flags.run(flags, options)
+        return code
     except StartError as error:
         print(f"waterspout: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

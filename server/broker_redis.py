@@ -66,7 +66,7 @@ class RedisBroker:
         self.dropped = 0
         self.refused = 0
         self._options = options
-        self._client: Any = _connect(options.url or "")
+        self._client: Any = client(options.url or "")
         self._prefix = f"{options.prefix}:c:"
         self._nodes = f"{options.prefix}:nodes"
         self._secret = options.hmac_key.encode() if options.hmac_key else None
@@ -351,7 +351,7 @@ class RedisBroker:
         return f"redis: {reason}"
 
 
-def _connect(url: str) -> Any:
+def client(url: str) -> Any:
     """A client that answers or fails within TIMEOUT, without retries of its own: ours know what to make up for."""
     options: dict[str, Any] = {
         "socket_timeout": TIMEOUT,

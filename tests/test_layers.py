@@ -18,7 +18,7 @@ LEVELS = {
     0: "__init__ protocol codec frames channels errors config messages principals",
     1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth permissions limits metrics "
     "embedded preflight",
-    2: "subscription node",
+    2: "subscription node doctor",
     3: "outbox session",
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules.split()}
@@ -37,9 +37,9 @@ LIBRARIES = {
     "msgpack": {"codec"},
     "yaml": {"config"},
     "motor": {"mongodb", "log", "documents", "embedded"},
-    "pymongo": {"mongodb", "log", "documents", "embedded"},
+    "pymongo": {"mongodb", "log", "documents", "embedded", "doctor"},
     "bson": {"log", "documents"},
-    "redis": {"broker_redis"},
+    "redis": {"broker_redis", "doctor"},
     "jwt": {"auth"},
 }
 # What L0 is free of: waiting, the network, the clock, chance, and other processes.
