@@ -17,8 +17,9 @@ from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
+from tornado.web import Application
 
-from handlers import make_app
+from handlers import make_app, make_metrics_app
 from server import __version__, config, doctor
 from server.embedded import EmbeddedMongoDB
 from server.errors import StartError
@@ -78,34 +79,40 @@ def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> co
     return config.load(file, environment, values)
 
 
-def listen(options: config.Server) -> list[socket.socket]:
+def listen(host: str, port: int, reuse_port: bool = False) -> list[socket.socket]:
     try:
-        return bind_sockets(options.port, options.host, backlog=4096, reuse_port=options.reuse_port)
+        return bind_sockets(port, host, backlog=4096, reuse_port=reuse_port)
     except OSError as error:
         reason = "is taken by another program" if error.errno == errno.EADDRINUSE else error.strerror
-        raise StartError(f"{options.host}:{options.port} {reason}") from None
+        raise StartError(f"{host}:{port} {reason}") from None
+
+
+def http_server(app: Application, sockets: list[socket.socket]) -> HTTPServer:
+    server = HTTPServer(
+        app,
+        idle_connection_timeout=HEADER_SECONDS,
+        body_timeout=BODY_SECONDS,
+        max_header_size=HEADER_BYTES,
+        max_body_size=BODY_BYTES,
+        max_buffer_size=BODY_BYTES + HEADER_BYTES,
+    )
+    server.add_sockets(sockets)
+    return server
 
 
 async def serve(options: config.Config) -> None:
-    sockets = listen(options.server)
+    sockets = listen(options.server.host, options.server.port, options.server.reuse_port)
+    metrics = [] if options.metrics.port is None else listen(options.metrics.host, options.metrics.port)
     stop = _stop_on_signals()
     embedded = EmbeddedMongoDB(Path(options.server.data_dir)) if options.mongodb.uri == "embedded" else None
-    server: HTTPServer | None = None
+    servers: list[HTTPServer] = []
     node: Node | None = None
     try:
         uri = await _or_stop(embedded.start(), stop) if embedded else options.mongodb.uri
         if uri is None:
             return
         node = Node(options, uri)
-        server = HTTPServer(
-            make_app(node),
-            idle_connection_timeout=HEADER_SECONDS,
-            body_timeout=BODY_SECONDS,
-            max_header_size=HEADER_BYTES,
-            max_body_size=BODY_BYTES,
-            max_buffer_size=BODY_BYTES + HEADER_BYTES,
-        )
-        server.add_sockets(sockets)
+        servers = [http_server(make_app(node), sockets), http_server(make_metrics_app(node), metrics)]
         starting = asyncio.create_task(node.start())
         await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -115,9 +122,9 @@ async def serve(options: config.Config) -> None:
         else:
             starting.cancel()
     finally:
-        if server is not None:
+        for server in servers:
             server.stop()
-        for listener in sockets:
+        for listener in (*sockets, *metrics):
             listener.close()
         if node is not None:
             await _leave(node, options.server.shutdown_timeout)

@@ -8,8 +8,9 @@ from tornado.web import Application
 
 from handlers.base import NotFound
 from handlers.channels import Messages
-from handlers.ops import Health, Page, Readiness, log_request
+from handlers.ops import Health, Metrics, Page, Readiness, log_request
 from handlers.websocket import WebSocketHandler
+from server.metrics import registry
 from server.node import Node
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
@@ -23,8 +24,24 @@ def make_app(node: Node) -> Application:
             (r"/v1/channels/([^/]+)/messages", Messages, with_node),
             (r"/healthz", Health, with_node),
             (r"/readyz", Readiness, with_node),
+            (r"/metrics", Metrics, with_node | {"registry": registry(node)}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
+        ],
+        default_handler_class=NotFound,
+        default_handler_args=with_node,
+        log_function=log_request,
+    )
+
+
+def make_metrics_app(node: Node) -> Application:
+    """For a port of its own, which only the operator can reach: no key is asked for."""
+    with_node = {"node": node}
+    return Application(
+        [
+            (r"/metrics", Metrics, with_node | {"registry": registry(node), "keyless": True}),
+            (r"/healthz", Health, with_node),
+            (r"/readyz", Readiness, with_node),
         ],
         default_handler_class=NotFound,
         default_handler_args=with_node,

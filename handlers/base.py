@@ -98,6 +98,7 @@ class BaseHandler(RequestHandler):
                 reason = error.log_message % error.args if error.args else error.log_message
             code = _CODES.get(status_code, "internal" if status_code >= 500 else "bad_request")
             error = Error(code, reason, status=status_code)
+        self.node.refusals[error.code] += 1
         self.set_status(error.status)
         self.set_header("Content-Type", "application/problem+json")
         if error.status == 401:

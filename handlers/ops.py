@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
 from tornado.web import RequestHandler, StaticFileHandler
 
 from handlers.base import BaseHandler
+from server.errors import Error
+from server.node import Node
 
 logger = logging.getLogger("waterspout.access")
 
@@ -37,6 +41,32 @@ class Readiness(BaseHandler):
         strict = self.get_query_argument("strict", "") == "1"
         body = {"status": status} if status == "ready" else {"status": status, "reasons": reasons}
         self.answer(body, 503 if status == "down" or (strict and status != "ready") else 200)
+
+
+class Metrics(BaseHandler):
+    """For Prometheus, as text or OpenMetrics: on a port of its own, or with an API key that is `admin`."""
+
+    def initialize(  # type: ignore[override]  # Tornado's way: the route's own arguments
+        self, node: Node, registry: CollectorRegistry, keyless: bool = False
+    ) -> None:
+        super().initialize(node)
+        self._registry = registry
+        self._keyless = keyless
+
+    def prepare(self) -> None:
+        if self._keyless:
+            return
+        principal = self.authenticate()
+        if not principal.admin:
+            code = "permission_denied" if principal.user else "unauthenticated"
+            raise Error(code, "Authorization: metrics need an API key that is admin")
+
+    async def get(self) -> None:
+        await self.node.readiness()  # looks at MongoDB, if nobody has for a second
+        wanted = "application/openmetrics-text" in self.request.headers.get("Accept", "")
+        form = openmetrics if wanted else exposition
+        self.set_header("Content-Type", form.CONTENT_TYPE_LATEST)
+        self.finish(form.generate_latest(self._registry))
 
 
 class Page(StaticFileHandler):

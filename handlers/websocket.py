@@ -146,6 +146,7 @@ class Socket(asyncio.Protocol):
             self.data_received(early)
 
     def data_received(self, data: bytes) -> None:
+        self._node.bytes_in += len(data)
         if self._closing is not None:
             self._await_close(data)
             return

@@ -90,6 +90,11 @@ class Limits(Section):
     connections_per_ip: Count = 50
 
 
+class Metrics(Section):
+    host: str = "127.0.0.1"
+    port: Port | None = None
+
+
 class Retention(Section):
     size: Count = 10000
     ttl: Seconds = Seconds(30 * 86400)
@@ -115,6 +120,7 @@ class Config(Section):
     redis: Redis = field(default_factory=Redis)
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
     origins: list[str] = field(default_factory=list)
     namespaces: dict[str, Namespace] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)

@@ -71,6 +71,12 @@ class Hub:
         """The delivery being sent is the turn's only one: there is nothing to collect it with."""
         self.encodes = 0
         self.sends = 0
+        self.messages = 0
+        """Handed to sinks; so are `bytes`. Whoever sends to a client past the hub counts here as well."""
+        self.bytes = 0
+        self.dropped = 0
+        """Ephemeral messages that sinks could not take."""
+        self.fallen_behind = 0
 
     def add(self, channel: str, sink: Sink, conflate: float = 0.0) -> None:
         """From now on `sink` gets the channel. `conflate`: seconds, the channel's own; only the newest message per
@@ -101,6 +107,9 @@ class Hub:
     def count(self, channel: str) -> int:
         topic = self._topics.get(channel)
         return sum(map(len, topic.sinks.values())) if topic else 0
+
+    def subscriptions(self) -> int:
+        return sum(self.count(channel) for channel in self._topics)
 
     def deliver(self, messages: list[Message]) -> None:
         """Send messages of one channel to its sinks, at the end of this turn of the loop."""
@@ -180,16 +189,24 @@ class Hub:
         sinks = topic.snapshot.get(codec)
         if sinks is None:
             sinks = topic.snapshot[codec] = tuple(topic.sinks.get(codec, ()))
-        self.sends += len(sinks)
+        count = len(sinks)
+        self.sends += count
+        self.messages += count * delivery.size
+        self.bytes += count * len(delivery.data)
         for sink in sinks:
             sink.send(delivery)
 
     def _send_skipping(self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message]) -> None:
         for sink in tuple(topic.sinks.get(codec, ())):
             wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
+            self.sends += 1
+            self.messages += len(wanted)
             if len(wanted) != len(messages):
-                sink.send(delivery._replace(data=b"".join(wanted), size=len(wanted)))
+                data = b"".join(wanted)
+                self.bytes += len(data)
+                sink.send(delivery._replace(data=data, size=len(wanted)))
             else:
+                self.bytes += len(delivery.data)
                 sink.send(delivery)
 
     # --- conflation: the first message goes at once, then at most one batch of the newest per tag an interval ---------

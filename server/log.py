@@ -41,6 +41,7 @@ from server.channels import MAX_OFFSET, Position
 from server.codec import JSON
 from server.config import MongoDB, Retention
 from server.errors import Error, StartError
+from server.histogram import Histogram
 from server.messages import Message, Page
 from server.mongodb import LINEARIZABLE, brief, mapped
 
@@ -138,8 +139,8 @@ class Log:
         self._on_contention = on_contention
         self._shards = [_Shard(self) for _ in range(options.shards)]
         self._undecided: deque[_Entry] = deque()
-        self._queued = 0
-        self._queued_bytes = 0
+        self.queued = 0
+        self.queued_bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._reads: dict[tuple[str, int], asyncio.Task[Page]] = {}
         self._pages: OrderedDict[tuple[str, int], tuple[float, Page]] = OrderedDict()
@@ -149,6 +150,8 @@ class Log:
         self.inserts = 0
         self.reads = 0
         self.conflicts = 0
+        self.publish_seconds = Histogram(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+        self.batch_messages = Histogram(1, 2, 5, 10, 20, 50, 100, 200, 500)
         self.dirty: set[str] = set()
         """Channels appended to since the set was last emptied (by the trimmer)."""
 
@@ -209,6 +212,10 @@ class Log:
             self._probing = asyncio.create_task(self._probe(), name="probe")
         return await asyncio.shield(self._probing)
 
+    def problem(self) -> str | None:
+        """What the last write or probe has said."""
+        return self._probed[1] or None
+
     async def _probe(self) -> str | None:
         reason = ""
         try:
@@ -234,13 +241,13 @@ class Log:
         publish deadline, `outcome_unknown`: retry with the same key. Not a coroutine, so that the order of the calls
         is the order in the log.
         """
-        if self._queued >= QUEUE_MESSAGES or self._queued_bytes + size > QUEUE_BYTES:
+        if self.queued >= QUEUE_MESSAGES or self.queued_bytes + size > QUEUE_BYTES:
             raise Error("unavailable", "too many messages are waiting to be stored", retry_after=1.0)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Receipt] = loop.create_future()
         entry = _Entry(user, key, data, skip, size, loop.time() + self._options.publish_timeout, future)
-        self._queued += 1
-        self._queued_bytes += size
+        self.queued += 1
+        self.queued_bytes += size
         self._undecided.append(entry)
         self._shard(channel).put(channel, entry)
         return future
@@ -275,6 +282,8 @@ class Log:
 
     def _settle(self, entry: _Entry, receipt: Receipt) -> None:
         self._forget(entry)
+        accepted = entry.deadline - self._options.publish_timeout
+        self.publish_seconds.observe(asyncio.get_running_loop().time() - accepted)
         if not entry.future.done():
             entry.future.set_result(receipt)
 
@@ -286,8 +295,8 @@ class Log:
 
     def _forget(self, entry: _Entry) -> None:
         if entry.size >= 0:
-            self._queued -= 1
-            self._queued_bytes -= entry.size
+            self.queued -= 1
+            self.queued_bytes -= entry.size
             entry.size = -1
 
     def _refuse(self, entry: _Entry) -> None:
@@ -636,6 +645,7 @@ class _Shard:
     ) -> tuple[int, dict[str, Any] | None]:
         """How many were stored for good, from the first on, and why the next one was not. -1: nothing is certain."""
         self._log.inserts += 1
+        self._log.batch_messages.observe(len(documents))
         # The command itself: its reply says in one place what the driver's bulk API spreads over exceptions.
         reply = await self._log._database.command(
             {

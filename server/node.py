@@ -14,6 +14,7 @@ import logging
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -25,6 +26,7 @@ from server.channels import BEGINNING, MAX_OFFSET, Position, parse_cursor
 from server.codec import JSON
 from server.config import Config, Namespace
 from server.errors import SHUTDOWN, Disconnect, Error, bad_request
+from server.histogram import Histogram
 from server.hub import Hub
 from server.log import Log, Receipt
 from server.messages import Message
@@ -48,6 +50,11 @@ LINGER: Final = 1.0
 
 class Client(Protocol):
     """A connected client, as far as the node has to know it."""
+
+    transport: str
+
+    @property
+    def queued(self) -> int: ...
 
     def tick(self, now: float) -> None: ...
 
@@ -76,6 +83,15 @@ class Node:
         self.clients: set[Client] = set()
         self.addresses: dict[str, int] = {}
         """Connections per client address."""
+        self.published = 0
+        self.bytes_in = 0
+        self.refusals: Counter[str] = Counter()
+        """Errors that clients were answered with, by code."""
+        self.farewells: Counter[str] = Counter()
+        """Connections ended, by close code; `client`: not by us."""
+        self.repairs: Counter[str] = Counter()
+        """Reads of the log for what the broker had lost, by what showed it."""
+        self.lag = Histogram(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
         self.opened = False
         self.leaving = False
         self._streams: dict[str, Stream] = {}
@@ -137,12 +153,19 @@ class Node:
             return "down", ["MongoDB: not reached yet"]
         problem = await self.log.probe()
         reasons = [problem] if problem else []
-        broken = self.broker.problem()
-        if broken:
-            reasons.append(broken)
-        elif self._deaf():
-            reasons.append("broker: this node does not hear its own announcements")
+        unheard = self.unheard()
+        if unheard:
+            reasons.append(unheard)
         return ("down" if problem else "degraded" if reasons else "ready"), reasons
+
+    def unheard(self) -> str | None:
+        """Why messages do not come back through the broker, or None."""
+        deaf = "broker: this node does not hear its own announcements" if self._deaf() else None
+        return self.broker.problem() or deaf
+
+    def listening(self) -> tuple[int, int]:
+        """(channels somebody here is subscribed to, subscriptions to them, live or not)"""
+        return len(self._streams), sum(stream.users for stream in self._streams.values())
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
@@ -166,12 +189,15 @@ class Node:
         if limit and size > limit:
             raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
         if not namespace.durable:
+            self.published += 1
             now = time.time_ns() // 1_000_000
             self.broker.publish([Message(channel, "", 0, "", principal.user, now, data, tag, skip)])
             return None
         self._check_open()
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
-        return self.log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
+        receipt = self.log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
+        self.published += 1
+        return receipt
 
     # --- subscribing --------------------------------------------------------------------------------------------------
 
@@ -313,6 +339,7 @@ class Node:
                     confirmed_head=self.log.confirmed_head,
                     deliver=self.hub.deliver,
                     lost=self._lost,
+                    repairs=self.repairs,
                 )
             stream = self._streams[channel] = Stream(channel, float(namespace.conflate), sequencer)
             stream.opening = asyncio.create_task(self._open(stream), name=f"open {channel}")
@@ -451,7 +478,7 @@ class Node:
                     if stream.sequencer.position.epoch != head.epoch:
                         stream.sequencer.restart(head)
                     else:
-                        stream.sequencer.reach(head)
+                        stream.sequencer.reach(head, "sweep")
             self._swept = self._now()
         except Error as error:
             self._sweep_wanted = True
@@ -472,7 +499,9 @@ class Node:
 
     async def _forever(self, step: Callable[[], Any], pause: Callable[[], float]) -> None:
         while pause():  # 0: never
+            due = self._now() + pause()
             await asyncio.sleep(pause())
+            self.lag.observe(max(self._now() - due, 0.0))
             try:
                 await step()
             except Error as error:

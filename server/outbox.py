@@ -78,6 +78,13 @@ class Outbox:
         self._progress = -1
         node.clients.add(self)
 
+    transport = "stream"
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the client."""
+        return self._queued
+
     def __repr__(self) -> str:
         return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"
 
@@ -115,6 +122,7 @@ class Outbox:
         if self._ended:
             return
         data = self.codec.frame(push)
+        self._node.hub.bytes += len(data)
         if self._clear:
             self._out(data)
         else:
@@ -159,6 +167,7 @@ class Outbox:
             self._put(delivery, size)
         else:
             lost += delivery.size
+        self._node.hub.dropped += lost
         if self._dropped is None:
             self._dropped = {}
         self._dropped[delivery.channel] = self._dropped.get(delivery.channel, 0) + lost
@@ -256,6 +265,7 @@ class Outbox:
             return
         if delay is None:
             delay = random.uniform(0.1, 1.0)  # whatever happens to many at once must not bring them back at once
+        self._node.farewells[str(reason.code)] += 1
         farewell = self._farewell(reason, delay)
         self.flush()
         self._end()
@@ -266,6 +276,8 @@ class Outbox:
 
     def closed(self) -> None:
         """The connection is gone. Calling it twice is fine."""
+        if not self._ended:
+            self._node.farewells["client"] += 1
         self._end()
 
     def _end(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -17,6 +18,9 @@ from server.errors import Error
 from server.messages import Message, Page
 
 logger = logging.getLogger(__name__)
+
+CAUSES: Final = ("hole", "announced", "sweep")
+"""What shows that something is missing: a message beyond it, another's word, or a look at the log."""
 
 REORDER_SECONDS: Final = 0.05
 EARLY_MESSAGES: Final = 1000
@@ -37,17 +41,20 @@ class Sequencer:
         confirmed_head: Callable[[str], Awaitable[int]],
         deliver: Callable[[list[Message]], None],
         lost: Callable[[str, str, int | None, int | None], None],
+        repairs: Counter[str],
     ) -> None:
         self.channel = channel
         self.position = Position("", -1)
         """Up to where everything has been delivered. Not started: offset −1."""
-        self.repairs = 0
         self._read = read
         self._confirmed_head = confirmed_head
         self._deliver = deliver
         self._lost = lost
         self._early: dict[int, Message] = {}
         self._target = 0
+        self._repairs = repairs
+        """Of the whole node, by cause."""
+        self._cause = "hole"
         self._filling: asyncio.Task[None] | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -71,17 +78,19 @@ class Sequencer:
                 if message.offset > last and len(self._early) < EARLY_MESSAGES:
                     self._early[message.offset] = message
             self._target = max(self._target, messages[-1].offset)
+            self._cause = "hole"
             if last >= 0:
                 self._deliver_early()
                 self._repair()
 
-    def reach(self, head: Position, *, at_once: bool = False) -> None:
+    def reach(self, head: Position, cause: str = "announced", *, at_once: bool = False) -> None:
         """The log reaches `head`: whatever is missing up to there is read, after the moment that reordering takes.
 
         A head of another epoch is not believed here; see `restart`.
         """
         if self.position.offset >= 0 and head.epoch == self.position.epoch and head.offset > self._target:
             self._target = head.offset
+            self._cause = cause
         self._repair(0.0 if at_once else REORDER_SECONDS)
 
     def restart(self, head: Position) -> None:
@@ -153,7 +162,7 @@ class Sequencer:
         in_vain = 0
         while self.position.offset < self._target:
             before = self.position.offset
-            self.repairs += 1
+            self._repairs[self._cause] += 1
             try:
                 # Up to the first message that is here already: it need not be read again.
                 page = await self._read(self.channel, before, min(self._early, default=MAX_OFFSET))

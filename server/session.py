@@ -48,6 +48,8 @@ ChannelCommand = Subscribe | Unsubscribe | Publish | History
 class Session(Outbox):
     """`principal` is None until the client has said who it is."""
 
+    transport = "websocket"
+
     __slots__ = (
         "_started", "_first", "_bucket", "_lanes", "_tasks", "_paging", "_publishing", "_under_way", "_reading",
         "_pong", "_opened_at", "_ping_at", "_pong_due",
@@ -292,6 +294,7 @@ class Session(Outbox):
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
         self._push(error_push(identifier, error))
+        self._node.refusals[error.code] += 1
         if not self._started and not self._node.authenticator.guests:
             self.disconnect(Disconnect(NO_CONNECT, "the first command must be a good connect"))
 

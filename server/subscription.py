@@ -105,6 +105,7 @@ class Subscription:
         if not self.live:
             return
         self._hub.remove(self.channel, self._subscriber)
+        self._hub.fallen_behind += 1
         self.live = False
         self._position = Position(self._stream.sequencer.position.epoch, offset)
         self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
@@ -175,6 +176,8 @@ class Subscription:
         data = b"".join([message.frame(self._subscriber.codec) for message in messages])
         first, last = messages[0].offset, messages[-1].offset
         self._position = messages[-1].position
+        self._hub.messages += len(messages)
+        self._hub.bytes += len(data)
         self._subscriber.send(Delivery(self.channel, data, first, last, len(messages)))
 
     def _tell(self, push: Push, first: int, last: int) -> None:

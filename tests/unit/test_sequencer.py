@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +34,11 @@ class World:
         self.out: list[Any] = []
         """Offsets delivered, and (first, last) for what was lost."""
         self.on_deliver: Callable[[], None] = lambda: None
+        self.repairs: Counter[str] = Counter()
         self.sequencer = Sequencer(
-            CHANNEL, read=self.read, confirmed_head=self.confirmed_head, deliver=self.deliver, lost=self.lost
-        )
+            CHANNEL, read=self.read, confirmed_head=self.confirmed_head, deliver=self.deliver, lost=self.lost,
+            repairs=self.repairs,
+        )  # fmt: skip
 
     async def read(self, channel: str, after: int, upto: int = MAX_OFFSET) -> Page:
         self.reads += 1

@@ -1,0 +1,110 @@
+"""What /metrics shows of a node. The parts count in plain numbers; they are read here, when somebody asks.
+
+Nothing on the way of a message calls the library. A node's registry is its own: two nodes in a process have two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import inf
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from server import __version__
+from server.errors import ERRORS
+from server.histogram import Histogram
+from server.node import Node
+from server.sequencer import CAUSES
+
+
+def registry(node: Node) -> CollectorRegistry:
+    """The node's metrics, and those of its process (memory, CPU, descriptors)."""
+    metrics = CollectorRegistry()
+    metrics.register(_Collector(node))
+    ProcessCollector(registry=metrics)
+    return metrics
+
+
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
+
+
+class _Collector(Collector):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Family]:
+        node = self._node
+        yield InfoMetricFamily("waterspout", "This instance.", {"version": __version__, "node": node.id})
+        yield from self._clients()
+        yield from self._log()
+        broker = node.broker
+        yield gauge("broker_up", "1: this node hears itself through its broker.", node.unheard() is None)
+        yield counter("broker_dropped", "Publications that could not be sent to the broker.", broker.dropped)
+        yield counter("broker_refused", "Payloads from the broker that were not ours.", broker.refused)
+        repairs = {cause: node.repairs[cause] for cause in CAUSES}
+        yield counters("repairs", "Reads of the log for what the broker had lost, by what showed it.", "cause", repairs)
+        yield histogram("loop_lag_seconds", "How late the event loop ran what was due, once a second.", node.lag)
+
+    def _clients(self) -> Iterator[Family]:
+        node, hub = self._node, self._node.hub
+        transports = {"websocket": 0} | Counter(client.transport for client in node.clients)
+        yield gauges("connections", "Connected clients.", "transport", transports)
+        live = hub.subscriptions()
+        channels, subscriptions = node.listening()
+        states = {"live": live, "replaying": max(subscriptions - live, 0)}
+        yield gauges("subscriptions", "replaying: resuming or behind, served from the log.", "state", states)
+        yield gauge("channels", "Channels that somebody here is subscribed to.", channels)
+        yield gauge("queue_bytes", "Waiting for clients to read.", sum(client.queued for client in node.clients))
+        yield counter("messages_in", "Publishes that were accepted.", node.published)
+        yield counter("messages_out", "Messages handed to clients, replays among them.", hub.messages)
+        yield counter("bytes_in", "Received from WebSocket clients.", node.bytes_in)
+        yield counter("bytes_out", "Handed to clients, replies and replays among them.", hub.bytes)
+        yield counter("messages_dropped", "Ephemeral messages that slow clients did not get.", hub.dropped)
+        yield counter("fallen_behind", "Times a durable subscription could not keep up.", hub.fallen_behind)
+        refusals = {code: node.refusals[code] for code in ERRORS}
+        yield counters("refusals", "Commands and requests answered with an error.", "code", refusals)
+        yield counters("disconnects", "Connections ended, by our close code, or by the client.", "code", node.farewells)
+
+    def _log(self) -> Iterator[Family]:
+        log = self._node.log
+        yield gauge("mongodb_up", "1: MongoDB acknowledges writes by a majority.", log.problem() is None)
+        yield gauge("publish_queue_messages", "Waiting to be stored.", log.queued)
+        yield gauge("publish_queue_bytes", "Waiting to be stored.", log.queued_bytes)
+        yield histogram("publish_seconds", "From accepting a publish to its acknowledgement.", log.publish_seconds)
+        yield histogram("batch_messages", "Messages of one insert.", log.batch_messages)
+        yield counter("log_inserts", "Inserts sent to MongoDB.", log.inserts)
+        yield counter("log_reads", "Reads of messages and heads sent to MongoDB.", log.reads)
+        yield counter("conflicts", "Inserts refused because another node had taken the offset.", log.conflicts)
+
+
+def counter(name: str, help: str, value: int) -> CounterMetricFamily:
+    return CounterMetricFamily(f"waterspout_{name}", help, value)
+
+
+def counters(name: str, help: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"waterspout_{name}", help, labels=[label])
+    _add(family, values)
+    return family
+
+
+def gauge(name: str, help: str, value: int) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"waterspout_{name}", help, value)
+
+
+def gauges(name: str, help: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"waterspout_{name}", help, labels=[label])
+    _add(family, values)
+    return family
+
+
+def _add(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, int]) -> None:
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+
+
+def histogram(name: str, help: str, values: Histogram) -> HistogramMetricFamily:
+    buckets = [("+Inf" if bound == inf else str(float(bound)), float(count)) for bound, count in values.cumulative()]
+    return HistogramMetricFamily(f"waterspout_{name}", help, buckets, values.sum)
