@@ -20,7 +20,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers import make_app, make_metrics_app
-from server import __version__, config, doctor
+from server import __version__, config, doctor, logs
 from server.embedded import EmbeddedMongoDB
 from server.errors import StartError
 from server.node import Node
@@ -44,6 +44,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     common.add_argument("--data-dir", metavar="DIR", help="where the embedded MongoDB keeps its data")
     common.add_argument("--mongodb-uri", metavar="URI", help="a replica set; `embedded` starts one")
     common.add_argument("--redis-url", metavar="URL", help="joins several instances")
+    common.add_argument("--log-format", choices=("text", "json"), help="default: text on a terminal, else JSON")
     common.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="any option; VALUE is YAML; repeatable"
     )
@@ -68,6 +69,7 @@ def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> co
         "server.data_dir": flags.data_dir,
         "mongodb.uri": flags.mongodb_uri,
         "redis.url": flags.redis_url,
+        "log.format": flags.log_format,
     }
     values: list[tuple[str, Any]] = [(path, value) for path, value in named.items() if value is not None]
     for setting in flags.set:
@@ -175,6 +177,9 @@ async def _or_stop(awaitable: Any, stop: asyncio.Future[None]) -> Any:
 def _banner(options: config.Config, node: Node, sockets: list[socket.socket]) -> None:
     port = sockets[0].getsockname()[1]
     host = f"[{options.server.host}]" if ":" in options.server.host else options.server.host
+    if not logs.readable(options.log, sys.stderr):
+        logger.info("Waterspout %s, node %s, serves on %s:%d", __version__, node.id, host, port)
+        return
     mongodb = f"embedded in {options.server.data_dir}/" if options.mongodb.uri == "embedded" else "external"
     lines = (
         f"Waterspout {__version__}, node {node.id}",
@@ -213,13 +218,13 @@ def run_server(_: argparse.Namespace, options: config.Config) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     flags = parse_flags(arguments)
     try:
         options = load_config(flags, os.environ)
         if flags.check_config:
             print("the configuration is good")
             return 0
+        logs.configure(options.log, sys.stderr)
         code: int = flags.run(flags, options)
         return code
     except StartError as error:

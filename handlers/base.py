@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from tornado.web import HTTPError, RequestHandler
 from server.codec import JSON, MSGPACK, Codec
 from server.errors import Error, bad_request
 from server.node import Node
-from server.principals import Principal
+from server.principals import GUEST, Principal
 from server.protocol import problem
 
 logger = logging.getLogger(__name__)
@@ -25,9 +26,13 @@ class BaseHandler(RequestHandler):
 
     def initialize(self, node: Node) -> None:
         self.node = node
+        self.principal = GUEST
+        self.refusal: Error | None = None
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
+        self.request_id: str = getattr(self, "request_id", None) or "r" + secrets.token_hex(6)
+        self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def prepare(self) -> None:
@@ -99,6 +104,7 @@ class BaseHandler(RequestHandler):
             code = _CODES.get(status_code, "internal" if status_code >= 500 else "bad_request")
             error = Error(code, reason, status=status_code)
         self.node.refusals[error.code] += 1
+        self.refusal = error
         self.set_status(error.status)
         self.set_header("Content-Type", "application/problem+json")
         if error.status == 401:
@@ -115,6 +121,22 @@ class BaseHandler(RequestHandler):
             self.write_error(e.status, exc_info=(type(e), e, e.__traceback__))
             return
         super()._handle_request_exception(e)
+
+    def about(self) -> dict[str, Any]:
+        """For the log."""
+        return {
+            "request": self.request_id,
+            "user": self.principal.user,
+            "ip": self.client_address(),
+            "origin": self.request.headers.get("Origin"),
+            "code": self.refusal.code if self.refusal else None,
+        }
+
+    def log_exception(self, kind: Any, error: Any, trace: Any) -> None:
+        """Tornado's own would log the query, which may hold secrets."""
+        if not isinstance(error, HTTPError):
+            failed = f"{self.request.method} {self.request.path}"
+            logger.error("%s failed", failed, exc_info=(kind, error, trace), extra=self.about())
 
 
 class NotFound(BaseHandler):

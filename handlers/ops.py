@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
-from tornado.web import RequestHandler, StaticFileHandler
+from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from handlers.base import BaseHandler
-from server.errors import Error
+from server.errors import NOTABLE, Error
 from server.node import Node
 
 logger = logging.getLogger("waterspout.access")
@@ -78,15 +79,22 @@ class Page(StaticFileHandler):
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cache-Control", "no-cache")
 
+    def log_exception(self, kind: Any, error: Any, trace: Any) -> None:
+        """As in `BaseHandler`: never the query."""
+        if not isinstance(error, HTTPError):
+            logger.error("%s failed", self.request.path, exc_info=(kind, error, trace))
+
 
 def log_request(handler: RequestHandler) -> None:
     """The path without its query, which may hold secrets."""
-    request = handler.request
     status = handler.get_status()
-    level = logging.DEBUG if status < 400 else logging.INFO
-    if status == 500:
-        level = logging.ERROR
-    logger.log(
-        level, "%d %s %s %s %.1f ms", status, request.method, request.path, request.remote_ip,
-        1000 * request.request_time(),
-    )  # fmt: skip
+    level = logging.DEBUG if status < 400 else logging.ERROR if status == 500 else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    about, reason = {"ip": handler.request.remote_ip}, ""
+    if isinstance(handler, BaseHandler):
+        about = handler.about()
+        if handler.refusal is not None and handler.refusal.code in NOTABLE:
+            reason = f": {handler.refusal.reason}"
+    request, took = handler.request, 1000 * handler.request.request_time()
+    logger.log(level, "%d %s %s %.1f ms%s", status, request.method, request.path, took, reason, extra=about)

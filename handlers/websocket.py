@@ -13,6 +13,7 @@ import base64
 import binascii
 import logging
 import socket
+import sys
 from typing import cast
 
 from tornado.ioloop import IOLoop
@@ -51,7 +52,9 @@ class WebSocketHandler(BaseHandler):
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         chosen = next((name for name in offered if name in CODECS), None)
         codec = CODECS[chosen] if chosen else JSON
-        await adopt(self.detach(), Socket(self.node, codec, principal, self.client_address(), _accept(key, chosen)))
+        origin = self.request.headers.get("Origin")
+        protocol = Socket(self.node, codec, principal, self.client_address(), origin, _accept(key, chosen))
+        await adopt(self.detach(), protocol)
 
     def _handshake_key(self) -> str:
         """RFC 6455, section 4.2.1."""
@@ -118,7 +121,9 @@ class Socket(asyncio.Protocol):
 
     __slots__ = ("_parser", "_session", "_transport", "_closing", "_node", "_address", "_opening", "early")
 
-    def __init__(self, node: Node, codec: Codec, principal: Principal | None, address: str, greeting: bytes) -> None:
+    def __init__(
+        self, node: Node, codec: Codec, principal: Principal | None, address: str, origin: str | None, greeting: bytes
+    ) -> None:
         limit = node.config.limits.message_bytes
         self._parser = Parser(2 * limit if limit else MAX_FRAME)
         self._closing: asyncio.TimerHandle | None = None
@@ -127,7 +132,7 @@ class Socket(asyncio.Protocol):
         self._session: Session
         self._transport: asyncio.Transport
         # The session wants the transport's own `write`; it is made when that exists.
-        self._opening = (codec, principal, greeting)
+        self._opening = (codec, principal, origin and sys.intern(origin), greeting)
         self.early = b""
         """What came before the connection was ours."""
 
@@ -135,12 +140,12 @@ class Socket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, the same methods
-        codec, principal, greeting = self._opening
+        codec, principal, origin, greeting = self._opening
         del self._opening
         transport.write(greeting)
         addresses = self._node.addresses
         addresses[self._address] = addresses.get(self._address, 0) + 1
-        self._session = Session(self._node, self, codec, principal, self._address)
+        self._session = Session(self._node, self, codec, principal, self._address, origin)
         early, self.early = self.early, b""
         if early:
             self.data_received(early)

@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import yaml
@@ -95,6 +95,11 @@ class Metrics(Section):
     port: Port | None = None
 
 
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] | None = None
+
+
 class Retention(Section):
     size: Count = 10000
     ttl: Seconds = Seconds(30 * 86400)
@@ -120,6 +125,7 @@ class Config(Section):
     redis: Redis = field(default_factory=Redis)
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
     origins: list[str] = field(default_factory=list)
     namespaces: dict[str, Namespace] = field(default_factory=dict)

@@ -40,6 +40,10 @@ ERRORS: Final[dict[str, Kind]] = {
 }
 
 
+NOTABLE: Final = frozenset(("unauthenticated", "token_expired", "permission_denied", "rate_limited", "limit_exceeded"))
+"""What an operator wants to read of, with its reason."""
+
+
 class WaterspoutError(Exception):
     """The root of both families."""
 

@@ -8,12 +8,13 @@ is told how many. Replies are never dropped. A client that takes nothing for STA
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from server.codec import Codec
 from server.errors import STALLED, TOKEN_EXPIRED, Disconnect
@@ -22,6 +23,8 @@ from server.node import Node
 from server.principals import Principal
 from server.protocol import Push, disconnect_push, dropped_push
 from server.subscription import Subscription
+
+logger = logging.getLogger(__name__)
 
 STALLED_AFTER: Final = 10.0
 EXPIRY_GRACE: Final = 10.0
@@ -50,16 +53,18 @@ class Outbox:
     """A sink of the hub, a client of the node; the base of whatever is connected."""
 
     __slots__ = (
-        "id", "codec", "address", "_node", "_connection", "_write", "_principal", "_ended", "_subscriptions",
+        "id", "codec", "address", "origin", "_node", "_connection", "_write", "_principal", "_ended", "_subscriptions",
         "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_progress_at", "_progress",
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, address: str
-    ) -> None:
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, address: str,
+        origin: str | None = None,
+    ) -> None:  # fmt: skip
         self.id = "s" + secrets.token_hex(6)
         self.codec = codec
         self.address = address
+        self.origin = origin
         self._node = node
         self._connection = connection
         self._write: Callable[[bytes], None] = connection.write
@@ -84,6 +89,11 @@ class Outbox:
     def queued(self) -> int:
         """Bytes that wait for the client."""
         return self._queued
+
+    def about(self) -> dict[str, Any]:
+        """For the log."""
+        user = self._principal.user if self._principal else None
+        return {"session": self.id, "user": user, "ip": self.address, "origin": self.origin}
 
     def __repr__(self) -> str:
         return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"
@@ -266,6 +276,7 @@ class Outbox:
         if delay is None:
             delay = random.uniform(0.1, 1.0)  # whatever happens to many at once must not bring them back at once
         self._node.farewells[str(reason.code)] += 1
+        logger.info("disconnected: %s", reason.reason, extra=self.about() | {"code": reason.code})
         farewell = self._farewell(reason, delay)
         self.flush()
         self._end()

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, Final
 
 from server.codec import Codec
-from server.errors import NO_CONNECT, NO_PONG, Disconnect, Error, bad_request
+from server.errors import NO_CONNECT, NO_PONG, NOTABLE, Disconnect, Error, bad_request
 from server.frames import BINARY, PING_FRAME, PONG, TEXT, close_frame, frame
 from server.limits import TokenBucket
 from server.log import Receipt
@@ -51,17 +51,20 @@ class Session(Outbox):
     transport = "websocket"
 
     __slots__ = (
-        "_started", "_first", "_bucket", "_lanes", "_tasks", "_paging", "_publishing", "_under_way", "_reading",
-        "_pong", "_opened_at", "_ping_at", "_pong_due",
+        "_started", "_first", "_said", "_bucket", "_lanes", "_tasks", "_paging", "_publishing", "_under_way",
+        "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, address: str
-    ) -> None:
-        super().__init__(node, connection, codec, principal, address)
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, address: str,
+        origin: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(node, connection, codec, principal, address, origin)
         self._started = False
         """Whether the client has said who it is, or is a guest."""
         self._first = True
+        self._said: tuple[str, ...] = ()
+        """Codes of refusals that are in the log: one each."""
         now = asyncio.get_running_loop().time()
         limits = node.config.limits
         self._bucket = TokenBucket(limits.messages_per_second, limits.burst, now)
@@ -97,7 +100,7 @@ class Session(Outbox):
         except Disconnect as reason:
             self.disconnect(reason)
         except Exception:
-            logger.exception("%r: a command failed", self)
+            logger.exception("a command failed", extra=self.about())
             self._refuse(id_of(value), Error("internal", "the server failed; its log says why"))
 
     def _introduce(self, command: AnyCommand) -> None:
@@ -110,6 +113,7 @@ class Session(Outbox):
             self._refuse(command.id, error)
             raise Disconnect(NO_CONNECT, error.reason) from None
         self._started = True
+        logger.info("connected", extra=self.about())
 
     def _dispatch(self, command: AnyCommand) -> None:
         first, self._first = self._first, False
@@ -164,7 +168,7 @@ class Session(Outbox):
             except Error as error:
                 self._refuse(command.id, error)
             except Exception:
-                logger.exception("%r: %s failed", self, type(command).__name__)
+                logger.exception("%s failed", type(command).__name__, extra=self.about())
                 self._refuse(command.id, Error("internal", "the server failed; its log says why"))
             lane.popleft()
             self._count(-1)
@@ -295,6 +299,9 @@ class Session(Outbox):
     def _refuse(self, identifier: int | None, error: Error) -> None:
         self._push(error_push(identifier, error))
         self._node.refusals[error.code] += 1
+        if error.code in NOTABLE and error.code not in self._said:
+            self._said += (error.code,)
+            logger.info("refused: %s", error.reason, extra=self.about() | {"code": error.code})
         if not self._started and not self._node.authenticator.guests:
             self.disconnect(Disconnect(NO_CONNECT, "the first command must be a good connect"))
 

@@ -17,7 +17,7 @@ HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "h
 LEVELS = {
     0: "__init__ protocol codec frames channels errors config messages principals histogram",
     1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth permissions limits "
-    "embedded preflight",
+    "embedded preflight logs",
     2: "subscription node doctor",
     3: "outbox session metrics",
 }
