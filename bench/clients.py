@@ -83,11 +83,15 @@ class Clients:
         self._view = memoryview(self._buffer)
 
     def close(self) -> None:
-        for client in self.all:
-            # A reset instead of a goodbye: ten thousand sockets in TIME_WAIT would be in the way of the next run.
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-            client.sock.close()
+        for client in reversed(self.all.copy()):
+            self.drop(client)
         self._epoll.close()
+
+    def drop(self, client: Client) -> None:
+        # A reset instead of a goodbye: ten thousand sockets in TIME_WAIT would be in the way of the next run.
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        client.sock.close()
+        self.all.remove(client)
 
     def open(self, subscriptions: Iterable[Sequence[int]]) -> list[Client]:
         """Clients with these subscriptions each, returned when the server has confirmed all of them."""
@@ -98,7 +102,7 @@ class Clients:
         while more or opening:
             while more and len(opening) < OPENING:
                 try:
-                    client = self._dial(next(waiting))
+                    client = self.dial(self.dialect.opening(next(waiting)))
                 except StopIteration:
                     more = False
                     break
@@ -110,7 +114,8 @@ class Clients:
                     opening.discard(client)
         return opened
 
-    def _dial(self, channels: Sequence[int]) -> Client:
+    def dial(self, steps: Iterable[tuple[str, str]]) -> Client:
+        """One more client, on its way: `steps` are taken (as of `Dialect.opening`) as its answers come in."""
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=STALL)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.sendall(
@@ -120,11 +125,18 @@ class Clients:
         )
         sock.setblocking(False)
         client = Client(sock)
-        client.steps.extend(self.dialect.opening(channels))
+        client.steps.extend(steps)
         self.all.append(client)
         self._by_fd[sock.fileno()] = client
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return client
+
+    def mute(self, client: Client) -> None:
+        """Do not look at this client any more: it reads nothing, until `unmute`."""
+        self._epoll.unregister(client.sock.fileno())
+
+    def unmute(self, client: Client) -> None:
+        self._epoll.register(client.sock.fileno(), select.EPOLLIN)
 
     def ready(self, within: float | None = None) -> list[Client]:
         """The clients with something to read; none after `within` seconds of silence. Without that limit silence is an

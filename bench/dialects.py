@@ -70,17 +70,26 @@ class Waterspout:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
 
+    def channel(self, number: int) -> str:
+        return f"{self.namespace}:{number}"
+
     def opening(self, channels: Sequence[int]) -> list[tuple[str, str]]:
         return [
-            (f'{{"type":"subscribe","id":1,"channel":"{self.namespace}:{channel}"}}', '"reply"') for channel in channels
+            (f'{{"type":"subscribe","id":1,"channel":"{self.channel(channel)}"}}', '"reply"') for channel in channels
         ]
 
     def publish(self, channel: int, data: str) -> str:
         """Without an id there is no reply, as with all the others."""
-        return f'{{"type":"publish","channel":"{self.namespace}:{channel}","data":"{data}"}}'
+        return f'{{"type":"publish","channel":"{self.channel(channel)}","data":"{data}"}}'
 
-    def acknowledged_publish(self, number: int, channel: int, data: str) -> str:
-        return f'{{"type":"publish","id":{number},"channel":"{self.namespace}:{channel}","data":"{data}"}}'
+    def acknowledged_publish(self, number: int, channel: int, data: str, key: str = "") -> str:
+        retry = f'"key":"{key}",' if key else ""
+        return f'{{"type":"publish","id":{number},"channel":"{self.channel(channel)}",{retry}"data":"{data}"}}'
+
+    def resuming(self, channel: int, cursor: str) -> list[tuple[str, str]]:
+        """What a client says that comes back with a cursor."""
+        subscribe = f'{{"type":"subscribe","id":1,"channel":"{self.channel(channel)}","after":"{cursor}"}}'
+        return [(subscribe, '"recovered":true')]
 
     def delivered(self, text: str) -> str | None:
         message = json.loads(text)

@@ -2,7 +2,7 @@
 
 *In flight.* A message is in flight from its publish until **every** subscriber of its channel has it; at most `window`
 messages are. The publisher is one connection, which refills the window as soon as a message has left it. The same
-definition holds for every server.
+definition holds for every server. A paced load has no window: it publishes when the next message is due.
 
 *Exact.* A run ends when every subscriber has had every message of its channels, and fails if any gets one more. Some
 subscribers' bytes are kept and parsed afterwards: every message once, each channel's in order.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bench.clients import TEXT, BenchError, Client, Clients, frame
@@ -97,8 +97,8 @@ class Fanout:
         self.clients.sizes = range(min(sizes), max(sizes) + GROWTH)
         self.clients.on_text = self.clients.unexpected
 
-    def run(self, messages: int, window: int) -> Measurement:
-        """Publish `messages`, spread evenly over the channels, with `window` in flight."""
+    def run(self, messages: int, window: int = 0, rate: float = 0.0) -> Measurement:
+        """Publish `messages`, spread evenly over the channels, with `window` in flight or `rate` a second."""
         order = [number % self.channels for number in range(messages)]
         random.Random(1).shuffle(order)
         frames = [
@@ -109,7 +109,8 @@ class Fanout:
         for number, channel in enumerate(order):
             numbers[channel % self.groups].append(number)
         # How many clients of a group have had how many messages; `everyone` in it has had the lowest.
-        standing = [{0: self.subscribers} for _ in range(self.groups)]
+        members = Counter(client.group for client in self.subscribed())
+        standing = [{0: members[group]} for group in range(self.groups)]
         everyone = [0] * self.groups
         witnesses = self._witnesses()
         delays: list[float] = []
@@ -117,14 +118,19 @@ class Fanout:
         published = complete = 0
         ready, receive, clock = self.clients.ready, self.clients.receive, time.perf_counter
         watch = Stopwatch(self.server_cpu, self.clients)
+        started = clock()
         try:
             while complete < messages:
-                if published < messages and published - complete < window:
-                    upto = min(complete + window, messages)
-                    sent_at[published:upto] = [clock()] * (upto - published)
-                    self.clients.send(self.publisher, b"".join(frames[published:upto]))
-                    published = upto
-                for client in ready():
+                within = None
+                if published < messages:
+                    upto = min(messages, int((clock() - started) * rate) + 1 if rate else complete + window)
+                    if upto > published:
+                        sent_at[published:upto] = [clock()] * (upto - published)
+                        self.clients.send(self.publisher, b"".join(frames[published:upto]))
+                        published = upto
+                    if rate and published < messages:
+                        within = max(0.0, started + published / rate - clock())
+                for client in ready(within):
                     if not (got := receive(client)):
                         continue
                     had, group = client.count, client.group
@@ -143,41 +149,54 @@ class Fanout:
                             complete += lowest - had
         except BenchError as error:
             raise BenchError(f"{error}; {complete} of {messages} messages had reached everyone") from error
-        measured = watch.stop(messages * self.subscribers, delays)
+        measured = watch.stop(sum(len(numbers[group]) * members[group] for group in members), delays)
         self.clients.quiet(0.1)
-        for client in self.clients.all:
-            if client is not self.publisher and client.count != len(numbers[client.group]):
+        for client in self.subscribed():
+            if client.count != len(numbers[client.group]):
                 raise BenchError(f"a subscriber had {client.count} of {len(numbers[client.group])} messages")
         for client in witnesses:
-            seen = self._testimony(client)
+            seen = self.testimony(client)
             # No server promises an order between channels; a stable sort keeps the one within each.
             if sorted(seen, key=order.__getitem__) != sorted(numbers[client.group], key=order.__getitem__):
                 raise BenchError("a subscriber's messages are not the published ones in order")
         return measured
 
+    def subscribed(self) -> list[Client]:
+        """The clients of the shape: neither the publisher nor who else has been let in."""
+        return [client for client in self.clients.all if client.group >= 0]
+
     def _witnesses(self) -> list[Client]:
         """Start the count again, and keep what a few subscribers get."""
-        for client in self.clients.all:
+        for client in self.subscribed():
             client.count = 0
             client.record = None
-        witnesses = self.clients.all[:-1:WITNESSES]
+        witnesses = self.subscribed()[::WITNESSES]
         for client in witnesses:
             client.record = []
         return witnesses
 
-    def _testimony(self, client: Client) -> list[int]:
+    def testimony(self, client: Client) -> list[int]:
         """The numbers of the messages `client` got, its bytes read word for word."""
         assert client.record is not None
-        stream, at, seen = b"".join(client.record), 0, []
+        stream, seen = b"".join(client.record), []
         client.record = None
-        while at < len(stream):
-            length, header = stream[at + 1], 2
-            if length == 126:
-                length, header = int.from_bytes(stream[at + 2 : at + 4], "big"), 4
-            payload = stream[at + header : at + header + length]
-            if stream[at] == TEXT and (data := self.dialect.delivered(payload.decode())):
+        for text in texts(stream):
+            if data := self.dialect.delivered(text):
                 seen.append(int(data[:DIGITS]))
                 if data != self.data(seen[-1]):
                     raise BenchError(f"not what was published: {data}")
-            at += header + length
         return seen
+
+
+def texts(stream: bytes) -> Iterator[str]:
+    """The payloads of the text frames in all that a client has read; not of one that has been cut short."""
+    at = 0
+    while at + 4 <= len(stream):
+        length, header = stream[at + 1], 2
+        if length == 126:
+            length, header = int.from_bytes(stream[at + 2 : at + 4], "big"), 4
+        elif length == 127:
+            length, header = int.from_bytes(stream[at + 2 : at + 10], "big"), 10
+        if stream[at] == TEXT and at + header + length <= len(stream):
+            yield stream[at + header : at + header + length].decode()
+        at += header + length

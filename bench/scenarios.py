@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bench import herd, slow
 from bench.dialects import Waterspout
 from bench.fanout import Fanout, Shape
 from bench.load import Measurement, Publishes, connect_many
 from bench.servers import Server
 
+# The ones with a channel to a client take long to connect; the slower half of the peers is left out there.
+FEW = ("tornado", "socketify", "ws")
 PEERS = ("tornado", "websockets", "picows", "python-socketio", "fastapi", "socketify", "ws", "socket.io")
 
 
@@ -17,15 +20,16 @@ PEERS = ("tornado", "websockets", "picows", "python-socketio", "fastapi", "socke
 class Effort:
     """How long, how often and how many."""
 
-    seconds: float = 2.0
-    warm_up: float = 1.0
+    seconds: float = 1.5
+    warm_up: float = 0.7
     repetitions: int = 3
     channels: int = 2000
     connections: int = 9000
+    herd: int = 2000
 
     @classmethod
     def quick(cls) -> Effort:
-        return cls(seconds=0.5, warm_up=0.2, repetitions=1, channels=200, connections=1000)
+        return cls(seconds=0.5, warm_up=0.2, repetitions=1, channels=200, connections=1000, herd=300)
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,34 @@ class Column:
     ratio: int = 0
 
 
+@dataclass(frozen=True)
+class Target:
+    """What the figure `key` of ours has to be: `least` or `most`. With `than` it is the ratio to that contestant's."""
+
+    key: str
+    least: float | None = None
+    most: float | None = None
+    than: str | None = None
+
+
 @dataclass
 class Scenario:
-    """`measure` runs the load against one server and returns the figures named by `columns`. `work` is what it has
-    decided to do for each contestant: the first repetition decides, the others do the same."""
+    """`measure` runs the load against one server and returns the figures named by `columns`. The first contestant is
+    ours. `headlines` are the figures that go into the table of everything. `work` is what a load has decided to do for
+    each contestant: the first repetition decides, the others do the same. `once`: `measure` repeats by itself."""
 
     name: str
     title: str
     contestants: tuple[str, ...]
     columns: tuple[Column, ...]
     measure: Callable[[Scenario, Server, Effort], dict[str, float]]
+    headlines: tuple[str, ...] = ("per_cpu_second",)
+    targets: tuple[Target, ...] = ()
+    once: bool = False
     work: dict[str, int] = field(default_factory=dict)
+
+
+DURABLE = Waterspout("benchd")
 
 
 def _shares(measured: Measurement) -> dict[str, float]:
@@ -59,28 +80,32 @@ def _shares(measured: Measurement) -> dict[str, float]:
     }
 
 
+SHARES = (
+    Column("server_cpu", "CPU: server", ".0%"),
+    Column("generator_cpu", "load", ".0%"),
+    Column("other_cpu", "others", ".0%"),
+)
 FANOUT = (
     Column("rate", "deliveries/s", ",.0f", 1),
     Column("per_cpu_second", "per CPU second", ",.0f", 1),
     Column("p50_ms", "p50 ms", ",.1f"),
     Column("p99_ms", "p99 ms", ",.1f"),
-    Column("server_cpu", "CPU: server", ".0%"),
-    Column("generator_cpu", "load", ".0%"),
-    Column("other_cpu", "others", ".0%"),
+    *SHARES,
 )
 
 
 def _fanout(window: int, shape: Callable[[Effort], Shape]) -> Callable[[Scenario, Server, Effort], dict[str, float]]:
     def measure(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
         who = server.contestant
+        key = f"{who.name}, {window} in flight"
         with Fanout(server.port, who.dialect, server.cpu, shape(effort)) as load:
             load.connect()
             # Warmed up by ever longer runs (compilers and socket buffers need a while) until one is long enough to tell
             # how many messages the measured one needs.
-            messages = max(window, 10)
-            while (warm := load.run(messages, window)).seconds < effort.warm_up:
+            messages = scenario.work.get(key, 2 * window + 10) // 2
+            while (warm := load.run(messages, window)).seconds < effort.warm_up and key not in scenario.work:
                 messages = int(messages * min(4.0, 1.5 * effort.warm_up / warm.seconds)) + 1
-            work = scenario.work.setdefault(who.name, max(3 * window, int(messages * effort.seconds / warm.seconds)))
+            work = scenario.work.setdefault(key, max(3 * window, int(messages * effort.seconds / warm.seconds)))
             measured = load.run(work, window)
         return {
             "messages": work,
@@ -111,11 +136,16 @@ def _shared_clients(effort: Effort) -> Shape:
 def _publish(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
     dialect = server.contestant.dialect
     assert isinstance(dialect, Waterspout)
+    return _publishes(dialect, scenario, server, effort)
+
+
+def _publishes(dialect: Waterspout, scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
     with Publishes(server.port, dialect, server.cpu) as load:
-        messages = 500
-        while (warm := load.saturate(messages, 500)).seconds < effort.warm_up:
+        key = f"{server.contestant.name}, publishes"
+        messages = scenario.work.get(key, 1000) // 2
+        while (warm := load.saturate(messages, 500)).seconds < effort.warm_up and key not in scenario.work:
             messages = int(messages * min(4.0, 1.5 * effort.warm_up / warm.seconds)) + 1
-        work = scenario.work.setdefault(server.contestant.name, max(500, int(messages * effort.seconds / warm.seconds)))
+        work = scenario.work.setdefault(key, max(500, int(messages * effort.seconds / warm.seconds)))
         database = server.children_cpu()
         saturated = load.saturate(work, 500)
         database = server.children_cpu() - database
@@ -132,6 +162,33 @@ def _publish(scenario: Scenario, server: Server, effort: Effort) -> dict[str, fl
         "database_cpu": database / saturated.seconds,
         **_shares(saturated),
     }
+
+
+def _loops(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
+    """Three loads on one event loop."""
+    saturated = _fanout(32, _one_channel)(scenario, server, effort)
+    single = _fanout(1, _one_channel)(scenario, server, effort)
+    publishes = _publishes(DURABLE, scenario, server, effort)
+    return {
+        "fanout": saturated["per_cpu_second"],
+        "single": single["per_cpu_second"],
+        "publish": publishes["per_cpu_second"],
+        "single_p50_ms": single["p50_ms"],
+        "paced_p50_ms": publishes["paced_p50_ms"],
+        "generator_cpu": saturated["generator_cpu"],
+        "other_cpu": saturated["other_cpu"],
+    }
+
+
+def _slow(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
+    dialect = server.contestant.dialect
+    assert isinstance(dialect, Waterspout)
+    # Longer than ten seconds, and a reader this slow would be closed as stalled.
+    return slow.measure(server, dialect, 100, min(2 * effort.seconds, 6.0), 2 * effort.repetitions)
+
+
+def _herd(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
+    return herd.measure(server, DURABLE, effort.herd, 200)
 
 
 def _idle(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
@@ -157,6 +214,11 @@ def scenarios() -> list[Scenario]:
             ("waterspout", *PEERS),
             FANOUT,
             _fanout(32, _one_channel),
+            targets=(
+                Target("per_cpu_second", least=40, than="tornado"),
+                Target("per_cpu_second", least=10, than="socket.io"),
+                Target("per_cpu_second", least=0.6, than="socketify"),
+            ),
         ),
         Scenario(
             "durable",
@@ -164,6 +226,7 @@ def scenarios() -> list[Scenario]:
             ("waterspout-durable", "waterspout", "tornado"),
             FANOUT,
             _fanout(32, _one_channel),
+            targets=(Target("per_cpu_second", least=0.5, than="waterspout"),),
         ),
         Scenario(
             "single",
@@ -171,20 +234,26 @@ def scenarios() -> list[Scenario]:
             ("waterspout", *PEERS),
             FANOUT,
             _fanout(1, _one_channel),
+            targets=(
+                Target("per_cpu_second", least=3.5, than="tornado"),
+                Target("per_cpu_second", least=1.3, than="ws"),
+            ),
         ),
         Scenario(
             "channels",
             "{channels:,} channels × 5 subscribers, 128 bytes, 32 in flight",
-            ("waterspout", *PEERS),
+            ("waterspout", *FEW),
             FANOUT,
             _fanout(32, _many_channels),
+            targets=(Target("per_cpu_second", least=5, than="tornado"),),
         ),
         Scenario(
             "shared",
             "{channels:,} channels × 5 subscribers, 20 channels to a client, 128 bytes, 512 in flight",
-            ("waterspout", *PEERS),
+            ("waterspout", *FEW),
             FANOUT,
             _fanout(512, _shared_clients),
+            targets=(Target("per_cpu_second", least=5, than="tornado"),),
         ),
         Scenario(
             "publish",
@@ -194,15 +263,15 @@ def scenarios() -> list[Scenario]:
                 Column("rate", "acknowledged/s", ",.0f", 1),
                 Column("per_cpu_second", "per CPU second", ",.0f", 1),
                 Column("p50_ms", "p50 ms", ",.1f"),
-                Column("paced_p50_ms", "p50 at 500/s", ",.2f", -1),
+                Column("paced_p50_ms", "p50 ms at 500/s", ",.2f", -1),
                 Column("paced_p99_ms", "p99 at 500/s", ",.2f"),
-                Column("single_p50_ms", "p50, 1 in flight", ",.2f", -1),
-                Column("server_cpu", "CPU: server", ".0%"),
+                Column("single_p50_ms", "p50 ms, 1 in flight", ",.2f", -1),
                 Column("database_cpu", "mongod", ".0%"),
-                Column("generator_cpu", "load", ".0%"),
-                Column("other_cpu", "others", ".0%"),
+                *SHARES,
             ),
             _publish,
+            headlines=("rate", "paced_p50_ms"),
+            targets=(Target("rate", least=10_000), Target("paced_p50_ms", most=5)),
         ),
         Scenario(
             "idle",
@@ -212,10 +281,66 @@ def scenarios() -> list[Scenario]:
                 Column("kib", "KiB a connection", ",.1f", -1),
                 Column("rate", "connections/s", ",.0f", 1),
                 Column("per_cpu_second", "per CPU second", ",.0f", 1),
-                Column("server_cpu", "CPU: server", ".0%"),
+                *SHARES,
+            ),
+            _idle,
+            headlines=("kib", "rate"),
+            targets=(Target("kib", most=12), Target("rate", least=1.3, than="tornado")),
+        ),
+        Scenario(
+            "slow",
+            "1 channel, 100 messages a second to 499 subscribers, without and with a slow reader; rounds alternate",
+            ("waterspout-queue", "waterspout-durable-queue"),
+            (
+                Column("without_ms", "p99 ms without", ",.2f"),
+                Column("with_ms", "p99 ms with", ",.2f"),
+                Column("slowdown", "with / without", ".3f"),
+                Column("caught_up_s", "s to catch up", ".2f"),
+                Column("server_cpu_without", "CPU: server without", ".1%"),
+                Column("server_cpu_with", "with", ".1%"),
+            ),
+            _slow,
+            headlines=("without_ms", "with_ms", "slowdown"),
+            targets=(Target("slowdown", most=1.10),),
+            once=True,
+        ),
+        Scenario(
+            "loops",
+            "uvloop and asyncio's own loop: the loads of fanout, single and publish",
+            ("waterspout", "waterspout-asyncio"),
+            (
+                Column("fanout", "deliveries/CPU s, 32 in flight", ",.0f", 1),
+                Column("single", "deliveries/CPU s, 1 in flight", ",.0f", 1),
+                Column("publish", "publishes/CPU s", ",.0f", 1),
+                Column("single_p50_ms", "p50 ms, 1 in flight", ",.2f", -1),
+                Column("paced_p50_ms", "publish p50 ms at 500/s", ",.2f", -1),
                 Column("generator_cpu", "load", ".0%"),
                 Column("other_cpu", "others", ".0%"),
             ),
-            _idle,
+            _loops,
+            headlines=("fanout", "single", "publish"),
+        ),
+        Scenario(
+            "herd",
+            "{herd:,} clients come back at once after kill -9, having missed 200 messages and more",
+            ("waterspout-durable",),
+            (
+                Column("p50_s", "back: p50 s", ".2f"),
+                Column("p99_s", "p99 s", ".2f"),
+                Column("max_s", "max s", ".2f"),
+                Column("positions", "cursors", ",.0f"),
+                Column("reads", "queries of the log", ",.0f"),
+                Column("server_cpu_s", "server CPU s", ".2f"),
+                Column("database_cpu_s", "mongod CPU s", ".2f"),
+                Column("lost", "lost", ",.0f"),
+                Column("doubled", "doubled", ",.0f"),
+                Column("delay_p50_s", "sent away for: p50 s", ".1f"),
+                Column("delay_max_s", "max s", ".1f"),
+                Column("busiest_second", "in the busiest second", ".0%"),
+                *SHARES,
+            ),
+            _herd,
+            headlines=("p99_s", "max_s", "reads", "server_cpu_s", "lost", "doubled", "busiest_second"),
+            targets=(Target("lost", most=0), Target("doubled", most=0)),
         ),
     ]

@@ -66,10 +66,14 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Ours(Contestant):
-    """Waterspout, started as its users start it: embedded MongoDB, memory broker; only the limits are lifted."""
+    """Waterspout, started as its users start it: embedded MongoDB, memory broker; only the limits are lifted, and
+    what `settings` names is set."""
+
+    settings: tuple[str, ...] = ()
 
     def command(self, port: int, directory: Path) -> list[str]:
-        settings = [part for key, value in UNLIMITED.items() for part in ("--set", f"{key}={value}")]
+        lifted = (f"{key}={value}" for key, value in UNLIMITED.items())
+        settings = [part for setting in (*lifted, *self.settings) for part in ("--set", setting)]
         return [sys.executable, "run.py", "--port", str(port), "--data-dir", str(directory / "data"), *settings]
 
     def install(self) -> None:
@@ -178,8 +182,12 @@ class Server:
 
     def __enter__(self) -> Server:
         self._directory = tempfile.TemporaryDirectory(prefix="waterspout-bench-")
-        home = Path(self._directory.name)
-        self._log = home / "log"
+        self.home = Path(self._directory.name)
+        self._log = self.home / "log"
+        self._start()
+        return self
+
+    def _start(self) -> None:
         mine = os.sched_getaffinity(0)
         # setpriv becomes the server, so the pid is the server's; it is killed if we are.
         setpriv = shutil.which("setpriv")
@@ -187,14 +195,14 @@ class Server:
         # A child inherits the core it starts on, and so do its threads. Pinning it later would miss those.
         os.sched_setaffinity(0, {SERVER_CORE})
         try:
-            with self._log.open("wb") as output:
+            with self._log.open("ab") as output:
                 self._process = subprocess.Popen(
-                    prefix + self.contestant.command(self.port, home),
+                    prefix + self.contestant.command(self.port, self.home),
                     cwd=ROOT,
                     env=os.environ
                     | {
                         "PORT": str(self.port),
-                        "DATA": str(home / "data"),
+                        "DATA": str(self.home / "data"),
                         "NODE_PATH": str(INSTALLED / "node" / "node_modules"),
                     },
                     stdin=subprocess.DEVNULL,
@@ -208,7 +216,22 @@ class Server:
         except BaseException:
             self.__exit__()
             raise
-        return self
+
+    def kill(self) -> None:
+        """SIGKILL: nobody is told anything."""
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Start what was killed again, on the same port and data."""
+        self._start()
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for what comes of it."""
+        self._process.terminate()
+
+    def wait(self) -> None:
+        self._process.wait(30)
 
     def __exit__(self, *exc: object) -> None:
         if self._process.poll() is None:
@@ -271,9 +294,13 @@ def free_port() -> int:
 
 
 _PLAIN = Plain()
+SMALL_QUEUES = ("limits.queue_bytes=16384",)
 CONTESTANTS: tuple[Contestant, ...] = (
     Ours("waterspout", "Waterspout", Waterspout("bench")),
     Ours("waterspout-durable", "Waterspout, durable", Waterspout("benchd")),
+    Ours("waterspout-queue", "Waterspout, 16 KiB queues", Waterspout("bench"), SMALL_QUEUES),
+    Ours("waterspout-durable-queue", "Waterspout, durable, 16 KiB queues", Waterspout("benchd"), SMALL_QUEUES),
+    Ours("waterspout-asyncio", "Waterspout, asyncio's loop", Waterspout("bench"), ("server.uvloop=false",)),
     PythonPeer("tornado", "Tornado, write_message", _PLAIN),
     PythonPeer("websockets", "websockets, broadcast()", _PLAIN),
     PythonPeer("picows", "picows", _PLAIN),
