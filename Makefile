@@ -35,7 +35,7 @@ format: setup  ## put the source in shape
 chaos: setup   ## the long versions of the fault tests, with a page of figures
 	WATERSPOUT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos $(ARGS)
 
-bench: setup   ## the benchmarks against the peers; several minutes
+bench: setup   ## the benchmarks against the peers; a quarter of an hour
 	$(BIN)/python bench/run.py $(ARGS)
 
 lock: setup    ## resolve pyproject.toml anew into requirements.lock

@@ -87,7 +87,7 @@ SHARES = (
 )
 FANOUT = (
     Column("rate", "deliveries/s", ",.0f", 1),
-    Column("per_cpu_second", "per CPU second", ",.0f", 1),
+    Column("per_cpu_second", "deliveries/CPU s", ",.0f", 1),
     Column("p50_ms", "p50 ms", ",.1f"),
     Column("p99_ms", "p99 ms", ",.1f"),
     *SHARES,
