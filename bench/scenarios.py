@@ -20,8 +20,8 @@ PEERS = ("tornado", "websockets", "picows", "python-socketio", "fastapi", "socke
 class Effort:
     """How long, how often and how many."""
 
-    seconds: float = 1.5
-    warm_up: float = 0.7
+    seconds: float = 1.0
+    warm_up: float = 0.5
     repetitions: int = 3
     channels: int = 2000
     connections: int = 9000
@@ -184,7 +184,7 @@ def _slow(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float
     dialect = server.contestant.dialect
     assert isinstance(dialect, Waterspout)
     # Longer than ten seconds, and a reader this slow would be closed as stalled.
-    return slow.measure(server, dialect, 100, min(2 * effort.seconds, 6.0), 2 * effort.repetitions)
+    return slow.measure(server, dialect, 100, min(3 * effort.seconds, 6.0), 2 * effort.repetitions)
 
 
 def _herd(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
