@@ -83,7 +83,7 @@ class Clients:
         self._view = memoryview(self._buffer)
 
     def close(self) -> None:
-        for client in reversed(self.all.copy()):
+        for client in self.all.copy():
             self.drop(client)
         self._epoll.close()
 
