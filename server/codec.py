@@ -21,6 +21,7 @@ from server.frames import BINARY, TEXT, frame
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 10_000
 _INT64: Final = range(-(2**63), 2**63)
+_TEXT_ONLY: Final = {str}
 
 
 class Codec:
@@ -54,7 +55,7 @@ class Codec:
 
 # Possessive, and an unfinished string goes to the end: no input makes it look at a byte twice.
 _JSON_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_QUOTE_SPACE: Final = (b'" ', b'"\n', b'"\r', b'"\t')
+_QUOTE_SPACE: Final = re.compile(rb'"[ \n\r\t]').search
 _ALL_BYTES: Final = bytes(range(256))
 _NOT_BRACKETS: Final = _ALL_BYTES.translate(None, b"[]{}")
 _json_decode: Final = msgspec.json.Decoder().decode
@@ -100,9 +101,7 @@ def _decode_json(raw: bytes) -> Any:
     # A duplicate key leaves fewer keys than there are colons outside strings. Where no quote is followed by white
     # space, those are the ones behind a quote; only what does not add up is looked at without its strings.
     keys = check(value)
-    if (raw.count(b'":') != keys or any(map(raw.count, _QUOTE_SPACE))) and _JSON_STRING.sub(b"", raw).count(
-        b":"
-    ) != keys:
+    if (raw.count(b'":') != keys or _QUOTE_SPACE(raw)) and _JSON_STRING.sub(b"", raw).count(b":") != keys:
         raise bad_request("duplicate keys in one object")
     return value
 
@@ -115,7 +114,7 @@ def check(value: Any) -> int:
         kind = type(item)
         if kind is dict:
             keys += len(item)
-            if not all(type(key) is str for key in item):
+            if item and set(map(type, item)) != _TEXT_ONLY:
                 raise bad_request("the keys of an object are text")
             todo.extend(item.values())
         elif kind is list:

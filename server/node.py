@@ -132,9 +132,9 @@ class Node:
         """The order of leaving: accepted publishes are decided, clients are told, then the back ends are let go."""
         self.leaving = True
         await self.log.drain()
+        # A herd comes back spread over the time that a restart takes anyway.
+        spread = 1.0 + len(self.clients) / 500
         for client in tuple(self.clients):
-            # A herd comes back spread over the time that a restart takes anyway.
-            spread = 1.0 + len(self.clients) / 500
             client.disconnect(Disconnect(SHUTDOWN, "the server is leaving"), random.uniform(0.1, spread))
         for task in (*self._tasks, *filter(None, (self._sweeping,))):
             task.cancel()

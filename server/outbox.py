@@ -39,7 +39,7 @@ class Connection(Protocol):
     def write(self, data: bytes) -> None: ...
 
     def buffered(self) -> int:
-        """Bytes written and not yet taken by the kernel."""
+        """Bytes written that the client does not have yet."""
 
     def pause_reading(self) -> None: ...
 

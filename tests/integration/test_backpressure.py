@@ -448,6 +448,20 @@ async def test_a_stalled_client_is_told_to_come_back(
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_reading_slowly_is_progress(node: Node, port: int) -> None:
+    """What a client reads is seen at once, though the kernel still has so much that we need not write."""
+    async with Raw(node, port) as slow:
+        await slow.subscribe("live:a")
+        await publish_until(node, "live:a", lambda: slow.session._dropped)
+        connection = slow.session._connection
+        held, unread = connection._transport.get_write_buffer_size(), connection.buffered()
+        for _ in range(10):
+            await slow.next()
+        assert connection._transport.get_write_buffer_size() == held
+        assert connection.buffered() < unread
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_a_dead_client_is_let_go(node: Node, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not even read the goodbye is cut off after a moment: nothing of it stays behind."""
     monkeypatch.setattr(server.outbox, "STALLED_AFTER", 0.5)
