@@ -35,15 +35,19 @@ class BaseHandler(RequestHandler):
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         if self.request.method not in ("GET", "HEAD", "OPTIONS") and not self.origin_allowed():
             # A page of anywhere can send a form; only ours may make the browser's user publish.
             raise Error("permission_denied", "Origin: not allowed; list it under origins")
-        self.principal = self.authenticate()
+        self.principal = await self.authenticate()
 
-    def authenticate(self) -> Principal:
+    async def authenticate(self) -> Principal:
         """The principal of the Authorization header; a guest without one, where guests are allowed."""
-        return self.node.authenticator.authenticate(self.bearer_token())
+        token = self.bearer_token()
+        fetching = self.node.authenticator.fetching(token)
+        if fetching is not None:
+            await fetching
+        return self.node.authenticator.authenticate(token)
 
     def client_address(self) -> str:
         """Who connects: the peer, or whom a trusted proxy names last in X-Forwarded-For."""
@@ -140,5 +144,5 @@ class BaseHandler(RequestHandler):
 
 
 class NotFound(BaseHandler):
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         raise Error("not_found", "there is nothing at this path")

@@ -24,7 +24,7 @@ CONTENT_SECURITY_POLICY = (
 class Health(BaseHandler):
     """The process is alive and its event loop turns."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         pass
 
     def get(self) -> None:
@@ -34,7 +34,7 @@ class Health(BaseHandler):
 class Readiness(BaseHandler):
     """200 ready or degraded, 503 down, and why. `?strict=1`: degraded is 503 too."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         pass
 
     async def get(self) -> None:

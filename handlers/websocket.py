@@ -41,15 +41,14 @@ MAX_FRAME = 32 << 20
 class WebSocketHandler(BaseHandler):
     """GET /v1/ws"""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         pass  # only `get` may say no to an upgrade
 
     async def get(self) -> None:
         key = self._handshake_key()
         if not self.origin_allowed():
             raise Error("permission_denied", "Origin: not allowed; list it under origins")
-        token = self.bearer_token()
-        principal = None if token is None else self.node.authenticator.authenticate(token)
+        principal = None if self.bearer_token() is None else await self.authenticate()
         self._check_limits()
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         chosen = next((name for name in offered if name in CODECS), None)
@@ -102,6 +101,8 @@ def _accept(key: str, subprotocol: str | None) -> bytes:
 async def adopt(stream: IOStream, protocol: Socket) -> None:
     """Take the connection out of Tornado's stream and give it to `protocol`, with whatever the client sent already."""
     stream.set_close_callback(None)
+    if stream.closed():
+        return  # gone while the key of its token was fetched
     while True:
         reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
         if not reading.done():

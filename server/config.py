@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
@@ -70,6 +71,9 @@ class ApiKey(Section):
 
 class Auth(Section):
     secret: str | None = None
+    previous_secret: str | None = None
+    public_key: str | None = None
+    jwks_url: str | None = None
     algorithms: list[str] = field(default_factory=lambda: ["HS256"])
     issuer: str | None = None
     audience: str | None = None
@@ -200,6 +204,11 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
 def _duration(kind: type, value: Any) -> Any:
     if kind is not Seconds:
         raise NotImplementedError
+    return parse_duration(value)
+
+
+def parse_duration(value: Any) -> Seconds:
+    """Of `30s`, `100ms`, `10m`, `2h`, `30d` or a number of seconds; ValueError otherwise."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return Seconds(value)
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
@@ -224,8 +233,6 @@ def _check(config: Config) -> None:
             f"server.host {config.server.host} is public while auth.guests lets anybody in; "
             "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
         )
-    if auth.accounts:
-        raise StartError("configuration: auth.accounts is not available in this version")
     if config.collections:
         raise StartError("configuration: collections are not available in this version")
     for name, api_key in auth.api_keys.items():
@@ -234,10 +241,7 @@ def _check(config: Config) -> None:
     key = config.redis.hmac_key
     if key is not None and len(key.encode()) < 32:
         raise StartError("configuration: redis.hmac_key must have at least 32 bytes")
-    if auth.secret is not None and len(auth.secret.encode()) < 32:
-        raise StartError("configuration: auth.secret must have at least 32 bytes")
-    if any(not algorithm.startswith("HS") for algorithm in auth.algorithms):
-        raise StartError("configuration: auth.algorithms: HS256, HS384 and HS512 are available in this version")
+    _check_tokens(auth)
     for name, namespace in config.namespaces.items():
         if not _NAMESPACE.fullmatch(name):
             raise StartError(f"configuration: namespaces.{name}: a name is [a-z][a-z0-9_-]*")
@@ -255,4 +259,33 @@ def _check(config: Config) -> None:
                 )
 
 
+def _check_tokens(auth: Auth) -> None:
+    for name, secret in (("secret", auth.secret), ("previous_secret", auth.previous_secret)):
+        if secret is not None and len(secret.encode()) < 32:
+            raise StartError(f"configuration: auth.{name} must have at least 32 bytes")
+        if secret is not None and "-----BEGIN" in secret:
+            raise StartError(f"configuration: auth.{name} is a shared secret; a PEM belongs in auth.public_key")
+    if auth.previous_secret is not None and auth.secret is None:
+        raise StartError("configuration: auth.previous_secret is of use beside auth.secret only")
+    unknown = set(auth.algorithms) - SHARED - ASYMMETRIC
+    if unknown or not auth.algorithms:
+        names = ", ".join(sorted(SHARED | ASYMMETRIC))
+        raise StartError(f"configuration: auth.algorithms: some of {names}; not {', '.join(sorted(unknown)) or 'none'}")
+    asymmetric = ASYMMETRIC.intersection(auth.algorithms)
+    if asymmetric and not (auth.public_key or auth.jwks_url):
+        raise StartError(f"configuration: auth.algorithms: {min(asymmetric)} needs auth.public_key or auth.jwks_url")
+    if (auth.public_key or auth.jwks_url) and not asymmetric:
+        raise StartError("configuration: auth.public_key, auth.jwks_url: name their algorithm in auth.algorithms")
+    if auth.accounts and not SHARED.intersection(auth.algorithms):
+        raise StartError("configuration: auth.accounts signs its tokens: auth.algorithms must have HS256 as well")
+    if auth.jwks_url is not None:
+        url = urlsplit(auth.jwks_url)
+        if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
+            raise StartError("configuration: auth.jwks_url: https, or http on loopback")
+
+
+SHARED: Final = frozenset(("HS256", "HS384", "HS512"))
+ASYMMETRIC: Final = frozenset(
+    ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "ES256K", "EdDSA")
+)
 RULES: Final = frozenset(("anyone", "user", "server", "nobody"))

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from server.codec import Codec
-from server.errors import STALLED, TOKEN_EXPIRED, Disconnect
+from server.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
 from server.hub import Delivery
 from server.node import Node
 from server.principals import Principal
-from server.protocol import Push, disconnect_push, dropped_push
+from server.protocol import Push, disconnect_push, dropped_push, unsubscribed_push
 from server.subscription import Subscription
 
 logger = logging.getLogger(__name__)
@@ -247,6 +247,26 @@ class Outbox:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             await future
+
+    def check_subscriptions(self) -> None:
+        """End the subscriptions that the principal has no right to any more."""
+        assert self._principal is not None
+        for channel in tuple(self._subscriptions):
+            try:
+                self._node.permissions.check(self._principal, "subscribe", channel)
+            except Error as error:
+                self._end_subscription(channel, error)
+
+    def _end_subscription(self, channel: str, error: Error) -> None:
+        """Nothing more of the channel goes out, not even what has queued; the client is told why."""
+        self._subscriptions.pop(channel).close()
+        kept = [item for item in self._queue or () if not (isinstance(item, Delivery) and item.channel == channel)]
+        if self._queue is not None:
+            self._queue = deque(kept)
+            self._queued = sum(len(item.data if isinstance(item, Delivery) else item) for item in kept)
+        if self._dropped is not None:
+            self._dropped.pop(channel, None)
+        self._push(unsubscribed_push(channel, error))
 
     def _mind_reading(self) -> None:
         """The queue has grown or shrunk: where commands come in, they may have to wait."""

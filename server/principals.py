@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct, field
 
@@ -18,6 +18,14 @@ class Principal(Struct, frozen=True):
     expires: float | None = None
     """Seconds since 1970, UTC."""
     admin: bool = False
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    """All the claims of the token."""
+    info: Any = None
+    """The token's `info`: what others may be shown of a user."""
+    token: str | None = None
+    """Names the token: its `jti`, or a digest."""
+    issued: float | None = None
+    """The token's `iat`: seconds since 1970, UTC."""
 
     @property
     def name(self) -> str:

@@ -30,6 +30,10 @@ class Connect(Command, tag="connect"):
     token: str | None = None
 
 
+class Refresh(Command, tag="refresh"):
+    token: str
+
+
 class Subscribe(Command, tag="subscribe"):
     channel: str
     after: str | None = None
@@ -60,10 +64,11 @@ class Ping(Command, tag="ping"):
     pass
 
 
-AnyCommand = Connect | Subscribe | Unsubscribe | Publish | History | Ping
+AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | History | Ping
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "connect": Connect,
+    "refresh": Refresh,
     "subscribe": Subscribe,
     "unsubscribe": Unsubscribe,
     "publish": Publish,
@@ -78,6 +83,25 @@ class PublishRequest(Struct):
     data: Any
     key: Key | None = None
     tag: Annotated[str, Meta(max_length=MAX_KEY)] | None = None
+
+
+class LoginRequest(Struct):
+    """The body of POST /v1/auth/login."""
+
+    user: str
+    password: str
+
+
+class RegisterRequest(LoginRequest):
+    """The body of POST /v1/auth/register. `info` is what others may be shown."""
+
+    info: Any = None
+
+
+class RefreshRequest(Struct):
+    """The body of POST /v1/auth/refresh and /v1/auth/logout."""
+
+    refresh_token: Annotated[str, Meta(max_length=255)]
 
 
 def parse_command(value: Any) -> AnyCommand:
@@ -169,6 +193,10 @@ def gap_push(channel: str, epoch: str, first: int | None, last: int | None, reas
 
 def dropped_push(channel: str, count: int) -> Push:
     return {"type": "dropped", "channel": channel, "count": count}
+
+
+def unsubscribed_push(channel: str, error: Error) -> Push:
+    return {"type": "unsubscribed", "channel": channel, "code": error.code, "reason": error.reason}
 
 
 def disconnect_push(disconnect: Disconnect, delay: float) -> Push:

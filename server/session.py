@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from server.codec import Codec
-from server.errors import NO_CONNECT, NO_PONG, NOTABLE, Disconnect, Error, bad_request
+from server.errors import NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
 from server.frames import BINARY, PING_FRAME, PONG, TEXT, close_frame, frame
 from server.limits import TokenBucket
 from server.log import Receipt
@@ -26,6 +27,7 @@ from server.protocol import (
     History,
     Ping,
     Publish,
+    Refresh,
     Subscribe,
     Unsubscribe,
     error_push,
@@ -51,7 +53,7 @@ class Session(Outbox):
     transport = "websocket"
 
     __slots__ = (
-        "_started", "_first", "_said", "_bucket", "_lanes", "_tasks", "_paging", "_publishing", "_under_way",
+        "_started", "_first", "_held", "_said", "_bucket", "_lanes", "_tasks", "_paging", "_publishing", "_under_way",
         "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
@@ -65,11 +67,13 @@ class Session(Outbox):
         self._first = True
         self._said: tuple[str, ...] = ()
         """Codes of refusals that are in the log: one each."""
+        self._held: deque[AnyCommand] | None = None
+        """Commands that wait for the key of the first one's token."""
         now = asyncio.get_running_loop().time()
         limits = node.config.limits
         self._bucket = TokenBucket(limits.messages_per_second, limits.burst, now)
         self._lanes: dict[str, deque[ChannelCommand]] | None = None
-        self._tasks: set[asyncio.Task[None]]
+        self._tasks: set[asyncio.Task[None]] | None = None
         self._paging: asyncio.Lock | None = None
         self._publishing: dict[str, asyncio.Future[Receipt]] | None = None
         """Per channel the newest publish under way."""
@@ -92,28 +96,85 @@ class Session(Outbox):
                 raise bad_request(f"{self.codec.name} uses {kinds[self.codec.opcode]} frames")
             value = self.codec.decode(payload)
             command = parse_command(value)
-            if not self._started:
-                self._introduce(command)
-            self._dispatch(command)
         except Error as error:
             self._refuse(id_of(value), error)
+            return
+        except Exception:
+            self._failed(id_of(value))
+            return
+        if self._held is not None:
+            self._held.append(command)
+            self._count(1)
+        else:
+            self._handle(command)
+
+    def _handle(self, command: AnyCommand) -> None:
+        try:
+            if self._started or self._introduce(command):
+                self._dispatch(command)
+        except Error as error:
+            self._refuse(command.id, error)
         except Disconnect as reason:
             self.disconnect(reason)
         except Exception:
-            logger.exception("a command failed", extra=self.about())
-            self._refuse(id_of(value), Error("internal", "the server failed; its log says why"))
+            self._failed(command.id)
 
-    def _introduce(self, command: AnyCommand) -> None:
-        """The first command settles who the client is: whom its token or the upgrade's says, else a guest."""
+    def _failed(self, identifier: int | None) -> None:
+        logger.exception("a command failed", extra=self.about())
+        self._refuse(identifier, Error("internal", "the server failed; its log says why"))
+
+    # --- who the client is --------------------------------------------------------------------------------------------
+
+    def _introduce(self, command: AnyCommand) -> bool:
+        """The first command settles who the client is: whom its token or the upgrade's says, else a guest. False: it
+        waits for the key of its token."""
         token = command.token if isinstance(command, Connect) else None
         try:
             if token is not None or self._principal is None:
+                if self._waits_for_key(command, token):
+                    return False
                 self._principal = self._node.authenticator.authenticate(token)
         except Error as error:
             self._refuse(command.id, error)
-            raise Disconnect(NO_CONNECT, error.reason) from None
+            raise _turned_away(error) from None
         self._started = True
         logger.info("connected", extra=self.about())
+        return True
+
+    def _refresh(self, command: Refresh) -> None:
+        """Another token of the same user: its end and its rights count from now on."""
+        if self._waits_for_key(command, command.token):
+            return
+        old = self._principal
+        new = self._node.authenticator.authenticate(command.token)
+        assert old is not None
+        if (new.user, new.server) != (old.user, old.server):
+            raise Error("permission_denied", f"token: it is not {old.name}'s")
+        self._principal = new
+        self._reply(command.id, user=new.user, expires=_whole(new.expires))
+        self.check_subscriptions()
+
+    def _waits_for_key(self, command: AnyCommand, token: str | None) -> bool:
+        fetching = self._node.authenticator.fetching(token)
+        if fetching is None:
+            return False
+        self._held = deque((command,))
+        self._count(1)
+        self._spawn(self._go_on_after(fetching))
+        return True
+
+    async def _go_on_after(self, fetching: asyncio.Future[None]) -> None:
+        await fetching
+        held, self._held = self._held, None
+        while held and not self._ended:
+            command = held.popleft()
+            self._count(-1)
+            self._handle(command)
+            if self._held is not None:  # another unknown key
+                self._held.extend(held)
+                return
+
+    # --- commands -----------------------------------------------------------------------------------------------------
 
     def _dispatch(self, command: AnyCommand) -> None:
         first, self._first = self._first, False
@@ -128,6 +189,8 @@ class Session(Outbox):
                 self._open_lane(command)
         elif isinstance(command, Ping):
             self._reply(command.id)
+        elif isinstance(command, Refresh):
+            self._refresh(command)
         else:
             self._connect(command, first)
 
@@ -140,6 +203,7 @@ class Session(Outbox):
             session=self.id,
             user=self._principal.user,
             node=self._node.id,
+            expires=_whole(self._principal.expires),
             ping=int(PING_EVERY),
             message_bytes=self._node.config.limits.message_bytes,
         )
@@ -147,10 +211,14 @@ class Session(Outbox):
     def _open_lane(self, command: ChannelCommand) -> None:
         if self._lanes is None:
             self._lanes = {}
-            self._tasks = set()
         lane = self._lanes[command.channel] = deque((command,))
         self._count(1)
-        task = asyncio.create_task(self._run_lane(command.channel, lane))
+        self._spawn(self._run_lane(command.channel, lane))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._tasks is None:
+            self._tasks = set()
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -168,8 +236,7 @@ class Session(Outbox):
             except Error as error:
                 self._refuse(command.id, error)
             except Exception:
-                logger.exception("%s failed", type(command).__name__, extra=self.about())
-                self._refuse(command.id, Error("internal", "the server failed; its log says why"))
+                self._failed(command.id)
             lane.popleft()
             self._count(-1)
         # In the same turn as the last look at the queue: a command that comes later opens a lane of its own.
@@ -213,6 +280,10 @@ class Session(Outbox):
             return
         self._subscriptions[command.channel] = subscription
         self._reply(command.id, **fields)
+        if self._principal is not principal:  # refreshed meanwhile, perhaps with fewer rights
+            self.check_subscriptions()
+            if command.channel not in self._subscriptions:
+                return
         if gap is not None:
             self._push(gap)
         subscription.start()
@@ -303,7 +374,7 @@ class Session(Outbox):
             self._said += (error.code,)
             logger.info("refused: %s", error.reason, extra=self.about() | {"code": error.code})
         if not self._started and not self._node.authenticator.guests:
-            self.disconnect(Disconnect(NO_CONNECT, "the first command must be a good connect"))
+            self.disconnect(_turned_away(error))
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping. To a client that does not read, only the newest is answered (RFC 6455, 5.5.3)."""
@@ -346,3 +417,12 @@ class Session(Outbox):
     def _farewell(self, reason: Disconnect, delay: float) -> bytes:
         said = super()._farewell(reason, delay) if reason.code >= 4000 else b""
         return said + close_frame(reason.code, reason.reason)
+
+
+def _turned_away(error: Error) -> Disconnect:
+    """The first command has to be a good connect. If it is not by the client's fault, it may come back."""
+    return Disconnect(UNAVAILABLE if error.retry else NO_CONNECT, error.reason)
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)

@@ -16,13 +16,15 @@ HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "h
 # The table. A module may import what lies on a lower level, and what EXCEPTIONS names; those of level 0 one another.
 LEVELS = {
     0: "__init__ protocol codec frames channels errors config messages principals histogram",
-    1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth permissions limits "
-    "embedded preflight logs",
+    1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth keys accounts permissions "
+    "limits embedded preflight logs",
     2: "subscription node doctor",
     3: "outbox session metrics",
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules.split()}
 EXCEPTIONS = {
+    ("accounts", "mongodb"),
+    ("auth", "keys"),
     ("broker_memory", "broker"),
     ("broker_redis", "broker"),
     ("log", "mongodb"),
@@ -37,11 +39,13 @@ LIBRARIES = {
     "prometheus_client": {"metrics"},
     "msgpack": {"codec"},
     "yaml": {"config"},
-    "motor": {"mongodb", "log", "documents", "embedded"},
-    "pymongo": {"mongodb", "log", "documents", "embedded", "doctor"},
+    "motor": {"mongodb", "log", "documents", "accounts", "embedded"},
+    "pymongo": {"mongodb", "log", "documents", "accounts", "embedded", "doctor"},
     "bson": {"log", "documents"},
     "redis": {"broker_redis", "doctor"},
-    "jwt": {"auth"},
+    "jwt": {"auth", "keys"},
+    "cryptography": {"keys"},
+    "argon2": {"accounts"},
 }
 # What L0 is free of: waiting, the network, the clock, chance, and other processes.
 IMPURE = {
