@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tornado.web import Application
 
+from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import NotFound
 from handlers.channels import Messages
 from handlers.ops import Health, Metrics, Page, Readiness, log_request
@@ -22,6 +23,10 @@ def make_app(node: Node) -> Application:
         [
             (r"/v1/ws", WebSocketHandler, with_node),
             (r"/v1/channels/([^/]+)/messages", Messages, with_node),
+            (r"/v1/auth/register", Register, with_node),
+            (r"/v1/auth/login", Login, with_node),
+            (r"/v1/auth/refresh", Refresh, with_node),
+            (r"/v1/auth/logout", Logout, with_node),
             (r"/healthz", Health, with_node),
             (r"/readyz", Readiness, with_node),
             (r"/metrics", Metrics, with_node | {"registry": registry(node)}),

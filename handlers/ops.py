@@ -54,10 +54,10 @@ class Metrics(BaseHandler):
         self._registry = registry
         self._keyless = keyless
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         if self._keyless:
             return
-        principal = self.authenticate()
+        principal = await self.authenticate()
         if not principal.admin:
             code = "permission_denied" if principal.user else "unauthenticated"
             raise Error(code, "Authorization: metrics need an API key that is admin")

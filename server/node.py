@@ -15,9 +15,10 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+from server.accounts import Accounts
 from server.auth import Authenticator
 from server.broker import Announcement, Broker
 from server.broker_memory import MemoryBroker
@@ -80,6 +81,9 @@ class Node:
             on_head=self._on_head,
             on_contention=self._on_contention,
         )
+        self._accounts: Accounts | None = None
+        if config.auth.accounts:
+            self._accounts = Accounts(self._database, self.authenticator.sign, config.auth.api_keys)
         self.clients: set[Client] = set()
         self.addresses: dict[str, int] = {}
         """Connections per client address."""
@@ -117,16 +121,27 @@ class Node:
             asyncio.create_task(self._forever(self._tick, lambda: TICK), name="tick"),
             asyncio.create_task(self._forever(self._trim, lambda: self.config.mongodb.trim_interval), name="trim"),
         ]
+        await self._persist(self.log.open)
+        if self._accounts is not None:
+            await self._persist(self._open_accounts, self._accounts)
+        self.opened = True
+
+    async def _persist(self, opening: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Again and again, while MongoDB is not reached."""
         pause = 0.5
         while True:
             try:
-                await self.log.open()
-                break
+                await opening(*arguments)
+                return
             except Error as error:
                 logger.warning("%s; trying again in %.1f s", error.reason, pause)
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))
             pause = min(pause * 2, 5.0)
-        self.opened = True
+
+    async def _open_accounts(self, accounts: Accounts) -> None:
+        await accounts.open()
+        if self.config.auth.secret is None:
+            self.authenticator.use_secret(await accounts.kept_secret())
 
     async def close(self) -> None:
         """The order of leaving: accepted publishes are decided, clients are told, then the back ends are let go."""
@@ -143,7 +158,17 @@ class Node:
             stream.close()
         await self.broker.close()
         await self.log.close()
+        await self.authenticator.close()
+        if self._accounts is not None:
+            self._accounts.close()
         self._database.client.close()
+
+    def usable_accounts(self) -> Accounts:
+        """`not_found` where there are none, `unavailable` while they cannot be used."""
+        if self._accounts is None:
+            raise Error("not_found", "auth.accounts is off")
+        self._check_open()
+        return self._accounts
 
     async def readiness(self) -> tuple[str, list[str]]:
         """("ready" | "degraded" | "down", why). Degraded: it works, but without the broker's speed."""

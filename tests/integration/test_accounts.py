@@ -1,0 +1,290 @@
+"""Accounts through a real server and a real MongoDB: logins, refreshing, and what must not be learnt."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+
+from server import accounts
+from server.errors import Error
+from server.node import Node
+from tests.integration.conftest import SETTINGS
+from tests.support.client import Client
+from tests.support.processes import Mongod
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    key = {"sha256": "0" * 64}
+    return {"auth.accounts": True, "auth.secret": None, "auth.guests": False, "auth.api_keys": {"shop": key}}
+
+
+@pytest.fixture
+def post(http_client: AsyncHTTPClient, base_url: str) -> Any:
+    async def post(path: str, **body: Any) -> tuple[int, Any]:
+        response: HTTPResponse = await http_client.fetch(
+            f"{base_url}/v1/auth/{path}", method="POST", body=json.dumps(body), raise_error=False
+        )
+        assert response.headers["Cache-Control"] == "no-store"
+        return response.code, json.loads(response.body) if response.body else None
+
+    return post
+
+
+@pytest.mark.gen_test
+async def test_an_account_is_good_at_every_door(post: Any, base_url: str, node: Node) -> None:
+    """Register answers tokens; they work over WebSocket and REST, without a secret in the configuration."""
+    status, ann = await post("register", user="Ann", password=PASSWORD, info={"name": "Ann B."})
+    assert status == 201
+    assert ann.keys() == {"user", "token", "expires", "refresh_token"}
+    assert ann["user"] == "Ann"
+    principal = node.authenticator.authenticate(ann["token"])
+    assert (principal.user, principal.info, principal.expires) == ("Ann", {"name": "Ann B."}, float(ann["expires"]))
+    async with Client(base_url.replace("http", "ws") + "/v1/ws", token=ann["token"]) as client:
+        assert client.session["user"] == "Ann"
+        assert client.session["expires"] == ann["expires"]
+        await client.subscribe("feed:news")
+        status, again = await post("login", user="aNN", password=PASSWORD)
+        assert (status, again["user"]) == (200, "Ann")
+        assert (await client.request("refresh", token=again["token"]))["expires"] >= ann["expires"]
+
+
+@pytest.mark.gen_test
+async def test_nothing_secret_is_stored(post: Any, node: Node) -> None:
+    """The database has an argon2id hash of the password, and hashes of refresh tokens."""
+    _, ann = await post("register", user="ann", password=PASSWORD, info={"$where": "1", "a.b": {"$ne": 1}})
+    database = node._database
+    stored = await database["accounts"].find_one({"_id": "ann"})
+    assert stored is not None
+    assert stored["password"].startswith("$argon2id$")
+    families = [family async for family in database["refresh_tokens"].find()]
+    everything = json.dumps([stored, families], default=str)
+    assert PASSWORD not in everything
+    assert ann["refresh_token"].partition(".")[2] not in everything
+    assert node.authenticator.authenticate(ann["token"]).info == {"$where": "1", "a.b": {"$ne": 1}}
+
+
+@pytest.mark.gen_test
+async def test_two_registers_at_once(post: Any) -> None:
+    """One wins, whatever the case of the letters; the others get `conflict`."""
+    names = ["bob", "Bob", "BOB", "bob", "bOb"]
+    answers = await asyncio.gather(*(post("register", user=name, password=f"password {name}") for name in names))
+    assert sorted(status for status, _ in answers) == [201, 409, 409, 409, 409]
+    assert {body["code"] for status, body in answers if status == 409} == {"conflict"}
+
+
+@pytest.mark.gen_test
+async def test_what_is_refused_is_named(post: Any, node: Node) -> None:
+    """Names, passwords and info have rules; the answer names the field, and nothing is stored."""
+    for body, named in (
+        ({"user": "ann"}, "password"),
+        ({"password": PASSWORD}, "user"),
+        ({"user": {"$ne": 1}, "password": PASSWORD}, "user: "),
+        ({"user": "ann", "password": {"$gt": ""}}, "password: "),
+        ({"user": "ann", "password": "short"}, "password: 8 to 1024 bytes"),
+        ({"user": "ann", "password": "x" * 1025}, "password: 8 to 1024 bytes"),
+        ({"user": "ann", "password": "ﷺ" * 500}, "password: 8 to 1024 bytes"),
+        *(({"user": user, "password": PASSWORD}, "user: ") for user in ("", "a b", "a:b", "é", "$x", "x" * 65, "a\n")),
+    ):
+        status, problem = await post("register", **body)
+        assert (status, problem["code"]) == (400, "bad_request"), body
+        assert named in problem["reason"]
+    status, problem = await post("register", user="ann", password=PASSWORD, info="x" * 1100)
+    assert (status, problem["code"]) == (413, "too_large")
+    status, problem = await post("register", user="Shop", password=PASSWORD)
+    assert (status, problem["code"]) == (409, "conflict"), "the name of an API key"
+    assert await node._database["accounts"].count_documents({}) == 0
+
+
+@pytest.mark.gen_test
+async def test_a_login_does_not_tell_which_accounts_exist(
+    post: Any, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong name and a wrong password: the same answer, after the same hashing."""
+    await post("register", user="ann", password=PASSWORD)
+    hashed: list[str] = []
+    verify = accounts._verify
+
+    def counting(stored: str, password: str) -> bool:
+        hashed.append(stored)
+        return verify(stored, password)
+
+    monkeypatch.setattr(accounts, "_verify", counting)
+    wrong_password = await post("login", user="ann", password="not the right one")
+    wrong_name = await post("login", user="nobody", password="not the right one")
+    assert wrong_password == wrong_name
+    assert (wrong_name[0], wrong_name[1]["code"]) == (401, "unauthenticated")
+    assert len(hashed) == 2
+    parameters = [one.split("$")[:4] for one in hashed]
+    assert parameters[0] == parameters[1]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("user", ["ann", "nobody"])
+async def test_guessing_takes_longer_and_longer(post: Any, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After five wrong passwords there is a wait that doubles, side by side or not, and for unknown names as well. The
+    right password has to wait, too; another user need not."""
+    await post("register", user="ann", password=PASSWORD)
+    await post("register", user="bob", password=PASSWORD)
+    monkeypatch.setattr(accounts, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    answers = await asyncio.gather(*(post("login", user=user, password=f"password {n}") for n in range(12)))
+    assert sorted(status for status, _ in answers) == [401] * 5 + [429] * 7
+    refusal = next(body for status, body in answers if status == 429)
+    assert refusal["code"] == "rate_limited"
+    assert 0 < refusal["retry_after"] <= 1
+    assert (await post("login", user=user.upper(), password=PASSWORD))[0] == 429
+    assert (await post("login", user="bob", password=PASSWORD))[0] == 200
+
+
+def test_a_wait_doubles_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one second on, up to five minutes; a success or a quiet quarter of an hour begins anew."""
+    now = 1000.0
+    monkeypatch.setattr(accounts, "time", SimpleNamespace(monotonic=lambda: now))
+    throttle = accounts.Throttle(3)
+    waits = []
+    for _ in range(40):
+        throttle.fail("ann")
+        waits.append(throttle.wait("ann"))
+        now += waits[-1]
+        throttle.check("ann")
+        throttle.check("bob")
+    assert waits[:6] == [0, 0, 1, 2, 4, 8]
+    assert waits[-1] == accounts.LONGEST_WAIT
+    now += accounts.FORGET_AFTER + 1
+    throttle.fail("ann")
+    throttle.check("ann")
+    for _ in range(5):
+        throttle.fail("ann")
+    with pytest.raises(Error, match="rate_limited"):
+        throttle.check("ann")
+    throttle.forget("ann")
+    throttle.check("ann")
+
+
+@pytest.mark.gen_test
+async def test_refresh_tokens_rotate(post: Any) -> None:
+    """Each is good once; whoever comes with an earlier one ends the login for both, and other logins go on."""
+    await post("register", user="ann", password=PASSWORD)
+    _, first = await post("login", user="ann", password=PASSWORD)
+    _, other = await post("login", user="ann", password=PASSWORD)
+    status, second = await post("refresh", refresh_token=first["refresh_token"])
+    assert (status, second["user"]) == (200, "ann")
+    status, third = await post("refresh", refresh_token=second["refresh_token"])
+    assert status == 200
+    assert len({first["refresh_token"], second["refresh_token"], third["refresh_token"]}) == 3
+    status, problem = await post("refresh", refresh_token=first["refresh_token"])
+    assert (status, problem["code"]) == (401, "unauthenticated")
+    assert (await post("refresh", refresh_token=third["refresh_token"]))[0] == 401
+    assert (await post("refresh", refresh_token=other["refresh_token"]))[0] == 200
+
+
+@pytest.mark.gen_test
+async def test_one_refresh_token_twice_at_once(post: Any) -> None:
+    """One of the two gets new tokens at most, and the login is ended."""
+    _, ann = await post("register", user="ann", password=PASSWORD)
+    answers = await asyncio.gather(*(post("refresh", refresh_token=ann["refresh_token"]) for _ in range(5)))
+    good = [body for status, body in answers if status == 200]
+    assert len(good) <= 1
+    for body in good:
+        assert (await post("refresh", refresh_token=body["refresh_token"]))[0] == 401
+
+
+@pytest.mark.gen_test
+async def test_logout_and_what_is_no_refresh_token(post: Any, node: Node) -> None:
+    """A logout ends the login, twice is fine; anything else is refused and is no query."""
+    _, ann = await post("register", user="ann", password=PASSWORD)
+    for token in ("", ".", "x", ann["token"], "x" * 300, ann["refresh_token"].partition(".")[0][:-1] + "."):
+        assert (await post("refresh", refresh_token=token))[0] in (400, 401)
+    for bad in ({"$ne": ""}, None, 7):
+        assert (await post("refresh", refresh_token=bad))[0] == 400
+        assert (await post("logout", refresh_token=bad))[0] == 400
+    assert (await post("logout", refresh_token="x"))[0] == 204
+    status, again = await post("refresh", refresh_token=ann["refresh_token"])
+    assert status == 200
+    assert await post("logout", refresh_token=again["refresh_token"]) == (204, None)
+    assert (await post("refresh", refresh_token=again["refresh_token"]))[0] == 401
+    assert (await post("logout", refresh_token=again["refresh_token"]))[0] == 204
+    await node._database["accounts"].delete_one({"_id": "ann"})
+
+
+@pytest.mark.gen_test
+async def test_a_deleted_account_cannot_refresh(post: Any, node: Node) -> None:
+    """Deleting the account's document is enough."""
+    _, ann = await post("register", user="ann", password=PASSWORD)
+    await node._database["accounts"].delete_one({"_id": "ann"})
+    assert (await post("refresh", refresh_token=ann["refresh_token"]))[0] == 401
+    assert (await post("login", user="ann", password=PASSWORD))[0] == 401
+
+
+@pytest.mark.gen_test
+async def test_another_node_has_the_same_secret(post: Any, node: Node, mongod: Mongod) -> None:
+    """The secret that is made at the first start is kept: a token is good on every node, and after a restart."""
+    _, ann = await post("register", user="ann", password=PASSWORD)
+    other = Node(node.config, mongod.uri)
+    with pytest.raises(Error, match="unavailable"):
+        other.authenticator.authenticate(ann["token"])
+    await other.start()
+    try:
+        assert other.authenticator.authenticate(ann["token"]).user == "ann"
+    finally:
+        await other.close()
+
+
+class TestWithASecret:
+    @pytest.fixture
+    def settings(self) -> dict[str, object]:
+        return {"auth.accounts": True, "auth.issuer": "us", "auth.audience": "them"}
+
+    @pytest.mark.gen_test
+    async def test_the_configured_secret_signs(self, post: Any, node: Node) -> None:
+        """With issuer and audience; no other secret is made."""
+        _, ann = await post("register", user="ann", password=PASSWORD)
+        claims = jwt.decode(ann["token"], str(SETTINGS["auth.secret"]), ["HS256"], issuer="us", audience="them")
+        assert claims["sub"] == "ann"
+        assert claims["exp"] - claims["iat"] == 900
+        assert await node._database["meta"].find_one({"_id": "secret"}) is None
+
+    @pytest.mark.gen_test
+    async def test_logs_have_names_and_no_secrets(self, post: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """Who registers and who is refused is told; passwords and tokens never are."""
+        caplog.set_level(logging.DEBUG)
+        _, ann = await post("register", user="ann", password=PASSWORD)
+        await post("login", user="ann", password="a wrong password")
+        await post("refresh", refresh_token=ann["refresh_token"])
+        await post("refresh", refresh_token=ann["refresh_token"])
+        assert "account ann registered from 127.0.0.1" in caplog.text
+        assert "login refused: user ann from 127.0.0.1" in caplog.text
+        assert "its login" in caplog.text or "its login, which is ended" in caplog.text
+        for secret in (PASSWORD, "a wrong password", ann["token"], ann["refresh_token"].partition(".")[2]):
+            assert secret not in caplog.text
+
+
+@pytest.mark.gen_test
+async def test_too_many_logins_at_a_time(post: Any, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing is bounded: beyond it `unavailable`, and the loop goes on turning."""
+    monkeypatch.setattr(accounts, "WAITING", 3)
+    answers = await asyncio.gather(*(post("login", user=f"user{n}", password=PASSWORD) for n in range(8)))
+    assert {status for status, _ in answers} == {401, 503}
+
+
+class TestWithoutAccounts:
+    @pytest.fixture
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    @pytest.mark.gen_test
+    async def test_there_are_no_such_paths(self, http_client: AsyncHTTPClient, base_url: str) -> None:
+        """Accounts are off by default."""
+        for path in ("register", "login", "refresh", "logout"):
+            url = f"{base_url}/v1/auth/{path}"
+            response = await http_client.fetch(url, method="POST", body="{}", raise_error=False)
+            assert (response.code, json.loads(response.body)["code"]) == (404, "not_found")
