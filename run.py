@@ -21,8 +21,10 @@ from tornado.web import Application
 
 from handlers import make_app, make_metrics_app
 from server import __version__, config, doctor, logs
+from server.auth import Authenticator
+from server.codec import JSON
 from server.embedded import EmbeddedMongoDB
-from server.errors import StartError
+from server.errors import Error, StartError
 from server.node import Node
 
 logger = logging.getLogger("waterspout")
@@ -58,6 +60,15 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("doctor", help="look for what is wrong with MongoDB, Redis and this machine").set_defaults(
         run=lambda _, options: doctor.run(options)
     )
+    token = commands.add_parser("token", help="print a token for development, signed with auth.secret")
+    token.add_argument("--user", required=True, help="its sub")
+    token.add_argument(
+        "--channels", action="append", default=[], metavar="PATTERN=ACTIONS",
+        help="rights beyond the namespaces', such as 'chat:*=publish,subscribe'; repeatable",
+    )  # fmt: skip
+    token.add_argument("--ttl", default="1h", metavar="DURATION", help="until it expires (default: 1h)")
+    token.add_argument("--info", metavar="JSON", help="what others may be shown of the user")
+    token.set_defaults(run=run_token)
     flags, rest = common.parse_known_args(arguments)
     return parser.parse_args(rest, flags)
 
@@ -214,6 +225,32 @@ def run_server(_: argparse.Namespace, options: config.Config) -> int:
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory(options)) as runner:
         runner.run(serve(options))
+    return 0
+
+
+def run_token(flags: argparse.Namespace, options: config.Config) -> int:
+    """The token alone on standard output, so that it can be put into a variable."""
+    channels = {}
+    for right in flags.channels:
+        pattern, _, actions = right.partition("=")
+        channels[pattern] = [action.strip() for action in actions.split(",")]
+        if not pattern or not set(channels[pattern]) <= {"publish", "subscribe"}:
+            raise StartError(f"--channels {right}: expected PATTERN=publish,subscribe")
+    try:
+        ttl = config.parse_duration(config.parse_value(flags.ttl, "--ttl"))
+    except ValueError as error:
+        raise StartError(f"--ttl {flags.ttl}: {error}") from None
+    try:
+        info = None if flags.info is None else JSON.decode(flags.info.encode())
+    except Error as error:
+        raise StartError(f"--info: {error.reason}") from None
+    authenticator = Authenticator(options.auth)
+    token, _ = authenticator.sign(flags.user, ttl, channels=channels or None, info=info)
+    try:
+        authenticator.authenticate(token)
+    except Error as error:
+        raise StartError(error.reason) from None
+    print(token)
     return 0
 
 
