@@ -149,7 +149,7 @@ class Accounts:
             if isinstance(error.__cause__, DuplicateKeyError):
                 raise Error("conflict", "user: this name is taken") from None
             raise
-        logger.info("account %s registered from %s", user, address)
+        logger.info("account registered", extra={"user": user, "ip": address})
         return await self._log_in(account)
 
     async def login(self, user: str, password: str, address: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Accounts:
         good = await self._work(_verify, hashed, password)
         if account is None or not good:
             self._addresses.fail(address)
-            logger.info("login refused: user %s from %s", name, address)
+            logger.info("login refused", extra={"user": name, "ip": address})
             raise Error("unauthenticated", "user, password: they do not belong together")
         self._logins.forget((name, address))
         return await self._log_in(account)
@@ -183,7 +183,7 @@ class Accounts:
                 return self._tokens(account, f"{family}.{new}")
             ended = await self._families.find_one_and_delete({"_id": family})
         if ended is not None:
-            logger.warning("a refresh token of %s is not the newest of its login, which is ended", ended["user"])
+            logger.warning("a used refresh token came again: its login is ended", extra={"user": ended["user"]})
         raise Error("unauthenticated", "refresh_token: not valid, or not any more; log in")
 
     async def logout(self, refresh_token: str) -> None:

@@ -8,6 +8,7 @@ import hmac
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -15,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from server import auth
 from server.auth import Authenticator
 from server.config import ApiKey, Auth
 from server.errors import Error, StartError
@@ -159,6 +161,25 @@ def test_what_proves_nothing_makes_nobody_even_where_guests_are_allowed(bearer: 
 def test_an_expired_token_says_so() -> None:
     """`token_expired` tells a client to fetch a new one."""
     assert refusal(token(exp=int(time.time()) - HOUR)) == "token_expired"
+
+
+def test_a_token_that_is_known_expires_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered is that it was signed; at most so many tokens, and none that is refused."""
+    ours = Authenticator(Auth(secret=SECRET))
+    monkeypatch.setattr(auth, "REMEMBERED", 3)
+    bearer = token(nbf=int(time.time()))
+    for now, code in ((0, None), (0, None), (2 * HOUR, "token_expired"), (-HOUR, "unauthenticated"), (0, None)):
+        monkeypatch.setattr(auth, "time", SimpleNamespace(time=lambda now=now: time.time() + now))
+        try:
+            assert ours.authenticate(bearer).user == "ann"
+            assert code is None
+        except Error as error:
+            assert error.code == code  # noqa: PT017
+    for n in range(9):
+        assert ours.authenticate(token(n=n)).claims["n"] == n
+        with pytest.raises(Error):
+            ours.authenticate(token(secret="x" * 64, n=n))
+    assert len(ours._remembered) == 3
 
 
 @pytest.mark.parametrize("user", ["", 7, ["ann"]])
