@@ -9,7 +9,9 @@ from tornado.web import Application
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import NotFound
 from handlers.channels import Messages
+from handlers.nodes import ChannelList, Nodes
 from handlers.ops import Health, Metrics, Page, Readiness, log_request
+from handlers.presence import Presence
 from handlers.websocket import WebSocketHandler
 from server.metrics import registry
 from server.node import Node
@@ -23,6 +25,9 @@ def make_app(node: Node) -> Application:
         [
             (r"/v1/ws", WebSocketHandler, with_node),
             (r"/v1/channels/([^/]+)/messages", Messages, with_node),
+            (r"/v1/channels/([^/]+)/presence", Presence, with_node),
+            (r"/v1/channels", ChannelList, with_node),
+            (r"/v1/nodes", Nodes, with_node),
             (r"/v1/auth/register", Register, with_node),
             (r"/v1/auth/login", Login, with_node),
             (r"/v1/auth/refresh", Refresh, with_node),
@@ -31,6 +36,7 @@ def make_app(node: Node) -> Application:
             (r"/readyz", Readiness, with_node),
             (r"/metrics", Metrics, with_node | {"registry": registry(node)}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
+            (r"/(console/)", Page, {"path": str(STATIC), "default_filename": "index.html"}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
         ],
         default_handler_class=NotFound,

@@ -107,7 +107,7 @@ class BaseHandler(RequestHandler):
                 reason = error.log_message % error.args if error.args else error.log_message
             code = _CODES.get(status_code, "internal" if status_code >= 500 else "bad_request")
             error = Error(code, reason, status=status_code)
-        self.node.refusals[error.code] += 1
+        self.node.refused(error, getattr(self, "principal", None), self.client_address())
         self.refusal = error
         self.set_status(error.status)
         self.set_header("Content-Type", "application/problem+json")

@@ -18,7 +18,9 @@ class Messages(BaseHandler):
         header = self.request.headers.get("Idempotency-Key")
         if header is not None:
             request = convert({"data": None, "key": header} | value, PublishRequest)
-        receipt = self.node.publish(self.principal, channel, request.data, request.key, tag=request.tag)
+        receipt = self.node.publish(
+            self.principal, channel, request.data, request.key, tag=request.tag, ephemeral=request.ephemeral
+        )
         if receipt is None:
             self.answer({"channel": channel}, 202)
             return

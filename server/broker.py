@@ -12,19 +12,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct, field
 
 from server.messages import Message
 
+Row = tuple[str, str | None, int, Any]
+"""(channel, user or None for the guests, sessions or −1 for who has left, info)"""
 
-class Announcement(Struct, frozen=True):
+
+class Attendance(Struct, frozen=True, array_like=True):
+    """Who is where on one node (presence.py): the change `number`, or one of the `parts` of its whole table as it was
+    after that change."""
+
+    number: int
+    rows: list[Row]
+    part: int = 0
+    parts: int = 0
+
+
+class Question(Struct, frozen=True, array_like=True):
+    """Which channels have subscribers: the first `limit` names behind `after` that begin with `prefix`."""
+
+    id: str
+    prefix: str
+    after: str
+    limit: int
+
+
+class Answer(Struct, frozen=True, array_like=True):
+    id: str
+    channels: dict[str, tuple[int, float]]
+    """(subscribers on this node, messages a second)"""
+
+
+class Announcement(Struct, frozen=True, omit_defaults=True):
     """What a node tells all the others, and itself."""
 
     node: str
     beat: bool = False
     """Sent once a second by every node: the canary it must hear itself."""
+    stats: dict[str, Any] | None = None
+    """With the beat: how it is (stats.py)."""
+    attended: int = 0
+    """With the beat: the number of its last attendance."""
+    attendance: Attendance | None = None
+    ask: list[str] = field(default_factory=list)
+    """Nodes that are to announce their whole attendance."""
+    question: Question | None = None
+    answer: Answer | None = None
     heads: dict[str, tuple[str, int]] = field(default_factory=dict)
     """The channels it has committed to since the last beat: (epoch, offset)."""
     want: str | None = None

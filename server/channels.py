@@ -15,7 +15,12 @@ from server.errors import bad_request
 MAX_NAME_BYTES: Final = 255
 MAX_OFFSET: Final = 2**63 - 1
 DOCUMENTS: Final = "docs"
-"""The built-in namespace of the changes of documents; `$sys` is the other built-in one."""
+"""The built-in namespace of the changes of documents."""
+SYSTEM: Final = "$sys"
+"""The other built-in one: what the server tells of itself, to who has an API key that is `admin`."""
+NODES: Final = "$sys:nodes"
+EVENTS: Final = "$sys:events"
+SYSTEM_CHANNELS: Final = (NODES, EVENTS)
 
 # White space and control characters in the sense of Unicode: \s, C0, DEL and C1.
 _NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys):[^\s\x00-\x1f\x7f-\x9f]+")

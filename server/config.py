@@ -88,6 +88,7 @@ class Limits(Section):
     messages_per_second: Count = 50
     burst: Count = 100
     channels_per_connection: Count = 128
+    presence_users: Count = 1000
     queue_bytes: Count = 1048576
     connections: Count = 10000
     connections_per_user: Count = 20
@@ -113,6 +114,8 @@ class Namespace(Section):
     durable: bool = True
     history: Retention = field(default_factory=Retention)
     presence: bool = False
+    join_leave: bool = True
+    ephemeral: bool = False
     conflate: Seconds = Seconds(0)
     publish: str = "nobody"
     subscribe: str = "nobody"
@@ -247,9 +250,10 @@ def _check(config: Config) -> None:
             raise StartError(f"configuration: namespaces.{name}: a name is [a-z][a-z0-9_-]*")
         if name == "docs":
             raise StartError("configuration: namespaces.docs is built in")
-        if namespace.durable and namespace.conflate:
+        if namespace.durable and namespace.conflate and not namespace.ephemeral:
             raise StartError(
-                f"configuration: namespaces.{name}: a durable channel shows every message, so it cannot conflate"
+                f"configuration: namespaces.{name}: a durable channel shows every message, so only ephemeral ones can "
+                "conflate, and it allows none"
             )
         for right in ("publish", "subscribe"):
             rule = getattr(namespace, right)

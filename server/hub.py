@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from server.codec import Codec
-from server.messages import Message
+from server.messages import Message, Notice
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ class Delivery(NamedTuple):
     last: int
     size: int
     """Messages in it."""
+
+    @property
+    def passing(self) -> bool:
+        """Of ephemeral messages: in no log, so it is taken now or never."""
+        return self.last == 0 and self.size > 0
 
 
 class Sink(Protocol):
@@ -116,10 +122,16 @@ class Hub:
         topic = self._topics.get(messages[0].channel)
         if topic is None:
             return
-        if topic.interval:
+        if topic.interval and not messages[0].offset:
             self._conflate(topic, messages)
             return
         self._collect(topic, messages)
+
+    def notify(self, notices: list[Notice]) -> None:
+        """Send pushes of one channel as ephemeral messages are sent, but every one of them."""
+        topic = self._topics.get(notices[0].channel)
+        if topic is not None:
+            self._collect(topic, notices)
 
     def tell(self, channel: str, push: dict[str, Any], first: int, last: int) -> None:
         """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
@@ -130,7 +142,9 @@ class Hub:
         for codec in list(topic.sinks):
             self._send(topic, codec, Delivery(channel, codec.frame(push), first, last, 0))
 
-    def _collect(self, topic: _Topic, messages: list[Message]) -> None:
+    def _collect(self, topic: _Topic, messages: Sequence[Message]) -> None:
+        if topic.pending and (topic.pending[-1].offset > 0) != (messages[0].offset > 0):
+            self._flush_topic(topic)  # a delivery has either offsets or none
         if not topic.pending:
             self._dirty.append(topic)
             self._schedule()
@@ -181,7 +195,7 @@ class Hub:
             data = frames[0] if count == 1 else b"".join(frames)
             delivery = Delivery(topic.channel, data, first, last, count)
             if skipping:
-                self._send_skipping(topic, codec, delivery, messages)
+                self._send_skipping(topic, codec, delivery, messages, skipping)
             else:
                 self._send(topic, codec, delivery)
 
@@ -196,18 +210,21 @@ class Hub:
         for sink in sinks:
             sink.send(delivery)
 
-    def _send_skipping(self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message]) -> None:
+    def _send_skipping(
+        self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message], skipping: set[str]
+    ) -> None:
         for sink in tuple(topic.sinks.get(codec, ())):
-            wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
-            self.sends += 1
-            self.messages += len(wanted)
-            if len(wanted) != len(messages):
-                data = b"".join(wanted)
-                self.bytes += len(data)
-                sink.send(delivery._replace(data=data, size=len(wanted)))
+            if sink.id not in skipping:
+                one = delivery
             else:
-                self.bytes += len(delivery.data)
-                sink.send(delivery)
+                wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
+                if not wanted and not delivery.last:
+                    continue
+                one = delivery._replace(data=b"".join(wanted), size=len(wanted))
+            self.sends += 1
+            self.messages += one.size
+            self.bytes += len(one.data)
+            sink.send(one)
 
     # --- conflation: the first message goes at once, then at most one batch of the newest per tag an interval ---------
 

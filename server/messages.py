@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from server.channels import Position
 from server.codec import Codec
-from server.protocol import EphemeralPush, MessagePush
+from server.protocol import EphemeralPush, MessagePush, Push
 
 
 class Message:
@@ -46,7 +46,7 @@ class Message:
     def position(self) -> Position:
         return Position(self.epoch, self.offset)
 
-    def push(self) -> MessagePush | EphemeralPush:
+    def push(self) -> MessagePush | EphemeralPush | Push:
         if not self.offset:
             return EphemeralPush(self.channel, self.user, self.time, self.data, UNSET if self.tag is None else self.tag)
         cursor = f"{self.epoch}:{self.offset}"
@@ -61,6 +61,19 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<message {self.channel} {self.epoch}:{self.offset}>"
+
+
+class Notice(Message):
+    """A push that is no message and takes an ephemeral one's way: who cannot take it now never gets it."""
+
+    __slots__ = ("_push",)
+
+    def __init__(self, channel: str, push: Push, skip: str | None = None) -> None:
+        super().__init__(channel, "", 0, "", None, 0, None, None, skip)
+        self._push = push
+
+    def push(self) -> Push:
+        return self._push
 
 
 class Page(NamedTuple):

@@ -10,6 +10,8 @@ announcement is the canary that a node must hear itself), and by sweeps: one que
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
 import logging
 import random
 import secrets
@@ -18,24 +20,28 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+from server import __version__
 from server.accounts import Accounts
 from server.auth import Authenticator
-from server.broker import Announcement, Broker
+from server.broker import Announcement, Answer, Broker, Question
 from server.broker_memory import MemoryBroker
 from server.broker_redis import RedisBroker
-from server.channels import BEGINNING, MAX_OFFSET, Position, parse_cursor
+from server.channels import BEGINNING, EVENTS, MAX_OFFSET, NODES, Position, namespace_of, parse_cursor
 from server.codec import JSON
 from server.config import Config, Namespace
 from server.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.histogram import Histogram
 from server.hub import Hub
 from server.log import Log, Receipt
-from server.messages import Message
+from server.messages import Message, Notice
 from server.mongodb import connect
 from server.permissions import Permissions
+from server.presence import Presence
 from server.principals import Principal
 from server.protocol import Push, gap_push
+from server.seen import Seen
 from server.sequencer import Sequencer
+from server.stats import REASON, Events, Rates
 from server.subscription import Stream, Subscriber, Subscription
 
 logger = logging.getLogger(__name__)
@@ -47,6 +53,10 @@ SWEEP_EVERY: Final = 30.0
 SWEEP_CHANNELS: Final = 1000
 LINGER: Final = 1.0
 """Seconds a channel without subscribers stays subscribed at the broker: people reload pages."""
+RATE_OVER: Final = 5
+"""Ticks over which a channel's rate is reckoned."""
+ANSWER_WITHIN: Final = 1.0
+"""Seconds the other nodes have to answer a question."""
 
 
 class Client(Protocol):
@@ -84,6 +94,15 @@ class Node:
         self._accounts: Accounts | None = None
         if config.auth.accounts:
             self._accounts = Accounts(self._database, self.authenticator.sign, config.auth.api_keys)
+        self.seen = Seen(self._database)
+        self.attendance = Presence(
+            self.id,
+            announce=self._announce,
+            deliver=self._notify,
+            tells=self._tells,
+            limit=config.limits.presence_users,
+        )
+        self.events = Events()
         self.clients: set[Client] = set()
         self.addresses: dict[str, int] = {}
         """Connections per client address."""
@@ -109,6 +128,13 @@ class Node:
         self._sweep_wanted = False
         self._trimmed_all = 0.0
         self._sweeping: asyncio.Task[None] | None = None
+        self._started = time.time_ns() // 1_000_000
+        self._rates = Rates()
+        self._nodes: dict[str, Push] = {}
+        """What every node has last told of itself."""
+        self._ticks = 0
+        self._repaired = 0
+        self._questions: dict[str, asyncio.Queue[tuple[str, Answer]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -120,8 +146,10 @@ class Node:
         self._tasks = [
             asyncio.create_task(self._forever(self._tick, lambda: TICK), name="tick"),
             asyncio.create_task(self._forever(self._trim, lambda: self.config.mongodb.trim_interval), name="trim"),
+            asyncio.create_task(self._forever(self._note_departures, lambda: TICK), name="seen"),
         ]
         await self._persist(self.log.open)
+        await self._persist(self.seen.open)
         if self._accounts is not None:
             await self._persist(self._open_accounts, self._accounts)
         self.opened = True
@@ -154,6 +182,9 @@ class Node:
         for task in (*self._tasks, *filter(None, (self._sweeping,))):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.attendance.close()
+        with contextlib.suppress(Error):
+            await self._note_departures()
         for stream in self._streams.values():
             stream.close()
         await self.broker.close()
@@ -203,8 +234,9 @@ class Node:
         *,
         tag: str | None = None,
         skip: str | None = None,
+        ephemeral: bool = False,
     ) -> asyncio.Future[Receipt] | None:
-        """Store and send a message; None for an ephemeral channel, which stores nothing. `skip`: a session's id.
+        """Store and send a message; None for an ephemeral one, which is not stored. `skip`: a session's id.
 
         Not a coroutine: the order of the calls is the order in the channel.
         """
@@ -213,7 +245,9 @@ class Node:
         size = len(JSON.encode(data))
         if limit and size > limit:
             raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
-        if not namespace.durable:
+        if ephemeral and namespace.durable and not namespace.ephemeral:
+            raise bad_request(f"ephemeral: {channel} stores every message; its namespace does not allow others")
+        if ephemeral or not namespace.durable:
             self.published += 1
             now = time.time_ns() // 1_000_000
             self.broker.publish([Message(channel, "", 0, "", principal.user, now, data, tag, skip)])
@@ -245,7 +279,7 @@ class Node:
             if wanted is not None or last is not None:
                 raise bad_request(f"{'last' if wanted is None else 'after'}: {channel} is ephemeral, it has no history")
             stream = await self._acquire(channel, namespace)
-            return self._subscription(stream, subscriber, BEGINNING), {"channel": channel}, None
+            return self._subscription(stream, subscriber, BEGINNING, principal, namespace), {"channel": channel}, None
         self._check_open()
         stream = await self._acquire(channel, namespace)
         try:
@@ -260,10 +294,15 @@ class Node:
             "head": str(stream.sequencer.position),
             "recovered": gap is None,
         }
-        return self._subscription(stream, subscriber, position), fields, gap
+        return self._subscription(stream, subscriber, position, principal, namespace), fields, gap
 
-    def _subscription(self, stream: Stream, subscriber: Subscriber, position: Position) -> Subscription:
-        return Subscription(stream, self.hub, self.log.read, subscriber, position, release=self._release)
+    def _subscription(
+        self, stream: Stream, subscriber: Subscriber, position: Position, principal: Principal, namespace: Namespace
+    ) -> Subscription:
+        leave = None
+        if namespace.presence and not principal.server:  # a back end is not a person
+            leave = self.attendance.enter(stream.channel, principal.user, principal.info, subscriber.id)
+        return Subscription(stream, self.hub, self.log.read, subscriber, position, release=self._release, leave=leave)
 
     async def _begin(self, stream: Stream, after: Position | None, last: int | None) -> tuple[Position, Push | None]:
         """Where a subscription starts to read, and the gap before that."""
@@ -351,6 +390,143 @@ class Node:
         cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
         return _history(messages, cursor, head, bool(messages) and first - 1 > floor, gap)
 
+    # --- presence -----------------------------------------------------------------------------------------------------
+
+    async def presence(self, principal: Principal, channel: str, left: int = 0) -> Push:
+        """{"users": [{"user", "sessions", "info"?}], "count", "guests"}, and if asked for "left": [{"user",
+        "last_seen"}]. Above limits.presence_users `users` is empty and `count` is not."""
+        namespace = self.permissions.check(principal, "subscribe", channel)
+        if not namespace.presence:
+            raise bad_request(f"channel: nobody's presence is kept in {channel}; its namespace says presence: false")
+        present = self.attendance.show(channel)
+        if left:
+            self._check_open()
+            present["left"] = await self.seen.latest(channel, left, self.attendance.users(channel))
+        return present
+
+    def _tells(self, channel: str) -> bool:
+        namespace = self.config.namespaces.get(namespace_of(channel))
+        return namespace is not None and namespace.join_leave
+
+    def _notify(self, notices: list[Notice]) -> None:
+        stream = self._streams.get(notices[0].channel)
+        if stream is not None:
+            stream.passed += len(notices)
+            self.hub.notify(notices)
+
+    async def _note_departures(self) -> None:
+        departures, self.attendance.departures = self.attendance.departures, []
+        self.seen.note(departures)
+        if self.opened:
+            await self.seen.write()
+
+    # --- for operators: this node and its peers -----------------------------------------------------------------------
+
+    def nodes(self, principal: Principal) -> Push:
+        """{"nodes": […]}: what each node within hearing last said of itself, once a second."""
+        self._check_admin(principal)
+        return {"nodes": [of for _, of in sorted(({self.id: self._tell()} | self._nodes).items())]}
+
+    async def channels(self, principal: Principal, prefix: str, after: str, limit: int) -> Push:
+        """{"channels": [{"channel", "subscribers", "rate", "users"?, "guests"?}], "next", "missing"}: the channels of
+        all nodes with subscribers, by name; `missing` are nodes that did not answer."""
+        self._check_admin(principal)
+        question = Question(secrets.token_hex(8), prefix, after, limit + 1)
+        answers = [self._answer(question)]
+        missing = set(self._peers)
+        queue = self._questions[question.id] = asyncio.Queue()
+        self._announce(question=question)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                while missing:
+                    node, answer = await queue.get()
+                    missing.discard(node)
+                    answers.append(answer)
+        except TimeoutError:
+            pass
+        finally:
+            del self._questions[question.id]
+        names = sorted({channel for answer in answers for channel in answer.channels})
+        rows = [self._row(name, [a.channels[name] for a in answers if name in a.channels]) for name in names[:limit]]
+        following = names[limit - 1] if len(names) > limit else None
+        return {"channels": rows, "next": following, "missing": sorted(missing)}
+
+    def _row(self, channel: str, counts: list[tuple[int, float]]) -> Push:
+        row = {"channel": channel, "subscribers": sum(n for n, _ in counts), "rate": max(rate for _, rate in counts)}
+        namespace = self.config.namespaces.get(namespace_of(channel))
+        if namespace is not None and namespace.presence:
+            row["users"], row["guests"] = self.attendance.count(channel)
+        return row
+
+    def _answer(self, question: Question) -> Answer:
+        names = (
+            channel
+            for channel, stream in self._streams.items()
+            if stream.users and channel > question.after and channel.startswith(question.prefix)
+        )
+        streams = ((name, self._streams[name]) for name in heapq.nsmallest(question.limit, names))
+        return Answer(question.id, {name: (stream.users, stream.rate) for name, stream in streams})
+
+    def refused(self, error: Error, principal: Principal | None, address: str) -> None:
+        """A command or request was answered with an error."""
+        self.refusals[error.code] += 1
+        user = principal.user if principal is not None else None
+        self.events.note("refusal", code=error.code, reason=error.reason[:REASON], user=user, address=address)
+
+    def _tell(self) -> Push:
+        """What this node tells of itself. Rates are per second, bytes and milliseconds as named."""
+        status = "down" if self.leaving or not self.opened or self.log.problem() else "ready"
+        reasons = [reason for reason in (self.log.problem(), self.unheard()) if reason]
+        channels, subscriptions = self.listening()
+        return {
+            "node": self.id,
+            "version": __version__,
+            "uptime": (time.time_ns() // 1_000_000 - self._started) // 1000,
+            "status": "degraded" if status == "ready" and reasons else status,
+            "reasons": reasons,
+            "connections": len(self.clients),
+            "channels": channels,
+            "subscriptions": subscriptions,
+            "queue_bytes": sum(client.queued for client in self.clients),
+        }
+
+    def _tell_operators(self) -> Push:
+        """Once a second: how this node is, and what has gone wrong since."""
+        counters = {
+            "in": self.published,
+            "out": self.hub.messages,
+            "bytes_out": self.hub.bytes,
+            "refusals": self.refusals.total(),
+            "repairs": self.repairs.total(),
+        }
+        quick, slow = self._rates.quantiles(self.log.publish_seconds, 0.5, 0.99)
+        own = self._tell() | self._rates.look(self._now(), counters) | {"publish_p50": quick, "publish_p99": slow}
+        self._hear_of(own)
+        repairs = self.repairs.total()
+        if repairs > self._repaired:
+            self.events.note("repair", repairs - self._repaired)
+            self._repaired = repairs
+        now = time.time_ns() // 1_000_000
+        events = [Message(EVENTS, "", 0, "", None, now, event | {"node": self.id}) for event in self.events.take()]
+        if events:
+            self.broker.publish(events)
+        return own
+
+    def _hear_of(self, stats: Push) -> None:
+        node = stats["node"]
+        self._nodes[node] = stats
+        if NODES in self._streams:
+            self.hub.deliver([Message(NODES, "", 0, "", None, time.time_ns() // 1_000_000, stats, node)])
+
+    def _reckon_rates(self) -> None:
+        for stream in self._streams.values():
+            stream.rate = round((stream.received - stream.counted) / (RATE_OVER * TICK), 1)
+            stream.counted = stream.received
+
+    def _check_admin(self, principal: Principal) -> None:
+        if not principal.admin:
+            raise Error("permission_denied", f"{principal.name} is not an API key with admin")
+
     # --- streams: the channels somebody here listens to ---------------------------------------------------------------
 
     async def _acquire(self, channel: str, namespace: Namespace) -> Stream:
@@ -422,16 +598,21 @@ class Node:
         if stream is not None and stream.sequencer is not None:
             stream.sequencer.reach(head)
 
+    def _announce(self, **fields: Any) -> None:
+        self.broker.announce(Announcement(self.id, **fields))
+
     def _on_contention(self, channel: str) -> None:
-        self.broker.announce(Announcement(self.id, want=channel))
+        self._announce(want=channel)
 
     def _on_messages(self, messages: list[Message], node: str) -> None:
         stream = self._streams.get(messages[0].channel)
         if stream is not None:
-            if stream.sequencer is None:
-                self.hub.deliver(messages)
-            elif messages[0].offset:
+            stream.received += len(messages)
+            if stream.sequencer is not None and messages[0].offset:
                 stream.sequencer.offer(messages)
+            else:
+                stream.passed += len(messages)
+                self.hub.deliver(messages)
         if node != self.id and messages[-1].offset:
             self.log.learn(messages[-1].channel, messages[-1].position, node)
 
@@ -443,6 +624,18 @@ class Node:
             return
         self._peers[node] = self._now()
         self._suspects.pop(node, None)
+        if announcement.attendance is not None:
+            self.attendance.hear(node, announcement.attendance)
+        if announcement.beat:
+            self.attendance.hear_beat(node, announcement.attended)
+        if self.id in announcement.ask:
+            self.attendance.hear_question()
+        if announcement.stats is not None:
+            self._hear_of(announcement.stats | {"node": node})
+        if announcement.question is not None:
+            self._announce(answer=self._answer(announcement.question))
+        if announcement.answer is not None and announcement.answer.id in self._questions:
+            self._questions[announcement.answer.id].put_nowait((node, announcement.answer))
         if announcement.want is not None:
             self.log.contend(announcement.want, node)
         for channel, (epoch, offset) in announcement.heads.items():
@@ -459,7 +652,11 @@ class Node:
     async def _tick(self) -> None:
         changed, self._changed = self._changed, {}
         heads = {channel: (head.epoch, head.offset) for channel, head in changed.items()}
-        self.broker.announce(Announcement(self.id, beat=True, heads=heads))
+        self._announce(beat=True, heads=heads, attended=self.attendance.number, stats=self._tell_operators())
+        self._ticks += 1
+        if self._ticks % RATE_OVER == 0:
+            self._reckon_rates()
+        self.attendance.tick(hearing=not self._deaf())
         for channel, head in changed.items():
             self._reach(channel, head)  # what we published ourselves may have been lost on its way as well
         if self._deaf():
@@ -477,6 +674,7 @@ class Node:
         for node, heard in tuple(self._peers.items()):
             if now - heard > DEAF_AFTER:
                 del self._peers[node]
+                self._nodes.pop(node, None)
                 self._suspects[node] = now + self.config.mongodb.publish_timeout
                 self._sweep_wanted = True
         for node, until in tuple(self._suspects.items()):

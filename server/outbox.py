@@ -1,8 +1,8 @@
 """What goes out to one connected client: a bounded queue of whole frames.
 
 What the connection cannot take stays here. Over the bound, a durable subscription is set *behind*: its frames are
-dropped from the queue and it is served from the log at the pace the client reads; an ephemeral one loses messages and
-is told how many. Replies are never dropped. A client that takes nothing for STALLED_AFTER seconds is closed.
+dropped from the queue and it is served from the log at the pace the client reads; ephemeral messages are lost, and the
+client is told how many. Replies are never dropped. A client that takes nothing for STALLED_AFTER seconds is closed.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Outbox:
         subscription = self._subscriptions.get(delivery.channel)
         if subscription is None:
             return
-        if not subscription.durable:
+        if delivery.passing:
             self._displace(delivery, size, limit)
         elif not subscription.live:
             self._put(delivery, size)  # a replayed chunk, asked for when there was room
@@ -167,7 +167,7 @@ class Outbox:
         lost, index = 0, 0
         while self._queued + size > limit and index < len(queue):
             item = queue[index]
-            if isinstance(item, Delivery) and item.channel == delivery.channel:
+            if isinstance(item, Delivery) and item.channel == delivery.channel and item.passing:
                 del queue[index]
                 self._queued -= len(item.data)
                 lost += item.size
@@ -177,22 +177,30 @@ class Outbox:
             self._put(delivery, size)
         else:
             lost += delivery.size
+        self._count_dropped(delivery.channel, lost)
+
+    def _count_dropped(self, channel: str, lost: int) -> None:
         self._node.hub.dropped += lost
         if self._dropped is None:
             self._dropped = {}
-        self._dropped[delivery.channel] = self._dropped.get(delivery.channel, 0) + lost
+        self._dropped[channel] = self._dropped.get(channel, 0) + lost
 
     def _drop_queued(self, newest: Delivery) -> int:
         """Take the frames of a channel out of the queue; the first offset that the client has not been sent."""
-        first = newest.first
+        first, lost = newest.first, 0
         kept: deque[Delivery | bytes] = deque()
         for item in self._queue or ():
             if isinstance(item, Delivery) and item.channel == newest.channel:
-                first = min(first, item.first)
                 self._queued -= len(item.data)
+                if item.passing:
+                    lost += item.size
+                else:
+                    first = min(first, item.first)
             else:
                 kept.append(item)
         self._queue = kept
+        if lost:
+            self._count_dropped(newest.channel, lost)
         return first
 
     def pause(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
 
-from server.channels import namespace_of
+from server.channels import SYSTEM, SYSTEM_CHANNELS, namespace_of
 from server.config import Namespace
 from server.errors import Error
 from server.principals import Principal
@@ -21,10 +21,15 @@ Action = Literal["publish", "subscribe"]
 class Permissions:
     def __init__(self, namespaces: Mapping[str, Namespace]) -> None:
         self._namespaces = namespaces
+        self._system = Namespace(durable=False)
 
     def check(self, principal: Principal, action: Action, channel: str) -> Namespace:
         """The channel's options if `principal` may `action`; else `bad_request` (the name), `unknown_channel` (no such
         namespace) or `permission_denied`. The right to subscribe is also the right to history and resume."""
+        if namespace_of(channel) == SYSTEM and channel in SYSTEM_CHANNELS:
+            if action == "publish" or not principal.admin:
+                raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
+            return self._system
         namespace = self._namespaces.get(namespace_of(channel))
         if namespace is None:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")

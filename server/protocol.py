@@ -51,6 +51,8 @@ class Publish(Command, tag="publish"):
     tag: Annotated[str, Meta(max_length=MAX_KEY)] | None = None
     """What a conflating channel keeps the newest message of."""
     echo: bool = True
+    ephemeral: bool = False
+    """Pass it on without storing it, in a durable channel."""
 
 
 class History(Command, tag="history"):
@@ -60,11 +62,17 @@ class History(Command, tag="history"):
     limit: Limit = DEFAULT_PAGE
 
 
+class Presence(Command, tag="presence"):
+    channel: str
+    left: Annotated[int, Meta(ge=0, le=MAX_PAGE)] = 0
+    """How many of those who have left are to be named, the latest first."""
+
+
 class Ping(Command, tag="ping"):
     pass
 
 
-AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | History | Ping
+AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | History | Presence | Ping
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "connect": Connect,
@@ -73,6 +81,7 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "unsubscribe": Unsubscribe,
     "publish": Publish,
     "history": History,
+    "presence": Presence,
     "ping": Ping,
 }
 
@@ -83,6 +92,7 @@ class PublishRequest(Struct):
     data: Any
     key: Key | None = None
     tag: Annotated[str, Meta(max_length=MAX_KEY)] | None = None
+    ephemeral: bool = False
 
 
 class LoginRequest(Struct):

@@ -26,6 +26,7 @@ from server.protocol import (
     Connect,
     History,
     Ping,
+    Presence,
     Publish,
     Refresh,
     Subscribe,
@@ -44,7 +45,7 @@ PONG_WITHIN: Final = 8.0
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
-ChannelCommand = Subscribe | Unsubscribe | Publish | History
+ChannelCommand = Subscribe | Unsubscribe | Publish | History | Presence
 
 
 class Session(Outbox):
@@ -178,7 +179,7 @@ class Session(Outbox):
 
     def _dispatch(self, command: AnyCommand) -> None:
         first, self._first = self._first, False
-        if isinstance(command, Publish | Subscribe | Unsubscribe | History):
+        if isinstance(command, ChannelCommand):
             lane = self._lanes.get(command.channel) if self._lanes else None
             if lane is not None:
                 lane.append(command)
@@ -243,12 +244,16 @@ class Session(Outbox):
         assert self._lanes is not None
         del self._lanes[channel]
 
-    async def _carry_out(self, command: Subscribe | Unsubscribe | History) -> None:
+    async def _carry_out(self, command: Subscribe | Unsubscribe | History | Presence) -> None:
         assert self._principal is not None
         if isinstance(command, Subscribe):
             await self._subscribe(self._principal, command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(command)
+        elif isinstance(command, Presence):
+            self._spend()
+            present = await self._node.presence(self._principal, command.channel, command.left)
+            self._reply(command.id, channel=command.channel, **present)
         else:
             self._spend()
             await self._history(self._principal, command)
@@ -292,7 +297,7 @@ class Session(Outbox):
         subscription = self._subscriptions.pop(command.channel, None)
         if subscription is None:
             raise bad_request(f"channel: not subscribed to {command.channel}")
-        subscription.close()
+        subscription.close(for_good=True)
         position = subscription.position
         fields = {} if position is None else {"cursor": str(position)}
         self._reply(command.id, channel=command.channel, **fields)
@@ -308,6 +313,7 @@ class Session(Outbox):
             command.key,
             tag=command.tag,
             skip=None if command.echo else self.id,
+            ephemeral=command.ephemeral,
         )
         if future is None:
             self._reply(command.id, channel=channel)
@@ -369,7 +375,7 @@ class Session(Outbox):
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
         self._push(error_push(identifier, error))
-        self._node.refusals[error.code] += 1
+        self._node.refused(error, self._principal, self.address)
         if error.code in NOTABLE and error.code not in self._said:
             self._said += (error.code,)
             logger.info("refused: %s", error.reason, extra=self.about() | {"code": error.code})

@@ -16,7 +16,7 @@ from server.channels import Position
 from server.errors import Error
 from server.hub import Delivery, Hub, Sink
 from server.messages import Message, Page
-from server.protocol import Push, gap_push
+from server.protocol import Push, dropped_push, gap_push
 from server.sequencer import Sequencer
 
 logger = logging.getLogger(__name__)
@@ -28,13 +28,30 @@ CHUNK: Final = 65536
 class Stream:
     """A channel somebody on this node listens to. Ephemeral channels need no sequencer."""
 
-    __slots__ = ("channel", "conflate", "sequencer", "users", "opening", "closing")
+    __slots__ = (
+        "channel",
+        "conflate",
+        "sequencer",
+        "users",
+        "opening",
+        "closing",
+        "received",
+        "counted",
+        "passed",
+        "rate",
+    )
 
     def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None) -> None:
         self.channel = channel
         self.conflate = conflate
         self.sequencer = sequencer
         self.users = 0
+        self.received = 0
+        """Messages from the broker; `counted` of them when the `rate` (per second) was last reckoned."""
+        self.counted = 0
+        self.rate = 0.0
+        self.passed = 0
+        """Ephemeral ones of a durable channel, which who is not live never gets."""
         self.opening: asyncio.Task[None] | None = None
         self.closing: asyncio.Task[None] | None = None
 
@@ -58,6 +75,8 @@ class Subscription:
         "_subscriber",
         "_position",
         "_release",
+        "_leave",
+        "_missed",
         "_task",
         "_closed",
         "live",
@@ -72,7 +91,9 @@ class Subscription:
         position: Position,
         *,
         release: Callable[[Stream], None],
+        leave: Callable[[bool], None] | None = None,
     ) -> None:
+        """`leave`: tells presence that the subscriber is gone; whether for good."""
         self.channel = stream.channel
         self.live = False
         self._stream = stream
@@ -81,6 +102,8 @@ class Subscription:
         self._subscriber = subscriber
         self._position = position
         self._release = release
+        self._leave = leave
+        self._missed = stream.passed
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -107,11 +130,12 @@ class Subscription:
         self._hub.remove(self.channel, self._subscriber)
         self._hub.fallen_behind += 1
         self.live = False
+        self._missed = self._stream.passed
         self._position = Position(self._stream.sequencer.position.epoch, offset)
         self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
 
-    def close(self) -> None:
-        """The subscriber has got all that it will get. Closing twice is fine."""
+    def close(self, for_good: bool = False) -> None:
+        """The subscriber has got all that it will get, and if not `for_good`, may soon be back. Twice is fine."""
         if self._closed:
             return
         self._closed = True
@@ -123,11 +147,17 @@ class Subscription:
             self._hub.remove(self.channel, self._subscriber)
             self.live = False
         self._release(self._stream)
+        if self._leave is not None:
+            self._leave(for_good)
 
     def _go_live(self) -> bool:
         sequencer = self._stream.sequencer
         if sequencer is not None and sequencer.position != self._position:
             return False
+        missed = self._stream.passed - self._missed
+        if missed:
+            self._hub.dropped += missed
+            self._tell(dropped_push(self.channel, missed), 0, 0)
         self._hub.add(self.channel, self._subscriber, self._stream.conflate)
         self.live = True
         return True

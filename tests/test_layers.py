@@ -17,7 +17,7 @@ HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "h
 LEVELS = {
     0: "__init__ protocol codec frames channels errors config messages principals histogram",
     1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth keys accounts permissions "
-    "limits embedded preflight logs",
+    "limits seen stats embedded preflight logs",
     2: "subscription node doctor",
     3: "outbox session metrics",
 }
@@ -29,6 +29,8 @@ EXCEPTIONS = {
     ("broker_redis", "broker"),
     ("log", "mongodb"),
     ("preflight", "embedded"),
+    ("presence", "broker"),
+    ("seen", "mongodb"),
     ("node", "subscription"),
     ("session", "outbox"),
 }
@@ -39,8 +41,8 @@ LIBRARIES = {
     "prometheus_client": {"metrics"},
     "msgpack": {"codec"},
     "yaml": {"config"},
-    "motor": {"mongodb", "log", "documents", "accounts", "embedded"},
-    "pymongo": {"mongodb", "log", "documents", "accounts", "embedded", "doctor"},
+    "motor": {"mongodb", "log", "documents", "accounts", "embedded", "seen"},
+    "pymongo": {"mongodb", "log", "documents", "accounts", "embedded", "doctor", "seen"},
     "bson": {"log", "documents"},
     "redis": {"broker_redis", "doctor"},
     "jwt": {"auth", "keys"},

@@ -213,7 +213,7 @@ def test_the_namespaces_of_the_contract() -> None:
     """chat, feed and dash are declared as the contract says."""
     namespaces = load(FILE, {}, []).namespaces
     week = 7 * 86400
-    assert namespaces["chat"] == Namespace(presence=True, publish="anyone", subscribe="anyone")
+    assert namespaces["chat"] == Namespace(presence=True, ephemeral=True, publish="anyone", subscribe="anyone")
     assert namespaces["feed"] == Namespace(history=Retention(ttl=Seconds(week)), publish="server", subscribe="anyone")
     assert namespaces["dash"] == Namespace(durable=False, conflate=Seconds(0.1), publish="server", subscribe="anyone")
 
