@@ -36,7 +36,7 @@ def make_app(node: Node) -> Application:
             (r"/readyz", Readiness, with_node),
             (r"/metrics", Metrics, with_node | {"registry": registry(node)}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
-            (r"/(console/)", Page, {"path": str(STATIC), "default_filename": "index.html"}),
+            (r"/(console/?)", Page, {"path": str(STATIC), "default_filename": "index.html"}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
         ],
         default_handler_class=NotFound,

@@ -1,0 +1,113 @@
+"""The console in a real browser, against a real server: what an operator sees and does."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.test_chat import tabs
+from tests.support.client import Client, Refused, make_token
+from tests.support.processes import UNLIMITED, Mongod, Server
+
+SECRET = "a secret of at least thirty-two bytes"
+OPERATOR, SHOP = "the-key-of-the-operator", "the-key-of-a-shop"
+
+
+@pytest.fixture
+def operated(mongod: Mongod, tmp_path: Path) -> Iterator[Server]:
+    keys = {
+        "operator": {"sha256": hashlib.sha256(OPERATOR.encode()).hexdigest(), "admin": True},
+        "shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest()},
+    }
+    settings = {**UNLIMITED, "auth.secret": SECRET, "auth.api_keys": keys, "mongodb.database": "console"}
+    server = Server(tmp_path, mongod.uri, settings=settings)
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop())
+    server.clean()
+
+
+def test_the_console(chromium: str, operated: Server, artifacts: Path) -> None:
+    """Only an admin comes in. Then: nodes, figures, channels, refusals; a look into a channel, a test message, a user
+    to disconnect; on a phone too, with the keyboard, and after a reload. Signed out, nothing is left."""
+
+    async def run() -> None:
+        async with tabs(chromium) as new, Client([operated.ws], token=make_token(SECRET, "ann")) as ann:
+            await ann.subscribe("chat:lobby")
+            await ann.publish("chat:lobby", {"text": "Hello"})
+            tab = await new()
+            page = tab.page
+            await page.goto(f"{operated.base}/console")
+            assert page.url.endswith("/console/")
+
+            for wrong, why in ((SHOP, "This key is not admin."), ("no-key", "This is not a key of this server.")):
+                await page.fill("#key", wrong)
+                await page.keyboard.press("Enter")
+                await page.wait_for_selector(f"text={why}")
+            tab.complaints = [text for text in tab.complaints if "the server responded with a status of" not in text]
+            assert await page.locator("#inside").is_hidden()
+
+            await page.fill("#key", OPERATOR)
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("body[data-state=open]")
+            await page.wait_for_selector("#nodes .status[data-status=ready]")
+            assert await page.locator("#nodes tr").count() == 1
+            assert OPERATOR not in page.url
+
+            with pytest.raises(Refused):
+                await ann.subscribe("nowhere:a")
+            await page.wait_for_selector("#events >> text=no namespace is declared for nowhere:a")
+
+            await page.click("text=chat:lobby")
+            assert await page.evaluate("document.activeElement.id") == "channel-title"
+            await page.wait_for_selector("#history >> text=Hello")
+            await page.wait_for_selector("#present >> text=ann")
+            assert await page.inner_text("#present-note") == "1 user, 0 guests"
+
+            await page.fill("#data", "no JSON")
+            await page.click("#publish button")
+            await page.wait_for_selector("#outcome[data-kind=bad] >> text=This is not JSON")
+            await page.fill("#data", '{"text": "from the console"}')
+            await page.click("#publish button")
+            await page.wait_for_selector("#outcome >> text=Stored as number 2.")
+            await page.check("#ephemeral")
+            await page.click("#publish button")
+            await page.wait_for_selector("#outcome >> text=Passed on; it is not stored.")
+            pushes = [await ann.subscriptions["chat:lobby"].next() for _ in range(3)]
+            assert [push.get("offset") for push in pushes] == [1, 2, None]
+
+            await page.click("#present button")
+            await page.click("text=Really disconnect?")
+            await page.wait_for_selector("#outcome >> text=/ann was disconnected|cannot disconnect users/")
+
+            await page.reload()
+            await page.wait_for_selector("#nodes .status[data-status=ready]")
+            await page.wait_for_selector("#history >> text=from the console")
+            await asyncio.sleep(2)  # for plots that show something
+            await page.evaluate("scrollTo(0, 0)")
+            await page.screenshot(path=artifacts / "console.png", full_page=True)
+
+            await page.click("#close")
+            assert await page.locator("#channel").is_hidden()
+            await page.click("#leave")
+            assert await page.evaluate("sessionStorage.length") == 0
+            await page.reload()
+            await page.wait_for_selector("#key:focus")
+
+            phone = await new("dark", phone=True)
+            await phone.page.goto(f"{operated.base}/console/#chat%3Alobby")
+            await phone.page.fill("#key", OPERATOR)
+            await phone.page.keyboard.press("Enter")
+            await phone.page.wait_for_selector("#history >> text=from the console")
+            await phone.page.wait_for_selector("#nodes .status[data-status=ready]")
+            width = await phone.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert width <= 0
+            await phone.page.evaluate("scrollTo(0, 0)")
+            await phone.page.screenshot(path=artifacts / "console-phone.png", full_page=True)
+            tab.complaints = [text for text in tab.complaints if "404" not in text]
+
+    asyncio.run(run())
