@@ -142,6 +142,7 @@ class Node:
     async def start(self) -> None:
         """Connect to the broker and open the log, however long that takes; StartError if it can never be."""
         self._heard_self = self._swept = self._now()
+        self._nodes[self.id] = self._state() | self._figures()
         await self.broker.start(self.id, self._on_messages, self._on_announcement, self._on_reconnect)
         self._tasks = [
             asyncio.create_task(self._forever(self._tick, lambda: TICK), name="tick"),
@@ -425,7 +426,8 @@ class Node:
     def nodes(self, principal: Principal) -> Push:
         """{"nodes": […]}: what each node within hearing last said of itself, once a second."""
         self._check_admin(principal)
-        return {"nodes": [of for _, of in sorted(({self.id: self._tell()} | self._nodes).items())]}
+        own = self._nodes[self.id] | self._state()
+        return {"nodes": [of for _, of in sorted((self._nodes | {self.id: own}).items())]}
 
     async def channels(self, principal: Principal, prefix: str, after: str, limit: int) -> Push:
         """{"channels": [{"channel", "subscribers", "rate", "users"?, "guests"?}], "next", "missing"}: the channels of
@@ -473,8 +475,7 @@ class Node:
         user = principal.user if principal is not None else None
         self.events.note("refusal", code=error.code, reason=error.reason[:REASON], user=user, address=address)
 
-    def _tell(self) -> Push:
-        """What this node tells of itself. Rates are per second, bytes and milliseconds as named."""
+    def _state(self) -> Push:
         status = "down" if self.leaving or not self.opened or self.log.problem() else "ready"
         reasons = [reason for reason in (self.log.problem(), self.unheard()) if reason]
         channels, subscriptions = self.listening()
@@ -490,8 +491,8 @@ class Node:
             "queue_bytes": sum(client.queued for client in self.clients),
         }
 
-    def _tell_operators(self) -> Push:
-        """Once a second: how this node is, and what has gone wrong since."""
+    def _figures(self) -> Push:
+        """Per second since the last time, and in seconds."""
         counters = {
             "in": self.published,
             "out": self.hub.messages,
@@ -500,7 +501,11 @@ class Node:
             "repairs": self.repairs.total(),
         }
         quick, slow = self._rates.quantiles(self.log.publish_seconds, 0.5, 0.99)
-        own = self._tell() | self._rates.look(self._now(), counters) | {"publish_p50": quick, "publish_p99": slow}
+        return self._rates.look(self._now(), counters) | {"publish_p50": quick, "publish_p99": slow}
+
+    def _tell_operators(self) -> Push:
+        """Once a second: how this node is, and what has gone wrong since."""
+        own = self._state() | self._figures()
         self._hear_of(own)
         repairs = self.repairs.total()
         if repairs > self._repaired:

@@ -145,15 +145,16 @@ class Presence:
         """{"users": [{"user", "sessions", "info"?}], "count", "guests"}, by name. `count` counts users; above the limit
         there is only that, and `users` is empty."""
         count, guests = self.count(channel)
-        users: list[Push] = []
+        rows: dict[str, Push] = {}
         if not self._limit or count <= self._limit:
-            tables = [table.channels[channel] for _, table in sorted(self._tables.items()) if channel in table.channels]
-            for user in sorted(self._users.get(channel, ())):
-                entries = [table[user] for table in tables if user in table]
-                row: Push = {"user": user, "sessions": sum(entry.sessions for entry in entries)}
-                info = next((entry.info for entry in entries if entry.info is not None), None)
-                users.append(row if info is None else row | {"info": info})
-        return {"users": users, "count": count, "guests": guests}
+            for _, table in sorted(self._tables.items()):  # all nodes take the info of the same one
+                for user, (sessions, info) in table.channels.get(channel, {}).items():
+                    if user is not None:
+                        row = rows.setdefault(user, {"user": user, "sessions": 0})
+                        row["sessions"] += sessions
+                        if info is not None:
+                            row.setdefault("info", info)
+        return {"users": [row for _, row in sorted(rows.items())], "count": count, "guests": guests}
 
     def users(self, channel: str) -> list[str]:
         return list(self._users.get(channel, ()))

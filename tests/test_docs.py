@@ -132,7 +132,10 @@ def test_source_files_that_are_named_exist(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    keys = {"shop": {"sha256": hashlib.sha256(b"the-key-of-the-shop").hexdigest()}}  # docs/protocol.md uses it
+    keys = {  # docs/protocol.md uses them
+        "shop": {"sha256": hashlib.sha256(b"the-key-of-the-shop").hexdigest()},
+        "operator": {"sha256": hashlib.sha256(b"the-key-of-the-operator").hexdigest(), "admin": True},
+    }
     one = Server(tmp_path_factory.mktemp("docs"), settings={"auth.api_keys": keys})
     asyncio.run(one.start())
     yield one
