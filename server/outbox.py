@@ -267,7 +267,7 @@ class Outbox:
 
     def _end_subscription(self, channel: str, error: Error) -> None:
         """Nothing more of the channel goes out, not even what has queued; the client is told why."""
-        self._subscriptions.pop(channel).close()
+        self._subscriptions.pop(channel).close(for_good=True)
         kept = [item for item in self._queue or () if not (isinstance(item, Delivery) and item.channel == channel)]
         if self._queue is not None:
             self._queue = deque(kept)

@@ -250,15 +250,11 @@ class Session(Outbox):
             await self._subscribe(self._principal, command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(command)
-        elif isinstance(command, Presence):
-            self._spend()
-            present = await self._node.presence(self._principal, command.channel, command.left)
-            self._reply(command.id, channel=command.channel, **present)
         else:
             self._spend()
-            await self._history(self._principal, command)
+            await self._read(self._principal, command)
 
-    async def _history(self, principal: Principal, command: History) -> None:
+    async def _read(self, principal: Principal, command: History | Presence) -> None:
         """One page at a time, and none while too much of what was asked for is unread: replies are never dropped."""
         if self._paging is None:
             self._paging = asyncio.Lock()
@@ -266,9 +262,12 @@ class Session(Outbox):
             limit = self._node.config.limits.queue_bytes
             if limit and self._queued > limit:
                 await self.drained()
-            page = await self._node.history(
-                principal, command.channel, after=command.after, before=command.before, limit=command.limit
-            )
+            if isinstance(command, Presence):
+                page = await self._node.presence(principal, command.channel, command.left)
+            else:
+                page = await self._node.history(
+                    principal, command.channel, after=command.after, before=command.before, limit=command.limit
+                )
             self._reply(command.id, channel=command.channel, **page)
 
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
