@@ -61,6 +61,15 @@ _decode_publication: Final = msgspec.msgpack.Decoder(_Publication).decode
 _decode_announcement: Final = msgspec.msgpack.Decoder(Announcement).decode
 
 
+def _checked(announcement: Announcement) -> Announcement:
+    """What goes on to clients holds what JSON can hold, and nothing else."""
+    for _, _, _, info in announcement.attendance.rows if announcement.attendance else ():
+        if info is not None:
+            check(info)
+    check(announcement.stats)
+    return announcement
+
+
 class RedisBroker:
     def __init__(self, options: Options) -> None:
         self.dropped = 0
@@ -299,7 +308,7 @@ class RedisBroker:
         try:
             body = self._verify(topic, payload)
             if topic == self._nodes:
-                announcement = _decode_announcement(body)
+                announcement = _checked(_decode_announcement(body))
             else:
                 node, messages = self._messages(topic.removeprefix(self._prefix), _decode_publication(body))
         except (msgspec.MsgspecError, ValueError, RecursionError, Error) as error:

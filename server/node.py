@@ -184,8 +184,9 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.attendance.close()
-        with contextlib.suppress(Error):
-            await self._note_departures()
+        with contextlib.suppress(Error, TimeoutError):
+            async with asyncio.timeout(1):  # not worth waiting for
+                await self._note_departures()
         for stream in self._streams.values():
             stream.close()
         await self.broker.close()

@@ -440,6 +440,9 @@ FOREIGN_ANNOUNCEMENTS = {
     "a list": b"\x90",
     "no node": bytes(msgpack.packb({"beat": True})),
     "strange heads": bytes(msgpack.packb({"node": "n9", "heads": {"chat:a": "e:1"}})),
+    "strange attendance": bytes(msgpack.packb({"node": "n9", "attendance": [1, [["chat:a", 7, 1, None]]]})),
+    "bytes as info": bytes(msgpack.packb({"node": "n9", "attendance": [1, [["chat:a", "ann", 1, b"x"]]]})),
+    "bytes as stats": bytes(msgpack.packb({"node": "n9", "stats": {"in": b"x"}})),
     "deep": b"\x81\xa5heads" * 5000,
 }
 
