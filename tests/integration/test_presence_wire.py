@@ -290,14 +290,15 @@ async def test_nodes_and_events(url: str, base_url: str, node: Node) -> None:
         row = (await nodes.message())["data"]
         assert (row["node"], row["status"], row["reasons"]) == (node.id, "ready", [])
         assert row["connections"] == 2
-        event = (await events.message())["data"]
+        event, count = (await events.message())["data"], 0
+        while (count := count + event.pop("count")) < 3:  # they may fall into two seconds
+            event = (await events.message())["data"]
         assert event == {
             "event": "refusal",
             "code": "unknown_channel",
             "reason": "channel: no namespace is declared for nowhere:a",
             "user": "shop",
             "address": "127.0.0.1",
-            "count": 3,
             "node": node.id,
         }
         await shop.publish("chat:a", 1)
