@@ -218,8 +218,12 @@ def _decode_msgpack(raw: bytes) -> Any:
     return value
 
 
+def _builtins(value: Any) -> Any:
+    return msgspec.to_builtins(value, enc_hook=_plain)
+
+
 def _encode_msgpack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, default=msgspec.to_builtins)
+    packed: bytes = msgpack.packb(value, default=_builtins)
     return packed
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import msgpack
 import pytest
+from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.codec import CODECS, JSON, MAX_DEPTH, MAX_NODES, MSGPACK, Codec
 from server.errors import Error
+from server.protocol import MessagePush
 
 both = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 
@@ -226,3 +228,12 @@ def test_the_edges_of_what_is_taken(codec: Codec) -> None:
 def test_codecs_are_found_by_their_subprotocol() -> None:
     """The subprotocols' names are those of the contract."""
     assert CODECS == {"waterspout.json": JSON, "waterspout.msgpack": MSGPACK}
+
+
+@both
+def test_what_mongodb_reads_back_is_written_as_it_was(codec: Codec) -> None:
+    """Its integers are a class of their own, which must not show."""
+    push = MessagePush(channel="chat:a", offset=1, cursor="e:1", key="k", user=None, time=Int64(2**40), data=[Int64(7)])
+    value = codec.decode(codec.encode({"messages": [push]}))
+    assert value["messages"][0]["time"] == 2**40
+    assert value["messages"][0]["data"] == [7]
