@@ -1,0 +1,361 @@
+"""A connection that comes back, and what goes over it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from waterspout_client.codec import Encoding, codec, to_json
+from waterspout_client.cursors import Cursors
+from waterspout_client.documents import Collection
+from waterspout_client.errors import WaterspoutError
+from waterspout_client.events import Gap, Message, Page, Presence, Published, Push, User
+from waterspout_client.link import ABNORMAL, End, Link, open_link
+from waterspout_client.outbox import Outbox, jitter
+from waterspout_client.subscription import Stream, Subscription
+
+logger = logging.getLogger("waterspout_client")
+
+REFRESH_AT = 0.8  # of a token's remaining life: what is left is for a slow callback and clocks that differ
+REFRESH_PAUSE = 10.0  # s at least, however wrong our clock is
+LASTED = 5.0  # s; a server that lets in and throws out at once has not answered
+
+Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
+"""A JWT or an API key, or a function that is asked for one at each connection and before one expires."""
+
+State = Literal["connecting", "open", "waiting", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """`connecting` → `open` → `waiting` (for the next attempt) → `connecting` …, until `closed`."""
+
+    state: State
+    reason: str = ""
+    code: int | None = None
+    """The close code, with `waiting` and `closed`."""
+    delay: float | None = None
+    """Seconds until the next attempt, with `waiting`."""
+
+
+class Client:
+    """`async with Client("http://127.0.0.1:8888") as client: …`. It connects at once, in the background: publishes
+    wait in their queues meanwhile, `subscribe` and the other commands for their answers.
+
+    url          of the server; a path other than `/v1/ws` only if a proxy has moved it
+    token        none: a guest
+    encoding     "json", or "msgpack" (needs the `msgpack` package)
+    cursors      where the cursors are kept, so that the next run of the program continues (`FileCursors`)
+    on_state     called at every change of state
+    min_delay    seconds; the first pause between attempts is random below this
+    max_delay    seconds; no pause is longer, unless the server says so
+    patience     seconds to wait for a connection, or for a sign of life after asking for one
+    ping         seconds between asking for signs of life
+    window       publishes under way at once in a channel; with 1 not even a refusal that asks to try again can change
+                 their order
+    max_queue    publishes waiting in a channel; more are refused with `limit_exceeded`
+    max_pending  events waiting in a subscription for the loop that reads it; see `Subscription`
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8888",
+        *,
+        token: Token | None = None,
+        encoding: Encoding = "json",
+        cursors: Cursors | None = None,
+        on_state: Callable[[StateChange], None] | None = None,
+        min_delay: float = 0.5,
+        max_delay: float = 30.0,
+        patience: float = 8.0,
+        ping: float = 25.0,
+        window: int = 32,
+        max_queue: int = 1000,
+        max_pending: int = 1000,
+    ) -> None:
+        self.url = websocket_url(url)
+        self.state: State = "closed"
+        self.session: Push = {}
+        """The reply to `connect`: `session`, `user`, `node`…"""
+        self._token = token
+        self._codec = codec(encoding)
+        self._cursors = cursors
+        self._on_state = on_state
+        self._min_delay = min_delay
+        self._max_delay = max_delay
+        self._patience = patience
+        self._ping = ping
+        self._window = window
+        self._max_queue = max_queue
+        self._max_pending = max_pending
+        self._open_link: Link | None = None
+        self._streams: dict[str, Stream[Any]] = {}
+        self._outboxes: dict[str, Outbox] = {}
+        self._changed = asyncio.Event()
+        self._closed: WaterspoutError | None = WaterspoutError("closed", "use `async with`: it connects, and closes")
+        self._running: asyncio.Task[None] | None = None
+
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._running is not None:
+            raise RuntimeError("a client is entered once")
+        self._closed = None
+        self._running = asyncio.create_task(self._run(), name=f"waterspout {self.url}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leave, and do not come back. What was not acknowledged yet is refused with `closed`, its outcome unknown."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        self._close(End(1000, "closed by this program"))
+
+    async def ready(self) -> Push:
+        """Wait for a connection; the server's reply to `connect`."""
+        await self._link()
+        return self.session
+
+    async def _run(self) -> None:
+        try:
+            await self._stay()
+        except Exception as error:
+            self._close(End(ABNORMAL, f"the client failed: {error!r}"))
+            raise
+
+    async def _stay(self) -> None:
+        attempt = 0
+        while True:
+            self._set(StateChange("connecting"))
+            began = time.monotonic()
+            end = await self._connection()
+            if end.final:
+                return self._close(end)
+            if self.session and time.monotonic() - began > LASTED:
+                attempt = 0
+            # The server's delay spreads a whole herd and is kept exactly, unless we are sent away again and again.
+            delay = jitter(attempt, self._min_delay, self._max_delay)
+            if end.delay is not None:
+                delay = end.delay if attempt == 0 else max(end.delay, delay)
+            attempt += 1
+            self._set(StateChange("waiting", end.reason, end.code, delay))
+            logger.warning("%s: %s; next attempt in %.1f s", self.url, end.reason, delay)
+            await asyncio.sleep(delay)
+
+    async def _connection(self) -> End:
+        """One connection, from the attempt to its end."""
+        self.session = {}
+        link = await open_link(self.url, self._codec, self._patience, self._ping, self._take)
+        if isinstance(link, End):
+            return link
+        running = asyncio.create_task(link.run())
+        greeting = asyncio.create_task(self._greet(link))
+        try:
+            await asyncio.wait((running, greeting), return_when=asyncio.FIRST_COMPLETED)
+            refused = greeting.result() if greeting.done() else None
+            return refused or await running
+        finally:
+            self._open_link = None
+            self._changed.clear()
+            greeting.cancel()
+            running.cancel()
+            await asyncio.wait((running, greeting))
+            for stream in list(self._streams.values()):
+                stream.lost()
+            for outbox in self._outboxes.values():
+                outbox.lost()
+
+    async def _greet(self, link: Link) -> End | None:
+        """Say who we are, go on where we were, and renew the token in time. Why not, if the server refuses."""
+        try:
+            token = await self._fresh_token()
+        except Exception as error:
+            return End(ABNORMAL, f"no token: {error!r}")
+        try:
+            session = await link.ask("connect", **({"token": token} if token else {}))
+        except WaterspoutError as error:
+            if error.code == "disconnected":
+                return None  # the link's end says more
+            another = error.code == "token_expired" and callable(self._token)
+            return End(ABNORMAL if error.retry or another else 4500, error.reason, error.retry_after,
+                       final=not (error.retry or another))  # fmt: skip
+        link.message_bytes = session.get("message_bytes", 0)
+        self.session = session
+        self._open_link = link
+        self._set(StateChange("open"))
+        self._changed.set()
+        for stream in list(self._streams.values()):
+            stream.opened(link)
+        for outbox in self._outboxes.values():
+            outbox.opened(link)
+        expires = session.get("expires")
+        while callable(self._token) and expires is not None:
+            await asyncio.sleep(max(REFRESH_PAUSE, (expires - time.time()) * REFRESH_AT))
+            try:
+                expires = (await link.ask("refresh", token=await self._fresh_token())).get("expires")
+            except Exception as error:  # the server ends the connection at the expiry, and the next has a new token
+                logger.warning("%s: the token was not renewed: %s", self.url, error)
+        return None
+
+    async def _fresh_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        return await token if inspect.isawaitable(token) else token
+
+    def _take(self, push: Push) -> None:
+        stream = self._streams.get(push.get("channel", ""))
+        if stream is not None:
+            stream.take(push)
+
+    def _close(self, end: End) -> None:
+        if self._closed is not None:
+            return
+        self._closed = WaterspoutError("closed", end.reason)
+        for stream in list(self._streams.values()):
+            stream.ended(self._closed)
+        for outbox in self._outboxes.values():
+            outbox.closed(self._closed)
+        self._set(StateChange("closed", end.reason, end.code))
+        self._changed.set()
+
+    def _set(self, change: StateChange) -> None:
+        self.state = change.state
+        if self._on_state is not None:
+            self._on_state(change)
+
+    async def _link(self) -> Link:
+        """The link commands may be sent on, as soon as there is one; WaterspoutError once the client is closed."""
+        while self._open_link is None or not self._open_link.usable:
+            if self._closed is not None:
+                raise self._closed
+            if self._open_link is not None:
+                self._changed.clear()  # on its way out
+            await self._changed.wait()
+        return self._open_link
+
+    # --- channels -----------------------------------------------------------------------------------------------------
+
+    def publish(
+        self, channel: str, data: Any, *, key: str | None = None, echo: bool = True, tag: str | None = None
+    ) -> asyncio.Future[Published]:
+        """Queue a message at once, in the order of the calls; awaited, it returns when the message is stored.
+
+        Through losses and refusals that ask to try again it is sent once more with the same key, so it is stored once;
+        WaterspoutError tells what will not change by itself. To cancel it (`asyncio.timeout`) is to stop waiting: the
+        message may still be stored, or not.
+
+        data  any JSON value; ValueError or TypeError for others
+        key   the idempotency key, 1 to 255 characters; by default a random one
+        echo  False: a subscription of this client does not get it live
+        tag   what a conflating channel keeps the newest message of
+        """
+        if self._closed is not None:
+            raise self._closed
+        # Copied: the caller may change the object, and a retry with other data would be a conflict.
+        fields = {"channel": channel, "data": json.loads(to_json(data)), "key": key or secrets.token_hex(16)}
+        if not echo:
+            fields["echo"] = False
+        if tag is not None:
+            fields["tag"] = tag
+        outbox = self._outboxes.get(channel)
+        if outbox is None:
+            outbox = self._outboxes[channel] = Outbox(self._window, self._max_queue)
+            if self._open_link is not None:
+                outbox.opened(self._open_link)
+        return outbox.put(fields)
+
+    def subscribe(
+        self,
+        channel: str,
+        *,
+        after: str | None = None,
+        last: int | None = None,
+        where: Push | None = None,
+        max_pending: int | None = None,
+    ) -> Subscription:
+        """A channel's stream, to be used with `async with` and `async for`: after a cursor, with the newest `last`
+        messages (up to 1,000), or from now on. A cursor that is kept from an earlier run goes before `last`.
+
+        At most `max_pending` events wait for the loop. Beyond that a durable channel's go on waiting on the server, and
+        of an ephemeral one the oldest are dropped, which is told.
+        """
+        if after is None and self._cursors is not None:
+            after = self._cursors.load(channel)
+        options: Push = {}
+        if last is not None:
+            options["last"] = last
+        if where is not None:
+            options["where"] = where
+        return Subscription(
+            self, channel, options, after=after, cursors=self._cursors, max_pending=max_pending or self._max_pending
+        )
+
+    async def history(
+        self, channel: str, *, after: str | None = None, before: str | None = None, limit: int | None = None
+    ) -> Page:
+        """A page of the past, oldest first, bounds exclusive; with neither bound the newest. It may be shorter than
+        `limit` (100; 1,000 at most): go on while `more`."""
+        reply = await self.request("history", channel=channel, after=after, before=before, limit=limit)
+        gap = reply.get("gap")
+        return Page(
+            [Message.of(push) for push in reply["messages"]], reply["cursor"], reply.get("head"), reply["more"],
+            Gap.of(gap, channel) if gap else None,
+        )  # fmt: skip
+
+    async def presence(self, channel: str) -> Presence:
+        """Who is here now."""
+        reply = await self.request("presence", channel=channel)
+        users = [User(one.get("user"), one.get("sessions", 1), one.get("info")) for one in reply.get("users", [])]
+        return Presence(users, reply.get("count", len(users)), reply.get("guests", 0))
+
+    def collection(self, name: str) -> Collection:
+        """The live documents of a collection."""
+        return Collection(self, name, self._max_pending)
+
+    async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push:
+        """Send one command and return its reply; fields that are None are left out. After a loss it is sent `again`, or
+        WaterspoutError says `disconnected`: it is unknown then whether the command was carried out."""
+        fields = {name: value for name, value in fields.items() if value is not None}
+        while True:
+            link = await self._link()
+            try:
+                return await link.ask(kind, **fields)
+            except WaterspoutError as error:
+                if error.code != "disconnected" or not again:
+                    raise
+
+    # --- for the streams ----------------------------------------------------------------------------------------------
+
+    def join(self, stream: Stream[Any]) -> Link | None:
+        if self._closed is not None:
+            raise self._closed
+        if stream.channel in self._streams:
+            raise WaterspoutError("conflict", f"channel: this client is subscribed to {stream.channel} already")
+        self._streams[stream.channel] = stream
+        return self._open_link
+
+    def leave(self, stream: Stream[Any]) -> None:
+        if self._streams.get(stream.channel) is stream:
+            del self._streams[stream.channel]
+
+
+def websocket_url(url: str) -> str:
+    """`http://host` and the like as the address of the WebSocket there."""
+    scheme, host, path, query, _ = urlsplit(url)
+    scheme = {"http": "ws", "https": "wss"}.get(scheme, scheme)
+    if scheme not in ("ws", "wss") or not host:
+        raise ValueError(f"url: not an http, https, ws or wss address: {url!r}")
+    return urlunsplit((scheme, host, "/v1/ws" if path in ("", "/") else path, query, ""))

@@ -1,0 +1,37 @@
+"""Where a program keeps its cursors, so that it continues after a restart of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+
+class Cursors(Protocol):
+    """Both are called in the event loop, `save` after every event: they have to be quick."""
+
+    def load(self, channel: str) -> str | None: ...
+
+    def save(self, channel: str, cursor: str) -> None: ...
+
+
+class FileCursors:
+    """A JSON file, replaced as a whole at each step. One program, one file. It survives `kill -9`; the step before a
+    power failure may be missing, and then those messages come again."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        try:
+            self._cursors: dict[str, str] = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            self._cursors = {}
+
+    def load(self, channel: str) -> str | None:
+        return self._cursors.get(channel)
+
+    def save(self, channel: str, cursor: str) -> None:
+        self._cursors[channel] = cursor
+        beside = self._path.with_name(self._path.name + ".new")
+        beside.write_text(json.dumps(self._cursors))
+        os.replace(beside, self._path)

@@ -1,0 +1,145 @@
+"""What comes from channels, as it is handed to the loop that reads a subscription, and what commands are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Push: TypeAlias = dict[str, Any]
+"""One object from the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. Those of ephemeral channels have neither offset, cursor nor key."""
+
+    channel: str
+    data: Any
+    """Whatever was published: check it."""
+    user: str | None
+    """None for guests."""
+    time: int
+    """Milliseconds since 1970, UTC, by the server's clock."""
+    offset: int | None = None
+    """1, 2, 3… without holes."""
+    cursor: str | None = None
+    """The position just behind this message."""
+    key: str | None = None
+    """The publisher's idempotency key."""
+    tag: str | None = None
+
+    @classmethod
+    def of(cls, push: Mapping[str, Any]) -> Message:
+        get = push.get
+        return cls(
+            push["channel"], get("data"), get("user"), get("time", 0),
+            get("offset"), get("cursor"), get("key"), get("tag"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """These messages are gone for good, both ends inclusive. Both None: the cursor belonged to another history
+    (`reason` "epoch"), and everything that is retained follows."""
+
+    channel: str
+    first: int | None
+    last: int | None
+    reason: str | None = None
+    cursor: str | None = None
+
+    @classmethod
+    def of(cls, push: Mapping[str, Any], channel: str) -> Gap:
+        return cls(channel, push.get("from"), push.get("to"), push.get("reason"), push.get("cursor"))
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """So many messages (or joins and leaves) of an ephemeral channel came too fast, for the connection or for the loop
+    that reads them."""
+
+    channel: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Caught up: all that was there when the subscription began, or came back, has been handed on."""
+
+    channel: str
+    resumed: bool
+    """Not the first time: the connection was lost in between, or the loop that reads was slower than the channel. Of an
+    ephemeral channel messages may be missing then, of any channel joins and leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    channel: str
+    user: str | None
+    info: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    channel: str
+    user: str | None
+    info: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """How many are there, instead of joins and leaves where there are very many."""
+
+    channel: str
+    count: int
+    guests: int = 0
+
+
+Event: TypeAlias = Message | Gap | Dropped | Live | Join | Leave | Occupancy
+"""More kinds may come: ignore what you do not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The message is stored (an ephemeral one: passed on; it has none of these but the channel)."""
+
+    channel: str
+    offset: int | None = None
+    cursor: str | None = None
+    key: str | None = None
+    duplicate: bool = False
+    """An earlier attempt, or somebody else with the same key, had stored it."""
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Published:
+        get = reply.get
+        return cls(reply["channel"], get("offset"), get("cursor"), get("key"), get("duplicate") is True)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the past, oldest first."""
+
+    messages: list[Message]
+    cursor: str
+    """To go on with, as `after` or `before`."""
+    head: str | None
+    more: bool
+    """Whether there is more the way of reading."""
+    gap: Gap | None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    user: str | None
+    sessions: int
+    info: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    users: list[User]
+    count: int
+    """Of users; where there are very many, the list is left empty."""
+    guests: int = 0

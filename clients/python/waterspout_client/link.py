@@ -1,0 +1,171 @@
+"""One WebSocket, from its opening to its end. Nothing of an ended link is handed on: its successor resumes from the
+cursors, and would bring it again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from waterspout_client.codec import Codec
+from waterspout_client.errors import WaterspoutError, disconnected
+from waterspout_client.events import Push
+
+MAX_FRAME = 64 << 20  # a page of the largest messages; beyond that something is wrong with the other end
+UNANSWERED = 20.0  # s; the server decides a publish within 10 and answers everything else sooner
+ABNORMAL = 1006  # RFC 6455's code for an end without a close frame
+
+Done = Callable[[WaterspoutError | None, Push], None]
+"""Called with the error or the reply at the very moment it is read: the pushes behind it may have arrived in the same
+packet, and a future would be too late for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why there is no connection (any more)."""
+
+    code: int
+    reason: str
+    delay: float | None = None
+    """Seconds after which the server wants us back, if it said so."""
+    final: bool = False
+    """Coming back would not help."""
+
+
+async def open_link(url: str, codec: Codec, patience: float, ping: float, take: Callable[[Push], None]) -> Link | End:
+    try:
+        socket = await connect(
+            url,
+            subprotocols=[Subprotocol(codec.subprotocol)],
+            compression=None,
+            open_timeout=patience,
+            ping_interval=ping,
+            ping_timeout=patience,
+            close_timeout=1,  # on a dead network it leads to nothing
+            max_size=MAX_FRAME,
+        )
+    except InvalidStatus as refusal:
+        after = refusal.response.headers.get("Retry-After", "")
+        reason = f"the server answered {refusal.response.status_code}"
+        return End(ABNORMAL, reason, delay=float(after) if after.isdecimal() else None)
+    except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed, EOFError) as error:
+        return End(ABNORMAL, str(error) or type(error).__name__)
+    return Link(socket, codec, take)
+
+
+class Link:
+    def __init__(self, socket: ClientConnection, codec: Codec, take: Callable[[Push], None]) -> None:
+        self.message_bytes = 0
+        """The server's limit, which `connect` tells; 0: none known."""
+        self.over = False
+        self._socket = socket
+        self._codec = codec
+        self._take = take
+        self._next_id = 1
+        self._replies: dict[int, tuple[float, Done]] = {}  # oldest first
+        self._frames: asyncio.Queue[str | bytes] = asyncio.Queue()  # bounded by those who send: windows, and waiting
+        self._goodbye: Push | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, kind: str, fields: Push, done: Done) -> None:
+        """Send a command; `done` is called once, with `disconnected` if the link ends first."""
+        if not self.usable:
+            return done(disconnected(), {})
+        frame = self._codec.encode({"type": kind, "id": self._next_id, **fields})
+        if self.message_bytes and len(frame) > self.message_bytes:
+            # Twice the limit in bytes ends the connection, and sent again it would end every connection from now on.
+            size = len(frame.encode() if isinstance(frame, str) else frame)
+            if size > 2 * self.message_bytes:
+                reason = f"{kind}: {size} bytes, the server takes messages of {self.message_bytes} at most"
+                return done(WaterspoutError("too_large", reason), {})
+        self._replies[self._next_id] = (self._loop.time(), done)
+        self._next_id += 1
+        self._frames.put_nowait(frame)
+
+    async def ask(self, kind: str, **fields: Any) -> Push:
+        """Send a command and return its reply."""
+        future: asyncio.Future[Push] = self._loop.create_future()
+
+        def done(error: WaterspoutError | None, reply: Push) -> None:
+            if future.done():
+                return  # given up by whoever has waited
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(reply)
+
+        self.send(kind, fields, done)
+        return await future
+
+    @property
+    def usable(self) -> bool:
+        """What is sent after the server's `disconnect` may not be read any more."""
+        return not self.over and self._goodbye is None
+
+    async def run(self) -> End:
+        """Read and write until the end."""
+        tasks = [asyncio.create_task(part()) for part in (self._read, self._write, self._sweep)]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return self._end(done.pop().result())
+        finally:
+            self.over = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            replies, self._replies = self._replies, {}
+            for _, report in replies.values():
+                report(disconnected(), {})
+            await self._socket.close()
+
+    async def _read(self) -> str:
+        try:
+            async for frame in self._socket:
+                self._receive(self._codec.decode(frame))
+        except ConnectionClosed:
+            pass
+        except ValueError as error:
+            return f"not understood: {error}"
+        return self._socket.close_reason or "the connection was lost"
+
+    def _receive(self, push: Push) -> None:
+        kind = push.get("type")
+        if kind in ("reply", "error"):
+            _, done = self._replies.pop(push.get("id", 0), (0.0, None))
+            if done is not None:
+                done(WaterspoutError.of(push) if kind == "error" else None, push)
+        elif kind == "disconnect":
+            self._goodbye = push
+        else:
+            self._take(push)
+
+    async def _write(self) -> str:
+        try:
+            while True:
+                await self._socket.send(await self._frames.get())
+        except ConnectionClosed:
+            return self._socket.close_reason or "the connection was lost"
+
+    async def _sweep(self) -> str:
+        """Whoever does not answer at all is left, and asked again elsewhere."""
+        while True:
+            await asyncio.sleep(5)
+            oldest = next(iter(self._replies.values()), None)
+            if oldest is not None and self._loop.time() - oldest[0] > UNANSWERED:
+                return "a command was not answered"
+
+    def _end(self, reason: str) -> End:
+        goodbye = self._goodbye
+        if goodbye is not None:
+            delay = goodbye.get("delay")
+            return End(
+                goodbye.get("code", ABNORMAL), goodbye.get("reason", reason),
+                float(delay) if delay is not None else None, final=goodbye.get("reconnect") is False,
+            )  # fmt: skip
+        code = self._socket.close_code or ABNORMAL
+        return End(code, reason, final=4500 <= code <= 4999)

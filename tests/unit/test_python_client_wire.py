@@ -1,0 +1,345 @@
+"""The Python client where a real server is too well-behaved: the test plays the server, line by line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import waterspout_client.client
+from waterspout_client import (
+    Change,
+    Client,
+    Gap,
+    Join,
+    Leave,
+    Live,
+    Message,
+    Replaced,
+    Unsubscribed,
+    User,
+    WaterspoutError,
+)
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+pytestmark = pytest.mark.gen_test(timeout=20)
+
+LOBBY, ORDERS = "chat:lobby", "docs:orders"
+
+
+class Peer:
+    """The server's end of one connection, played by the test."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self._socket = socket
+
+    async def expect(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """The next command, which has to be of this kind and have these fields."""
+        async with asyncio.timeout(5):
+            command: dict[str, Any] = json.loads(await self._socket.recv())
+        assert command["type"] == kind, command
+        assert {name: command.get(name) for name in fields} == fields
+        return command
+
+    async def push(self, *pushes: dict[str, Any]) -> None:
+        for push in pushes:
+            await self._socket.send(json.dumps(push))
+
+    async def reply(self, command: dict[str, Any], **fields: Any) -> None:
+        await self.push({"type": "reply", "id": command["id"], **fields})
+
+    async def refuse(self, command: dict[str, Any], code: str, **fields: Any) -> None:
+        await self.push({"type": "error", "id": command["id"], "code": code, "reason": "no", **fields})
+
+    async def joined(self, cursor: str, head: str, **fields: Any) -> dict[str, Any]:
+        """Answer the `subscribe` that comes next."""
+        command = await self.expect("subscribe", **fields)
+        await self.reply(command, channel=command["channel"], cursor=cursor, head=head, recovered=True)
+        return command
+
+    async def end(self, code: int = 1011) -> None:
+        await self._socket.close(code)
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.peers: asyncio.Queue[Peer] = asyncio.Queue()
+        self.url = ""
+
+    async def handle(self, socket: ServerConnection) -> None:
+        self.peers.put_nowait(Peer(socket))
+        await socket.wait_closed()
+
+    async def peer(self, **session: Any) -> Peer:
+        """The client's next connection, greeted."""
+        async with asyncio.timeout(5):
+            peer = await self.peers.get()
+        await peer.reply(await peer.expect("connect"), user=None, **session)
+        return peer
+
+
+@asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    one = Stage()
+    async with serve(one.handle, "127.0.0.1", 0, subprotocols=[Subprotocol("waterspout.json")]) as server:
+        one.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        yield one
+
+
+def client(one: Stage, **options: Any) -> Client:
+    return Client(one.url, min_delay=0.01, max_delay=0.05, **options)
+
+
+def message(offset: int, channel: str = LOBBY, data: Any = None) -> dict[str, Any]:
+    push = {"type": "message", "channel": channel, "offset": offset, "cursor": f"e:{offset}", "key": f"k{offset}"}
+    return {**push, "user": None, "time": 0, "data": data}
+
+
+async def next_of(events: Any, kind: type) -> Any:
+    async with asyncio.timeout(5):
+        event = await anext(events)
+    assert isinstance(event, kind), event
+    return event
+
+
+# --- publishing -------------------------------------------------------------------------------------------------------
+
+
+async def test_every_attempt_has_the_same_key() -> None:
+    """After a loss, and after a refusal that asks to try again, during which those behind wait too."""
+    async with stage() as server, client(server) as ann:
+        receipts = [ann.publish(LOBBY, n) for n in range(2)]
+        peer = await server.peer()
+        first, second = await peer.expect("publish", data=0), await peer.expect("publish", data=1)
+        await peer.end()
+        peer = await server.peer()
+        for key in (first["key"], second["key"]):
+            await peer.refuse(await peer.expect("publish", key=key), "rate_limited", retry=True, retry_after=0.01)
+        for n, key in enumerate((first["key"], second["key"])):
+            await peer.reply(
+                await peer.expect("publish", key=key, data=n), channel=LOBBY, offset=n + 1, duplicate=n == 0
+            )
+        assert [(one.offset, one.duplicate) for one in await asyncio.gather(*receipts)] == [(1, True), (2, False)]
+
+
+async def test_no_more_than_the_window_is_under_way() -> None:
+    async with stage() as server, client(server, window=1) as ann:
+        receipts = [ann.publish(LOBBY, n) for n in range(3)]
+        peer = await server.peer()
+        for n in range(3):
+            command = await peer.expect("publish", data=n)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await peer.expect("publish")
+            await peer.reply(command, channel=LOBBY, offset=n + 1)
+        await asyncio.gather(*receipts)
+
+
+async def test_who_no_longer_waits_is_not_sent_for() -> None:
+    async with stage() as server, client(server) as ann:
+        first, second = ann.publish(LOBBY, 1), ann.publish(LOBBY, 2)
+        first.cancel()
+        peer = await server.peer()
+        await peer.reply(await peer.expect("publish", data=2), channel=LOBBY, offset=1)
+        assert (await second).offset == 1
+
+
+# --- channels ---------------------------------------------------------------------------------------------------------
+
+
+async def test_it_resumes_behind_what_has_come() -> None:
+    """Read or not; what stands in the same packet as the reply counts."""
+    async with stage() as server, client(server) as ann:
+        events = ann.subscribe(LOBBY, last=5)
+        entering = asyncio.create_task(events.__aenter__())
+        peer = await server.peer()
+        command = await peer.expect("subscribe", last=5)
+        assert "after" not in command
+        await peer.reply(command, cursor="e:0", head="e:2", recovered=True)
+        await peer.push(message(1), message(2))
+        await entering
+        await peer.end()
+        peer = await server.peer()
+        assert "last" not in await peer.joined("e:2", "e:2", after="e:2")
+        assert [(await next_of(events, Message)).offset for _ in range(2)] == [1, 2]
+        assert (await next_of(events, Live)).resumed is False
+        assert (await next_of(events, Live)).resumed is True
+        assert events.cursor == "e:2"
+
+
+async def test_a_gap_that_was_announced_and_did_not_come_is_asked_for_again() -> None:
+    async with stage() as server, client(server) as ann:
+        events = ann.subscribe(LOBBY, after="e:3")
+        entering = asyncio.create_task(events.__aenter__())
+        peer = await server.peer()
+        await peer.reply(await peer.expect("subscribe", after="e:3"), cursor="e:9", head="e:9", recovered=False)
+        await entering
+        await peer.end()
+        peer = await server.peer()
+        await peer.reply(await peer.expect("subscribe", after="e:3"), cursor="e:9", head="e:9", recovered=False)
+        await peer.push({"type": "gap", "channel": LOBBY, "from": 4, "to": 9, "cursor": "e:9"})
+        gap = await next_of(events, Gap)
+        assert (gap.first, gap.last) == (4, 9)
+        await next_of(events, Live)
+        assert events.cursor == "e:9"
+
+
+async def test_progress_moves_the_cursor_and_what_is_unknown_does_not_matter() -> None:
+    async with stage() as server, client(server) as ann:
+        events = ann.subscribe(LOBBY)
+        entering = asyncio.create_task(events.__aenter__())
+        peer = await server.peer(new_field=1)
+        await peer.joined("e:0", "e:0")
+        await entering
+        await next_of(events, Live)
+        await peer.push(
+            {"type": "news", "channel": LOBBY}, {"type": "news"},
+            {"type": "progress", "channel": LOBBY, "cursor": "e:7"},
+            {"type": "join", "channel": LOBBY, "user": "bob", "info": {"team": 1}},
+            {"type": "leave", "channel": LOBBY, "user": "bob"},
+        )  # fmt: skip
+        assert (await next_of(events, Join)).info == {"team": 1}
+        assert (await next_of(events, Leave)).user == "bob"
+        assert events.cursor == "e:7"
+
+
+async def test_an_end_by_the_server_is_an_error_behind_what_came_before() -> None:
+    async with stage() as server, client(server) as ann:
+        events = ann.subscribe(LOBBY)
+        entering = asyncio.create_task(events.__aenter__())
+        peer = await server.peer()
+        await peer.joined("e:0", "e:0")
+        gone = {"type": "unsubscribed", "channel": LOBBY, "code": "permission_denied", "reason": "revoked"}
+        await peer.push(message(1), gone, message(2))
+        await entering
+        await next_of(events, Live)
+        await next_of(events, Message)
+        with pytest.raises(Unsubscribed, match="permission_denied: revoked"):
+            await anext(events)
+        await peer.end()
+        await server.peer()  # and it is not subscribed to again
+
+
+async def test_presence() -> None:
+    async with stage() as server, client(server) as ann:
+        asking = asyncio.create_task(ann.presence(LOBBY))
+        peer = await server.peer()
+        await peer.expect("presence", channel=LOBBY)
+        await peer.end()  # a question is asked again
+        peer = await server.peer()
+        users = [{"user": "ann", "sessions": 2, "info": {"team": 1}}, {"user": None, "sessions": 1}]
+        await peer.reply(await peer.expect("presence", channel=LOBBY), users=users, count=2)
+        assert (await asking).users == [User("ann", 2, {"team": 1}), User(None, 1)]
+
+
+async def test_a_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the open connection, and again if the server refused the new one."""
+    monkeypatch.setattr(waterspout_client.client, "REFRESH_PAUSE", 0.01)
+    tokens = iter(("first", "second", "third"))
+    async with stage() as server, client(server, token=lambda: next(tokens)):
+        peer = await server.peer(expires=time.time() + 0.02)
+        await peer.refuse(await peer.expect("refresh", token="second"), "unavailable", retry=True)
+        await peer.reply(await peer.expect("refresh", token="third"), expires=time.time() + 3600)
+
+
+async def test_close_codes_say_whether_to_come_back() -> None:
+    async with stage() as server, client(server) as ann:
+        for code in (4001, 4003, 1012):
+            await (await server.peer()).end(code)
+        peer = await server.peer()
+        waiting = ann.publish(LOBBY, 1)
+        await peer.end(4501)
+        with pytest.raises(WaterspoutError, match="closed"):
+            await waiting
+        assert ann.state == "closed"
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def change(offset: int, op: str, id: str, document: Any = None, **fields: Any) -> dict[str, Any]:
+    return message(offset, ORDERS, {"op": op, "id": id, "rev": f"r{offset}", "document": document, **fields})
+
+
+def snapshot(*ids: str, cursor: str | None = None, **fields: Any) -> dict[str, Any]:
+    documents = [{"_id": id, "_rev": "r", "n": 0} for id in ids]
+    last = {"more": False, "cursor": cursor} if cursor else {"more": True}
+    return {"type": "snapshot", "channel": ORDERS, "documents": documents, **last, **fields}
+
+
+async def test_a_watch_keeps_a_copy() -> None:
+    """Of the snapshot and every change, through a loss in the middle of the snapshot, one behind it, and a fresh
+    snapshot in place of changes that are gone."""
+    async with stage() as server, client(server) as ann:
+        watch = ann.collection("orders").watch({"status": "open"})
+        entering = asyncio.create_task(watch.__aenter__())
+        peer = await server.peer()
+        await peer.joined("e:3", "e:3", channel=ORDERS, snapshot=True, where={"status": "open"})
+        await peer.push(snapshot("a"))
+        await entering
+        await peer.end()
+
+        peer = await server.peer()
+        assert "after" not in await peer.joined("e:5", "e:5", snapshot=True)
+        await peer.push(snapshot("x"), snapshot("a", "b", start=True), snapshot("c", cursor="e:5"))
+        await next_of(watch, Replaced)
+        assert set(watch.documents) == {"a", "b", "c"}
+        await peer.push(change(6, "put", "a", {"_id": "a", "_rev": "r6", "n": 1}), change(7, "delete", "b"))
+        put, deleted = await next_of(watch, Change), await next_of(watch, Change)
+        assert (put.op, put.id, deleted.op, deleted.id) == ("put", "a", "delete", "b")
+        assert watch.documents == {"a": {"_id": "a", "_rev": "r6", "n": 1}, "c": {"_id": "c", "_rev": "r", "n": 0}}
+        await peer.end()
+
+        peer = await server.peer()
+        await peer.joined("e:7", "e:8", after="e:7", snapshot=True, where={"status": "open"})
+        await peer.push(change(8, "put", "d", truncated=True))
+        assert (await next_of(watch, Change)).truncated
+        assert watch.documents["d"] == {"_id": "d", "_rev": "r8"}
+        await peer.end()
+
+        peer = await server.peer()
+        await peer.joined("f:1", "f:1", after="e:8")
+        await peer.push(snapshot("z", start=True, cursor="f:1"))
+        await next_of(watch, Replaced)
+        assert set(watch.documents) == {"z"}
+
+
+async def test_commands_of_documents() -> None:
+    """Questions are asked again after a loss; writes are not, as somebody else may have written meanwhile."""
+    document = {"_id": "a", "_rev": "r1", "n": 1}
+    async with stage() as server, client(server) as ann:
+        orders = ann.collection("orders")
+        peer = await server.peer()
+
+        async def answered(asking: Any, kind: str, reply: dict[str, Any], **fields: Any) -> Any:
+            task = asyncio.ensure_future(asking)
+            await peer.reply(await peer.expect(kind, collection="orders", **fields), **reply)
+            return await task
+
+        one = {"document": document}
+        assert await answered(orders.get("a"), "get", one, document_id="a") == document
+        written = await answered(orders.put("a", document), "put", one, document_id="a", document={"n": 1})
+        assert written == document
+        await answered(orders.patch("a", {"n": None}, if_rev="r1"), "patch", one, document={"n": None}, if_rev="r1")
+        await answered(orders.delete("a", if_rev="r1"), "delete", {}, document_id="a", if_rev="r1")
+        found = await answered(
+            orders.find({"n": {"$gt": 0}}, sort="-n", limit=1), "find", {"documents": [document], "page": "p2"},
+            where={"n": {"$gt": 0}}, sort="-n", limit=1,
+        )  # fmt: skip
+        assert (found.documents, found.page) == ([document], "p2")
+
+        writing = asyncio.ensure_future(orders.put("a", {"n": 2}))
+        await peer.expect("put")
+        await peer.end()
+        with pytest.raises(WaterspoutError, match="disconnected"):
+            await writing
+        peer = await server.peer()
+        with pytest.raises((TimeoutError, ConnectionClosed)):
+            async with asyncio.timeout(0.02):
+                await peer.expect("put")
