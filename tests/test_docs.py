@@ -2,7 +2,8 @@
 works like that on a real server.
 
 Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; in docs/protocol.md ```json run (`→`
-is sent over one WebSocket, `←` must come back) and ```http run (request, blank line, answer). `…` stands for anything.
+is sent over one WebSocket, `←` must come back) and ```http run (request, blank line, answer); in the Python client's
+README.md ```python run (its output behind `#>`) and ```sh run (`$`, a command, its output). `…` stands for anything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -30,10 +32,11 @@ from tests.support.processes import ROOT, Server
 
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
+PYTHON_CLIENT = ROOT / "clients" / "python" / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 ADDRESS = "127.0.0.1:8888"
 
-PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([README, PYTHON_CLIENT, ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -146,18 +149,21 @@ def here(text: str, server: Server) -> str:
     return text.replace(ADDRESS, f"127.0.0.1:{server.port}")
 
 
-def output_until(command: list[str], expected: str, within: float = 20.0) -> str:
-    """What a program prints, which may run for ever, up to `expected` or its end."""
+def output_until(command: list[str], expected: str, within: float = 20.0, **options: Any) -> str:
+    """What a program prints, which may run for ever, up to a line with `expected` (`…` stands for anything) or its
+    end."""
+    last = re.compile(re.escape(expected).replace("…", ".*"))
 
     async def run() -> str:
         child = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
+            *command, **{"cwd": ROOT, "env": with_client()} | options, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
         assert child.stdout is not None
         seen = b""
         try:
             async with asyncio.timeout(within):
-                while expected.encode() not in seen and (line := await child.stdout.readline()):
+                while not last.search(seen.decode()) and (line := await child.stdout.readline()):
                     seen += line
         except TimeoutError:
             pass
@@ -168,6 +174,12 @@ def output_until(command: list[str], expected: str, within: float = 20.0) -> str
         return seen.decode(errors="replace")
 
     return asyncio.run(run())
+
+
+def with_client(**variables: str) -> dict[str, str]:
+    """The environment in which `python` is this one and finds the client."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(PYTHON_CLIENT.parent), **variables}
 
 
 def test_the_readme_has_something_to_run() -> None:
@@ -190,6 +202,24 @@ def test_the_python_client_of_the_readme(server: Server) -> None:
     for block in blocks(README, "python"):
         seen = output_until([sys.executable, "-u", "-c", here(block, server)], "Hello from Python")
         assert "Hello from Python" in seen, seen
+
+
+def test_the_python_examples_of_the_python_client(server: Server, tmp_path: Path) -> None:
+    for block in blocks(PYTHON_CLIENT, "python"):
+        expected = re.findall(r"^#> (.*)$", block, re.MULTILINE)
+        seen = output_until([sys.executable, "-u", "-c", here(block, server)], expected[-1], cwd=tmp_path)
+        assert seen.splitlines()[: len(expected)] == expected
+
+
+def test_the_command_line_of_the_python_client(server: Server) -> None:
+    environment = with_client(WATERSPOUT_URL=server.base)
+    for block in blocks(PYTHON_CLIENT, "sh"):
+        for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *lines = shown.splitlines()
+            seen = output_until(["sh", "-c", f"exec {command}"], lines[-1], env=environment).splitlines()
+            assert len(seen) == len(lines)
+            for line, expected in zip(seen, lines, strict=True):
+                assert re.fullmatch(re.escape(expected).replace("…", ".*"), line), (command, line)
 
 
 def node() -> str | None:
