@@ -118,6 +118,14 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from names if node.module == "server" else [node.module]
 
 
+def test_the_python_client_stands_alone() -> None:
+    """It is installed without the server; and what it needs besides is one library, and another for MessagePack."""
+    own = {"waterspout_client", "websockets", "msgpack"}
+    for path in (ROOT / "clients" / "python" / "waterspout_client").glob("*.py"):
+        foreign = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} - own
+        assert foreign <= sys.stdlib_module_names, path.name
+
+
 @pytest.mark.parametrize("module", SERVER)
 def test_every_module_is_in_the_table(module: str) -> None:
     """A module of server/ that the table does not name has no place in the house."""

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.gen_test(timeout=span(120, 600))
 
 async def test_1_a_server_killed_in_the_middle_of_a_burst_loses_nothing(world: World) -> None:
     """`kill -9` while hundreds of publishes are under way, restart, several times over: what was acknowledged is
-    stored, and clients that come back to the restarted server go on exactly where they were."""
+    stored, and clients that come back to the restarted server go on exactly where they were, the Python client of this
+    repository among them."""
     async with world:
         redis = await world.redis()
         struck, other, calm = await world.start_servers([redis.url] * 3)
@@ -23,7 +24,8 @@ async def test_1_a_server_killed_in_the_middle_of_a_burst_loses_nothing(world: W
         await world.watch(10, other)
         burst = [await world.publisher(struck, window=200, rate=span(0, 150)) for _ in range(2)]
         steady = await world.publisher(other, rate=50)
-        async with await world.bystanders(other, calm), steady, burst[0], burst[1]:
+        resident = await world.resident(struck)
+        async with await world.bystanders(other, calm), steady, burst[0], burst[1], resident:
             await burst[0].until_acknowledged(100)
             world.remember_memory()
             for _ in range(span(2, 20)):

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from tests.chaos.report import Report
 from tests.support.client import Client
 from tests.support.ledger import MIB, PublisherLedger, SubscriberLedger, Verdict, check, read_log
-from tests.support.load import Publisher, Watcher
+from tests.support.load import Publisher, Resident, Watcher
 from tests.support.processes import UNLIMITED, Redis, Server
 from tests.support.waiting import until
 
@@ -47,7 +47,7 @@ class World:
         self.servers: list[Server] = []
         self.publishers: list[Publisher] = []
         self.ledgers: list[PublisherLedger] = []
-        self.watchers: list[Watcher] = []
+        self.watchers: list[Watcher | Resident] = []
         self._stack = AsyncExitStack()
         self._rss: dict[int, int] = {}  # by pid, when the load began
 
@@ -104,6 +104,14 @@ class World:
         watchers = list(await asyncio.gather(*begun))
         self.watchers += watchers
         return watchers
+
+    async def resident(self, server: Server) -> Resident:
+        """A user of the Python client; it reads already, and does not publish yet."""
+        resident = Resident(server.base, HOT)
+        self._stack.push_async_callback(resident.close)
+        self.ledgers.append(resident.publishes)
+        self.watchers.append(await resident.begin())
+        return resident
 
     async def bystanders(self, *servers: Server, rate: float = 10.0) -> Publisher:
         """The control clients: well-behaved, on a channel of their own, spread over servers that are not struck

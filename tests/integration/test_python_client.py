@@ -14,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from server.config import Retention, Seconds
+from server.errors import Disconnect
+from server.node import Node
+from tests.support.client import make_token
+from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server, free_port
+from tests.support.waiting import until
 from waterspout_client import (
     Client,
     Dropped,
@@ -26,13 +33,6 @@ from waterspout_client import (
     Subscription,
     WaterspoutError,
 )
-
-from server.config import Retention, Seconds
-from server.errors import Disconnect
-from server.node import Node
-from tests.support.client import make_token
-from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server, free_port
-from tests.support.waiting import until
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 

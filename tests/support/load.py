@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import random
 import uuid
 from types import TracebackType
 from typing import Any, Self
 
+import waterspout_client
 from tests.support.client import Client, ConnectionLost, Refused
 from tests.support.ledger import PublisherLedger, SubscriberLedger, offset_of
 from tests.support.waiting import until
@@ -120,3 +122,70 @@ class Watcher:
         """Enter the losses of connection, which a user would have noticed."""
         self.ledger.disturbances += [f"lost its connection: {loss.code} {loss.reason}" for loss in self.client.losses]
         self.ledger.disturbances += [f"was sent {stray}" for stray in self.client.strays]
+
+
+class Resident:
+    """The Python client of clients/python, as its users have it: nobody helps it to come back, to resume or to try
+    again. `await Resident(url, channel).begin()` reads; `async with` publishes as well, and leaving waits for
+    answers."""
+
+    def __init__(self, url: str, channel: str, *, rate: float = 100.0, name: str = "resident") -> None:
+        self.client = waterspout_client.Client(url, min_delay=0.1, max_delay=1.0)
+        self.ledger = SubscriberLedger(name, channel)
+        self.publishes = PublisherLedger(name)
+        self.rate = rate
+        self._receipts: list[asyncio.Future[waterspout_client.Published]] = []
+        self._publishing: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def begin(self) -> Self:
+        await self.client.__aenter__()
+        events = await self.client.subscribe(self.ledger.channel).__aenter__()
+        assert events.cursor is not None
+        self.ledger.start = offset_of(events.cursor)
+        self._reading = asyncio.create_task(self._read(events))
+        return self
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        await self.client.close()
+
+    async def __aenter__(self) -> Self:
+        self._publishing = asyncio.create_task(self._publish())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._publishing is not None
+        self._publishing.cancel()
+        await asyncio.wait([self._publishing])
+        if error is None:
+            async with asyncio.timeout(30):
+                await asyncio.gather(*self._receipts)
+
+    def close_ledger(self) -> None:
+        """It has nothing to add: what its connection suffers its user does not notice."""
+
+    async def _read(self, events: waterspout_client.Subscription) -> None:
+        async for event in events:
+            if isinstance(event, waterspout_client.Message | waterspout_client.Gap):
+                self.ledger.take({"type": type(event).__name__.lower(), **dataclasses.asdict(event)})
+
+    async def _publish(self) -> None:
+        for number in itertools.count():
+            key, data = uuid.uuid4().hex, {"n": number}
+            self.publishes.sent(key, self.ledger.channel, data)
+            receipt = self.client.publish(self.ledger.channel, data, key=key)
+            receipt.add_done_callback(self._stored)
+            self._receipts.append(receipt)
+            await asyncio.sleep(1 / self.rate)
+
+    def _stored(self, receipt: asyncio.Future[waterspout_client.Published]) -> None:
+        if not receipt.cancelled() and receipt.exception() is None:
+            stored = receipt.result()
+            assert stored.key is not None
+            assert stored.offset is not None
+            self.publishes.acknowledged(stored.key, stored.offset)

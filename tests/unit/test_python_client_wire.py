@@ -10,6 +10,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
 import waterspout_client.client
 from waterspout_client import (
     Change,
@@ -24,9 +28,6 @@ from waterspout_client import (
     User,
     WaterspoutError,
 )
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
-from websockets.typing import Subprotocol
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 

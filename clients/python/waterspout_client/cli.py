@@ -28,7 +28,7 @@ examples:
   %(prog)s watch orders --where '{"status": "open"}'
   %(prog)s history chat:lobby --limit 5 --json
 
-WATERSPOUT_URL and WATERSPOUT_TOKEN stand for --url and --token (which other users of the machine can see).
+WATERSPOUT_URL and WATERSPOUT_TOKEN stand for --url and --token. Other users of the machine can see arguments.
 """
 
 
