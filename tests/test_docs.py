@@ -3,7 +3,7 @@ works like that on a real server.
 
 Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; in docs/protocol.md ```json run (`→`
 is sent over one WebSocket, `←` must come back) and ```http run (request, blank line, answer); in the Python client's
-README.md ```python run (its output behind `#>`) and ```sh run (`$`, a command, its output). `…` stands for anything.
+README.md ```python run (its output behind `# →`) and ```sh run (`$`, a command, its output). `…` stands for anything.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def test_the_python_client_of_the_readme(server: Server) -> None:
 
 def test_the_python_examples_of_the_python_client(server: Server, tmp_path: Path) -> None:
     for block in blocks(PYTHON_CLIENT, "python"):
-        expected = re.findall(r"^#> (.*)$", block, re.MULTILINE)
+        expected = re.findall(r"^# → (.*)$", block, re.MULTILINE)
         seen = output_until([sys.executable, "-u", "-c", here(block, server)], expected[-1], cwd=tmp_path)
         assert seen.splitlines()[: len(expected)] == expected
 

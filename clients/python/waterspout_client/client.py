@@ -354,8 +354,9 @@ class Client:
 
 def websocket_url(url: str) -> str:
     """`http://host` and the like as the address of the WebSocket there."""
-    scheme, host, path, query, _ = urlsplit(url)
+    parts = urlsplit(url)
+    scheme, host, path, query, _ = parts
     scheme = {"http": "ws", "https": "wss"}.get(scheme, scheme)
-    if scheme not in ("ws", "wss") or not host:
+    if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:  # `port` raises ValueError beyond 65535
         raise ValueError(f"url: not an http, https, ws or wss address: {url!r}")
     return urlunsplit((scheme, host, "/v1/ws" if path in ("", "/") else path, query, ""))

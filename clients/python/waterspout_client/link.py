@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
 from waterspout_client.codec import Codec
@@ -53,7 +53,7 @@ async def open_link(url: str, codec: Codec, patience: float, ping: float, take: 
         after = refusal.response.headers.get("Retry-After", "")
         reason = f"the server answered {refusal.response.status_code}"
         return End(ABNORMAL, reason, delay=float(after) if after.isdecimal() else None)
-    except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed, EOFError) as error:
+    except (OSError, EOFError, WebSocketException) as error:
         return End(ABNORMAL, str(error) or type(error).__name__)
     return Link(socket, codec, take)
 
@@ -126,11 +126,13 @@ class Link:
     async def _read(self) -> str:
         try:
             async for frame in self._socket:
-                self._receive(self._codec.decode(frame))
+                try:
+                    push = self._codec.decode(frame)
+                except ValueError as error:
+                    return f"not understood: {error}"
+                self._receive(push)
         except ConnectionClosed:
             pass
-        except ValueError as error:
-            return f"not understood: {error}"
         return self._socket.close_reason or "the connection was lost"
 
     def _receive(self, push: Push) -> None:

@@ -83,7 +83,7 @@ class Stream(Generic[T]):
         self._error: WaterspoutError | None = None
         self._over = False
         self._in_hand: str | None = None
-        self._first: asyncio.Future[None] | None = None
+        self._first: asyncio.Future[str | None] | None = None
         self._attempt = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -102,7 +102,8 @@ class Stream(Generic[T]):
         try:
             if link is not None:
                 self.opened(link)
-            await self._first
+            self._in_hand = await self._first
+            self._finished()
         except BaseException:
             self._end()
             raise
@@ -268,9 +269,7 @@ class Stream(Generic[T]):
             # Otherwise a gap or a snapshot is still to come, and the cursor moves together with it.
             self._received = reply.get("cursor")
         if self._first is not None and not self._first.done():
-            self._first.set_result(None)
-            self._in_hand = self._received
-            self._finished()
+            self._first.set_result(self._received)
         self._arrive()
 
     def _arrive(self) -> None:
