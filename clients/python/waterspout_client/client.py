@@ -249,18 +249,26 @@ class Client:
     # --- channels -----------------------------------------------------------------------------------------------------
 
     def publish(
-        self, channel: str, data: Any, *, key: str | None = None, echo: bool = True, tag: str | None = None
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        echo: bool = True,
+        tag: str | None = None,
+        ephemeral: bool = False,
     ) -> asyncio.Future[Published]:
         """Queue a message at once, in the order of the calls; awaited, it returns when the message is stored.
 
         Through losses and refusals that ask to try again it is sent once more with the same key, so it is stored once;
         WaterspoutError tells what will not change by itself. To cancel it (`asyncio.timeout`) is to stop waiting: the
-        message may still be stored, or not.
+        message may still be stored, or not. (Ephemeral messages are not stored: after a loss one may come twice.)
 
-        data  any JSON value; ValueError or TypeError for others
-        key   the idempotency key, 1 to 255 characters; by default a random one
-        echo  False: a subscription of this client does not get it live
-        tag   what a conflating channel keeps the newest message of
+        data       any JSON value; ValueError or TypeError for others
+        key        the idempotency key, 1 to 255 characters; by default a random one
+        echo       False: a subscription of this client does not get it live
+        tag        what a conflating channel keeps the newest message of
+        ephemeral  pass it on without storing it, in a durable channel that allows it
         """
         if self._closed is not None:
             raise self._closed
@@ -270,6 +278,8 @@ class Client:
             fields["echo"] = False
         if tag is not None:
             fields["tag"] = tag
+        if ephemeral:
+            fields["ephemeral"] = True
         outbox = self._outboxes.get(channel)
         if outbox is None:
             outbox = self._outboxes[channel] = Outbox(self._window, self._max_queue)

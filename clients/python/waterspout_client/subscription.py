@@ -227,8 +227,8 @@ class Stream(Generic[T]):
         """Of an ephemeral channel the oldest is dropped. A durable one is left, until half of what waits is read: what
         comes meanwhile is in the log, and the connection stays free for the others."""
         if not self._durable:
-            self._items.popleft()
-            self._dropped += 1
+            item, _ = self._items.popleft()
+            self._dropped += not isinstance(item, Live)
             return True
         self._stage = Stage.FULL
         if self._link is not None:
