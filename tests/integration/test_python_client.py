@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import waterspout_client.client
 from server.config import Retention, Seconds
 from server.errors import Disconnect
 from server.node import Node
@@ -31,6 +33,7 @@ from waterspout_client import (
     Message,
     StateChange,
     Subscription,
+    Unsubscribed,
     WaterspoutError,
 )
 
@@ -43,7 +46,7 @@ QUICK = {"min_delay": 0.05, "max_delay": 0.2}
 
 @pytest.fixture
 def settings() -> dict[str, object]:
-    return {"mongodb.dedupe_window": 0.05}
+    return {"mongodb.dedupe_window": 0.05, "namespaces.vip": {}}
 
 
 @pytest.fixture
@@ -316,6 +319,23 @@ async def test_a_token_is_asked_for_at_each_connection(url: str, node: Node) -> 
             session.disconnect(Disconnect(4002, "the token has expired"), 0.0)
         await until(lambda: lives.count("open") == 2, what="second connection")
         assert (await client.ready())["user"] == "ann-2"
+
+
+async def test_a_token_is_renewed_on_the_open_connection(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rights count from then on: a subscription that it has no right to ends, and says why."""
+    monkeypatch.setattr(waterspout_client.client, "REFRESH_PAUSE", 0.01)
+    monkeypatch.setattr(waterspout_client.client, "REFRESH_AT", 0.0)
+    rights = itertools.chain(({"channels": {"vip:*": ["subscribe"]}},), itertools.repeat({}))
+    lives = Lives()
+
+    def token() -> str:
+        return make_token(SECRET, "ann", **next(rights))
+
+    async with Client(url, token=token, on_state=lives) as client, client.subscribe("vip:a") as events:
+        await until_live(events)
+        with pytest.raises(Unsubscribed, match="permission_denied"):
+            await anext(events)
+        assert lives.count("open") == 1
 
 
 async def test_a_program_goes_on_where_its_last_run_stopped(url: str, tmp_path: Path) -> None:
