@@ -202,22 +202,25 @@ async def test_a_channel_is_subscribed_to_once_at_a_time(url: str) -> None:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_server_will_never_take_is_an_error(url: str) -> None:
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+async def test_what_the_server_will_never_take_is_an_error(url: str, encoding: Any) -> None:
     """Typed, to the one who asked, and everything else goes on; even what would end the connection if it were sent."""
     lives = Lives()
-    async with Client(url, on_state=lives) as client:
+    async with Client(url, encoding=encoding, on_state=lives) as client:
         with pytest.raises(WaterspoutError) as refused:
             await client.publish("feed:news", 1)
         assert (refused.value.code, refused.value.retry) == ("permission_denied", False)
         with pytest.raises(WaterspoutError, match="unknown_channel"):
             async with client.subscribe("nowhere:1"):
                 pass
-        for size in (70_000, 200_000):
+        for data in ("x" * 70_000, "x" * 200_000, "😀" * 40_000):
             with pytest.raises(WaterspoutError, match="too_large"):
-                await client.publish(LOBBY, "x" * size)
-        for data in (float("nan"), "\ud800", b"bytes"):
+                await client.publish(LOBBY, data)
+        with pytest.raises(WaterspoutError, match="bad_request"):
+            await client.publish(LOBBY, 2**64)
+        for other in (float("nan"), "\ud800", b"bytes"):
             with pytest.raises((ValueError, TypeError)):
-                client.publish(LOBBY, data)
+                client.publish(LOBBY, other)
         assert (await client.publish(LOBBY, "fine")).offset == 1
         assert lives.count("open") == 1
 

@@ -73,19 +73,30 @@ class Link:
         self._loop = asyncio.get_running_loop()
 
     def send(self, kind: str, fields: Push, done: Done) -> None:
-        """Send a command; `done` is called once, with `disconnected` if the link ends first."""
+        """Send a command; `done` is called once and never from here, with `disconnected` if the link ends first."""
+        try:
+            frame = self._frame(kind, fields)
+        except WaterspoutError as error:
+            self._loop.call_soon(done, error, {})
+            return
+        self._replies[self._next_id] = (self._loop.time(), done)
+        self._next_id += 1
+        self._frames.put_nowait(frame)
+
+    def _frame(self, kind: str, fields: Push) -> str | bytes:
         if not self.usable:
-            return done(disconnected(), {})
-        frame = self._codec.encode({"type": kind, "id": self._next_id, **fields})
-        if self.message_bytes and len(frame) > self.message_bytes:
+            raise disconnected()
+        try:
+            frame = self._codec.encode({"type": kind, "id": self._next_id, **fields})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise WaterspoutError("bad_request", f"{kind}: cannot be encoded: {error}") from None
+        if self.message_bytes and 2 * len(frame) > self.message_bytes:  # a character has four bytes at most
             # Twice the limit in bytes ends the connection, and sent again it would end every connection from now on.
             size = len(frame.encode() if isinstance(frame, str) else frame)
             if size > 2 * self.message_bytes:
                 reason = f"{kind}: {size} bytes, the server takes messages of {self.message_bytes} at most"
-                return done(WaterspoutError("too_large", reason), {})
-        self._replies[self._next_id] = (self._loop.time(), done)
-        self._next_id += 1
-        self._frames.put_nowait(frame)
+                raise WaterspoutError("too_large", reason)
+        return frame
 
     async def ask(self, kind: str, **fields: Any) -> Push:
         """Send a command and return its reply."""

@@ -20,10 +20,9 @@ def jitter(attempt: int, least: float, most: float) -> float:
 
 @dataclass(eq=False, slots=True)
 class Entry:
+    number: int
     fields: Push
     receipt: asyncio.Future[Published]
-    sent: bool = False
-    """Under way on the present link."""
     attempt: int = 0
 
 
@@ -31,16 +30,21 @@ class Outbox:
     def __init__(self, window: int, max_queue: int) -> None:
         self._window = window
         self._max_queue = max_queue
-        self._entries: deque[Entry] = deque()  # those under way are in front
+        self._next_number = 0
+        self._waiting: deque[Entry] = deque()
+        self._under_way: dict[int, Entry] = {}
+        self._refused: dict[int, Entry] = {}
+        """Or lost: to be sent again when `_held` is over, or with the next link."""
         self._link: Link | None = None
         self._held: asyncio.TimerHandle | None = None
 
     def put(self, fields: Push) -> asyncio.Future[Published]:
         receipt: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        if len(self._entries) >= self._max_queue:
+        if len(self._waiting) + len(self._under_way) + len(self._refused) >= self._max_queue:
             receipt.set_exception(WaterspoutError("limit_exceeded", f"{self._max_queue} publishes wait already"))
         else:
-            self._entries.append(Entry(fields, receipt))
+            self._waiting.append(Entry(self._next_number, fields, receipt))
+            self._next_number += 1
             self._flush()
         return receipt
 
@@ -50,47 +54,44 @@ class Outbox:
 
     def lost(self) -> None:
         self._link = None
-        for entry in self._entries:
-            entry.sent = False
+        self._refused |= self._under_way
+        self._under_way.clear()
 
     def closed(self, error: WaterspoutError) -> None:
         """What is under way has an unknown outcome; what has not been sent is not stored."""
         if self._held is not None:
             self._held.cancel()
-        while self._entries:
-            self._refuse(self._entries[0], error)
+        for entry in (*self._under_way.values(), *self._refused.values(), *self._waiting):
+            if not entry.receipt.done():
+                entry.receipt.set_exception(error)
+        self._under_way.clear()
+        self._refused.clear()
+        self._waiting.clear()
 
     def _flush(self) -> None:
-        if self._link is None or self._held is not None:
-            return
-        room = self._window - sum(entry.sent for entry in self._entries)
-        for entry in list(self._entries):
-            if entry.sent:
-                continue
-            if entry.receipt.done():  # cancelled before it was sent
-                self._entries.remove(entry)
-                continue
-            if room <= 0 or self._held is not None:
-                break
-            room -= 1
-            entry.sent = True
-            self._send(self._link, entry)
+        while self._link is not None and self._held is None and self._waiting and len(self._under_way) < self._window:
+            entry = self._waiting.popleft()
+            if not entry.receipt.done():  # cancelled before it was sent
+                self._under_way[entry.number] = entry
+                self._send(self._link, entry)
 
     def _send(self, link: Link, entry: Entry) -> None:
         def done(error: WaterspoutError | None, reply: Push) -> None:
-            if error is None:
-                self._entries.remove(entry)
-                if not entry.receipt.done():
-                    entry.receipt.set_result(Published.of(reply))
-            elif error.code == "disconnected":
-                return  # sent again with the next link
-            elif error.retry and error.code != "internal":
+            if error is not None and error.code == "disconnected":
+                return  # `lost` sees to it
+            if self._under_way.pop(entry.number, None) is None:
+                return  # `lost` was faster
+            if error is not None and error.retry and error.code != "internal":
                 # Everything behind waits as well, so that the order holds.
-                entry.sent = False
+                self._refused[entry.number] = entry
                 entry.attempt += 1
                 self._hold(error.retry_after or jitter(entry.attempt, 0.1, 5))
+            elif entry.receipt.done():
+                pass  # nobody waits any more
+            elif error is not None:
+                entry.receipt.set_exception(error)
             else:
-                self._refuse(entry, error)
+                entry.receipt.set_result(Published.of(reply))
             self._flush()
 
         link.send("publish", entry.fields, done)
@@ -104,9 +105,7 @@ class Outbox:
         if self._held is not None:
             self._held.cancel()
         self._held = None
+        # In front, in their old order (refusals may overtake each other): what waits is younger.
+        self._waiting.extendleft(self._refused[number] for number in sorted(self._refused, reverse=True))
+        self._refused.clear()
         self._flush()
-
-    def _refuse(self, entry: Entry, error: WaterspoutError) -> None:
-        self._entries.remove(entry)
-        if not entry.receipt.done():
-            entry.receipt.set_exception(error)
