@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import waterspout_client.client
+import waterspout_client.link
 from server.config import Retention, Seconds
 from server.errors import Disconnect
 from server.node import Node
@@ -203,8 +204,12 @@ async def test_a_channel_is_subscribed_to_once_at_a_time(url: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
-async def test_what_the_server_will_never_take_is_an_error(url: str, encoding: Any) -> None:
-    """Typed, to the one who asked, and everything else goes on; even what would end the connection if it were sent."""
+async def test_what_the_server_will_never_take_is_an_error(
+    url: str, encoding: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed, to the one who asked, and everything else goes on; even what would end the connection if it were sent, and
+    what the server could not decode so far as to say whose it was."""
+    monkeypatch.setattr(waterspout_client.link, "UNANSWERED", 1.0)
     lives = Lives()
     async with Client(url, encoding=encoding, on_state=lives) as client:
         with pytest.raises(WaterspoutError) as refused:
@@ -213,11 +218,16 @@ async def test_what_the_server_will_never_take_is_an_error(url: str, encoding: A
         with pytest.raises(WaterspoutError, match="unknown_channel"):
             async with client.subscribe("nowhere:1"):
                 pass
+        data: Any
         for data in ("x" * 70_000, "x" * 200_000, "😀" * 40_000):
             with pytest.raises(WaterspoutError, match="too_large"):
                 await client.publish(LOBBY, data)
-        with pytest.raises(WaterspoutError, match="bad_request"):
-            await client.publish(LOBBY, 2**64)
+        deep: Any = 0
+        for _ in range(33):
+            deep = [deep]
+        for data in (2**64, deep):
+            with pytest.raises(WaterspoutError, match="bad_request"):
+                await client.publish(LOBBY, data)
         for other in (float("nan"), "\ud800", b"bytes"):
             with pytest.raises((ValueError, TypeError)):
                 client.publish(LOBBY, other)
@@ -256,7 +266,7 @@ async def test_a_queue_is_bounded_and_can_be_left(url: str) -> None:
 async def test_a_killed_server_leaves_no_hole_and_no_duplicate(tmp_path: Path, mongod: Mongod) -> None:
     """`kill -9` in the middle of a burst, and again: each publish is stored once, each message comes once."""
     count = 0
-    async with a_server(tmp_path, mongod) as server, Client(server.base, **QUICK) as client:
+    async with a_server(tmp_path, mongod) as server, Client(server.base, max_queue=100_000, **QUICK) as client:
         receipts: list[asyncio.Future[Any]] = []
 
         async def burst() -> None:

@@ -68,6 +68,8 @@ class Link:
         self._take = take
         self._next_id = 1
         self._replies: dict[int, tuple[float, Done]] = {}  # oldest first
+        self._unclaimed: list[tuple[float, WaterspoutError]] = []
+        """Errors without an id: of a frame the server could not decode, it does not say which."""
         self._frames: asyncio.Queue[str | bytes] = asyncio.Queue()  # bounded by those who send: windows, and waiting
         self._goodbye: Push | None = None
         self._loop = asyncio.get_running_loop()
@@ -148,7 +150,9 @@ class Link:
 
     def _receive(self, push: Push) -> None:
         kind = push.get("type")
-        if kind in ("reply", "error"):
+        if kind == "error" and "id" not in push:
+            self._unclaimed.append((self._loop.time(), WaterspoutError.of(push)))
+        elif kind in ("reply", "error"):
             _, done = self._replies.pop(push.get("id", 0), (0.0, None))
             if done is not None:
                 done(WaterspoutError.of(push) if kind == "error" else None, push)
@@ -165,12 +169,19 @@ class Link:
             return self._socket.close_reason or "the connection was lost"
 
     async def _sweep(self) -> str:
-        """Whoever does not answer at all is left, and asked again elsewhere."""
+        """Whoever does not answer at all is left, and asked again elsewhere. But a command that has got no answer while
+        there was an error without an id is the one that error was for: sent again, it would meet the same."""
         while True:
-            await asyncio.sleep(5)
-            oldest = next(iter(self._replies.values()), None)
-            if oldest is not None and self._loop.time() - oldest[0] > UNANSWERED:
-                return "a command was not answered"
+            await asyncio.sleep(UNANSWERED / 4)
+            for number, (sent_at, done) in list(self._replies.items()):
+                if self._loop.time() - sent_at <= UNANSWERED:
+                    break
+                unclaimed = next((one for one in self._unclaimed if one[0] >= sent_at), None)
+                if unclaimed is None:
+                    return "a command was not answered"
+                self._unclaimed.remove(unclaimed)
+                del self._replies[number]
+                done(unclaimed[1], {})
 
     def _end(self, reason: str) -> End:
         goodbye = self._goodbye
