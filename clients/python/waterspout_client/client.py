@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import json
 import logging
 import secrets
@@ -27,6 +28,8 @@ logger = logging.getLogger("waterspout_client")
 
 REFRESH_AT = 0.8  # of a token's remaining life: what is left is for a slow callback and clocks that differ
 REFRESH_PAUSE = 10.0  # s at least, however wrong our clock is
+NOT_DONE = ("unavailable", "rate_limited")
+UNKNOWN = ("disconnected", "outcome_unknown")
 LASTED = 5.0  # s; a server that lets in and throws out at once has not answered
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
@@ -336,16 +339,19 @@ class Client:
         return Collection(self, name, self._max_pending)
 
     async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push:
-        """Send one command and return its reply; fields that are None are left out. After a loss it is sent `again`, or
-        WaterspoutError says `disconnected`: it is unknown then whether the command was carried out."""
+        """Send one command and return its reply; fields that are None are left out. It is sent again when the server
+        asks for that. After a loss, or `outcome_unknown`, it is sent `again`, or WaterspoutError says so: it is unknown
+        then whether the command was carried out."""
         fields = {name: value for name, value in fields.items() if value is not None}
-        while True:
+        for attempt in itertools.count():
             link = await self._link()
             try:
                 return await link.ask(kind, **fields)
             except WaterspoutError as error:
-                if error.code != "disconnected" or not again:
+                if not (error.code in NOT_DONE or (again and error.code in UNKNOWN)):
                     raise
+                await asyncio.sleep(error.retry_after or jitter(attempt, 0.1, 5))
+        raise AssertionError("unreachable")
 
     # --- for the streams ----------------------------------------------------------------------------------------------
 
