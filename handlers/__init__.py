@@ -12,6 +12,7 @@ from handlers.channels import Messages
 from handlers.nodes import ChannelList, Nodes
 from handlers.ops import Health, Metrics, Page, Readiness, log_request
 from handlers.presence import Presence
+from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
 from server.metrics import registry
 from server.node import Node
@@ -28,6 +29,9 @@ def make_app(node: Node) -> Application:
             (r"/v1/channels/([^/]+)/presence", Presence, with_node),
             (r"/v1/channels", ChannelList, with_node),
             (r"/v1/nodes", Nodes, with_node),
+            (r"/v1/channels/([^/]+)/unsubscribe", UnsubscribeUser, with_node),
+            (r"/v1/users/([^/]+)/disconnect", DisconnectUser, with_node),
+            (r"/v1/users/([^/]+)/revoke", RevokeUser, with_node),
             (r"/v1/auth/register", Register, with_node),
             (r"/v1/auth/login", Login, with_node),
             (r"/v1/auth/refresh", Refresh, with_node),

@@ -47,7 +47,9 @@ class BaseHandler(RequestHandler):
         fetching = self.node.authenticator.fetching(token)
         if fetching is not None:
             await fetching
-        return self.node.authenticator.authenticate(token)
+        principal = self.node.authenticate(token)
+        self.node.count_request(principal, self.client_address())
+        return principal
 
     def client_address(self) -> str:
         """Who connects: the peer, or whom a trusted proxy names last in X-Forwarded-For."""

@@ -18,13 +18,20 @@ class Messages(BaseHandler):
         header = self.request.headers.get("Idempotency-Key")
         if header is not None:
             request = convert({"data": None, "key": header} | value, PublishRequest)
-        receipt = self.node.publish(
-            self.principal, channel, request.data, request.key, tag=request.tag, ephemeral=request.ephemeral
+        publishing = self.node.publish(
+            self.principal,
+            channel,
+            request.data,
+            request.key,
+            tag=request.tag,
+            ephemeral=request.ephemeral,
+            address=self.client_address(),
         )
+        receipt = None if publishing is None else await publishing
         if receipt is None:
             self.answer({"channel": channel}, 202)
             return
-        position, key, duplicate = await receipt
+        position, key, duplicate = receipt
         self.answer(
             {
                 "channel": channel,
@@ -46,6 +53,7 @@ class Messages(BaseHandler):
                 after=self.get_query_argument("after", None),
                 before=self.get_query_argument("before", None),
                 limit=self.number("limit", DEFAULT_PAGE, 1, MAX_PAGE),
+                address=self.client_address(),
             )
         )
 

@@ -49,7 +49,7 @@ class WebSocketHandler(BaseHandler):
         if not self.origin_allowed():
             raise Error("permission_denied", "Origin: not allowed; list it under origins")
         principal = None if self.bearer_token() is None else await self.authenticate()
-        self._check_limits()
+        self._check_limits(principal)
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         chosen = next((name for name in offered if name in CODECS), None)
         codec = CODECS[chosen] if chosen else JSON
@@ -75,15 +75,10 @@ class WebSocketHandler(BaseHandler):
             raise bad_request("Sec-WebSocket-Key: expected 16 bytes in base64") from None
         return key
 
-    def _check_limits(self) -> None:
-        limits = self.node.config.limits
+    def _check_limits(self, principal: Principal | None) -> None:
         if self.node.leaving:
             raise Error("unavailable", "the server is leaving", retry_after=1.0)
-        if limits.connections and len(self.node.clients) >= limits.connections:
-            raise Error("limit_exceeded", f"connections is {limits.connections}", retry_after=5.0)
-        address = self.client_address()
-        if limits.connections_per_ip and self.node.addresses.get(address, 0) >= limits.connections_per_ip:
-            raise Error("limit_exceeded", f"connections_per_ip is {limits.connections_per_ip}")
+        self.node.admit(principal, self.client_address())
 
 
 def _accept(key: str, subprotocol: str | None) -> bytes:

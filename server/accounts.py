@@ -191,6 +191,11 @@ class Accounts:
         with mapped():
             await self._families.delete_one({"_id": refresh_token.partition(".")[0]})
 
+    async def log_out(self, user: str) -> None:
+        """End all families of a user, who need not have an account."""
+        with mapped():
+            await self._families.delete_many({"user": user.lower()})
+
     # --- parts --------------------------------------------------------------------------------------------------------
 
     async def _log_in(self, account: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     answer: Answer | None = None
     heads: dict[str, tuple[str, int]] = field(default_factory=dict)
     """The channels it has committed to since the last beat: (epoch, offset)."""
+    revoked: bool = False
+    """There is a new revocation: it is found without this, but later."""
     want: str | None = None
     """A channel it cannot get its messages into, because others are faster."""
 

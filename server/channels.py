@@ -38,6 +38,39 @@ def namespace_of(channel: str) -> str:
     return match["namespace"]
 
 
+@lru_cache(maxsize=16384)
+def owners_of(channel: str) -> tuple[str, ...]:
+    """The parts of a well-formed name behind the namespace: whoever is named by one owns the channel."""
+    return tuple(channel.split(":")[1:])
+
+
+def matches(pattern: str, channel: str) -> bool:
+    """Whether a well-formed name is one of `pattern`: `chat:*`, `chat:room-*`, `*:lobby`, `*`.
+
+    In front of the colon stands a namespace, or `*` for every declared one (never for the built-in ones); behind it
+    `*` is any characters. Linear in the name's length whatever the pattern: both may be strangers'.
+    """
+    if pattern == "*":
+        pattern = "*:*"
+    namespace, colon, wanted = pattern.partition(":")
+    own, _, rest = channel.partition(":")
+    if not colon or (namespace != own and (namespace != "*" or own == DOCUMENTS or own.startswith("$"))):
+        return False
+    first, *others = wanted.split("*")
+    if not others:
+        return rest == wanted
+    last = others.pop()
+    if len(first) + len(last) > len(rest) or not (rest.startswith(first) and rest.endswith(last)):
+        return False
+    start, end = len(first), len(rest) - len(last)
+    for part in others:
+        found = rest.find(part, start, end)
+        if found < 0:
+            return False
+        start = found + len(part)
+    return True
+
+
 class Position(NamedTuple):
     """Behind the message `offset` of the history `epoch`."""
 

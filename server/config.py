@@ -19,6 +19,7 @@ import yaml
 from msgspec import Meta, Struct, field
 
 from server.errors import StartError
+from server.rules import Rule, problem
 
 ENVIRONMENT_PREFIX: Final = "WATERSPOUT__"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -26,6 +27,7 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
 Count = Annotated[int, Meta(ge=0)]
+Rate = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -77,6 +79,7 @@ class Auth(Section):
     algorithms: list[str] = field(default_factory=lambda: ["HS256"])
     issuer: str | None = None
     audience: str | None = None
+    max_token_ttl: Seconds = Seconds(0)
     guests: bool = True
     public_guests: bool = False
     accounts: bool = False
@@ -93,6 +96,10 @@ class Limits(Section):
     connections: Count = 10000
     connections_per_user: Count = 20
     connections_per_ip: Count = 50
+    user_messages_per_second: Rate = 0.0
+    user_burst: Count = 0
+    requests_per_second: Rate = 0.0
+    requests_burst: Count = 0
 
 
 class Metrics(Section):
@@ -110,6 +117,11 @@ class Retention(Section):
     ttl: Seconds = Seconds(30 * 86400)
 
 
+class UserRate(Section):
+    per_user: Rate
+    burst: Count = 0
+
+
 class Namespace(Section):
     durable: bool = True
     history: Retention = field(default_factory=Retention)
@@ -117,13 +129,27 @@ class Namespace(Section):
     join_leave: bool = True
     ephemeral: bool = False
     conflate: Seconds = Seconds(0)
-    publish: str = "nobody"
-    subscribe: str = "nobody"
+    publish: Rule = "nobody"
+    subscribe: Rule = "nobody"
+    rate: Rate | UserRate = 0.0
+    hook: str | None = None
 
 
 class Collection(Section):
-    read: str = "nobody"
-    write: str = "nobody"
+    read: Rule = "nobody"
+    write: Rule = "nobody"
+    hook: str | None = None
+
+
+class Hook(Section):
+    url: str | None = None
+    function: str | None = None
+    secret: str | None = None
+    timeout: Seconds = Seconds(1)
+    on_failure: Literal["deny", "allow"] = "deny"
+    actions: list[Literal["publish", "subscribe", "write"]] = field(
+        default_factory=lambda: ["publish", "subscribe", "write"]
+    )
 
 
 class Config(Section):
@@ -137,6 +163,7 @@ class Config(Section):
     origins: list[str] = field(default_factory=list)
     namespaces: dict[str, Namespace] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)
+    hooks: dict[str, Hook] = field(default_factory=dict)
 
 
 def load(file: Path | None, environment: Mapping[str, str], flags: Iterable[tuple[str, Any]]) -> Config:
@@ -241,6 +268,9 @@ def _check(config: Config) -> None:
     for name, api_key in auth.api_keys.items():
         if not re.fullmatch(r"[0-9a-fA-F]{64}", api_key.sha256):
             raise StartError(f"configuration: auth.api_keys.{name}.sha256: expected 64 hexadecimal digits")
+        for pattern in api_key.channels:
+            if pattern != "*" and ":" not in pattern:
+                raise StartError(f"configuration: auth.api_keys.{name}.channels: {pattern!r} has no namespace: chat:*")
     key = config.redis.hmac_key
     if key is not None and len(key.encode()) < 32:
         raise StartError("configuration: redis.hmac_key must have at least 32 bytes")
@@ -255,12 +285,11 @@ def _check(config: Config) -> None:
                 f"configuration: namespaces.{name}: a durable channel shows every message, so only ephemeral ones can "
                 "conflate, and it allows none"
             )
-        for right in ("publish", "subscribe"):
-            rule = getattr(namespace, right)
-            if rule not in RULES:
-                raise StartError(
-                    f"configuration: namespaces.{name}.{right}: {rule!r} is none of {', '.join(sorted(RULES))}"
-                )
+        _check_access(config, f"namespaces.{name}", namespace, "publish", "subscribe")
+    for name, collection in config.collections.items():
+        _check_access(config, f"collections.{name}", collection, "read", "write")
+    for name, hook in config.hooks.items():
+        _check_hook(f"configuration: hooks.{name}", hook)
 
 
 def _check_tokens(auth: Auth) -> None:
@@ -288,8 +317,29 @@ def _check_tokens(auth: Auth) -> None:
             raise StartError("configuration: auth.jwks_url: https, or http on loopback")
 
 
+def _check_access(config: Config, path: str, options: Namespace | Collection, *rights: str) -> None:
+    for right in rights:
+        wrong = problem(getattr(options, right))
+        if wrong:
+            raise StartError(f"configuration: {path}.{right}: {wrong}")
+    if options.hook is not None and options.hook not in config.hooks:
+        raise StartError(f"configuration: {path}.hook: {options.hook} is not under hooks")
+
+
+def _check_hook(path: str, hook: Hook) -> None:
+    if (hook.url is None) == (hook.function is None):
+        raise StartError(f"{path}: one of url and function")
+    if hook.function is not None and not re.fullmatch(r"[\w.]+:\w+", hook.function):
+        raise StartError(f"{path}.function: expected module:function")
+    if hook.url is not None and not re.match(r"https?://[^/\s]", hook.url):
+        raise StartError(f"{path}.url: expected http:// or https://")
+    if hook.url is not None and len((hook.secret or "").encode()) < 32:
+        raise StartError(f"{path}.secret: at least 32 bytes, for the signature")
+    if not hook.timeout:
+        raise StartError(f"{path}.timeout: must be more than 0")
+
+
 SHARED: Final = frozenset(("HS256", "HS384", "HS512"))
 ASYMMETRIC: Final = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "ES256K", "EdDSA")
 )
-RULES: Final = frozenset(("anyone", "user", "server", "nobody"))

@@ -97,8 +97,10 @@ STALLED: Final = 4001
 TOKEN_EXPIRED: Final = 4002
 NO_PONG: Final = 4003
 UNAVAILABLE: Final = 4004
+DISCONNECTED: Final = 4005
 NO_CONNECT: Final = 4500
 REVOKED: Final = 4501
+SHUT_OUT: Final = 4502
 
 
 def bad_request(reason: str) -> Error:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Final
+
+_ROOM: Final = 10_000
+"""Buckets before the full ones are looked for."""
+
 
 class TokenBucket:
     """`rate` tokens a second, at most `burst` saved up. Time is the caller's, in seconds on any steady clock.
@@ -27,3 +33,28 @@ class TokenBucket:
             self._tokens -= 1.0
             return 0.0
         return (1.0 - self._tokens) / self._rate
+
+    def full(self, now: float) -> bool:
+        return self._tokens + (now - self._at) * self._rate >= self._burst
+
+
+class Buckets:
+    """A bucket for each key: users, addresses. A bucket that is full again is forgotten."""
+
+    def __init__(self, rate: float, burst: float = 0.0) -> None:
+        self._rate = rate
+        self._burst = burst or rate
+        self._buckets: dict[Hashable, TokenBucket] = {}
+        self._room = _ROOM
+
+    def take(self, key: Hashable, now: float) -> float:
+        """As `TokenBucket.take`. `burst` of 0: a second's worth."""
+        if not self._rate:
+            return 0.0
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= self._room:
+                self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.full(now)}
+                self._room = max(_ROOM, 2 * len(self._buckets))
+            bucket = self._buckets[key] = TokenBucket(self._rate, self._burst, now)
+        return bucket.take(now)

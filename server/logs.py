@@ -31,9 +31,10 @@ def configure(options: Log, stream: TextIO) -> None:
     handler.addFilter(Repeats())
     level = logging.getLevelNamesMapping()[options.level.upper()]
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Where these say more, they say everything: commands with their documents.
-    for library in ("pymongo", "redis", "asyncio"):
-        logging.getLogger(library).setLevel(max(level, logging.INFO))
+    # Where these say more, they say everything: commands with their documents, addresses with their queries.
+    for library, least in (("pymongo", logging.INFO), ("redis", logging.INFO), ("asyncio", logging.INFO),
+                           ("httpx", logging.WARNING), ("httpcore", logging.INFO)):  # fmt: skip
+        logging.getLogger(library).setLevel(max(level, least))
 
 
 def readable(options: Log, stream: TextIO) -> bool:

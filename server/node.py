@@ -17,8 +17,9 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol, cast
 
 from server import __version__
 from server.accounts import Accounts
@@ -26,19 +27,22 @@ from server.auth import Authenticator
 from server.broker import Announcement, Answer, Broker, Question
 from server.broker_memory import MemoryBroker
 from server.broker_redis import RedisBroker
-from server.channels import BEGINNING, EVENTS, MAX_OFFSET, NODES, Position, namespace_of, parse_cursor
+from server.channels import BEGINNING, DOCUMENTS, EVENTS, MAX_OFFSET, NODES, Position, namespace_of, parse_cursor
 from server.codec import JSON
-from server.config import Config, Namespace
-from server.errors import SHUTDOWN, Disconnect, Error, bad_request
+from server.config import Config, Namespace, UserRate
+from server.errors import DISCONNECTED, REVOKED, SHUT_OUT, SHUTDOWN, Disconnect, Error, bad_request
 from server.histogram import Histogram
+from server.hooks import Hooks
 from server.hub import Hub
+from server.limits import Buckets
 from server.log import Log, Receipt
 from server.messages import Message, Notice
 from server.mongodb import connect
-from server.permissions import Permissions
+from server.permissions import Permissions, revocable
 from server.presence import Presence
 from server.principals import Principal
 from server.protocol import Push, gap_push
+from server.revocations import Revocation, Revocations
 from server.seen import Seen
 from server.sequencer import Sequencer
 from server.stats import REASON, Events, Rates
@@ -67,9 +71,20 @@ class Client(Protocol):
     @property
     def queued(self) -> int: ...
 
+    @property
+    def principal(self) -> Principal | None: ...
+
     def tick(self, now: float) -> None: ...
 
     def disconnect(self, reason: Disconnect, delay: float | None = None) -> None: ...
+
+    def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
+        """End the subscriptions to these channels; what waits of them is not sent."""
+
+    def hold(self, concerned: Callable[[str], bool]) -> None:
+        """Deliver nothing of these channels until `unhold`."""
+
+    def unhold(self) -> None: ...
 
 
 class Node:
@@ -79,7 +94,6 @@ class Node:
         self.id = "n" + secrets.token_hex(4)
         self.config = config
         self.authenticator = Authenticator(config.auth)
-        self.permissions = Permissions(config.namespaces)
         self.hub = Hub()
         self.broker: Broker = broker or (RedisBroker(config.redis) if config.redis.url else MemoryBroker())
         self._database = connect(config.mongodb, mongodb_uri)
@@ -103,6 +117,25 @@ class Node:
             limit=config.limits.presence_users,
         )
         self.events = Events()
+        self.revocations = Revocations(
+            self._database,
+            config.auth.max_token_ttl,
+            on_revocation=self._on_revocation,
+            on_confirmed=self._on_confirmed,
+        )
+        self.permissions = Permissions(config.namespaces, self.revocations, config.auth.guests)
+        self.hooks = Hooks(config.hooks)
+        self._hooked: dict[tuple[str, str], asyncio.Future[None]] = {}
+        """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
+        self._asking: set[asyncio.Task[Receipt | None]] = set()
+        limits = config.limits
+        self._per_user = Buckets(limits.user_messages_per_second, limits.user_burst)
+        self._requests = Buckets(limits.requests_per_second, limits.requests_burst)
+        self._per_namespace = {
+            name: _buckets(namespace.rate) for name, namespace in config.namespaces.items() if namespace.rate
+        }
+        self.users: dict[str, set[Client]] = {}
+        """The sessions of each user; those of API keys are not among them."""
         self.clients: set[Client] = set()
         self.addresses: dict[str, int] = {}
         """Connections per client address."""
@@ -151,6 +184,7 @@ class Node:
         ]
         await self._persist(self.log.open)
         await self._persist(self.seen.open)
+        await self._persist(self.revocations.open)
         if self._accounts is not None:
             await self._persist(self._open_accounts, self._accounts)
         self.opened = True
@@ -175,6 +209,7 @@ class Node:
     async def close(self) -> None:
         """The order of leaving: accepted publishes are decided, clients are told, then the back ends are let go."""
         self.leaving = True
+        await asyncio.gather(*self._asking, return_exceptions=True)
         await self.log.drain()
         # A herd comes back spread over the time that a restart takes anyway.
         spread = 1.0 + len(self.clients) / 500
@@ -190,6 +225,8 @@ class Node:
         for stream in self._streams.values():
             stream.close()
         await self.broker.close()
+        await self.hooks.close()
+        await self.revocations.close()
         await self.log.close()
         await self.authenticator.close()
         if self._accounts is not None:
@@ -225,6 +262,139 @@ class Node:
         """(channels somebody here is subscribed to, subscriptions to them, live or not)"""
         return len(self._streams), sum(stream.users for stream in self._streams.values())
 
+    # --- who, and how much --------------------------------------------------------------------------------------------
+
+    def authenticate(self, token: str | None) -> Principal:
+        """The principal of a bearer token, or a guest; `unauthenticated` (revoked tokens too) or `token_expired`."""
+        principal = self.authenticator.authenticate(token)
+        self.recognize(principal)
+        return principal
+
+    def recognize(self, principal: Principal) -> None:
+        """`unauthenticated` if what proves the principal was revoked, or is good for longer than tokens may be."""
+        if self.revocations.token(principal):
+            raise Error("unauthenticated", "the token has been revoked")
+        longest = self.config.auth.max_token_ttl
+        if longest and principal.expires is not None:
+            if principal.issued is None:
+                raise Error("unauthenticated", "the token is not valid: iat is needed, auth.max_token_ttl is set")
+            if principal.expires - principal.issued > longest:
+                raise Error(
+                    "unauthenticated", f"the token is not valid: exp - iat is over auth.max_token_ttl, {longest:g} s"
+                )
+
+    async def readable(self, principal: Principal, channel: str) -> Namespace:
+        """The channel's options if the principal may subscribe to it, by its rights and by the namespace's hook."""
+        namespace = self.permissions.check(principal, "subscribe", channel)
+        if self.hooks.wanted(namespace.hook, "subscribe"):
+            assert namespace.hook is not None
+            await self.hooks.ask(namespace.hook, "subscribe", principal, {"channel": channel})
+        return namespace
+
+    def admit(self, principal: Principal | None, address: str) -> None:
+        """`limit_exceeded` if one more connection would be too many: in all, of this address, or of this user."""
+        limits = self.config.limits
+        if limits.connections and len(self.clients) >= limits.connections:
+            raise _too_many("connections", limits.connections)
+        if limits.connections_per_ip and self.addresses.get(address, 0) >= limits.connections_per_ip:
+            raise _too_many("connections_per_ip", limits.connections_per_ip)
+        if principal is not None:
+            self.admit_user(principal)
+
+    def admit_user(self, principal: Principal) -> None:
+        limit = self.config.limits.connections_per_user
+        if limit and revocable(principal) and len(self.users.get(principal.user or "", ())) >= limit:
+            raise _too_many("connections_per_user", limit)
+
+    def spend(self, principal: Principal, address: str, channel: str | None = None) -> None:
+        """`rate_limited` if the user (a guest: the address) publishes, into `channel`, or reads too much. Back ends are
+        not counted."""
+        if principal.server:
+            return
+        who = principal.user, "" if principal.user is not None else address
+        rates = self._per_namespace.get(channel.partition(":")[0]) if channel is not None else None
+        wait = rates.take(who, self._now()) if rates is not None else 0.0
+        if wait:
+            raise Error("rate_limited", f"rate of the namespace: too many messages in {channel}", retry_after=wait)
+        wait = self._per_user.take(who, self._now())
+        if wait:
+            limit = self.config.limits.user_messages_per_second
+            raise Error("rate_limited", f"user_messages_per_second is {limit:g}", retry_after=wait)
+
+    def count_request(self, principal: Principal, address: str) -> None:
+        """`rate_limited` if the user (a guest: the address) makes too many requests."""
+        who = principal.user, "" if principal.user is not None else address
+        wait = 0.0 if principal.server else self._requests.take(who, self._now())
+        if wait:
+            limit = self.config.limits.requests_per_second
+            raise Error("rate_limited", f"requests_per_second is {limit:g}", retry_after=wait)
+
+    # --- revoking -----------------------------------------------------------------------------------------------------
+
+    async def disconnect_user(self, principal: Principal, user: str, reason: str, reconnect: bool) -> None:
+        """End the user's sessions, on every node within a second."""
+        await self._revoke(principal, Revocation("disconnect", user, time.time(), reason=reason, reconnect=reconnect))
+
+    async def revoke(
+        self, principal: Principal, user: str, token: str | None = None, channels: Sequence[str] = ()
+    ) -> None:
+        """Take back, for good: all tokens of the user issued until now, or the one with this `jti`, or what they
+        all allow in the channels of these patterns."""
+        if token is not None and channels:
+            raise bad_request("token, channels: one of them")
+        for pattern in channels:
+            if pattern != "*" and ":" not in pattern:
+                raise bad_request(f"channels: {pattern} has no namespace, as chat:* has")
+        self._must_be_admin(principal)
+        if self._accounts is not None and token is None and not channels:
+            await self._accounts.log_out(user)  # first: what its refresh tokens are exchanged for is older than now
+        await self._revoke(principal, Revocation("revoke", user, time.time(), token, channels))
+
+    async def unsubscribe_user(self, principal: Principal, channel: str, user: str, reason: str) -> None:
+        """End the user's subscriptions to the channel, on every node within a second. It may subscribe again."""
+        if namespace_of(channel) not in self.config.namespaces and namespace_of(channel) != DOCUMENTS:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        await self._revoke(principal, Revocation("unsubscribe", user, time.time(), channels=[channel], reason=reason))
+
+    async def _revoke(self, principal: Principal, revocation: Revocation) -> None:
+        self._must_be_admin(principal)
+        self._check_open()
+        await self.revocations.add(revocation)
+        self._announce(revoked=True)
+
+    @staticmethod
+    def _must_be_admin(principal: Principal) -> None:
+        if not principal.admin:
+            raise Error("permission_denied", f"{principal.name} is no API key with admin")
+
+    def _on_revocation(self, revocation: Revocation) -> None:
+        for client in tuple(self.users.get(revocation.user, ())):
+            principal = client.principal
+            assert principal is not None
+            if revocation.kind == "disconnect":
+                code = DISCONNECTED if revocation.reconnect else SHUT_OUT
+                client.disconnect(Disconnect(code, revocation.reason or "disconnected by the server"))
+            elif revocation.kind == "unsubscribe":
+                client.end(revocation.channels.__contains__, "unsubscribed", revocation.reason or "by the server")
+            elif not revocation.concerns(principal):
+                continue
+            elif revocation.channels:
+                client.end(revocation.covers, "permission_denied", "the right was revoked")
+            else:
+                client.disconnect(Disconnect(REVOKED, "the token has been revoked"))
+
+    def _on_confirmed(self, confirmed: bool) -> None:
+        """While revocations cannot be confirmed, nothing that may have been revoked is delivered."""
+        if not confirmed:
+            logger.warning("revocations cannot be confirmed: what needs a right is not delivered")
+        for user in tuple(self.users.values()):
+            for client in tuple(user):
+                principal = client.principal
+                if confirmed:
+                    client.unhold()
+                elif principal is not None:
+                    client.hold(partial(self.permissions.held, principal))
+
     # --- publishing ---------------------------------------------------------------------------------------------------
 
     def publish(
@@ -237,28 +407,77 @@ class Node:
         tag: str | None = None,
         skip: str | None = None,
         ephemeral: bool = False,
-    ) -> asyncio.Future[Receipt] | None:
-        """Store and send a message; None for an ephemeral one, which is not stored. `skip`: a session's id.
+        session: str | None = None,
+        address: str = "",
+    ) -> asyncio.Future[Receipt | None] | None:
+        """Store and send a message; None for an ephemeral one, which is not stored (or a future of it, if the
+        namespace has a hook). `skip`: the session that does not get it; `session`, `address`: where it comes from.
 
-        Not a coroutine: the order of the calls is the order in the channel.
+        Not a coroutine: the order of the calls is the order in the channel, for those of one `session` that is.
         """
         namespace = self.permissions.check(principal, "publish", channel)
-        limit = self.config.limits.message_bytes
-        size = len(JSON.encode(data))
-        if limit and size > limit:
-            raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
         if ephemeral and namespace.durable and not namespace.ephemeral:
             raise bad_request(f"ephemeral: {channel} stores every message; its namespace does not allow others")
-        if ephemeral or not namespace.durable:
-            self.published += 1
+        ephemeral = ephemeral or not namespace.durable
+        size = self._size(data)
+        self.spend(principal, address, channel)
+        if not self.hooks.wanted(namespace.hook, "publish"):
+            return self._append(principal, channel, data, size, key, tag, skip, ephemeral)
+        self._check_open()
+        lane = None if session is None else (session, channel)
+        asking = self._ask_and_append(lane, principal, namespace, channel, data, key, tag, skip, ephemeral)
+        task = asyncio.create_task(asking, name=f"hook of {channel}")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
+    def _append(
+        self, principal: Principal, channel: str, data: Any, size: int, key: str | None, tag: str | None,
+        skip: str | None, ephemeral: bool,
+    ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
+        if ephemeral:
             now = time.time_ns() // 1_000_000
             self.broker.publish([Message(channel, "", 0, "", principal.user, now, data, tag, skip)])
+            self.published += 1
             return None
         self._check_open()
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
         receipt = self.log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
         self.published += 1
-        return receipt
+        return cast("asyncio.Future[Receipt | None]", receipt)
+
+    async def _ask_and_append(
+        self, lane: tuple[str, str] | None, principal: Principal, namespace: Namespace, channel: str, data: Any,
+        key: str | None, tag: str | None, skip: str | None, ephemeral: bool,
+    ) -> Receipt | None:  # fmt: skip
+        """The hook may be asked about many at a time; they are appended in the order in which they came."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        before = None if lane is None else self._hooked.get(lane)
+        if lane is not None:
+            self._hooked[lane] = turn
+        try:
+            try:
+                assert namespace.hook is not None
+                question = {"channel": channel, "data": data, "key": key}
+                answer = await self.hooks.ask(namespace.hook, "publish", principal, question)
+            finally:
+                if before is not None:  # refused or not: who comes next must not overtake who came before
+                    await asyncio.wait((before,))
+            data = answer.get("data", data)
+            self.permissions.check(principal, "publish", channel)
+            receipt = self._append(principal, channel, data, self._size(data), key, tag, skip, ephemeral)
+        finally:
+            turn.set_result(None)
+            if lane is not None and self._hooked[lane] is turn:
+                del self._hooked[lane]
+        return None if receipt is None else await receipt
+
+    def _size(self, data: Any) -> int:
+        limit = self.config.limits.message_bytes
+        size = len(JSON.encode(data))
+        if limit and size > limit:
+            raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
+        return size
 
     # --- subscribing --------------------------------------------------------------------------------------------------
 
@@ -273,7 +492,7 @@ class Node:
     ) -> tuple[Subscription, Push, Push | None]:
         """A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that
         comes before its messages, if there is one."""
-        namespace = self.permissions.check(principal, "subscribe", channel)
+        namespace = await self.readable(principal, channel)
         if after is not None and last is not None:
             raise bad_request("after, last: one of them")
         wanted = None if after is None else parse_cursor(after)
@@ -281,11 +500,17 @@ class Node:
             if wanted is not None or last is not None:
                 raise bad_request(f"{'last' if wanted is None else 'after'}: {channel} is ephemeral, it has no history")
             stream = await self._acquire(channel, namespace)
+            try:
+                self.permissions.check(principal, "subscribe", channel)  # it may have been revoked meanwhile
+            except Error:
+                self._release(stream)
+                raise
             return self._subscription(stream, subscriber, BEGINNING, principal, namespace), {"channel": channel}, None
         self._check_open()
         stream = await self._acquire(channel, namespace)
         try:
             position, gap = await self._begin(stream, wanted, last)
+            self.permissions.check(principal, "subscribe", channel)  # it may have been revoked meanwhile
         except BaseException:
             self._release(stream)
             raise
@@ -339,11 +564,19 @@ class Node:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def history(
-        self, principal: Principal, channel: str, *, after: str | None, before: str | None, limit: int
+        self,
+        principal: Principal,
+        channel: str,
+        *,
+        after: str | None,
+        before: str | None,
+        limit: int,
+        address: str = "",
     ) -> Push:
         """{"messages": […], "cursor", "head", "more", "gap": None | {"from", "to"}}: oldest first, bounds exclusive;
         with neither bound the newest. A page may be shorter than `limit`."""
-        namespace = self.permissions.check(principal, "subscribe", channel)
+        self.spend(principal, address)
+        namespace = await self.readable(principal, channel)
         if not namespace.durable:
             raise bad_request(f"channel: {channel} is ephemeral, it has no history")
         if after is not None and before is not None:
@@ -353,8 +586,11 @@ class Node:
         self._check_open()
         head = (await self.log.heads([channel]))[channel]
         if start is not None:
-            return await self._history_after(channel, start, head, limit)
-        return await self._history_before(channel, end, head, limit)
+            page = await self._history_after(channel, start, head, limit)
+        else:
+            page = await self._history_before(channel, end, head, limit)
+        self.permissions.check(principal, "subscribe", channel)  # it may have been revoked meanwhile
+        return page
 
     async def _history_after(self, channel: str, after: Position, head: Position, limit: int) -> Push:
         gap: Push | None = None
@@ -394,10 +630,11 @@ class Node:
 
     # --- presence -----------------------------------------------------------------------------------------------------
 
-    async def presence(self, principal: Principal, channel: str, left: int = 0) -> Push:
+    async def presence(self, principal: Principal, channel: str, left: int = 0, *, address: str = "") -> Push:
         """{"users": [{"user", "sessions", "info"?}], "count", "guests"}, and if asked for "left": [{"user",
         "last_seen"}]. Above limits.presence_users `users` is empty and `count` is not."""
-        namespace = self.permissions.check(principal, "subscribe", channel)
+        self.spend(principal, address)
+        namespace = await self.readable(principal, channel)
         if not namespace.presence:
             raise bad_request(f"channel: nobody's presence is kept in {channel}; its namespace says presence: false")
         present = self.attendance.show(channel)
@@ -575,7 +812,7 @@ class Node:
             asyncio.get_running_loop().call_later(LINGER, self._close_unused, stream)
 
     def _close_unused(self, stream: Stream) -> None:
-        if not stream.users and self._streams.get(stream.channel) is stream:
+        if not stream.users and self._streams.get(stream.channel) is stream and not self.leaving:
             self._drop(stream)
 
     def _drop(self, stream: Stream) -> None:
@@ -642,6 +879,8 @@ class Node:
             self._announce(answer=self._answer(announcement.question))
         if announcement.answer is not None and announcement.answer.id in self._questions:
             self._questions[announcement.answer.id].put_nowait((node, announcement.answer))
+        if announcement.revoked:
+            self.revocations.look()
         if announcement.want is not None:
             self.log.contend(announcement.want, node)
         for channel, (epoch, offset) in announcement.heads.items():
@@ -747,6 +986,14 @@ class Node:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _too_many(limit: str, value: int) -> Error:
+    return Error("limit_exceeded", f"{limit} is {value}", retry_after=5.0)
+
+
+def _buckets(rate: float | UserRate) -> Buckets:
+    return Buckets(rate.per_user, rate.burst) if isinstance(rate, UserRate) else Buckets(rate)
 
 
 def _history(messages: list[Message], cursor: Position, head: Position, more: bool, gap: Push | None) -> Push:

@@ -20,6 +20,7 @@ from server.codec import Codec
 from server.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
 from server.hub import Delivery
 from server.node import Node
+from server.permissions import revocable
 from server.principals import Principal
 from server.protocol import Push, disconnect_push, dropped_push, unsubscribed_push
 from server.subscription import Subscription
@@ -68,7 +69,7 @@ class Outbox:
         self._node = node
         self._connection = connection
         self._write: Callable[[bytes], None] = connection.write
-        self._principal = principal
+        self._principal: Principal | None = None
         self._ended = False
         self._subscriptions: dict[str, Subscription] = {}
         self._clear = True
@@ -82,8 +83,21 @@ class Outbox:
         self._progress_at = 0.0
         self._progress = -1
         node.clients.add(self)
+        if principal is not None:
+            self._identify(principal)
 
     transport = "stream"
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who this is; None until that is known."""
+        return self._principal
+
+    def _identify(self, principal: Principal) -> None:
+        self._forget_user()
+        self._principal = principal
+        if revocable(principal) and principal.user is not None:
+            self._node.users.setdefault(principal.user, set()).add(self)
 
     @property
     def queued(self) -> int:
@@ -159,7 +173,8 @@ class Outbox:
         elif not subscription.live:
             self._put(delivery, size)  # a replayed chunk, asked for when there was room
         else:
-            subscription.fall_behind(self._drop_queued(delivery) - 1)
+            first = self._drop_queued(delivery.channel)
+            subscription.fall_behind((delivery.first if first is None else min(delivery.first, first)) - 1)
 
     def _displace(self, delivery: Delivery, size: int, limit: int) -> None:
         """Make room for an ephemeral delivery by dropping the channel's oldest: of live values the newest count."""
@@ -185,23 +200,60 @@ class Outbox:
             self._dropped = {}
         self._dropped[channel] = self._dropped.get(channel, 0) + lost
 
-    def _drop_queued(self, newest: Delivery) -> int:
-        """Take the frames of a channel out of the queue; the first offset that the client has not been sent."""
-        first, lost = newest.first, 0
+    def _drop_queued(self, channel: str) -> int | None:
+        """Take the frames of a channel out of the queue; the first offset that the client has not been sent, or None if
+        none of the log waited."""
+        first, lost = None, 0
         kept: deque[Delivery | bytes] = deque()
         for item in self._queue or ():
-            if isinstance(item, Delivery) and item.channel == newest.channel:
+            if isinstance(item, Delivery) and item.channel == channel:
                 self._queued -= len(item.data)
                 if item.passing:
                     lost += item.size
                 else:
-                    first = min(first, item.first)
+                    first = item.first if first is None else min(first, item.first)
             else:
                 kept.append(item)
-        self._queue = kept
+        if self._queue is not None:
+            self._queue = kept
         if lost:
-            self._count_dropped(newest.channel, lost)
+            self._count_dropped(channel, lost)
         return first
+
+    # --- rights that end or are in doubt ------------------------------------------------------------------------------
+
+    def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
+        """End the subscriptions to the channels that are `concerned`. What waits of them is not sent any more."""
+        for channel in [channel for channel in self._subscriptions if concerned(channel)]:
+            self._end_subscription(channel, code, reason)
+
+    def check_subscriptions(self) -> None:
+        """End the subscriptions that the principal has no right to any more."""
+        assert self._principal is not None
+        for channel in tuple(self._subscriptions):
+            try:
+                self._node.permissions.check(self._principal, "subscribe", channel)
+            except Error as error:
+                if not error.retry:  # else nobody knows: then it is held
+                    self._end_subscription(channel, error.code, error.reason)
+
+    def _end_subscription(self, channel: str, code: str, reason: str) -> None:
+        self._subscriptions.pop(channel).close(for_good=True)
+        self._drop_queued(channel)
+        if self._dropped is not None:
+            self._dropped.pop(channel, None)
+        self._push(unsubscribed_push(channel, code, reason))
+
+    def hold(self, concerned: Callable[[str], bool]) -> None:
+        """Deliver nothing of the channels that are `concerned` until `unhold`, not even what waits already."""
+        for channel, subscription in self._subscriptions.items():
+            if concerned(channel):
+                subscription.hold(lambda: self._drop_queued(channel))  # noqa: B023  # called at once
+
+    def unhold(self) -> None:
+        """Continue where the client was: the log has it. Of ephemeral channels it is told how much it missed."""
+        for subscription in self._subscriptions.values():
+            subscription.unhold()
 
     def pause(self) -> None:
         """The connection's buffer is full. Only `flush` and `resume` write, so nothing of this turn is left behind."""
@@ -256,26 +308,6 @@ class Outbox:
             self._waiting.append(future)
             await future
 
-    def check_subscriptions(self) -> None:
-        """End the subscriptions that the principal has no right to any more."""
-        assert self._principal is not None
-        for channel in tuple(self._subscriptions):
-            try:
-                self._node.permissions.check(self._principal, "subscribe", channel)
-            except Error as error:
-                self._end_subscription(channel, error)
-
-    def _end_subscription(self, channel: str, error: Error) -> None:
-        """Nothing more of the channel goes out, not even what has queued; the client is told why."""
-        self._subscriptions.pop(channel).close(for_good=True)
-        kept = [item for item in self._queue or () if not (isinstance(item, Delivery) and item.channel == channel)]
-        if self._queue is not None:
-            self._queue = deque(kept)
-            self._queued = sum(len(item.data if isinstance(item, Delivery) else item) for item in kept)
-        if self._dropped is not None:
-            self._dropped.pop(channel, None)
-        self._push(unsubscribed_push(channel, error))
-
     def _mind_reading(self) -> None:
         """The queue has grown or shrunk: where commands come in, they may have to wait."""
 
@@ -319,11 +351,20 @@ class Outbox:
             self._node.farewells["client"] += 1
         self._end()
 
+    def _forget_user(self) -> None:
+        user = self._principal.user if self._principal is not None else None
+        sessions = self._node.users.get(user) if user is not None else None
+        if user is not None and sessions is not None:
+            sessions.discard(self)
+            if not sessions:
+                del self._node.users[user]
+
     def _end(self) -> None:
         if self._ended:
             return
         self._ended = True
         self._node.clients.discard(self)
+        self._forget_user()
         for subscription in self._subscriptions.values():
             subscription.close()
         self._subscriptions.clear()

@@ -1,31 +1,50 @@
 """Who may do what in a channel: deny by default, one place that decides.
 
-Every door (WebSocket, REST, history, resume) asks `Permissions.check` before it touches a channel.
+Every door (WebSocket, REST, history, resume) asks `Permissions.check` before it touches a channel. A right comes from
+the namespace's rule (rules.py) or from what the token or the API key carries itself; a revocation takes either.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Literal, Protocol
 
-from server.channels import SYSTEM, SYSTEM_CHANNELS, namespace_of
+from server.channels import SYSTEM, SYSTEM_CHANNELS, matches, namespace_of, owners_of
 from server.config import Namespace
 from server.errors import Error
 from server.principals import Principal
+from server.rules import Rule, satisfies, terms
 
 Action = Literal["publish", "subscribe"]
 
 
+class Revoked(Protocol):
+    """What has been taken back, as far as this node knows."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether that is up to date."""
+
+    def token(self, principal: Principal) -> bool: ...
+
+    def right(self, principal: Principal, channel: str) -> bool: ...
+
+
 class Permissions:
-    def __init__(self, namespaces: Mapping[str, Namespace]) -> None:
+    """`guests`: whether there are any; without them not even `anyone` is open to the world."""
+
+    def __init__(
+        self, namespaces: Mapping[str, Namespace], revoked: Revoked | None = None, guests: bool = True
+    ) -> None:
         self._namespaces = namespaces
         self._system = Namespace(durable=False)
+        self._revoked = revoked
+        self._guests = guests
 
     def check(self, principal: Principal, action: Action, channel: str) -> Namespace:
         """The channel's options if `principal` may `action`; else `bad_request` (the name), `unknown_channel` (no such
-        namespace) or `permission_denied`. The right to subscribe is also the right to history and resume."""
+        namespace), `permission_denied`, or `unavailable` (nobody knows at the moment whether the right was revoked).
+        The right to subscribe is also the right to history, presence and resume."""
         if namespace_of(channel) == SYSTEM and channel in SYSTEM_CHANNELS:
             if action == "publish" or not principal.admin:
                 raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
@@ -34,28 +53,35 @@ class Permissions:
         if namespace is None:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         rule = namespace.publish if action == "publish" else namespace.subscribe
-        if not (_satisfies(principal, rule) or _granted(principal, action, channel)):
+        if not (satisfies(principal, rule, owners_of(channel)) or _granted(principal, action, channel)):
             raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
+        if self._revoked is not None and revocable(principal):
+            if self._revoked.token(principal):
+                raise Error("unauthenticated", "the token has been revoked")
+            if self._revoked.right(principal, channel):
+                raise Error("permission_denied", f"{principal.name} may not {action} in {channel}: revoked")
+            if not self._revoked.confirmed and self._guarded(rule):
+                raise Error("unavailable", "revocations cannot be confirmed: MongoDB is away", retry_after=1.0)
         return namespace
 
+    def satisfies(self, principal: Principal, rule: Rule, owners: Collection[str] = ()) -> bool:
+        """Whether `rule` alone gives the right to something that belongs to `owners`."""
+        return satisfies(principal, rule, owners)
 
-def _satisfies(principal: Principal, rule: str) -> bool:
-    if rule == "anyone":
-        return True
-    if rule == "user":
-        return principal.user is not None or principal.server
-    return rule == "server" and principal.server
+    def held(self, principal: Principal, channel: str) -> bool:
+        """Whether deliveries have to wait while revocations cannot be confirmed: not of what any guest could read."""
+        namespace = self._namespaces.get(namespace_of(channel))
+        return revocable(principal) and (namespace is None or self._guarded(namespace.subscribe))
+
+    def _guarded(self, rule: Rule) -> bool:
+        return not self._guests or "anyone" not in terms(rule)
+
+
+def revocable(principal: Principal) -> bool:
+    """A user. Guests have nothing to take back, and API keys are taken back in the configuration."""
+    return principal.user is not None and not principal.server
 
 
 def _granted(principal: Principal, action: Action, channel: str) -> bool:
     """Rights a token or an API key carries itself: patterns of channels with `*`."""
-    return any(action in actions and _matches(channel, pattern) for pattern, actions in principal.channels.items())
-
-
-def _matches(channel: str, pattern: str) -> bool:
-    return _compiled(pattern).fullmatch(channel) is not None
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, pattern.split("*"))))
+    return any(action in actions and matches(pattern, channel) for pattern, actions in principal.channels.items())

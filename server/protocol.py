@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.errors import Disconnect, Error, bad_request
 
@@ -19,6 +19,9 @@ MAX_KEY: Final = 255
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+
+
+Reason = Annotated[str, Meta(max_length=100)]
 
 
 class Command(Struct, tag_field="type", kw_only=True):
@@ -114,6 +117,29 @@ class RefreshRequest(Struct):
     refresh_token: Annotated[str, Meta(max_length=255)]
 
 
+class DisconnectRequest(Struct):
+    """The body of POST /v1/users/{user}/disconnect."""
+
+    reason: Reason = ""
+    reconnect: bool = False
+
+
+class RevokeRequest(Struct):
+    """The body of POST /v1/users/{user}/revoke."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    channels: Annotated[list[Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]], Meta(max_length=100)] = field(
+        default_factory=list
+    )
+
+
+class UnsubscribeRequest(Struct):
+    """The body of POST /v1/channels/{channel}/unsubscribe."""
+
+    user: Annotated[str, Meta(min_length=1)]
+    reason: Reason = ""
+
+
 def parse_command(value: Any) -> AnyCommand:
     if not isinstance(value, dict):
         raise bad_request("a command is an object")
@@ -205,8 +231,8 @@ def dropped_push(channel: str, count: int) -> Push:
     return {"type": "dropped", "channel": channel, "count": count}
 
 
-def unsubscribed_push(channel: str, error: Error) -> Push:
-    return {"type": "unsubscribed", "channel": channel, "code": error.code, "reason": error.reason}
+def unsubscribed_push(channel: str, code: str, reason: str) -> Push:
+    return {"type": "unsubscribed", "channel": channel, "code": code, "reason": reason}
 
 
 def disconnect_push(disconnect: Disconnect, delay: float) -> Push:

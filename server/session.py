@@ -76,7 +76,7 @@ class Session(Outbox):
         self._lanes: dict[str, deque[ChannelCommand]] | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
         self._paging: asyncio.Lock | None = None
-        self._publishing: dict[str, asyncio.Future[Receipt]] | None = None
+        self._publishing: dict[str, asyncio.Future[Receipt | None]] | None = None
         """Per channel the newest publish under way."""
         self._under_way = 0
         self._reading = True
@@ -134,7 +134,12 @@ class Session(Outbox):
             if token is not None or self._principal is None:
                 if self._waits_for_key(command, token):
                     return False
-                self._principal = self._node.authenticator.authenticate(token)
+                principal = self._node.authenticate(token)
+                self._forget_user()
+                self._node.admit_user(principal)
+                self._identify(principal)
+            else:
+                self._node.recognize(self._principal)  # it is a while since the upgrade
         except Error as error:
             self._refuse(command.id, error)
             raise _turned_away(error) from None
@@ -147,7 +152,7 @@ class Session(Outbox):
         if self._waits_for_key(command, command.token):
             return
         old = self._principal
-        new = self._node.authenticator.authenticate(command.token)
+        new = self._node.authenticate(command.token)
         assert old is not None
         if (new.user, new.server) != (old.user, old.server):
             raise Error("permission_denied", f"token: it is not {old.name}'s")
@@ -263,10 +268,15 @@ class Session(Outbox):
             if limit and self._queued > limit:
                 await self.drained()
             if isinstance(command, Presence):
-                page = await self._node.presence(principal, command.channel, command.left)
+                page = await self._node.presence(principal, command.channel, command.left, address=self.address)
             else:
                 page = await self._node.history(
-                    principal, command.channel, after=command.after, before=command.before, limit=command.limit
+                    principal,
+                    command.channel,
+                    after=command.after,
+                    before=command.before,
+                    limit=command.limit,
+                    address=self.address,
                 )
             self._reply(command.id, channel=command.channel, **page)
 
@@ -313,6 +323,8 @@ class Session(Outbox):
             tag=command.tag,
             skip=None if command.echo else self.id,
             ephemeral=command.ephemeral,
+            session=self.id,
+            address=self.address,
         )
         if future is None:
             self._reply(command.id, channel=channel)
@@ -322,16 +334,19 @@ class Session(Outbox):
         self._publishing[channel] = future
         self._count(1)
 
-        def done(future: asyncio.Future[Receipt]) -> None:
+        def done(future: asyncio.Future[Receipt | None]) -> None:
             assert self._publishing is not None
             if self._publishing.get(channel) is future:
                 del self._publishing[channel]
             self._count(-1)
             if future.cancelled():
                 return
-            error = future.exception()
-            if error is None:
-                position, key, duplicate = future.result()
+            try:
+                receipt = future.result()
+                if receipt is None:
+                    self._reply(command.id, channel=channel)
+                    return
+                position, key, duplicate = receipt
                 self._reply(
                     command.id,
                     channel=channel,
@@ -340,8 +355,11 @@ class Session(Outbox):
                     key=key,
                     duplicate=duplicate,
                 )
-            elif isinstance(error, Error):
+            except Error as error:
                 self._refuse(command.id, error)
+            except Exception:
+                logger.exception("publish failed", extra=self.about())
+                self._refuse(command.id, Error("internal", "the server failed; its log says why"))
 
         future.add_done_callback(done)
 

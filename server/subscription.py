@@ -79,6 +79,7 @@ class Subscription:
         "_missed",
         "_task",
         "_closed",
+        "_held",
         "live",
     )
 
@@ -106,6 +107,7 @@ class Subscription:
         self._missed = stream.passed
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._held = False
 
     @property
     def durable(self) -> bool:
@@ -133,6 +135,33 @@ class Subscription:
         self._missed = self._stream.passed
         self._position = Position(self._stream.sequencer.position.epoch, offset)
         self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
+
+    def hold(self, take_back: Callable[[], int | None]) -> None:
+        """Deliver nothing until `unhold`. `take_back` drops what waits for the subscriber and says which offset is the
+        first of that in the log; None: nothing of it."""
+        if self._held:
+            return
+        self._held = True
+        if self.live:
+            self._hub.remove(self.channel, self._subscriber)
+        sequencer = self._stream.sequencer
+        if self.live:  # still: else the last of it was too much, and it has fallen behind
+            self._missed = self._stream.passed
+            if sequencer is not None:
+                self._position = sequencer.position
+        self.live = False
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        first = take_back()
+        if first is not None and sequencer is not None:
+            self._position = Position(self._position.epoch, max(first - 1, 0))
+
+    def unhold(self) -> None:
+        """Continue where the subscriber was: what it has missed comes from the log, or is counted."""
+        if self._held:
+            self._held = False
+            self.start()
 
     def close(self, for_good: bool = False) -> None:
         """The subscriber has got all that it will get, and if not `for_good`, may soon be back. Twice is fine."""

@@ -97,6 +97,7 @@ def test_the_documentation_has_the_defaults_of_the_code() -> None:
         "namespaces.*": config.Namespace(),
         "collections.*": config.Collection(),
         "auth.api_keys.*": config.ApiKey(sha256=""),
+        "hooks.*": config.Hook(),
     }
     for path, text in rows().items():
         value: Any = config.Config()

@@ -15,9 +15,9 @@ HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "h
 
 # The table. A module may import what lies on a lower level, and what EXCEPTIONS names; those of level 0 one another.
 LEVELS = {
-    0: "__init__ protocol codec frames channels errors config messages principals histogram",
+    0: "__init__ protocol codec frames channels errors config messages principals histogram rules",
     1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth keys accounts permissions "
-    "limits seen stats embedded preflight logs",
+    "limits hooks revocations seen stats embedded preflight logs",
     2: "subscription node doctor",
     3: "outbox session metrics",
 }
@@ -28,6 +28,7 @@ EXCEPTIONS = {
     ("broker_memory", "broker"),
     ("broker_redis", "broker"),
     ("log", "mongodb"),
+    ("revocations", "mongodb"),
     ("preflight", "embedded"),
     ("presence", "broker"),
     ("seen", "mongodb"),
@@ -41,13 +42,14 @@ LIBRARIES = {
     "prometheus_client": {"metrics"},
     "msgpack": {"codec"},
     "yaml": {"config"},
-    "motor": {"mongodb", "log", "documents", "accounts", "embedded", "seen"},
-    "pymongo": {"mongodb", "log", "documents", "accounts", "embedded", "doctor", "seen"},
+    "motor": {"mongodb", "log", "documents", "accounts", "revocations", "embedded", "seen"},
+    "pymongo": {"mongodb", "log", "documents", "accounts", "revocations", "embedded", "doctor", "seen"},
     "bson": {"log", "documents"},
     "redis": {"broker_redis", "doctor"},
     "jwt": {"auth", "keys"},
     "cryptography": {"keys"},
     "argon2": {"accounts"},
+    "httpx": {"hooks"},
 }
 # What L0 is free of: waiting, the network, the clock, chance, and other processes.
 IMPURE = {
@@ -70,7 +72,7 @@ IMPURE = {
 }
 
 # Functions with a cache of their own are pure: two nodes may share what they return.
-PURE_CACHES = {("permissions", "_compiled"), ("channels", "namespace_of")}
+PURE_CACHES = {("rules", "_split"), ("channels", "namespace_of"), ("channels", "owners_of")}
 MUTABLE = {
     "list",
     "dict",
