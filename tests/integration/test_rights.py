@@ -191,7 +191,7 @@ async def test_the_table_can_fail(
 class TestWithoutGuests:
     @pytest.fixture
     def settings(self) -> dict[str, object]:
-        return {"auth.guests": False, "namespaces.open": NAMESPACES["open"]}
+        return {"auth.guests": False, "namespaces.open": NAMESPACES["open"] | {"presence": True}}
 
     @pytest.mark.gen_test
     @pytest.mark.parametrize("action", ACTIONS)
