@@ -183,7 +183,7 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Iterable[tupl
     try:
         config: Config = msgspec.convert(tree, Config, dec_hook=_duration)
     except msgspec.ValidationError as error:
-        raise StartError(f"configuration: {_where(str(error))}") from None
+        raise StartError(f"configuration: {_where(str(error), tree)}") from None
     _check(config)
     return config
 
@@ -247,13 +247,35 @@ def parse_duration(value: Any) -> Seconds:
     return Seconds(float(match[1]) * _UNITS[match[2]])
 
 
-def _where(message: str) -> str:
+def _where(message: str, tree: dict[str, Any]) -> str:
     text, _, path = message.partition(" - at `")
-    place = re.sub(r"\[\.\.\.\]", "", path.rstrip("`").removeprefix("$").lstrip("."))
+    place = path.rstrip("`").removeprefix("$").lstrip(".")
+    for section, kind in _NAMED.items():
+        if place.startswith(f"{section}[...]"):  # msgspec does not say which one
+            place = place.replace("[...]", f".{_first_wrong(_get(tree, section), kind)}", 1)
+    place = place.replace("[...]", "")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown:
         return f"unknown key {'.'.join(filter(None, (place, unknown[1])))}"
     return f"{place}: {text[:1].lower()}{text[1:]}" if place else text
+
+
+def _get(tree: dict[str, Any], path: str) -> dict[str, Any]:
+    for part in path.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _first_wrong(entries: dict[str, Any], kind: Any) -> str:
+    for name, entry in entries.items():
+        try:
+            msgspec.convert(entry, kind, dec_hook=_duration)
+        except msgspec.ValidationError:
+            return name
+    return ""
+
+
+_NAMED: Final = {"namespaces": Namespace, "collections": Collection, "hooks": Hook, "auth.api_keys": ApiKey}
 
 
 def _check(config: Config) -> None:

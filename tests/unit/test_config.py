@@ -50,8 +50,8 @@ def refusal(tree: Any = None, environment: dict[str, str] | None = None, **flags
         ({"server": {"prot": 1}}, "unknown key server.prot"),
         ({"mongodb": {"url": "x"}}, "unknown key mongodb.url"),
         ({"limits": {"message_byte": 1}}, "unknown key limits.message_byte"),
-        ({"namespaces": {"room": {"colour": 1}}}, "colour"),
-        ({"namespaces": {"room": {"history": {"days": 1}}}}, "history.days"),
+        ({"namespaces": {"room": {"unknown key namespaces.room.colour": 1}}}, "colour"),
+        ({"namespaces": {"room": {"history": {"days": 1}}}}, "unknown key namespaces.room.history.days"),
         ({"auth": {"api_keys": {"shop": {"key": "x"}}}}, "key"),
     ],
 )
