@@ -32,7 +32,8 @@ logger = logging.getLogger("waterspout")
 ROOT = Path(__file__).resolve().parent
 HEADER_SECONDS = 20.0
 BODY_SECONDS = 20.0
-HEADER_BYTES = 16384
+HEADER_BYTES = 65536
+"""Beyond this the connection is cut; from 16 KiB on the handlers answer 431, and 413 to a body over BODY_BYTES."""
 BODY_BYTES = 1 << 20
 
 

@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from tornado.web import Application
 
 from handlers.auth import Login, Logout, Refresh, Register
-from handlers.base import NotFound
-from handlers.channels import Messages
+from handlers.base import BaseHandler, Compressed, NotFound
+from handlers.channels import Batch, Messages, Polls
+from handlers.events import Events, JoinedEvents, Tickets
 from handlers.nodes import ChannelList, Nodes
+from handlers.openapi import OpenApi, document
 from handlers.ops import Health, Metrics, Page, Readiness, log_request
 from handlers.presence import Presence
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
+from server.codec import JSON
 from server.metrics import registry
 from server.node import Node
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
 
+ROUTES: dict[str, type[BaseHandler]] = {
+    "/v1/ws": WebSocketHandler,
+    "/v1/channels/{channel}/messages": Messages,
+    "/v1/channels/{channel}/events": Events,
+    "/v1/channels/{channel}/presence": Presence,
+    "/v1/channels": ChannelList,
+    "/v1/events": JoinedEvents,
+    "/v1/poll": Polls,
+    "/v1/publish": Batch,
+    "/v1/tickets": Tickets,
+    "/v1/nodes": Nodes,
+    "/v1/channels/{channel}/unsubscribe": UnsubscribeUser,
+    "/v1/users/{user}/disconnect": DisconnectUser,
+    "/v1/users/{user}/revoke": RevokeUser,
+    "/v1/auth/register": Register,
+    "/v1/auth/login": Login,
+    "/v1/auth/refresh": Refresh,
+    "/v1/auth/logout": Logout,
+    "/healthz": Health,
+    "/readyz": Readiness,
+    "/metrics": Metrics,
+    "/openapi.json": OpenApi,
+}
+
 
 def make_app(node: Node) -> Application:
-    with_node = {"node": node}
-    return Application(
+    own: dict[type, dict[str, Any]] = {
+        Metrics: {"registry": registry(node)},
+        OpenApi: {"document": JSON.encode(document(ROUTES))},
+    }
+    application = Application(
         [
-            (r"/v1/ws", WebSocketHandler, with_node),
-            (r"/v1/channels/([^/]+)/messages", Messages, with_node),
-            (r"/v1/channels/([^/]+)/presence", Presence, with_node),
-            (r"/v1/channels", ChannelList, with_node),
-            (r"/v1/nodes", Nodes, with_node),
-            (r"/v1/channels/([^/]+)/unsubscribe", UnsubscribeUser, with_node),
-            (r"/v1/users/([^/]+)/disconnect", DisconnectUser, with_node),
-            (r"/v1/users/([^/]+)/revoke", RevokeUser, with_node),
-            (r"/v1/auth/register", Register, with_node),
-            (r"/v1/auth/login", Login, with_node),
-            (r"/v1/auth/refresh", Refresh, with_node),
-            (r"/v1/auth/logout", Logout, with_node),
-            (r"/healthz", Health, with_node),
-            (r"/readyz", Readiness, with_node),
-            (r"/metrics", Metrics, with_node | {"registry": registry(node)}),
+            *(
+                (re.sub(r"{\w+}", "([^/]+)", path.replace(".", r"\.")), handler, {"node": node, **own.get(handler, {})})
+                for path, handler in ROUTES.items()
+            ),
+            (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
             (r"/(console/?)", Page, {"path": str(STATIC), "default_filename": "index.html"}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
         ],
         default_handler_class=NotFound,
-        default_handler_args=with_node,
+        default_handler_args={"node": node},
         log_function=log_request,
     )
+    application.add_transform(Compressed)
+    return application
 
 
 def make_metrics_app(node: Node) -> Application:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from handlers.base import BaseHandler
+from handlers.operations import operation
 from server.accounts import Accounts
-from server.errors import Error
 from server.principals import GUEST, Principal
-from server.protocol import LoginRequest, RefreshRequest, RegisterRequest, convert
+from server.protocol import LoginRequest, RefreshRequest, RegisterRequest, Tokens
 
 
 class AccountHandler(BaseHandler):
@@ -19,42 +17,31 @@ class AccountHandler(BaseHandler):
         self.accounts = self.node.usable_accounts()
         return GUEST
 
-    def request_of(self, kind: Any) -> Any:
-        value = self.body()
-        if not isinstance(value, dict):
-            raise Error("bad_request", f"the body is an object with {', '.join(kind.__struct_fields__)}")
-        return convert(value, kind)
-
 
 class Register(AccountHandler):
-    """POST /v1/auth/register"""
-
-    async def post(self) -> None:
-        request: RegisterRequest = self.request_of(RegisterRequest)
-        tokens = await self.accounts.register(request.user, request.password, request.info, self.client_address())
-        self.answer(tokens, 201)
+    @operation("Make an account", {201: Tokens})
+    async def post(self, body: RegisterRequest) -> None:
+        """And log in. Where accounts are switched on."""
+        self.answer(await self.accounts.register(body.user, body.password, body.info, self.client_address()), 201)
 
 
 class Login(AccountHandler):
-    """POST /v1/auth/login"""
-
-    async def post(self) -> None:
-        request: LoginRequest = self.request_of(LoginRequest)
-        self.answer(await self.accounts.login(request.user, request.password, self.client_address()))
+    @operation("Log in", {200: Tokens})
+    async def post(self, body: LoginRequest) -> None:
+        """A token for an hour, and one to get the next with."""
+        self.answer(await self.accounts.login(body.user, body.password, self.client_address()))
 
 
 class Refresh(AccountHandler):
-    """POST /v1/auth/refresh"""
-
-    async def post(self) -> None:
-        request: RefreshRequest = self.request_of(RefreshRequest)
-        self.answer(await self.accounts.refresh(request.refresh_token))
+    @operation("Get the next token", {200: Tokens})
+    async def post(self, body: RefreshRequest) -> None:
+        """The refresh token is used up by it; the answer has a new one."""
+        self.answer(await self.accounts.refresh(body.refresh_token))
 
 
 class Logout(AccountHandler):
-    """POST /v1/auth/logout"""
-
-    async def post(self) -> None:
-        request: RefreshRequest = self.request_of(RefreshRequest)
-        await self.accounts.logout(request.refresh_token)
+    @operation("Log out", {204: None})
+    async def post(self, body: RefreshRequest) -> None:
+        """The login of this refresh token is over."""
+        await self.accounts.logout(body.refresh_token)
         self.set_status(204)

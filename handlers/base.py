@@ -1,15 +1,17 @@
-"""What every door shares: who is asking, decoding and encoding bodies, errors as problem+json (RFC 9457)."""
+"""What every door shares: who is asking and from where, bodies in and out, errors as problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from tornado.web import HTTPError, RequestHandler
+from tornado.http1connection import HTTP1Connection
+from tornado.web import GZipContentEncoding, HTTPError, RequestHandler, stream_request_body
 
+from handlers.operations import declared
 from server.codec import JSON, MSGPACK, Codec
 from server.errors import Error, bad_request
 from server.node import Node
@@ -18,28 +20,80 @@ from server.protocol import problem
 
 logger = logging.getLogger(__name__)
 
+HEADER_BYTES: Final = 16384
+BODY_BYTES: Final = 1 << 20
+DRAINED_BYTES: Final = 16 << 20
+"""Of a body over BODY_BYTES so much is read and thrown away: who is still sending does not read an answer."""
+
 _CODES = {401: "unauthenticated", 403: "permission_denied", 404: "not_found", 413: "too_large"}
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_JSON_TYPES = ("application/json", "application/x-www-form-urlencoded", "text/plain")
+_CODECS = {codec.media_type: codec for codec in (JSON, MSGPACK)}
+_CORS_REQUEST = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
+_CORS_RESPONSE = "ETag, Retry-After"
 
 
+class Compressed(GZipContentEncoding):
+    """Answers over 1 KiB, for who can take it. The pages are small, and served from caches."""
+
+    def _compressible_type(self, ctype: str) -> bool:
+        return ctype in _CODECS
+
+
+@stream_request_body
 class BaseHandler(RequestHandler):
+    """The body is taken in piece by piece, so that one that is too large is thrown away and gets an answer. Tornado
+    closes the connection under whoever is answered before the body is read, so a refusal waits for it as well."""
+
     node: Node
+    codec: Codec = JSON
 
     def initialize(self, node: Node) -> None:
         self.node = node
         self.principal = GUEST
         self.refusal: Error | None = None
+        self._body = bytearray()
+        self._body_size = 0
+        self._prepared = False
+        self._deferred: Error | None = None
+        self._set_cors_headers()
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
         self.request_id: str = getattr(self, "request_id", None) or "r" + secrets.token_hex(6)
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Vary", "Origin, Accept")
 
     async def prepare(self) -> None:
-        if self.request.method not in ("GET", "HEAD", "OPTIONS") and not self.origin_allowed():
+        self._check_size()
+        try:
+            await self.admit(self.request.method or "")
+        except Error as error:
+            self._deferred = self._deferred or error
+        if self._deferred is not None:
+            setattr(self, (self.request.method or "").lower(), self._refuse)
+        self._prepared = True
+
+    def _refuse(self, *path: str) -> None:
+        assert self._deferred is not None
+        raise self._deferred
+
+    async def admit(self, method: str) -> None:
+        """Whether the request may be looked at: Error if not."""
+        if method not in self.methods():
+            raise Error("bad_request", f"{method}: not allowed here", status=405)
+        if self._header_size() > HEADER_BYTES:
+            raise Error("too_large", f"headers: {HEADER_BYTES} bytes at most", status=431)
+        if method == "OPTIONS":
+            return
+        if method not in ("GET", "HEAD") and not self.origin_allowed():
             # A page of anywhere can send a form; only ours may make the browser's user publish.
             raise Error("permission_denied", "Origin: not allowed; list it under origins")
+        self._negotiate("GET" if method == "HEAD" else method)
         self.principal = await self.authenticate()
+
+    # --- who and from where -------------------------------------------------------------------------------------------
 
     async def authenticate(self) -> Principal:
         """The principal of the Authorization header; a guest without one, where guests are allowed."""
@@ -69,37 +123,119 @@ class BaseHandler(RequestHandler):
             raise Error("unauthenticated", "Authorization: expected Bearer and a token")
         return token.strip()
 
-    def body(self) -> Any:
-        """The request's body, decoded by its Content-Type (JSON without one)."""
-        kind = self.request.headers.get("Content-Type", JSON.media_type).partition(";")[0].strip().lower()
-        codec = {MSGPACK.media_type: MSGPACK}.get(kind, JSON)
-        if codec is JSON and kind not in ("application/json", "application/x-www-form-urlencoded", "text/plain"):
-            raise Error("bad_request", f"Content-Type: {kind} is neither JSON nor MessagePack", status=415)
-        return codec.decode(self.request.body)
-
-    def answer(self, value: Any, status: int = 200) -> None:
-        codec = self._accepted()
-        self.set_status(status)
-        self.set_header("Content-Type", codec.media_type)
-        self.finish(codec.encode(value))
-
-    def _accepted(self) -> Codec:
-        return MSGPACK if MSGPACK.media_type in self.request.headers.get("Accept", "") else JSON
-
-    def number(self, name: str, default: int, least: int, most: int) -> int:
-        text = self.get_query_argument(name, None)
-        if text is None:
-            return default
-        if not text.isascii() or not text.isdigit() or not least <= int(text[:10]) <= most:
-            raise bad_request(f"{name}: a whole number from {least} to {most}")
-        return int(text)
+    def check_room(self, principal: Principal | None) -> None:
+        """Whether one more connection that stays may be let in."""
+        if self.node.leaving:
+            raise Error("unavailable", "the server is leaving", retry_after=1.0)
+        self.node.admit(principal, self.client_address())
 
     def origin_allowed(self) -> bool:
         """No Origin (not a browser), our own, or one that the configuration lists, to the letter."""
         origin = self.request.headers.get("Origin")
         if origin is None or origin in self.node.config.origins:
             return True
-        return urlsplit(origin).netloc.lower() == self.request.headers.get("Host", "").lower()
+        try:
+            return urlsplit(origin).netloc.lower() == self.request.headers.get("Host", "").lower()
+        except ValueError:
+            return False
+
+    def _set_cors_headers(self) -> None:
+        origin = self.request.headers.get("Origin")
+        if origin in self.node.config.origins:
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Expose-Headers", _CORS_RESPONSE)
+
+    def head_of_response(self) -> bytes:
+        """The header lines of a response that is written by hand, without those that describe its content."""
+        lines = [
+            f"{name}: {value}\r\n" for name, value in self._headers.get_all() if name not in ("Content-Type", "Date")
+        ]
+        return "".join(lines).encode("latin1")
+
+    # --- methods ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def methods(cls) -> list[str]:
+        """What this path answers to. HEAD is GET without its body."""
+        own = [name for name in _METHODS if getattr(cls, name.lower()) is not getattr(RequestHandler, name.lower())]
+        return [*own, *(["HEAD"] if "GET" in own else []), "OPTIONS"]
+
+    async def head(self, *path: str) -> None:
+        await cast(Any, self.get(*path))
+
+    def options(self, *path: str) -> None:
+        """A browser's preflight gets its answer in headers; everybody else learns what is allowed here."""
+        allowed = ", ".join(self.methods())
+        self.set_status(204)
+        self.set_header("Allow", allowed)
+        if "Access-Control-Request-Method" in self.request.headers and self._headers.get("Access-Control-Allow-Origin"):
+            self.set_header("Access-Control-Allow-Methods", allowed)
+            self.set_header("Access-Control-Allow-Headers", _CORS_REQUEST)
+            self.set_header("Access-Control-Max-Age", "600")
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            self._deferred = bad_request(f"{name or 'path'}: not UTF-8")
+            return ""
+
+    # --- bodies -------------------------------------------------------------------------------------------------------
+
+    def _header_size(self) -> int:
+        sizes = (len(name) + len(value) + 4 for name, value in self.request.headers.get_all())
+        return sum(sizes) + len(self.request.uri or "")
+
+    def _check_size(self) -> None:
+        cast(HTTP1Connection, self.request.connection).set_max_body_size(DRAINED_BYTES)
+        length = self.request.headers.get("Content-Length", "")
+        if length.isascii() and length.isdigit() and int(length[:20]) > BODY_BYTES:
+            if int(length[:20]) > DRAINED_BYTES or "Expect" in self.request.headers:
+                raise self._too_large()
+            self._deferred = self._too_large()
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body_size += len(chunk)
+        if self._body_size <= BODY_BYTES:
+            self._body += chunk
+
+    @staticmethod
+    def _too_large() -> Error:
+        return Error("too_large", f"body: {BODY_BYTES} bytes at most")
+
+    def body(self) -> Any:
+        """The request's body, decoded by its Content-Type (JSON without one); none is an empty object."""
+        if not self._body_size:
+            return {}
+        if self._body_size > BODY_BYTES:
+            raise self._too_large()
+        if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Error("bad_request", "Content-Encoding: bodies are not compressed here", status=415)
+        kind = self.request.headers.get("Content-Type", JSON.media_type).partition(";")[0].strip().lower()
+        codec = JSON if kind in _JSON_TYPES else _CODECS.get(kind)
+        if codec is None:
+            raise Error("bad_request", f"Content-Type: {kind} is neither JSON nor MessagePack", status=415)
+        return codec.decode(bytes(self._body))
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", self.codec.media_type)
+        if self.request.method in ("GET", "HEAD") and "Cache-Control" not in self._headers:
+            self.set_header("Cache-Control", "private, no-cache")  # kept, and asked about with its ETag
+        self.finish(self.codec.encode(value))
+
+    def _negotiate(self, method: str) -> None:
+        accept = self.request.headers.get("Accept")
+        if not accept:
+            return
+        declaration = declared(type(self), method)
+        offered = (declaration and declaration.media_types) or tuple(_CODECS)
+        best = max(offered, key=lambda media_type: _quality(accept, media_type))  # the first of equals
+        if not _quality(accept, best):
+            raise Error("bad_request", f"Accept: only {' and '.join(offered)} here", status=406)
+        self.codec = _CODECS.get(best, JSON)
+
+    # --- errors -------------------------------------------------------------------------------------------------------
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = (kwargs.get("exc_info") or (None, None, None))[1]
@@ -111,14 +247,15 @@ class BaseHandler(RequestHandler):
             error = Error(code, reason, status=status_code)
         self.node.refused(error, getattr(self, "principal", None), self.client_address())
         self.refusal = error
+        self._set_cors_headers()
         self.set_status(error.status)
-        self.set_header("Content-Type", "application/problem+json")
-        if error.status == 401:
-            self.set_header("WWW-Authenticate", "Bearer")
-        if error.retry_after is not None:
-            self.set_header("Retry-After", str(max(1, round(error.retry_after + 0.5))))
-        title = HTTPStatus(error.status).phrase
-        self.finish(JSON.encode({"type": "about:blank", "title": title, "status": error.status, **problem(error)}))
+        for name, value in problem_headers(error).items():
+            self.set_header(name, value)
+        if not self._prepared:
+            self.set_header("Connection", "close")
+        if error.status == 405:
+            self.set_header("Allow", ", ".join(self.methods()))
+        self.finish(problem_body(error))
 
     def _handle_request_exception(self, e: BaseException) -> None:
         # Errors of our own catalogue are answers, not failures: no traceback in the log.
@@ -145,6 +282,39 @@ class BaseHandler(RequestHandler):
             logger.error("%s failed", failed, exc_info=(kind, error, trace), extra=self.about())
 
 
+def problem_headers(error: Error) -> dict[str, str]:
+    headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None or error.status in (429, 503):
+        headers["Retry-After"] = str(max(1, round((error.retry_after or 0.5) + 0.5)))
+    return headers
+
+
+def problem_body(error: Error) -> bytes:
+    title = HTTPStatus(error.status).phrase
+    return JSON.encode({"type": "about:blank", "title": title, "status": error.status, **problem(error)})
+
+
+def _quality(accept: str, media_type: str) -> float:
+    """How much `media_type` is wanted, 0 to 1, by the most specific range that fits (RFC 9110, section 12.5.1)."""
+    ranges = {"*/*": 0, media_type.partition("/")[0] + "/*": 1, media_type: 2}
+    best, quality = -1, 0.0
+    for part in accept.split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        specific = ranges.get(name, -1)
+        if specific <= best:
+            continue
+        best, quality = specific, 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = min(max(float(parameter[2:]), 0.0), 1.0)
+                except ValueError:
+                    quality = 0.0
+    return quality
+
+
 class NotFound(BaseHandler):
-    async def prepare(self) -> None:
+    async def admit(self, method: str) -> None:
         raise Error("not_found", "there is nothing at this path")

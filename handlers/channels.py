@@ -1,64 +1,163 @@
-"""REST: publish to a channel, and read its history."""
+"""REST: publish to channels, read their history, wait for what comes."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import UNSET
+
 from handlers.base import BaseHandler
-from server.errors import bad_request
-from server.protocol import DEFAULT_PAGE, MAX_PAGE, PublishRequest, convert
+from handlers.events import wanted_channels
+from handlers.operations import operation
+from handlers.sockets import PollSocket, adopt
+from server.errors import Error, bad_request
+from server.events import Poll
+from server.log import Receipt
+from server.protocol import (
+    MAX_BATCH,
+    Accepted,
+    BatchRequest,
+    BatchResults,
+    HistoryPage,
+    HistoryQuery,
+    IdempotencyHeader,
+    PollPage,
+    PollQuery,
+    Published,
+    PublishItem,
+    PublishRequest,
+    Result,
+    convert,
+    problem,
+)
+
+Publishing = asyncio.Future[Receipt | None] | Error | None
 
 
-class Messages(BaseHandler):
-    """/v1/channels/{channel}/messages"""
+class Waiting(BaseHandler):
+    async def poll(self, wanted: Mapping[str, str | None], limit: int, wait: int, *, joined: bool = False) -> None:
+        """Answer at once if there is something behind the cursors, or else leave the connection to a `Poll`."""
+        self.check_room(self.principal)
+        socket = PollSocket(self.node, self.client_address(), self.head_of_response())
+        poll = Poll(self.node, socket, self.codec, self.principal, self.client_address(), limit=limit, joined=joined)
+        socket.outbox = poll
+        try:
+            if not (await poll.idle(wanted) and wait) or self.request.method == "HEAD":
+                self.answer(await poll.page())
+                return
+            poll.wait(wait)
+            await adopt(self.detach(), socket)
+        finally:
+            if not socket.connected:
+                poll.closed()
 
-    async def post(self, channel: str) -> None:
-        value = self.body()
-        if not isinstance(value, dict):
-            raise bad_request("the body is an object with data")
-        request = convert(value, PublishRequest)
-        header = self.request.headers.get("Idempotency-Key")
-        if header is not None:
-            request = convert({"data": None, "key": header} | value, PublishRequest)
+
+class Messages(Waiting):
+    @operation("Publish a message", {201: Published, 200: Published, 202: Accepted})
+    async def post(self, channel: str, body: PublishRequest, headers: IdempotencyHeader) -> None:
+        """Answered when the message is durable. 200: it was stored by an earlier publish with the same key. 202: it is
+        ephemeral."""
         publishing = self.node.publish(
             self.principal,
             channel,
-            request.data,
-            request.key,
-            tag=request.tag,
-            ephemeral=request.ephemeral,
+            body.data,
+            body.key or headers.key,
+            tag=body.tag,
+            ephemeral=body.ephemeral,
             address=self.client_address(),
         )
         receipt = None if publishing is None else await publishing
         if receipt is None:
-            self.answer({"channel": channel}, 202)
+            self.answer(Accepted(channel), 202)
             return
         position, key, duplicate = receipt
-        self.answer(
-            {
-                "channel": channel,
-                "offset": position.offset,
-                "cursor": str(position),
-                "key": key,
-                "duplicate": duplicate,
-            },
-            200 if duplicate else 201,
-        )
+        published = Published(channel, position.offset, str(position), key, duplicate)
+        self.answer(published, 200 if duplicate else 201)
 
-    async def get(self, channel: str) -> None:
-        if self.get_query_argument("wait", None) is not None:
-            raise bad_request("wait: long polls are not available in this version")
-        self.answer(
-            await self.node.history(
+    @operation("Read the history, or wait for messages", {200: HistoryPage, 304: None})
+    async def get(self, channel: str, query: HistoryQuery) -> None:
+        """Bounds are exclusive; with neither, the newest. With `wait` it is a long poll: answered at once when there is
+        something after the cursor, else when there is, else with nothing and the same cursor."""
+        if query.wait:
+            if query.before is not None:
+                raise bad_request("wait: what is before a cursor is there already")
+            await self.poll({channel: query.after}, query.limit, query.wait)
+            return
+        page = await self.node.history(
+            self.principal,
+            channel,
+            after=query.after,
+            before=query.before,
+            limit=query.limit,
+            address=self.client_address(),
+        )
+        self.answer(page)
+
+
+class Polls(Waiting):
+    @operation("Read from several channels, or wait for messages", {200: PollPage, 304: None})
+    async def get(self, query: PollQuery) -> None:
+        """As the long poll of one channel, with one cursor for all of them; they share `limit`."""
+        wanted = wanted_channels(query.channels, query.after)
+        await self.poll(wanted, max(1, query.limit // len(wanted)), query.wait, joined=True)
+
+
+class Batch(BaseHandler):
+    @operation("Publish many messages", {200: BatchResults})
+    async def post(self, body: BatchRequest, headers: IdempotencyHeader) -> None:
+        """Each is stored or refused by itself. With `channels` instead of `messages` one datum goes to all of them,
+        with the same key in each."""
+        if bool(body.messages) == bool(body.channels):
+            raise bad_request(f"messages, channels: one of them, with 1 to {MAX_BATCH} entries")
+        items: list[Any] = body.messages
+        if body.channels:
+            if body.data is UNSET:
+                raise bad_request("data: required with channels")
+            key = body.key or headers.key
+            items = [
+                PublishItem(data=body.data, key=key, tag=body.tag, ephemeral=body.ephemeral, channel=channel)
+                for channel in body.channels
+            ]
+        # All are under way, in order, before one is waited for.
+        started = [self._start(item) for item in items]
+        self.answer(BatchResults([await _outcome(*one) for one in started]))
+
+    def _start(self, value: Any) -> tuple[str, Publishing]:
+        """The channel, and what will be known of its message; None: the channel is ephemeral."""
+        channel = ""
+        try:
+            item = value if isinstance(value, PublishItem) else convert(value, PublishItem)
+            channel = item.channel
+            return channel, self.node.publish(
                 self.principal,
                 channel,
-                after=self.get_query_argument("after", None),
-                before=self.get_query_argument("before", None),
-                limit=self.number("limit", DEFAULT_PAGE, 1, MAX_PAGE),
+                item.data,
+                item.key,
+                tag=item.tag,
+                ephemeral=item.ephemeral,
+                session=self.request_id,
                 address=self.client_address(),
             )
-        )
+        except Error as error:
+            return channel, error
 
-    def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise bad_request(f"{name or 'channel'}: not UTF-8") from None
+
+async def _outcome(channel: str, publishing: Publishing) -> Result:
+    try:
+        if isinstance(publishing, Error):
+            raise publishing
+        receipt = None if publishing is None else await publishing
+    except Error as error:
+        return {"error": problem(error)}
+    if receipt is None:
+        return {"channel": channel}
+    position, key, duplicate = receipt
+    return {
+        "channel": channel,
+        "offset": position.offset,
+        "cursor": str(position),
+        "key": key,
+        "duplicate": duplicate,
+    }

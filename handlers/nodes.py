@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from handlers.base import BaseHandler
-from server.protocol import DEFAULT_PAGE, MAX_PAGE
+from handlers.operations import operation
+from server.protocol import ChannelsPage, ChannelsQuery, NodesPage
 
 
 class Nodes(BaseHandler):
-    """/v1/nodes"""
-
-    def get(self) -> None:
+    @operation("List the nodes", {200: NodesPage, 304: None})
+    async def get(self) -> None:
+        """What each node within hearing last said of itself, once a second. For API keys that are `admin`."""
         self.answer(self.node.nodes(self.principal))
 
 
 class ChannelList(BaseHandler):
-    """/v1/channels"""
-
-    async def get(self) -> None:
-        self.answer(
-            await self.node.channels(
-                self.principal,
-                self.get_query_argument("prefix", ""),
-                self.get_query_argument("after", ""),
-                self.number("limit", DEFAULT_PAGE, 1, MAX_PAGE),
-            )
-        )
+    @operation("List the channels that have subscribers", {200: ChannelsPage, 304: None})
+    async def get(self, query: ChannelsQuery) -> None:
+        """Of all nodes, by name. For API keys that are `admin`."""
+        self.answer(await self.node.channels(self.principal, query.prefix, query.after, query.limit))

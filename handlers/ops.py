@@ -10,11 +10,15 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from handlers.base import BaseHandler
+from handlers.operations import operation
+from server.codec import JSON
 from server.errors import NOTABLE, Error
 from server.node import Node
+from server.protocol import HealthStatus, ReadinessQuery, ReadinessStatus
 
 logger = logging.getLogger("waterspout.access")
 
+ONLY_JSON = (JSON.media_type,)
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self' ws: wss:; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -22,31 +26,29 @@ CONTENT_SECURITY_POLICY = (
 
 
 class Health(BaseHandler):
-    """The process is alive and its event loop turns."""
-
-    async def prepare(self) -> None:
+    async def admit(self, method: str) -> None:
         pass
 
-    def get(self) -> None:
+    @operation("Whether the process is alive", {200: HealthStatus}, media_types=ONLY_JSON)
+    async def get(self) -> None:
+        """It answers, and its event loop turns."""
         self.answer({"status": "ok"})
 
 
 class Readiness(BaseHandler):
-    """200 ready or degraded, 503 down, and why. `?strict=1`: degraded is 503 too."""
-
-    async def prepare(self) -> None:
+    async def admit(self, method: str) -> None:
         pass
 
-    async def get(self) -> None:
+    @operation("Whether it can do its work", {200: ReadinessStatus, 503: ReadinessStatus}, media_types=ONLY_JSON)
+    async def get(self, query: ReadinessQuery) -> None:
+        """200 ready or degraded, 503 down, and why."""
         status, reasons = await self.node.readiness()
-        strict = self.get_query_argument("strict", "") == "1"
+        strict = query.strict == "1"
         body = {"status": status} if status == "ready" else {"status": status, "reasons": reasons}
         self.answer(body, 503 if status == "down" or (strict and status != "ready") else 200)
 
 
 class Metrics(BaseHandler):
-    """For Prometheus, as text or OpenMetrics: on a port of its own, or with an API key that is `admin`."""
-
     def initialize(  # type: ignore[override]  # Tornado's way: the route's own arguments
         self, node: Node, registry: CollectorRegistry, keyless: bool = False
     ) -> None:
@@ -54,7 +56,7 @@ class Metrics(BaseHandler):
         self._registry = registry
         self._keyless = keyless
 
-    async def prepare(self) -> None:
+    async def admit(self, method: str) -> None:
         if self._keyless:
             return
         principal = await self.authenticate()
@@ -62,7 +64,9 @@ class Metrics(BaseHandler):
             code = "permission_denied" if principal.user else "unauthenticated"
             raise Error(code, "Authorization: metrics need an API key that is admin")
 
+    @operation("Metrics for Prometheus", {200: str}, media_types=("text/plain", "application/openmetrics-text"))
     async def get(self) -> None:
+        """As text or OpenMetrics: on a port of its own, or with an API key that is `admin`."""
         await self.node.readiness()  # looks at MongoDB, if nobody has for a second
         wanted = "application/openmetrics-text" in self.request.headers.get("Accept", "")
         form = openmetrics if wanted else exposition

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from handlers.base import BaseHandler
-from server.protocol import MAX_PAGE
+from handlers.operations import operation
+from server.protocol import PresencePage, PresenceQuery
 
 
 class Presence(BaseHandler):
-    """/v1/channels/{channel}/presence"""
-
-    async def get(self, channel: str) -> None:
-        self.answer(await self.node.presence(self.principal, channel, self.number("left", 0, 0, MAX_PAGE)))
+    @operation("Who is in a channel", {200: PresencePage, 304: None})
+    async def get(self, channel: str, query: PresenceQuery) -> None:
+        """Each user once, with the number of their sessions. Where the namespace keeps presence."""
+        self.answer(await self.node.presence(self.principal, channel, query.left, address=self.client_address()))

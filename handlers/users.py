@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from handlers.base import BaseHandler
-from server.errors import bad_request
-from server.protocol import DisconnectRequest, RevokeRequest, UnsubscribeRequest, convert
+from handlers.operations import operation
+from server.protocol import DisconnectRequest, RevokeRequest, UnsubscribeRequest, UserNamed, UserUnsubscribed
 
 
-class _Admin(BaseHandler):
-    def request_as(self, kind: Any) -> Any:
-        """The body as `kind`; none is an empty one."""
-        value = self.body() if self.request.body else {}
-        if not isinstance(value, dict):
-            raise bad_request("the body is an object")
-        return convert(value, kind)
-
-    def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise bad_request(f"{name or 'path'}: not UTF-8") from None
-
-
-class DisconnectUser(_Admin):
-    """/v1/users/{user}/disconnect"""
-
-    async def post(self, user: str) -> None:
-        request: DisconnectRequest = self.request_as(DisconnectRequest)
-        await self.node.disconnect_user(self.principal, user, request.reason, request.reconnect)
+class DisconnectUser(BaseHandler):
+    @operation("Close a user's connections", {200: UserNamed})
+    async def post(self, user: str, body: DisconnectRequest) -> None:
+        """On every node within a second. For API keys that are `admin`."""
+        await self.node.disconnect_user(self.principal, user, body.reason, body.reconnect)
         self.answer({"user": user})
 
 
-class RevokeUser(_Admin):
-    """/v1/users/{user}/revoke"""
-
-    async def post(self, user: str) -> None:
-        request: RevokeRequest = self.request_as(RevokeRequest)
-        await self.node.revoke(self.principal, user, request.token, request.channels)
+class RevokeUser(BaseHandler):
+    @operation("Revoke a user's tokens", {200: UserNamed})
+    async def post(self, user: str, body: RevokeRequest) -> None:
+        """All that were issued until now, or one of them, or their rights in some channels. For API keys that are
+        `admin`."""
+        await self.node.revoke(self.principal, user, body.token, body.channels)
         self.answer({"user": user})
 
 
-class UnsubscribeUser(_Admin):
-    """/v1/channels/{channel}/unsubscribe"""
-
-    async def post(self, channel: str) -> None:
-        request: UnsubscribeRequest = self.request_as(UnsubscribeRequest)
-        await self.node.unsubscribe_user(self.principal, channel, request.user, request.reason)
-        self.answer({"channel": channel, "user": request.user})
+class UnsubscribeUser(BaseHandler):
+    @operation("End a user's subscription", {200: UserUnsubscribed})
+    async def post(self, channel: str, body: UnsubscribeRequest) -> None:
+        """The user may subscribe again. For API keys that are `admin`."""
+        await self.node.unsubscribe_user(self.principal, channel, body.user, body.reason)
+        self.answer({"channel": channel, "user": body.user})

@@ -31,6 +31,7 @@ from pymongo.errors import DuplicateKeyError
 from server.codec import JSON
 from server.errors import Error, bad_request
 from server.mongodb import mapped
+from server.protocol import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class Accounts:
 
     # --- the use cases: each answers {"user", "token", "expires", "refresh_token"} ------------------------------------
 
-    async def register(self, user: str, password: str, info: Any, address: str) -> dict[str, Any]:
+    async def register(self, user: str, password: str, info: Any, address: str) -> Tokens:
         """A new account, logged in; `conflict` if the name is taken, in whatever case."""
         name, password = _name(user), _password(password)
         encoded = JSON.encode(info)
@@ -152,7 +153,7 @@ class Accounts:
         logger.info("account registered", extra={"user": user, "ip": address})
         return await self._log_in(account)
 
-    async def login(self, user: str, password: str, address: str) -> dict[str, Any]:
+    async def login(self, user: str, password: str, address: str) -> Tokens:
         """`unauthenticated`, after the same work, whether the account or the password is the wrong one."""
         name, password = _name(user), _password(password)
         self._addresses.check(address)
@@ -169,7 +170,7 @@ class Accounts:
         self._logins.forget((name, address))
         return await self._log_in(account)
 
-    async def refresh(self, refresh_token: str) -> dict[str, Any]:
+    async def refresh(self, refresh_token: str) -> Tokens:
         """New tokens for the newest refresh token of a family; `unauthenticated` ends the family."""
         family, _, secret = refresh_token.partition(".")
         new, now = secrets.token_urlsafe(32), datetime.now(UTC)
@@ -198,7 +199,7 @@ class Accounts:
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    async def _log_in(self, account: dict[str, Any]) -> dict[str, Any]:
+    async def _log_in(self, account: dict[str, Any]) -> Tokens:
         family, secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
         expires = datetime.now(UTC) + REFRESH_WITHIN
         with mapped():
@@ -207,7 +208,7 @@ class Accounts:
             )
         return self._tokens(account, f"{family}.{secret}")
 
-    def _tokens(self, account: dict[str, Any], refresh_token: str) -> dict[str, Any]:
+    def _tokens(self, account: dict[str, Any], refresh_token: str) -> Tokens:
         token, expires = self._sign(account["user"], ACCESS_SECONDS, info=JSON.decode(account["info"].encode()))
         return {"user": account["user"], "token": token, "expires": expires, "refresh_token": refresh_token}
 

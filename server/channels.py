@@ -1,12 +1,15 @@
 """Channel names, and cursors: positions in a channel.
 
 A name is `namespace:rest`. The namespace decides the options (config.yaml), the rest is the user's.
-A cursor is `epoch:offset`, opaque to clients, or `0`: the beginning of any channel.
+A cursor is `epoch:offset`, opaque to clients, or `0`: the beginning of any channel. A joined cursor is a position in
+each of several channels.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -92,3 +95,45 @@ def parse_cursor(text: str, field: str = "after") -> Position:
     if match is None or int(match[2]) > MAX_OFFSET:
         raise bad_request(f"{field}: not a cursor")
     return Position(match[1], int(match[2]))
+
+
+def join_cursors(cursors: Mapping[str, str | None]) -> str:
+    """One cursor for several channels, in whatever order they are asked for: `~digest.epoch:offset.offset.-`, by name.
+
+    The digest tells the set of channels; an epoch stands where it is not the one before; `-` is for an ephemeral
+    channel. 128 channels take about 500 bytes: it travels in headers and URLs. Of one channel it is that channel's own.
+    """
+    if len(cursors) == 1:
+        return next(iter(cursors.values())) or "-"
+    items = [_digest(cursors)]
+    known = ""
+    for channel in sorted(cursors):
+        cursor = cursors[channel]
+        epoch, colon, offset = (cursor or "-").partition(":")
+        items.append(offset if colon and epoch == known else cursor or "-")
+        known = epoch if colon else known
+    return "~" + ".".join(items)
+
+
+def split_cursor(text: str, channels: Iterable[str], field: str = "after") -> dict[str, str | None]:
+    """The channels' own cursors again; `bad_request` if they are not the channels that were joined."""
+    names = sorted(channels)
+    digest, *items = text.removeprefix("~").split(".")
+    if digest != _digest(names) or len(items) != len(names):
+        raise bad_request(f"{field}: not a cursor of these channels")
+    cursors: dict[str, str | None] = {}
+    epoch = ""
+    for channel, item in zip(names, items, strict=True):
+        if item == "-":
+            cursors[channel] = None
+            continue
+        if ":" in item:
+            epoch = item.partition(":")[0]
+        elif item != "0":
+            item = f"{epoch}:{item}"
+        cursors[channel] = str(parse_cursor(item, field))
+    return cursors
+
+
+def _digest(channels: Iterable[str]) -> str:
+    return hashlib.blake2s(" ".join(sorted(channels)).encode(), digest_size=6).hexdigest()

@@ -83,6 +83,7 @@ class Auth(Section):
     guests: bool = True
     public_guests: bool = False
     accounts: bool = False
+    ticket_ttl: Seconds = Seconds(60)
     api_keys: dict[str, ApiKey] = field(default_factory=dict)
 
 

@@ -41,12 +41,13 @@ from server.mongodb import connect
 from server.permissions import Permissions, revocable
 from server.presence import Presence
 from server.principals import Principal
-from server.protocol import Push, gap_push
+from server.protocol import Gap, HistoryPage, MessagePush, Push, gap_push
 from server.revocations import Revocation, Revocations
 from server.seen import Seen
 from server.sequencer import Sequencer
 from server.stats import REASON, Events, Rates
 from server.subscription import Stream, Subscriber, Subscription
+from server.tickets import Tickets
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class Node:
         self._accounts: Accounts | None = None
         if config.auth.accounts:
             self._accounts = Accounts(self._database, self.authenticator.sign, config.auth.api_keys)
+        self.tickets = Tickets(self._database, config.auth.ticket_ttl)
         self.seen = Seen(self._database)
         self.attendance = Presence(
             self.id,
@@ -185,6 +187,7 @@ class Node:
         await self._persist(self.log.open)
         await self._persist(self.seen.open)
         await self._persist(self.revocations.open)
+        await self._persist(self.tickets.open)
         if self._accounts is not None:
             await self._persist(self._open_accounts, self._accounts)
         self.opened = True
@@ -572,9 +575,10 @@ class Node:
         before: str | None,
         limit: int,
         address: str = "",
-    ) -> Push:
-        """{"messages": […], "cursor", "head", "more", "gap": None | {"from", "to"}}: oldest first, bounds exclusive;
-        with neither bound the newest. A page may be shorter than `limit`."""
+        head: Position | None = None,
+    ) -> HistoryPage:
+        """Oldest first, bounds exclusive; with neither bound the newest. A page may be shorter than `limit`.
+        `head`: the newest position, where it is known already."""
         self.spend(principal, address)
         namespace = await self.readable(principal, channel)
         if not namespace.durable:
@@ -584,7 +588,7 @@ class Node:
         start = None if after is None else parse_cursor(after, "after")
         end = None if before is None else parse_cursor(before, "before")
         self._check_open()
-        head = (await self.log.heads([channel]))[channel]
+        head = head or (await self.log.heads([channel]))[channel]
         if start is not None:
             page = await self._history_after(channel, start, head, limit)
         else:
@@ -592,8 +596,8 @@ class Node:
         self.permissions.check(principal, "subscribe", channel)  # it may have been revoked meanwhile
         return page
 
-    async def _history_after(self, channel: str, after: Position, head: Position, limit: int) -> Push:
-        gap: Push | None = None
+    async def _history_after(self, channel: str, after: Position, head: Position, limit: int) -> HistoryPage:
+        gap: Gap | None = None
         given = after
         if after == BEGINNING:
             after = Position(head.epoch, 0)
@@ -613,8 +617,8 @@ class Node:
         more = bool(messages) and cursor.offset < head.offset
         return _history(messages, cursor, head, more, gap)
 
-    async def _history_before(self, channel: str, before: Position | None, head: Position, limit: int) -> Push:
-        gap: Push | None = None
+    async def _history_before(self, channel: str, before: Position | None, head: Position, limit: int) -> HistoryPage:
+        gap: Gap | None = None
         offset = MAX_OFFSET
         if before is not None:
             if before.epoch == head.epoch or before == BEGINNING:
@@ -627,6 +631,18 @@ class Node:
         first = messages[0].offset if messages else 0
         cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
         return _history(messages, cursor, head, bool(messages) and first - 1 > floor, gap)
+
+    async def ticket(self, principal: Principal, channels: list[str]) -> tuple[str, float]:
+        """For listening to `channels` without a token (see tickets.py), and the seconds it is good for."""
+        for channel in channels:
+            await self.readable(principal, channel)
+        return self.tickets.issue(principal, channels)
+
+    def redeem(self, ticket: str, channels: list[str]) -> Principal:
+        """Whoever got the ticket, unless their token has been revoked."""
+        principal = self.tickets.redeem(ticket, channels)
+        self.recognize(principal)
+        return principal
 
     # --- presence -----------------------------------------------------------------------------------------------------
 
@@ -996,6 +1012,6 @@ def _buckets(rate: float | UserRate) -> Buckets:
     return Buckets(rate.per_user, rate.burst) if isinstance(rate, UserRate) else Buckets(rate)
 
 
-def _history(messages: list[Message], cursor: Position, head: Position, more: bool, gap: Push | None) -> Push:
-    pushes = [message.push() for message in messages]
+def _history(messages: list[Message], cursor: Position, head: Position, more: bool, gap: Gap | None) -> HistoryPage:
+    pushes = [cast(MessagePush, message.push()) for message in messages]
     return {"messages": pushes, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}

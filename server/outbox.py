@@ -270,9 +270,8 @@ class Outbox:
             size = 0
             while self._queue and size < WRITE_CHUNK:
                 item = self._queue.popleft()
-                data = item.data if isinstance(item, Delivery) else item
-                chunk.append(data)
-                size += len(data)
+                chunk.append(self._bytes(item) if isinstance(item, Delivery) else item)
+                size += len(item.data if isinstance(item, Delivery) else item)
             self._queued -= size
             self._write(b"".join(chunk))  # may call `pause`
         if self._queue:
@@ -288,6 +287,10 @@ class Outbox:
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
+
+    def _bytes(self, delivery: Delivery) -> bytes:
+        """What is written of a delivery that has waited, now that nothing can drop it any more."""
+        return delivery.data
 
     def _tell_dropped(self) -> None:
         dropped, self._dropped = self._dropped, None
@@ -310,6 +313,10 @@ class Outbox:
 
     def _mind_reading(self) -> None:
         """The queue has grown or shrunk: where commands come in, they may have to wait."""
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
 
     # --- time and the end ---------------------------------------------------------------------------------------------
 

@@ -6,12 +6,13 @@ here as plain objects. Unknown fields are ignored, an unknown `type` is an error
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from server.errors import Disconnect, Error, bad_request
+from server.errors import ERRORS, Disconnect, Error, bad_request
 
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
@@ -89,57 +90,6 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
 }
 
 
-class PublishRequest(Struct):
-    """The body of POST /v1/channels/{channel}/messages."""
-
-    data: Any
-    key: Key | None = None
-    tag: Annotated[str, Meta(max_length=MAX_KEY)] | None = None
-    ephemeral: bool = False
-
-
-class LoginRequest(Struct):
-    """The body of POST /v1/auth/login."""
-
-    user: str
-    password: str
-
-
-class RegisterRequest(LoginRequest):
-    """The body of POST /v1/auth/register. `info` is what others may be shown."""
-
-    info: Any = None
-
-
-class RefreshRequest(Struct):
-    """The body of POST /v1/auth/refresh and /v1/auth/logout."""
-
-    refresh_token: Annotated[str, Meta(max_length=255)]
-
-
-class DisconnectRequest(Struct):
-    """The body of POST /v1/users/{user}/disconnect."""
-
-    reason: Reason = ""
-    reconnect: bool = False
-
-
-class RevokeRequest(Struct):
-    """The body of POST /v1/users/{user}/revoke."""
-
-    token: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
-    channels: Annotated[list[Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]], Meta(max_length=100)] = field(
-        default_factory=list
-    )
-
-
-class UnsubscribeRequest(Struct):
-    """The body of POST /v1/channels/{channel}/unsubscribe."""
-
-    user: Annotated[str, Meta(min_length=1)]
-    reason: Reason = ""
-
-
 def parse_command(value: Any) -> AnyCommand:
     if not isinstance(value, dict):
         raise bad_request("a command is an object")
@@ -151,10 +101,10 @@ def parse_command(value: Any) -> AnyCommand:
     return command
 
 
-def convert(value: Any, kind: Any) -> Any:
-    """`value` as the struct `kind`, or `bad_request` naming the field."""
+def convert(value: Any, kind: Any, *, strict: bool = True) -> Any:
+    """`value` as the struct `kind`, or `bad_request` naming the field. Not strict: numbers may be text, as in URLs."""
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise bad_request(_readable(str(error))) from None
 
@@ -200,6 +150,278 @@ class EphemeralPush(Struct, tag_field="type", tag="message"):
 Push = dict[str, Any]
 
 
+# --- REST: docs/rest.md tells them to people, /openapi.json to programs -----------------------------------------------
+
+MAX_BATCH: Final = 500
+MAX_WAIT: Final = 60
+MAX_CHANNELS: Final = 128
+
+Channel = Annotated[str, Meta(description="`namespace:rest`", examples=["chat:lobby"])]
+Cursor = Annotated[str, Meta(description="A position, opaque; `0` is the beginning", examples=["0"])]
+Datum = Annotated[Any, Meta(description="Any JSON value", examples=[{"text": "hello"}])]
+Tag = Annotated[str, Meta(max_length=MAX_KEY, description="What a conflating channel keeps the newest message of")]
+Passing = Annotated[bool, Meta(description="Pass it on and store nothing")]
+IdempotencyKey = Annotated[Key, Meta(description="A retry with the same key is stored once", examples=["order-17"])]
+
+
+class PublishRequest(Struct):
+    data: Datum
+    key: IdempotencyKey | None = None
+    tag: Tag | None = None
+    ephemeral: Passing = False
+
+
+class PublishItem(PublishRequest, kw_only=True):
+    channel: Channel
+
+
+class BatchRequest(Struct):
+    """Either `messages`, or one datum for many `channels`."""
+
+    # One by one, so that a bad item is the error of that item.
+    messages: Annotated[
+        list[Annotated[Any, Meta(extra_json_schema={"$ref": "#/components/schemas/PublishItem"})]],
+        Meta(max_length=MAX_BATCH),
+    ] = msgspec.field(default_factory=list)
+    channels: Annotated[list[Channel], Meta(max_length=MAX_BATCH)] = msgspec.field(default_factory=list)
+    data: Datum | UnsetType = UNSET
+    key: IdempotencyKey | None = None
+    tag: Tag | None = None
+    ephemeral: Passing = False
+
+
+class IdempotencyHeader(Struct, rename={"key": "Idempotency-Key"}):
+    key: IdempotencyKey | None = None
+
+
+class Published(Struct):
+    """Where the message is. `duplicate`: an earlier publish with the same key put it there."""
+
+    channel: Channel
+    offset: int
+    cursor: Cursor
+    key: str
+    duplicate: bool
+
+
+class Accepted(Struct):
+    """An ephemeral channel stores nothing."""
+
+    channel: Channel
+
+
+class ErrorBody(TypedDict):
+    code: Annotated[str, Meta(extra_json_schema={"enum": list(ERRORS)})]
+    reason: str
+    retry: Annotated[bool, Meta(description="Whether the same may succeed later")]
+    retry_after: NotRequired[Annotated[float, Meta(description="Seconds")]]
+
+
+class Problem(ErrorBody):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+
+
+class Result(TypedDict, total=False):
+    """As of a single publish, or an error."""
+
+    channel: Channel
+    offset: int
+    cursor: Cursor
+    key: str
+    duplicate: bool
+    error: ErrorBody
+
+
+class BatchResults(Struct):
+    results: Annotated[list[Result], Meta(description="In the order of the request")]
+
+
+Gap = TypedDict("Gap", {"from": int | None, "to": int | None, "reason": NotRequired[str]})
+ChannelGap = TypedDict(
+    "ChannelGap", {"channel": Channel, "from": int | None, "to": int | None, "reason": NotRequired[str]}
+)
+
+
+class HistoryQuery(Struct):
+    after: Cursor | None = None
+    before: Cursor | None = None
+    limit: Limit = DEFAULT_PAGE
+    wait: Annotated[
+        int, Meta(ge=0, le=MAX_WAIT, description="Seconds to wait while there is nothing after the cursor")
+    ] = 0
+
+
+class HistoryPage(TypedDict):
+    """Oldest first. `more` looks the way of reading; `gap`: what was asked for and is no longer retained."""
+
+    messages: Sequence[MessagePush]
+    cursor: Cursor
+    head: Cursor
+    more: bool
+    gap: Gap | None
+
+
+Channels = Annotated[list[Channel], Meta(min_length=1, max_length=MAX_CHANNELS)]
+
+
+Afters = Annotated[list[str], Meta(description="In the order of the channels, or one joined cursor")]
+
+
+class PollQuery(Struct, rename={"channels": "channel"}):
+    channels: Channels
+    after: Afters = msgspec.field(default_factory=list)
+    limit: Limit = DEFAULT_PAGE
+    wait: Annotated[int, Meta(ge=0, le=MAX_WAIT, description="Seconds to wait while there is nothing")] = 0
+
+
+class PollPage(TypedDict):
+    """Of several channels: the cursor is a joined one."""
+
+    messages: list[MessagePush]
+    cursor: Cursor
+    more: bool
+    gaps: list[ChannelGap]
+
+
+class EventsQuery(Struct):
+    after: Cursor | None = None
+    last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
+    ticket: str | None = None
+
+
+class JoinedEventsQuery(Struct, rename={"channels": "channel"}):
+    channels: Channels
+    after: Afters = msgspec.field(default_factory=list)
+    last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
+    ticket: str | None = None
+
+
+class LastEventId(Struct, rename={"cursor": "Last-Event-ID"}):
+    cursor: Annotated[str, Meta(description="Goes before `after`")] | None = None
+
+
+class LoginRequest(Struct):
+    user: str
+    password: str
+
+
+class RegisterRequest(LoginRequest):
+    info: Annotated[Any, Meta(description="What others may be shown")] = None
+
+
+class RefreshRequest(Struct):
+    refresh_token: Annotated[str, Meta(max_length=255)]
+
+
+class DisconnectRequest(Struct):
+    reason: Reason = ""
+    reconnect: bool = False
+
+
+class RevokeRequest(Struct):
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    channels: Annotated[list[Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]], Meta(max_length=100)] = field(
+        default_factory=list
+    )
+
+
+class UnsubscribeRequest(Struct):
+    user: Annotated[str, Meta(min_length=1)]
+    reason: Reason = ""
+
+
+class UserNamed(TypedDict):
+    user: str
+
+
+class UserUnsubscribed(UserNamed):
+    channel: str
+
+
+class PresenceQuery(Struct):
+    left: Annotated[int, Meta(ge=0, le=MAX_PAGE, description="How many of those who left, the latest first")] = 0
+
+
+class PresentUser(TypedDict):
+    user: str
+    sessions: int
+    info: NotRequired[Any]
+
+
+class LeftUser(TypedDict):
+    user: str
+    last_seen: Annotated[int, Meta(description="Milliseconds since 1970")]
+
+
+class PresencePage(TypedDict):
+    """Above `presence_users` there is only the `count`."""
+
+    users: list[PresentUser]
+    count: int
+    guests: int
+    left: NotRequired[list[LeftUser]]
+
+
+class ChannelsQuery(Struct):
+    prefix: str = ""
+    after: Annotated[str, Meta(description="A channel's name")] = ""
+    limit: Limit = DEFAULT_PAGE
+
+
+class ChannelRow(TypedDict):
+    channel: str
+    subscribers: int
+    rate: Annotated[float, Meta(description="Messages a second")]
+    users: NotRequired[int]
+    guests: NotRequired[int]
+
+
+class ChannelsPage(TypedDict):
+    """`next` is the `after` of the next page; `missing` are nodes that did not answer."""
+
+    channels: list[ChannelRow]
+    next: str | None
+    missing: list[str]
+
+
+class NodesPage(TypedDict):
+    nodes: list[dict[str, Any]]
+
+
+class Tokens(TypedDict):
+    user: str
+    token: str
+    expires: Annotated[int, Meta(description="Seconds since 1970")]
+    refresh_token: str
+
+
+class HealthStatus(TypedDict):
+    status: Literal["ok"]
+
+
+class ReadinessQuery(Struct):
+    strict: Annotated[str, Meta(description="`1`: degraded is 503 too", examples=["1"])] = ""
+
+
+class ReadinessStatus(TypedDict):
+    status: Literal["ready", "degraded", "down"]
+    reasons: NotRequired[list[str]]
+
+
+class TicketRequest(Struct):
+    channels: Channels
+
+
+class Ticket(Struct):
+    ticket: str
+    channels: list[Channel]
+    expires_in: Annotated[float, Meta(description="Seconds")]
+
+
 def reply(identifier: int | None, **fields: Any) -> Push:
     return {"type": "reply", "id": identifier, **fields}
 
@@ -211,8 +433,8 @@ def error_push(identifier: int | None, error: Error) -> Push:
     return push
 
 
-def problem(error: Error) -> Push:
-    body: Push = {"code": error.code, "reason": error.reason, "retry": error.retry}
+def problem(error: Error) -> ErrorBody:
+    body: ErrorBody = {"code": error.code, "reason": error.reason, "retry": error.retry}
     if error.retry_after is not None:
         body["retry_after"] = round(error.retry_after, 3)
     return body

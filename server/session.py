@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from server.codec import Codec
@@ -267,6 +267,7 @@ class Session(Outbox):
             limit = self._node.config.limits.queue_bytes
             if limit and self._queued > limit:
                 await self.drained()
+            page: Mapping[str, object]
             if isinstance(command, Presence):
                 page = await self._node.presence(principal, command.channel, command.left, address=self.address)
             else:

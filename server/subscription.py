@@ -120,6 +120,12 @@ class Subscription:
             return None
         return self._stream.sequencer.position if self.live else self._position
 
+    @property
+    def head(self) -> Position:
+        """The newest position that this node knows of."""
+        assert self._stream.sequencer is not None
+        return self._stream.sequencer.position
+
     def start(self) -> None:
         if not self._go_live():
             self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")

@@ -17,9 +17,9 @@ HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "h
 LEVELS = {
     0: "__init__ protocol codec frames channels errors config messages principals histogram rules",
     1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth keys accounts permissions "
-    "limits hooks revocations seen stats embedded preflight logs",
+    "limits hooks revocations seen stats embedded preflight logs tickets",
     2: "subscription node doctor",
-    3: "outbox session metrics",
+    3: "outbox session events metrics",
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules.split()}
 EXCEPTIONS = {
@@ -34,6 +34,8 @@ EXCEPTIONS = {
     ("seen", "mongodb"),
     ("node", "subscription"),
     ("session", "outbox"),
+    ("events", "outbox"),
+    ("tickets", "mongodb"),
 }
 
 # Third-party libraries, and the modules they stay behind; None: pure ones, for everybody.
@@ -42,11 +44,11 @@ LIBRARIES = {
     "prometheus_client": {"metrics"},
     "msgpack": {"codec"},
     "yaml": {"config"},
-    "motor": {"mongodb", "log", "documents", "accounts", "revocations", "embedded", "seen"},
+    "motor": {"mongodb", "log", "documents", "accounts", "revocations", "embedded", "seen", "tickets"},
     "pymongo": {"mongodb", "log", "documents", "accounts", "revocations", "embedded", "doctor", "seen"},
     "bson": {"log", "documents"},
     "redis": {"broker_redis", "doctor"},
-    "jwt": {"auth", "keys"},
+    "jwt": {"auth", "keys", "tickets"},
     "cryptography": {"keys"},
     "argon2": {"accounts"},
     "httpx": {"hooks"},

@@ -14,7 +14,7 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-import handlers.websocket
+import handlers.sockets
 import server.outbox
 from server.node import Node
 from server.session import Session
@@ -465,7 +465,7 @@ async def test_reading_slowly_is_progress(node: Node, port: int) -> None:
 async def test_a_dead_client_is_let_go(node: Node, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not even read the goodbye is cut off after a moment: nothing of it stays behind."""
     monkeypatch.setattr(server.outbox, "STALLED_AFTER", 0.5)
-    monkeypatch.setattr(handlers.websocket, "CLOSE_WITHIN", 0.2)
+    monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.2)
     async with Raw(node, port) as slow:
         await slow.subscribe("chat:a")
         await publish_until(node, "chat:a", lambda: slow.session._ended or not slow.session._clear)

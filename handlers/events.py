@@ -1,0 +1,85 @@
+"""Server-sent events: the pushes of a WebSocket as a response that does not end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from handlers.base import BaseHandler
+from handlers.operations import operation
+from handlers.sockets import EventSocket, adopt
+from server.channels import split_cursor
+from server.errors import bad_request
+from server.events import EVENTS, EventStream, JoinedEventStream
+from server.principals import Principal
+from server.protocol import EventsQuery, JoinedEventsQuery, LastEventId, Ticket, TicketRequest
+
+EVENT_STREAM = (EVENTS.media_type,)
+
+
+def wanted_channels(channels: Sequence[str], after: Sequence[str]) -> dict[str, str | None]:
+    """Channel → cursor. `after`: a cursor or "" for each of the first channels, or one joined cursor for all."""
+    if len(set(channels)) < len(channels):
+        raise bad_request("channel: the same one twice")
+    if len(after) == 1 and after[0].startswith("~"):
+        return split_cursor(after[0], channels)
+    if len(after) > len(channels):
+        raise bad_request("after: more cursors than channels")
+    cursors = [cursor or None for cursor in after]
+    return dict(zip(channels, cursors + [None] * (len(channels) - len(cursors)), strict=True))
+
+
+class Streaming(BaseHandler):
+    async def authenticate(self) -> Principal:
+        """A ticket stands for a token: an EventSource cannot send headers."""
+        ticket = self.get_query_argument("ticket", None)
+        if ticket is None or "Authorization" in self.request.headers:
+            return await super().authenticate()
+        principal = self.node.redeem(ticket, self.channels())
+        self.node.count_request(principal, self.client_address())
+        return principal
+
+    def channels(self) -> list[str]:
+        return [*self.path_args, *self.get_query_arguments("channel")]
+
+    async def stream(self, wanted: Mapping[str, str | None], last: int | None) -> None:
+        self.check_room(self.principal)
+        socket = EventSocket(self.node, self.client_address(), self.head_of_response())
+        kind = EventStream if len(wanted) == 1 else JoinedEventStream
+        stream = socket.outbox = kind(self.node, socket, self.principal, self.client_address())
+        try:
+            await stream.subscribe(wanted, last)
+            if self.request.method == "HEAD":
+                self.set_header("Content-Type", EVENTS.media_type)
+                await self.finish()
+                return
+            await adopt(self.detach(), socket)
+        finally:
+            if not socket.connected:
+                stream.closed()
+
+
+class Events(Streaming):
+    @operation("Listen to a channel", {200: str}, media_types=EVENT_STREAM)
+    async def get(self, channel: str, query: EventsQuery, headers: LastEventId) -> None:
+        """Server-sent events: `event` is a push's type, `data` the push, `id` the cursor behind it. An ephemeral
+        channel has no ids."""
+        await self.stream({channel: headers.cursor or query.after}, query.last)
+
+
+class JoinedEvents(Streaming):
+    @operation("Listen to several channels", {200: str}, media_types=EVENT_STREAM)
+    async def get(self, query: JoinedEventsQuery, headers: LastEventId) -> None:
+        """As of one channel; each `id` is one cursor for all of them."""
+        await self.stream(
+            wanted_channels(query.channels, [headers.cursor] if headers.cursor else query.after), query.last
+        )
+
+
+class Tickets(BaseHandler):
+    @operation("Get a ticket for an EventSource", {201: Ticket})
+    async def post(self, body: TicketRequest) -> None:
+        """It stands in the URL instead of a token, and is good for listening to these channels, for a short while. What
+        is opened with it lasts as long as the token that it was got with."""
+        ticket, seconds = await self.node.ticket(self.principal, body.channels)
+        self.set_header("Cache-Control", "no-store")
+        self.answer(Ticket(ticket, body.channels, round(seconds, 3)), 201)

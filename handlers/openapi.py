@@ -1,0 +1,128 @@
+"""/openapi.json: what the handlers declare (operations.py), written down as OpenAPI 3.1 for programs and for /docs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import fields as fields_of
+
+from handlers.base import BaseHandler
+from handlers.operations import Operation, declared, is_list, operation
+from server import __version__
+from server.codec import JSON, MSGPACK
+from server.node import Node
+from server.protocol import Channel, Problem, PublishItem
+
+REFERENCE: Final = "#/components/schemas/{name}"
+PLACES: Final = {"query": "query", "headers": "header"}
+
+
+def document(routes: Mapping[str, type[BaseHandler]]) -> dict[str, Any]:
+    """`routes`: path, with its parameters in braces, → handler. What a handler does not declare is left out."""
+    operations = [
+        (path, method.lower(), declaration)
+        for path, handler in routes.items()
+        for method in handler.methods()
+        if (declaration := declared(handler, method)) is not None
+    ]
+    kinds = [Problem, PublishItem, *_kinds(declaration for _, _, declaration in operations)]
+    _, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    paths: dict[str, Any] = {}
+    for path, method, declaration in operations:
+        paths.setdefault(path, {})[method] = _operation(path, method, declaration)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Waterspout", "version": __version__, "license": {"name": "MIT"}},
+        "security": [{}, {"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "responses": {
+                "Problem": {
+                    "description": "An error",
+                    "content": {"application/problem+json": {"schema": {"$ref": REFERENCE.format(name="Problem")}}},
+                }
+            },
+        },
+    }
+
+
+def _kinds(declarations: Iterator[Operation]) -> Iterator[Any]:
+    """What needs a schema of its own, besides parameters."""
+    for declaration in declarations:
+        yield from (kind for kind in declaration.answers.values() if kind is not None)
+        if "body" in declaration.takes:
+            yield declaration.takes["body"]
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=REFERENCE)
+    return schema
+
+
+def _operation(path: str, method: str, declaration: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": method + re.sub(r"\W", "", path.removeprefix("/v1").title()),
+        "summary": declaration.summary,
+        "description": declaration.description,
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": _schema(Channel)}
+            for name in re.findall(r"{(\w+)}", path)
+        ],
+        "responses": {
+            **{str(status): _response(status, kind, declaration) for status, kind in declaration.answers.items()},
+            "4XX": {"$ref": "#/components/responses/Problem"},
+            "5XX": {"$ref": "#/components/responses/Problem"},
+        },
+    }
+    for source, place in PLACES.items():
+        if source in declaration.takes:
+            described["parameters"] += _parameters(declaration.takes[source], place)
+    if "body" in declaration.takes:
+        schema = _schema(declaration.takes["body"])
+        content = {codec.media_type: {"schema": schema} for codec in (JSON, MSGPACK)}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _parameters(kind: type[msgspec.Struct], place: str) -> Iterator[dict[str, Any]]:
+    for field in fields_of(kind):
+        schema = _schema(field.type)
+        choices = [choice for choice in schema.pop("anyOf", [schema]) if choice != {"type": "null"}]
+        schema = {**schema, **choices[0]}  # absent, not null
+        if field.default not in (msgspec.NODEFAULT, None):
+            schema["default"] = field.default
+        parameter = {"name": field.encode_name, "in": place, "required": field.required, "schema": schema}
+        if "description" in schema:
+            parameter["description"] = schema.pop("description")
+        if is_list(field.type):
+            parameter |= {"style": "form", "explode": True}
+        yield parameter
+
+
+def _response(status: int, kind: Any, declaration: Operation) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if kind is not None:
+        media_types = declaration.media_types or (JSON.media_type, MSGPACK.media_type)
+        response["content"] = {media_type: {"schema": _schema(kind)} for media_type in media_types}
+    return response
+
+
+class OpenApi(BaseHandler):
+    def initialize(self, node: Node, document: bytes = b"") -> None:
+        super().initialize(node)
+        self._document = document
+
+    async def admit(self, method: str) -> None:
+        pass
+
+    @operation("This document", {200: dict[str, Any]}, media_types=(JSON.media_type,))
+    async def get(self) -> None:
+        self.set_header("Content-Type", JSON.media_type)
+        self.set_header("Cache-Control", "no-cache")
+        self.finish(self._document)

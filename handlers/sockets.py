@@ -1,0 +1,200 @@
+"""Connections taken out of Tornado's hands: what WebSockets, event streams and long polls that wait have in common.
+
+Once a client only listens, nothing of HTTP is needed any more, so the socket is taken out of Tornado's stream
+(`detach`, which exists for this) and given to a plain asyncio protocol. No coroutine, stream, request or handler stays
+behind per client, the transport says when it is full and when it has room again, and prebuilt bytes are written as
+they are. docs/life-of-a-message.md has the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import sys
+import termios
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import cast
+
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream, StreamClosedError
+
+from handlers.base import problem_body, problem_headers
+from server.errors import Error
+from server.events import Listener
+from server.node import Node
+from server.outbox import STALLED_AFTER, Outbox
+
+CLOSE_WITHIN = 5.0
+"""Seconds a client has to take our last words before the connection is cut."""
+
+
+async def adopt(stream: IOStream, protocol: Socket) -> bool:
+    """Take the connection out of Tornado's stream and give it to `protocol`, with whatever the client sent already.
+    False if it is gone already."""
+    stream.set_close_callback(None)
+    try:
+        while True:
+            reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
+            if not reading.done():
+                break
+            protocol.early += reading.result()
+    except StreamClosedError:
+        return False
+    reading.add_done_callback(lambda future: future.cancelled() or future.exception())
+    connection: socket.socket = stream.socket
+    IOLoop.current().remove_handler(connection.fileno())
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
+    except OSError:
+        connection.close()
+        return False
+    return True
+
+
+class Socket(asyncio.Protocol):
+    """One client's TCP connection, and the outbox that writes to it."""
+
+    __slots__ = ("_transport", "outbox", "_closing", "_node", "_address", "early")
+
+    def __init__(self, node: Node, address: str) -> None:
+        self.outbox: Outbox
+        self._transport: asyncio.Transport
+        self._closing: asyncio.TimerHandle | None = None
+        self._node = node
+        self._address = address
+        self.early = b""
+        """What came before the connection was ours."""
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, the same methods
+        addresses = self._node.addresses
+        addresses[self._address] = addresses.get(self._address, 0) + 1
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+        left = self._node.addresses[self._address] - 1
+        if left:
+            self._node.addresses[self._address] = left
+        else:
+            del self._node.addresses[self._address]
+        self.outbox.closed()
+
+    def pause_writing(self) -> None:
+        self.outbox.pause()
+
+    def resume_writing(self) -> None:
+        self.outbox.resume()
+
+    # the outbox's side
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def buffered(self) -> int:
+        """What the transport holds and what the kernel has not been told is there: of a slow reader's progress the
+        transport sees nothing while the kernel's megabytes drain."""
+        unread = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return self._transport.get_write_buffer_size() + int.from_bytes(unread, sys.byteorder)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self, farewell: bytes) -> None:
+        """The last bytes go out behind what is buffered, and the client has a moment to take them."""
+        if self._closing is not None or self._transport.is_closing():
+            return
+        self._closing = asyncio.get_running_loop().call_later(CLOSE_WITHIN, self._transport.abort)
+        self._transport.write(farewell)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
+class ResponseSocket(Socket):
+    """A response, by hand. Its outbox is there before the connection is ours, and may have ended by then; what the
+    client says now is not heard."""
+
+    __slots__ = ("_headers", "connected")
+
+    outbox: Listener
+
+    def __init__(self, node: Node, address: str, headers: bytes) -> None:
+        super().__init__(node, address)
+        self._headers = headers
+        """Header lines besides those of the content."""
+        self.connected = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.connected = True
+        self.early = b""
+        if self.outbox.ended:
+            self._transport.abort()
+        else:
+            self.begin()
+
+    def begin(self) -> None:
+        self.outbox.begin()
+
+    def close(self, farewell: bytes) -> None:
+        if self.connected:
+            super().close(farewell)
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
+        return "\r\n".join(lines).encode() + b"\r\n" + self._headers + b"Connection: close\r\n\r\n"
+
+
+class EventSocket(ResponseSocket):
+    """An endless response (SSE), without a length: it ends with the connection."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        # A proxy that buffers would hold the events back.
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        self._transport.write(self._head(200, headers))
+        super().begin()
+
+
+class PollSocket(ResponseSocket):
+    """One answer, later."""
+
+    __slots__ = ()
+
+    def answer(self, media_type: str, body: bytes) -> None:
+        self._respond(200, {"Content-Type": media_type, "Cache-Control": "no-store"}, body)
+
+    def refuse(self, error: Error) -> None:
+        self._respond(error.status, problem_headers(error), problem_body(error))
+
+    def _respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        if not self.connected:
+            return
+        self._transport.write(self._head(status, {**headers, "Content-Length": str(len(body))}) + body)
+        self._transport.close()
+        self._watch(-1)
+
+    def _watch(self, before: int) -> None:
+        """The connection is cut when nothing more of the answer is taken, and not while a slow client takes it."""
+        left = self.buffered() if self._transport.get_write_buffer_size() else 0
+        if left == before:
+            self._transport.abort()
+        elif left:
+            self._closing = asyncio.get_running_loop().call_later(STALLED_AFTER, self._watch, left)
