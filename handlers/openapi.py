@@ -70,10 +70,7 @@ def _operation(path: str, method: str, declaration: Operation) -> dict[str, Any]
         "operationId": method + re.sub(r"\W", "", path.removeprefix("/v1").title()),
         "summary": declaration.summary,
         "description": declaration.description,
-        "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": _schema(Channel)}
-            for name in re.findall(r"{(\w+)}", path)
-        ],
+        "parameters": [_parameter(name, "path", True, _schema(Channel)) for name in re.findall(r"{(\w+)}", path)],
         "responses": {
             **{str(status): _response(status, kind, declaration) for status, kind in declaration.answers.items()},
             "4XX": {"$ref": "#/components/responses/Problem"},
@@ -97,12 +94,13 @@ def _parameters(kind: type[msgspec.Struct], place: str) -> Iterator[dict[str, An
         schema = {**schema, **choices[0]}  # absent, not null
         if field.default not in (msgspec.NODEFAULT, None):
             schema["default"] = field.default
-        parameter = {"name": field.encode_name, "in": place, "required": field.required, "schema": schema}
-        if "description" in schema:
-            parameter["description"] = schema.pop("description")
-        if is_list(field.type):
-            parameter |= {"style": "form", "explode": True}
-        yield parameter
+        parameter = _parameter(field.encode_name, place, field.required, schema)
+        yield parameter | ({"style": "form", "explode": True} if is_list(field.type) else {})
+
+
+def _parameter(name: str, place: str, required: bool, schema: dict[str, Any]) -> dict[str, Any]:
+    described = {"description": schema.pop("description")} if "description" in schema else {}
+    return {"name": name, "in": place, "required": required, "schema": schema, **described}
 
 
 def _response(status: int, kind: Any, declaration: Operation) -> dict[str, Any]:

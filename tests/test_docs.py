@@ -1,9 +1,10 @@
-"""The documentation is true: every option is described with its default, and what README.md and docs/protocol.md show
-works like that on a real server.
+"""The documentation is true: every option is described with its default, and what README.md, docs/protocol.md and
+docs/rest.md show works like that on a real server.
 
-Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; in docs/protocol.md ```json run (`→`
-is sent over one WebSocket, `←` must come back) and ```http run (request, blank line, answer); in the Python client's
-README.md ```python run (its output behind `# →`) and ```sh run (`$`, a command, its output). `…` stands for anything.
+Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; ```json run in docs/protocol.md (`→`
+is sent over one WebSocket, `←` must come back), ```http run there and in docs/rest.md (request, blank line, answer); in
+the Python client's README.md ```python run (its output behind `# →`) and ```sh run (`$`, a command, its output). `…` stands for
+anything.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tests.support.processes import ROOT, Server
 
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
+REST = ROOT / "docs" / "rest.md"
 PYTHON_CLIENT = ROOT / "clients" / "python" / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 ADDRESS = "127.0.0.1:8888"
@@ -302,8 +304,19 @@ def test_the_rest_examples(server: Server) -> None:
             assert got.status == int(status), (request, got)
             assert alike(json.loads("".join(line.strip() for line in shown)), got.body), (request, got.body)
 
-    for block in blocks(PROTOCOL, "http"):
+    for block in blocks(PROTOCOL, "http") + blocks(REST, "http"):
         asyncio.run(play(block))
+
+
+def test_the_phone_of_the_rest_page(server: Server) -> None:
+    (block,) = blocks(REST, "python")
+    done = subprocess.run(
+        [sys.executable, "-c", here(block, server)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "before you came", "while you slept", "as it happens", "offset 4 a duplicate: True",
+    ]  # fmt: skip
 
 
 def test_the_protocol_has_examples() -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.channels import BEGINNING, MAX_OFFSET, Position, namespace_of, parse_cursor
+from server.channels import (
+    BEGINNING,
+    MAX_OFFSET,
+    Position,
+    join_cursors,
+    namespace_of,
+    parse_cursor,
+    split_cursor,
+)
 from server.errors import Error
 
 epochs = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32)
@@ -64,3 +74,41 @@ def test_what_is_no_cursor_is_refused_by_its_field(text: str) -> None:
     """Anything else is `bad_request`, and the field is named."""
     with pytest.raises(Error, match="bad_request: before: not a cursor"):
         parse_cursor(text, "before")
+
+
+CURSORS = st.one_of(
+    st.none(), st.builds("{}:{}".format, st.sampled_from(["k3f9x2ab", "z"]), st.integers(0, MAX_OFFSET))
+)
+NAMES = st.from_regex(r"[a-z]{1,3}:[a-z~.:,-]{1,3}", fullmatch=True)
+
+
+@given(st.dictionaries(NAMES, CURSORS, min_size=2, max_size=20), st.randoms())
+def test_a_joined_cursor_is_split_again(cursors: dict[str, str | None], chance: random.Random) -> None:
+    """In whatever order the channels are asked for; for other channels it is refused."""
+    joined = join_cursors(cursors)
+    names = list(cursors)
+    chance.shuffle(names)
+
+    def place(cursor: str | None) -> str | None:
+        return "0" if cursor and cursor.endswith(":0") else cursor  # the beginning, in other words
+
+    assert {name: place(cursor) for name, cursor in split_cursor(joined, names).items()} == {
+        name: place(cursor) for name, cursor in cursors.items()
+    }
+    assert join_cursors(dict(reversed(cursors.items()))) == joined
+    with pytest.raises(Error, match="not a cursor of these channels"):
+        split_cursor(joined, [*names[1:], "other:x"])
+
+
+@pytest.mark.parametrize(
+    "text", ["~", "~x.1.2", "~.k:1.2", "~{}.1.k:2", "~{}.k:1", "~{}.k:1.2.3", "~{}.k:x.1", "~{}..", "k:1"]
+)
+def test_a_broken_joined_cursor_is_refused(text: str) -> None:
+    digest = join_cursors({"a:a": "k:1", "b:b": "k:2"})[1:].partition(".")[0]
+    with pytest.raises(Error, match="after: not a cursor"):
+        split_cursor(text.format(digest), ["a:a", "b:b"])
+
+
+def test_the_cursor_of_many_channels_is_short() -> None:
+    """It travels in a header with every event of a stream."""
+    assert len(join_cursors({f"chat:room-{n}": f"k3f9x2ab:{1000 + n}" for n in range(128)})) < 700
