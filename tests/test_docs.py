@@ -3,8 +3,8 @@ docs/rest.md show works like that on a real server.
 
 Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; ```json run in docs/protocol.md (`→`
 is sent over one WebSocket, `←` must come back), ```http run there and in docs/rest.md (request, blank line, answer); in
-the Python client's README.md ```python run (its output behind `# →`) and ```sh run (`$`, a command, its output). `…` stands for
-anything.
+the Python client's README.md ```python run (its output behind `# →`) and ```sh run (`$`, a command, its output). `…`
+stands for anything.
 """
 
 from __future__ import annotations
