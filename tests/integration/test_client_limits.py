@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
-import handlers.websocket
+import handlers.sockets
 import run
 import server.session
 from handlers import make_app
@@ -201,7 +201,7 @@ class TestIdle:
         for name in ("HEADER_SECONDS", "BODY_SECONDS"):
             monkeypatch.setattr(run, name, 0.5)
         monkeypatch.setattr(server.session, "CONNECT_WITHIN", 0.5)
-        monkeypatch.setattr(handlers.websocket, "CLOSE_WITHIN", 0.5)
+        monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.5)
         sockets = run.listen("127.0.0.1", 0)
         web = run.http_server(make_app(node), sockets)
         yield sockets[0].getsockname()[1]
