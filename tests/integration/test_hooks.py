@@ -310,8 +310,8 @@ async def test_a_right_that_is_revoked_while_the_hook_thinks(url: str, backend: 
         ({"url": "http://h/", "secret": "short"}, "hooks.x.secret"),
         ({"function": "no colon"}, "hooks.x.function"),
         ({"function": "a:b", "timeout": 0}, "hooks.x.timeout"),
-        ({"function": "a:b", "on_failure": "maybe"}, "hooks.on_failure"),
-        ({"function": "a:b", "actions": ["read"]}, "hooks.actions"),
+        ({"function": "a:b", "on_failure": "maybe"}, "hooks.x.on_failure"),
+        ({"function": "a:b", "actions": ["read"]}, "hooks.x.actions"),
     ],
 )
 def test_a_bad_hook_is_refused_by_name(hook: dict[str, Any], key: str) -> None:

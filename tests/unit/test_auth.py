@@ -104,7 +104,7 @@ BAD = {
     "cut off": token()[:-4],
     "not before tomorrow": token(nbf=int(time.time()) + 24 * HOUR),
     "a strange end": token(exp="soon"),
-    "from the future": token(iat=int(time.time()) + 60),
+    "from the future": token(iat=int(time.time()) + 24 * HOUR),
     "an end without an end": raw(b'{"sub": "ann", "exp": 1e999}'),
     "no number for an end": raw(b'{"sub": "ann", "exp": NaN}'),
     "two users": raw(b'{"sub": "ann", "exp": 9999999999, "sub": "eve"}'),
