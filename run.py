@@ -20,7 +20,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers import make_app, make_metrics_app
-from server import __version__, config, doctor, logs
+from server import __version__, config, doctor, logs, seed
 from server.auth import Authenticator
 from server.codec import JSON
 from server.embedded import EmbeddedMongoDB
@@ -70,6 +70,9 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     token.add_argument("--ttl", default="1h", metavar="DURATION", help="until it expires (default: 1h)")
     token.add_argument("--info", metavar="JSON", help="what others may be shown of the user")
     token.set_defaults(run=run_token)
+    example = commands.add_parser("seed", help="fill the collections with an example shop and market")
+    example.add_argument("--simulate", action="store_true", help="and keep orders flowing and prices moving")
+    example.set_defaults(run=lambda flags, options: seed.run(options, flags.simulate))
     flags, rest = common.parse_known_args(arguments)
     return parser.parse_args(rest, flags)
 

@@ -11,6 +11,8 @@ from tornado.web import Application
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import BaseHandler, Compressed, NotFound
 from handlers.channels import Batch, Messages, Polls
+from handlers.documents import Batch as DocumentBatch
+from handlers.documents import Document, Documents
 from handlers.events import Events, JoinedEvents, Tickets
 from handlers.nodes import ChannelList, Nodes
 from handlers.openapi import OpenApi, document
@@ -35,6 +37,9 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/publish": Batch,
     "/v1/tickets": Tickets,
     "/v1/nodes": Nodes,
+    "/v1/documents/{collection}:batch": DocumentBatch,
+    "/v1/documents/{collection}": Documents,
+    "/v1/documents/{collection}/{document_id}": Document,
     "/v1/channels/{channel}/unsubscribe": UnsubscribeUser,
     "/v1/users/{user}/disconnect": DisconnectUser,
     "/v1/users/{user}/revoke": RevokeUser,

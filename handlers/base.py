@@ -27,7 +27,7 @@ DRAINED_BYTES: Final = 16 << 20
 
 _CODES = {401: "unauthenticated", 403: "permission_denied", 404: "not_found", 413: "too_large"}
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_JSON_TYPES = ("application/json", "application/x-www-form-urlencoded", "text/plain")
+_JSON_TYPES = ("application/json", "application/merge-patch+json", "application/x-www-form-urlencoded", "text/plain")
 _CODECS = {codec.media_type: codec for codec in (JSON, MSGPACK)}
 _CORS_REQUEST = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
 _CORS_RESPONSE = "ETag, Retry-After"
@@ -203,6 +203,9 @@ class BaseHandler(RequestHandler):
     def _too_large() -> Error:
         return Error("too_large", f"body: {BODY_BYTES} bytes at most")
 
+    def has_body(self) -> bool:
+        return self._body_size > 0
+
     def body(self) -> Any:
         """The request's body, decoded by its Content-Type (JSON without one); none is an empty object."""
         if not self._body_size:
@@ -286,6 +289,8 @@ def problem_headers(error: Error) -> dict[str, str]:
     headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.rev is not None:
+        headers["ETag"] = f'"{error.rev}"'
     if error.retry_after is not None or error.status in (429, 503):
         headers["Retry-After"] = str(max(1, round((error.retry_after or 0.5) + 0.5)))
     return headers

@@ -31,7 +31,7 @@ from server.channels import MAX_OFFSET
 from server.codec import check
 from server.config import Redis as Options
 from server.errors import Error, StartError
-from server.messages import Message
+from server.messages import Images, Message
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ class _Publication(msgspec.Struct, array_like=True):
     first: int
     messages: list[tuple[str, str | None, int, Any, str | None, str | None]]
     """(key, user, time, data, tag, skip)"""
+    images: list[Images | None] | None = None
+    """Of the changes of documents."""
 
 
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=int).encode
@@ -124,7 +126,8 @@ class RedisBroker:
     def publish(self, messages: list[Message]) -> None:
         head = messages[0]
         fields = [(m.key, m.user, m.time, m.data, m.tag, m.skip) for m in messages]
-        publication = _Publication(_VERSION, self._node, head.epoch, head.offset, fields)
+        images = [m.images for m in messages] if head.images is not None else None
+        publication = _Publication(_VERSION, self._node, head.epoch, head.offset, fields, images)
         self._put(self._prefix + head.channel, _encode(publication))
 
     def announce(self, announcement: Announcement) -> None:
@@ -333,9 +336,14 @@ class RedisBroker:
             raise ValueError("not an offset")
         for _, _, _, data, _, _ in publication.messages:
             check(data)
+        images = publication.images or [None] * len(publication.messages)
+        if len(images) != len(publication.messages):
+            raise ValueError("not as many images as messages")
+        for image in (image for pair in images for image in pair or ()):
+            check(image)
         return publication.node, [
-            Message(channel, epoch, first + index if first else 0, key, user, time, data, tag, skip)
-            for index, (key, user, time, data, tag, skip) in enumerate(publication.messages)
+            Message(channel, epoch, first + index if first else 0, *fields, images=images[index])
+            for index, fields in enumerate(publication.messages)
         ]
 
     def _sign(self, topic: str, payload: bytes) -> bytes:

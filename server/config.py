@@ -25,6 +25,9 @@ ENVIRONMENT_PREFIX: Final = "WATERSPOUT__"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*")
+_COLLECTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_FIELD: Final = re.compile(r"[^$._\0][^.\0]*")
+_PATH: Final = re.compile(r"-?[^$.,\0-][^$,\0]*")
 
 Count = Annotated[int, Meta(ge=0)]
 Rate = Annotated[float, Meta(ge=0)]
@@ -89,6 +92,7 @@ class Auth(Section):
 
 class Limits(Section):
     message_bytes: Count = 65536
+    document_bytes: Count = 1048576
     messages_per_second: Count = 50
     burst: Count = 100
     channels_per_connection: Count = 128
@@ -140,6 +144,11 @@ class Collection(Section):
     read: Rule = "nobody"
     write: Rule = "nobody"
     hook: str | None = None
+    owner: str | None = None
+    schema: dict[str, Any] | None = None
+    indexes: list[str] = field(default_factory=list)
+    unique: list[str] = field(default_factory=list)
+    history: Retention = field(default_factory=Retention)
 
 
 class Hook(Section):
@@ -286,8 +295,8 @@ def _check(config: Config) -> None:
             f"server.host {config.server.host} is public while auth.guests lets anybody in; "
             "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
         )
-    if config.collections:
-        raise StartError("configuration: collections are not available in this version")
+    for name, collection in config.collections.items():
+        _check_collection(name, collection)
     for name, api_key in auth.api_keys.items():
         if not re.fullmatch(r"[0-9a-fA-F]{64}", api_key.sha256):
             raise StartError(f"configuration: auth.api_keys.{name}.sha256: expected 64 hexadecimal digits")
@@ -365,4 +374,23 @@ def _check_hook(path: str, hook: Hook) -> None:
 SHARED: Final = frozenset(("HS256", "HS384", "HS512"))
 ASYMMETRIC: Final = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "ES256K", "EdDSA")
+)
+
+
+def _check_collection(name: str, collection: Collection) -> None:
+    where = f"configuration: collections.{name}"
+    if not _COLLECTION.fullmatch(name):
+        raise StartError(f"{where}: a name is [A-Za-z][A-Za-z0-9_-]*, 64 characters at most")
+    if name in OWN_COLLECTIONS:
+        raise StartError(f"{where}: the server itself has a collection of this name")
+    if collection.owner is not None and not _FIELD.fullmatch(collection.owner):
+        raise StartError(f"{where}.owner: expected the name of a field at top level")
+    for option in ("indexes", "unique"):
+        for index in getattr(collection, option):
+            if not all(_PATH.fullmatch(path.strip()) for path in index.split(",")):
+                raise StartError(f"{where}.{option}: {index!r} is no list of fields, such as `status,-created`")
+
+
+OWN_COLLECTIONS: Final = frozenset(
+    ("messages", "channels", "meta", "creations", "accounts", "refresh_tokens", "revocations", "tickets", "seen")
 )

@@ -52,7 +52,7 @@ class EmbeddedMongoDB:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._directory.chmod(0o700)
-            self._lock = (self._directory / "waterspout.lock").open("wb")
+            self._lock = (self._directory / "waterspout.lock").open("a+b")
         except OSError as error:
             raise StartError(f"server.data_dir: {self._directory}: {error.strerror}") from None
         try:
@@ -68,6 +68,9 @@ class EmbeddedMongoDB:
         else:
             bind, port = "127.0.0.1", _free_port()
             uri = f"mongodb://127.0.0.1:{port}/?directConnection=true"
+        self._lock.truncate(0)
+        self._lock.write(uri.encode())
+        self._lock.flush()
         while True:
             self._launch(binary, bind, port)
             try:
@@ -77,6 +80,13 @@ class EmbeddedMongoDB:
                 if exited.code != _LOCKED or time.monotonic() > deadline:
                     raise StartError(f"mongod: {self._last_words()} (see {self._log})") from None
                 await asyncio.sleep(0.2)
+
+    def running(self) -> str | None:
+        """The URI of the one that another process runs on this data, after `start` has said that it is in use."""
+        try:
+            return (self._directory / "waterspout.lock").read_text() or None
+        except OSError:
+            return None
 
     @property
     def _log(self) -> Path:

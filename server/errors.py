@@ -51,7 +51,15 @@ class WaterspoutError(Exception):
 class Error(WaterspoutError):
     """Answers one command or request; `code` is one of ERRORS."""
 
-    def __init__(self, code: str, reason: str, *, retry_after: float | None = None, status: int | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        status: int | None = None,
+        rev: str | None = None,
+    ) -> None:
         super().__init__(reason)
         kind = ERRORS[code]
         self.code = code
@@ -59,6 +67,8 @@ class Error(WaterspoutError):
         self.retry = kind.retry
         self.retry_after = retry_after
         self.status = status or kind.status
+        self.rev = rev
+        """The document's revision, where another one was expected."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.reason}"

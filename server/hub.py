@@ -14,12 +14,17 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from server.codec import Codec
 from server.messages import Message, Notice
+from server.protocol import progress_push
+from server.views import View
 
 logger = logging.getLogger(__name__)
 
 
 DELIVERY_MESSAGES: Final = 64
 """Messages joined for one `send`: more saves nothing, and what a full sink drops is dropped by the delivery."""
+PROGRESS_MESSAGES: Final = 1000
+PROGRESS_SECONDS: Final = 10.0
+"""Passed over by a view, before its subscribers are told how far it is."""
 
 
 class Delivery(NamedTuple):
@@ -51,12 +56,20 @@ class Sink(Protocol):
 
 
 class _Topic:
-    """One channel's sinks by encoding, and the messages of this turn."""
+    """One channel's sinks by encoding, and the messages of this turn; or those of one view of a channel."""
 
-    __slots__ = ("channel", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer")
+    __slots__ = (
+        "channel", "view", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer", "passed",
+        "passed_over", "passed_since",
+    )  # fmt: skip
 
-    def __init__(self, channel: str, interval: float) -> None:
-        self.channel = channel
+    def __init__(self, channel: str, interval: float, view: View | None = None) -> None:
+        self.channel = channel if view is None else view.channel
+        self.view = view
+        self.passed: Message | None = None
+        """The newest that the view has passed over since it last showed something."""
+        self.passed_over = 0
+        self.passed_since = 0.0
         self.sinks: dict[Codec, dict[Sink, None]] = {}
         self.snapshot: dict[Codec, tuple[Sink, ...]] = {}
         """What `sinks` was when it last changed: a send may remove its sink while we go through them."""
@@ -70,6 +83,7 @@ class _Topic:
 class Hub:
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
+        self._views: dict[str, dict[View, _Topic]] = {}
         self._dirty: list[_Topic] = []
         self._woken: list[Sink] = []
         self._scheduled = False
@@ -84,19 +98,24 @@ class Hub:
         """Ephemeral messages that sinks could not take."""
         self.fallen_behind = 0
 
-    def add(self, channel: str, sink: Sink, conflate: float = 0.0) -> None:
+    def add(self, channel: str, sink: Sink, conflate: float = 0.0, view: View | None = None) -> None:
         """From now on `sink` gets the channel. `conflate`: seconds, the channel's own; only the newest message per
-        tag goes out in each such interval."""
-        topic = self._topics.get(channel)
+        tag goes out in each such interval. `view`: only what it shows, as it shows it."""
+        topics: dict[Any, _Topic] = self._topics if view is None else self._views.setdefault(channel, {})
+        key: Any = channel if view is None else view
+        topic = topics.get(key)
         if topic is None:
-            topic = self._topics[channel] = _Topic(channel, conflate)
-        self._flush_topic(topic)  # what came before is not for the newcomer
+            topic = topics[key] = _Topic(channel, conflate, view)
+        self.settle(channel, view)  # what came before is not for the newcomer
+        self._flush_topic(topic)
         topic.sinks.setdefault(sink.codec, {})[sink] = None
         topic.snapshot.pop(sink.codec, None)
 
-    def remove(self, channel: str, sink: Sink) -> None:
+    def remove(self, channel: str, sink: Sink, view: View | None = None) -> None:
         """`sink` has got all that came before, and gets nothing more. Removing twice is fine."""
-        topic = self._topics.get(channel)
+        topics: dict[Any, _Topic] = self._topics if view is None else self._views.get(channel, {})
+        key: Any = channel if view is None else view
+        topic = topics.get(key)
         if topic is None or sink not in topic.sinks.get(sink.codec, ()):
             return
         self._flush_topic(topic)
@@ -108,24 +127,72 @@ class Hub:
         if not topic.sinks:
             if topic.timer is not None:
                 topic.timer.cancel()
-            self._topics.pop(channel, None)
+            topics.pop(key, None)
+            if view is not None and not topics:
+                self._views.pop(channel, None)
+
+    def settle(self, channel: str, view: View | None) -> None:
+        """Send what a conflating view holds back, so that its position means something."""
+        topic = self._views.get(channel, {}).get(view) if view is not None and view.conflate else None
+        if topic is not None and topic.newest:
+            if topic.timer is not None:
+                topic.timer.cancel()
+            self._release(topic)
 
     def count(self, channel: str) -> int:
-        topic = self._topics.get(channel)
-        return sum(map(len, topic.sinks.values())) if topic else 0
+        topics = [*filter(None, (self._topics.get(channel),)), *self._views.get(channel, {}).values()]
+        return sum(len(sinks) for topic in topics for sinks in topic.sinks.values())
 
     def subscriptions(self) -> int:
-        return sum(self.count(channel) for channel in self._topics)
+        return sum(self.count(channel) for channel in self._topics | self._views)
 
     def deliver(self, messages: list[Message]) -> None:
         """Send messages of one channel to its sinks, at the end of this turn of the loop."""
-        topic = self._topics.get(messages[0].channel)
-        if topic is None:
+        channel = messages[0].channel
+        topic = self._topics.get(channel)
+        if topic is not None:
+            if topic.interval and not messages[0].offset:
+                self._conflate(topic, messages)
+            else:
+                self._collect(topic, messages)
+        for topic in tuple(self._views.get(channel, {}).values()) if self._views else ():
+            self._show(topic, messages)
+
+    def _show(self, topic: _Topic, messages: list[Message]) -> None:
+        """Once per view, whoever watches it."""
+        view = topic.view
+        assert view is not None
+        shown = [one for message in messages if (one := view.show(message)) is not None]
+        if not shown:
+            if topic.passed is None:
+                topic.passed_since = asyncio.get_running_loop().time()
+            topic.passed = messages[-1]
+            topic.passed_over += len(messages)
+            if topic.passed_over >= PROGRESS_MESSAGES:
+                self._tell_progress(topic)
             return
-        if topic.interval and not messages[0].offset:
-            self._conflate(topic, messages)
+        topic.passed, topic.passed_over = None, 0
+        if view.conflate:
+            self._conflate(topic, shown)
+        else:
+            self._collect(topic, shown)
+
+    def tick(self, now: float) -> None:
+        """Once a second: views that have shown nothing for long say how far they are."""
+        for topics in tuple(self._views.values()):
+            for topic in tuple(topics.values()):
+                if topic.passed is not None and now - topic.passed_since >= PROGRESS_SECONDS:
+                    self._tell_progress(topic)
+
+    def _tell_progress(self, topic: _Topic) -> None:
+        last = topic.passed
+        if last is None or topic.newest:  # behind what is held back
             return
-        self._collect(topic, messages)
+        topic.passed, topic.passed_over = None, 0
+        self._flush_topic(topic)
+        push = progress_push(topic.channel, str(last.position))
+        for codec in list(topic.sinks):
+            self._send(topic, codec, Delivery(topic.channel, codec.frame(push), last.offset, last.offset, 0))
 
     def notify(self, notices: list[Notice]) -> None:
         """Send pushes of one channel as ephemeral messages are sent, but every one of them."""
@@ -135,12 +202,14 @@ class Hub:
 
     def tell(self, channel: str, push: dict[str, Any], first: int, last: int) -> None:
         """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
-        topic = self._topics.get(channel)
-        if topic is None:
-            return
-        self._flush_topic(topic)
-        for codec in list(topic.sinks):
-            self._send(topic, codec, Delivery(channel, codec.frame(push), first, last, 0))
+        views = self._views.get(channel, {})
+        for view in views:
+            self.settle(channel, view)
+        for topic in (*filter(None, (self._topics.get(channel),)), *views.values()):
+            self._flush_topic(topic)
+            named = {**push, "channel": topic.channel}
+            for codec in list(topic.sinks):
+                self._send(topic, codec, Delivery(topic.channel, codec.frame(named), first, last, 0))
 
     def _collect(self, topic: _Topic, messages: Sequence[Message]) -> None:
         if topic.pending and (topic.pending[-1].offset > 0) != (messages[0].offset > 0):

@@ -2,6 +2,7 @@
 
     messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: data}    (or j: data as JSON text)
     channels  {_id: channel, floor: highest offset that is gone, epoch: if not the database's}
+              (the changes of documents have an x as well: {k: token, t: cluster time, i: images as JSON text})
     meta      {_id: "epoch", epoch: …}
 
 Offsets of a channel are 1, 2, 3… without holes. They are given out optimistically: a batch is numbered on from the
@@ -42,7 +43,7 @@ from server.codec import JSON
 from server.config import MongoDB, Retention
 from server.errors import Error, StartError
 from server.histogram import Histogram
-from server.messages import Message, Page
+from server.messages import Change, Images, Message, Page, Tail
 from server.mongodb import LINEARIZABLE, brief, mapped
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ _CACHED_SECONDS: Final = 1.0
 _IDLE_LANES: Final = 10_000
 """Heads remembered per shard of channels that nobody publishes to at the moment."""
 _DUPLICATE_KEY: Final = 11000
+_PLAIN_DEPTH: Final = 100
 
 
 class Receipt(NamedTuple):
@@ -69,6 +71,10 @@ class Receipt(NamedTuple):
     position: Position
     key: str
     duplicate: bool
+
+
+class Conflict(Exception):
+    """A compare-and-append did not find the channel as expected, or its outcome is not known: look again."""
 
 
 class _Entry:
@@ -315,6 +321,78 @@ class Log:
             now = loop.time()
             while self._undecided and (self._undecided[0].future.done() or self._undecided[0].deadline <= now):
                 self._refuse(self._undecided.popleft())
+
+    # --- the changes of documents: compare and append -----------------------------------------------------------------
+
+    async def tail(self, channel: str) -> Tail:
+        """The channel's newest position, and the token that its message has stored."""
+        with mapped():
+            document = await self._messages.find_one(_all(channel), {"x": 1}, sort=[("_id", DESCENDING)])
+            _, epoch = await self._channel(channel)
+        if document is None:
+            return Tail(Position(epoch, 0), "")
+        return Tail(Position(epoch, document["_id"]["o"]), document.get("x", {}).get("k", ""))
+
+    async def append_changes(self, channel: str, tail: Tail, changes: Sequence[Change]) -> Tail:
+        """Store changes right behind `tail`, or raise Conflict: then some of them may be stored, or may yet be.
+
+        An offset is taken once and for all, and `tail` is the majority's: who appends behind it knows all that is
+        stored, so nothing is stored twice or left out, however many try.
+        """
+        epoch, offset = tail.position
+        messages = [
+            Message(channel, epoch, offset + number, change.key, None, change.time, change.data, images=change.images)
+            for number, change in enumerate(changes, 1)
+        ]
+        try:
+            reply = await self._database.command(
+                {
+                    "insert": "messages",
+                    "documents": [_change(*pair) for pair in zip(messages, changes, strict=True)],
+                    "ordered": True,
+                    "writeConcern": {"w": "majority", "j": True, "wtimeout": int(self._options.publish_timeout * 900)},
+                }
+            )
+        except PyMongoError as error:
+            raise Conflict(brief(error)) from error
+        self.inserts += 1
+        if reply.get("writeConcernError") or reply.get("writeErrors"):
+            raise Conflict("another node was faster, or the write was not confirmed")
+        self.dirty.add(channel)
+        self._on_commit(messages)
+        return Tail(messages[-1].position, changes[-1].token)
+
+    async def start_over(self, channel: str, tail: Tail, change: Change) -> Tail:
+        """Give the channel a new epoch and an empty history, at `change`: both at once or Conflict."""
+        position = Position(new_epoch(), tail.position.offset + 1)
+        message = Message(channel, position.epoch, position.offset, change.key, None, change.time, None)
+        try:
+            async with (
+                await self._database.client.start_session() as session,
+                session.start_transaction(write_concern=self._database.write_concern),
+            ):
+                await self._messages.insert_one(_change(message, change), session=session)
+                await self._channels.update_one(
+                    {"_id": channel},
+                    {"$set": {"epoch": position.epoch}, "$max": {"floor": position.offset}},
+                    upsert=True,
+                    session=session,
+                )
+        except PyMongoError as error:
+            raise Conflict(brief(error)) from error
+        logger.warning("%s starts over: the history of its collection was lost", channel)
+        self._on_head(channel, position)
+        return Tail(position, change.token)
+
+    async def position_at(self, channel: str, time: Any) -> Position | None:
+        """Behind the last change with a cluster time ≤ `time`; None if it is not retained."""
+        with mapped():
+            document = await self._messages.find_one(
+                {**_all(channel), "x.t": {"$lte": time}}, {"_id": 1}, sort=[("_id", DESCENDING)]
+            )
+            floor, epoch = await self._channel(channel)
+        offset = document["_id"]["o"] if document else 0
+        return Position(epoch, offset) if offset >= floor else None
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -800,6 +878,35 @@ def _id(channel: str, offset: int) -> dict[str, Any]:
     return {"c": channel, "o": offset}
 
 
+def _all(channel: str) -> dict[str, Any]:
+    return {"_id": {"$gt": _id(channel, 0), "$lte": _id(channel, MAX_OFFSET)}}
+
+
+def _change(message: Message, change: Change) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "_id": _id(message.channel, message.offset),
+        "e": message.epoch,
+        "u": None,
+        "k": change.key,
+        "t": change.time,
+        **_stored(change.data),
+        "x": {"k": change.token, "t": change.at},
+    }
+    if change.images != (None, None):
+        # As text: they are as deep as the document itself, and nobody queries them.
+        document["x"]["i"] = JSON.encode(change.images).decode()
+    return document
+
+
+def _stored(data: Any) -> dict[str, Any]:
+    return {"d": data} if _is_plain(data) else {"j": JSON.encode(data).decode()}
+
+
+def _images(document: dict[str, Any]) -> Images | None:
+    text = document.get("x", {}).get("i")
+    return msgspec.json.decode(text, type=Images) if text is not None else None
+
+
 def _document(channel: str, epoch: str, offset: int, entry: _Entry) -> dict[str, Any]:
     document: dict[str, Any] = {
         "_id": {"c": channel, "o": offset},
@@ -808,26 +915,28 @@ def _document(channel: str, epoch: str, offset: int, entry: _Entry) -> dict[str,
         "k": entry.key,
         "t": entry.time,
     }
-    if _is_plain(entry.data):
-        document["d"] = entry.data
-    else:
-        document["j"] = JSON.encode(entry.data).decode()
-    return document
+    return document | _stored(entry.data)
 
 
 def _is_plain(data: Any) -> bool:
     """Whether BSON holds it as it is: no key that MongoDB or a driver could take for an operator, a path or a
-    reference ({"$ref", "$id"} reads back as another type), no NUL in a key."""
-    todo = [data]
-    for item in todo:
-        if type(item) is dict:
-            for key in item:
-                if key[:1] == "$" or "." in key or "\0" in key:
-                    return False
-            todo.extend(item.values())
-        elif type(item) is list:
-            todo.extend(item)
-    return True
+    reference ({"$ref", "$id"} reads back as another type), no NUL in a key, and not as deep as MongoDB allows at most:
+    a message is deeper than the document in it."""
+    level = [data]
+    for _ in range(_PLAIN_DEPTH):
+        below: list[Any] = []
+        for item in level:
+            if type(item) is dict:
+                for key in item:
+                    if key[:1] == "$" or "." in key or "\0" in key:
+                        return False
+                below.extend(item.values())
+            elif type(item) is list:
+                below.extend(item)
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def _data(document: dict[str, Any]) -> Any:
@@ -844,7 +953,8 @@ def _same(one: Any, other: Any) -> bool:
 def _message(document: dict[str, Any], epoch: str) -> Message:
     """Of the channel's present epoch, whatever it had when the message came: after a reset all cursors are new."""
     channel, offset = document["_id"]["c"], document["_id"]["o"]
-    return Message(channel, epoch, offset, document["k"], document["u"], document["t"], _data(document))
+    images = _images(document) if "x" in document else None
+    return Message(channel, epoch, offset, document["k"], document["u"], document["t"], _data(document), images=images)
 
 
 def _contiguous(documents: Iterable[dict[str, Any]], after: int, epoch: str) -> list[Message]:

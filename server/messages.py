@@ -10,6 +10,9 @@ from server.channels import Position
 from server.codec import Codec
 from server.protocol import EphemeralPush, MessagePush, Push
 
+Images = tuple[dict[str, Any] | None, dict[str, Any] | None]
+"""Of a document's change, never on the wire: the document before it; and after it, if the message does not have it."""
+
 
 class Message:
     """One entry of a channel. An ephemeral one has offset 0 and neither epoch nor key.
@@ -17,7 +20,7 @@ class Message:
     `time` is in milliseconds since 1970, UTC. `skip` names the session the message is not sent to ("echo": false).
     """
 
-    __slots__ = ("channel", "epoch", "offset", "key", "user", "time", "data", "tag", "skip", "_frames")
+    __slots__ = ("channel", "epoch", "offset", "key", "user", "time", "data", "tag", "skip", "images", "_frames")
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Message:
         data: Any,
         tag: str | None = None,
         skip: str | None = None,
+        images: Images | None = None,
     ) -> None:
         self.channel = channel
         self.epoch = epoch
@@ -40,11 +44,16 @@ class Message:
         self.data = data
         self.tag = tag
         self.skip = skip
+        self.images = images
         self._frames: dict[Codec, bytes] = {}
 
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.offset)
+
+    def having(self, channel: str, data: Any, tag: str | None) -> Message:
+        """The same message, as a view of its channel shows it."""
+        return Message(channel, self.epoch, self.offset, self.key, self.user, self.time, data, tag)
 
     def push(self) -> MessagePush | EphemeralPush | Push:
         if not self.offset:
@@ -81,3 +90,23 @@ class Page(NamedTuple):
 
     messages: list[Message]
     gap: tuple[int, int] | None
+
+
+class Change(NamedTuple):
+    """A change of a document on its way into the log. `token` sorts as the changes do; `at` is its cluster time."""
+
+    token: str
+    at: Any
+    key: str
+    time: int
+    data: dict[str, Any] | None
+    """None: the history of the collection is lost up to here, and its channel starts over."""
+    images: Images = (None, None)
+    size: int = 0
+
+
+class Tail(NamedTuple):
+    """How far the changes of a collection are in the log."""
+
+    position: Position
+    token: str

@@ -40,6 +40,7 @@ class _Collector(Collector):
         yield InfoMetricFamily("waterspout", "This instance.", {"version": __version__, "node": node.id})
         yield from self._clients()
         yield from self._log()
+        yield from self._documents()
         broker = node.broker
         yield gauge("broker_up", "1: this node hears itself through its broker.", node.unheard() is None)
         yield counter("broker_dropped", "Publications that could not be sent to the broker.", broker.dropped)
@@ -78,6 +79,14 @@ class _Collector(Collector):
         yield counter("log_inserts", "Inserts sent to MongoDB.", log.inserts)
         yield counter("log_reads", "Reads of messages and heads sent to MongoDB.", log.reads)
         yield counter("conflicts", "Inserts refused because another node had taken the offset.", log.conflicts)
+
+    def _documents(self) -> Iterator[Family]:
+        documents, tailer = self._node.documents, self._node.tailer
+        yield counter("document_reads", "Documents and lists read, and snapshots.", documents.reads)
+        yield counter("document_writes", "Writes of documents that were asked for.", documents.writes)
+        yield gauge("tailer", "1: this node follows the changes of documents.", tailer.holds)
+        yield counter("document_changes", "Changes that this node has put into the log.", tailer.changes)
+        yield counter("tailer_conflicts", "Changes whose place in the log had to be looked up again.", tailer.conflicts)
 
 
 def counter(name: str, help: str, value: int) -> CounterMetricFamily:

@@ -17,9 +17,9 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from server import __version__
 from server.accounts import Accounts
@@ -29,7 +29,8 @@ from server.broker_memory import MemoryBroker
 from server.broker_redis import RedisBroker
 from server.channels import BEGINNING, DOCUMENTS, EVENTS, MAX_OFFSET, NODES, Position, namespace_of, parse_cursor
 from server.codec import JSON
-from server.config import Config, Namespace, UserRate
+from server.config import Collection, Config, Namespace, UserRate
+from server.documents import Documents, Owner, Written
 from server.errors import DISCONNECTED, REVOKED, SHUT_OUT, SHUTDOWN, Disconnect, Error, bad_request
 from server.histogram import Histogram
 from server.hooks import Hooks
@@ -37,17 +38,20 @@ from server.hub import Hub
 from server.limits import Buckets
 from server.log import Log, Receipt
 from server.messages import Message, Notice
-from server.mongodb import connect
+from server.mongodb import connect, mapped
 from server.permissions import Permissions, revocable
 from server.presence import Presence
 from server.principals import Principal
-from server.protocol import Gap, HistoryPage, MessagePush, Push, gap_push
+from server.protocol import DocumentWrite, Find, Gap, HistoryPage, MessagePush, Push, gap_push
 from server.revocations import Revocation, Revocations
 from server.seen import Seen
 from server.sequencer import Sequencer
 from server.stats import REASON, Events, Rates
 from server.subscription import Stream, Subscriber, Subscription
+from server.tailer import Tailer
 from server.tickets import Tickets
+from server.views import View
+from server.where import parse as parse_where
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +129,7 @@ class Node:
             on_revocation=self._on_revocation,
             on_confirmed=self._on_confirmed,
         )
-        self.permissions = Permissions(config.namespaces, self.revocations, config.auth.guests)
+        self.permissions = Permissions(config.namespaces, self.revocations, config.auth.guests, config.collections)
         self.hooks = Hooks(config.hooks)
         self._hooked: dict[tuple[str, str], asyncio.Future[None]] = {}
         """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
@@ -138,6 +142,8 @@ class Node:
         }
         self.users: dict[str, set[Client]] = {}
         """The sessions of each user; those of API keys are not among them."""
+        self.documents = Documents(self._database, config.collections, config.mongodb, config.limits.document_bytes)
+        self.tailer = Tailer(self._database, config.collections, self.log, node=self.id, prepare=self.documents.prepare)
         self.clients: set[Client] = set()
         self.addresses: dict[str, int] = {}
         """Connections per client address."""
@@ -190,6 +196,8 @@ class Node:
         await self._persist(self.tickets.open)
         if self._accounts is not None:
             await self._persist(self._open_accounts, self._accounts)
+        await self._persist(self.documents.open)
+        await self._persist(self.tailer.open)
         self.opened = True
 
     async def _persist(self, opening: Callable[..., Awaitable[None]], *arguments: Any) -> None:
@@ -214,6 +222,7 @@ class Node:
         self.leaving = True
         await asyncio.gather(*self._asking, return_exceptions=True)
         await self.log.drain()
+        await self.documents.drain()
         # A herd comes back spread over the time that a restart takes anyway.
         spread = 1.0 + len(self.clients) / 500
         for client in tuple(self.clients):
@@ -227,6 +236,7 @@ class Node:
                 await self._note_departures()
         for stream in self._streams.values():
             stream.close()
+        await self.tailer.close()
         await self.broker.close()
         await self.hooks.close()
         await self.revocations.close()
@@ -492,13 +502,22 @@ class Node:
         *,
         after: str | None = None,
         last: int | None = None,
+        where: Any = None,
+        snapshot: bool = False,
+        conflate: float = 0.0,
     ) -> tuple[Subscription, Push, Push | None]:
         """A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that
-        comes before its messages, if there is one."""
+        comes before its messages, if there is one. `where`, `snapshot` (the documents as they are, first) and
+        `conflate` (only the newest change of each document, so many seconds apart) are for the changes of documents."""
         namespace = await self.readable(principal, channel)
         if after is not None and last is not None:
             raise bad_request("after, last: one of them")
         wanted = None if after is None else parse_cursor(after)
+        view = self._view(principal, channel, where, conflate)
+        if view is None and (snapshot or conflate):
+            raise bad_request(f"snapshot, conflate: {channel} has no documents")
+        if snapshot and last is not None:
+            raise bad_request("last, snapshot: one of them")
         if not namespace.durable:
             if wanted is not None or last is not None:
                 raise bad_request(f"{'last' if wanted is None else 'after'}: {channel} is ephemeral, it has no history")
@@ -510,9 +529,9 @@ class Node:
                 raise
             return self._subscription(stream, subscriber, BEGINNING, principal, namespace), {"channel": channel}, None
         self._check_open()
-        stream = await self._acquire(channel, namespace)
+        stream = await self._acquire(channel if view is None else view.log_channel, namespace)
         try:
-            position, gap = await self._begin(stream, wanted, last)
+            position, gap = await self._begin(stream, channel, wanted, last)
             self.permissions.check(principal, "subscribe", channel)  # it may have been revoked meanwhile
         except BaseException:
             self._release(stream)
@@ -524,18 +543,37 @@ class Node:
             "head": str(stream.sequencer.position),
             "recovered": gap is None,
         }
-        return self._subscription(stream, subscriber, position, principal, namespace), fields, gap
+        options: dict[str, Any] = {}
+        due = snapshot and (wanted is None or gap is not None)
+        if view is not None:
+            options["view"] = view
+            if snapshot:
+                options |= {"snapshot": lambda: self._snapshot(stream, view), "snapshot_due": due}
+                fields["snapshot"] = due
+        if due:  # instead of the gap; and until it is there, there is nothing to resume from
+            fields["cursor"], gap = None, None
+        return self._subscription(stream, subscriber, position, principal, namespace, **options), fields, gap
 
     def _subscription(
-        self, stream: Stream, subscriber: Subscriber, position: Position, principal: Principal, namespace: Namespace
+        self,
+        stream: Stream,
+        subscriber: Subscriber,
+        position: Position,
+        principal: Principal,
+        namespace: Namespace,
+        **options: Any,
     ) -> Subscription:
         leave = None
         if namespace.presence and not principal.server:  # a back end is not a person
             leave = self.attendance.enter(stream.channel, principal.user, principal.info, subscriber.id)
-        return Subscription(stream, self.hub, self.log.read, subscriber, position, release=self._release, leave=leave)
+        return Subscription(
+            stream, self.hub, self.log.read, subscriber, position, release=self._release, leave=leave, **options
+        )
 
-    async def _begin(self, stream: Stream, after: Position | None, last: int | None) -> tuple[Position, Push | None]:
-        """Where a subscription starts to read, and the gap before that."""
+    async def _begin(
+        self, stream: Stream, channel: str, after: Position | None, last: int | None
+    ) -> tuple[Position, Push | None]:
+        """Where a subscription starts to read, and the gap before that; `channel` is the name it was asked for by."""
         sequencer = stream.sequencer
         assert sequencer is not None
         head = sequencer.position
@@ -557,11 +595,11 @@ class Node:
         if after.epoch != head.epoch:
             gone = (await self.log.read(stream.channel, 0, head.offset)).gap
             start = Position(head.epoch, gone[1] if gone else 0)
-            return start, gap_push(stream.channel, head.epoch, None, None, "epoch")
+            return start, gap_push(channel, head.epoch, None, None, "epoch")
         if after.offset < head.offset:
             page = await self.log.read(stream.channel, after.offset, head.offset)
             if page.gap is not None:
-                return Position(head.epoch, page.gap[1]), gap_push(stream.channel, head.epoch, *page.gap)
+                return Position(head.epoch, page.gap[1]), gap_push(channel, head.epoch, *page.gap)
         return after, None
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -574,11 +612,13 @@ class Node:
         after: str | None,
         before: str | None,
         limit: int,
+        where: Any = None,
         address: str = "",
         head: Position | None = None,
     ) -> HistoryPage:
-        """Oldest first, bounds exclusive; with neither bound the newest. A page may be shorter than `limit`.
-        `head`: the newest position, where it is known already."""
+        """Oldest first, bounds exclusive; with neither bound the newest. A page may be shorter than `limit`, or empty
+        though there are more: of the changes of documents only those are in it that `where` shows. `head`: the newest
+        position, where it is known already."""
         self.spend(principal, address)
         namespace = await self.readable(principal, channel)
         if not namespace.durable:
@@ -587,16 +627,22 @@ class Node:
             raise bad_request("after, before: one of them")
         start = None if after is None else parse_cursor(after, "after")
         end = None if before is None else parse_cursor(before, "before")
+        view = self._view(principal, channel, where)
         self._check_open()
+        name = channel
+        if view is not None:
+            channel = view.log_channel
         head = head or (await self.log.heads([channel]))[channel]
         if start is not None:
-            page = await self._history_after(channel, start, head, limit)
+            page = await self._history_after(channel, start, head, limit, view)
         else:
-            page = await self._history_before(channel, end, head, limit)
-        self.permissions.check(principal, "subscribe", channel)  # it may have been revoked meanwhile
+            page = await self._history_before(channel, end, head, limit, view)
+        self.permissions.check(principal, "subscribe", name)  # it may have been revoked meanwhile
         return page
 
-    async def _history_after(self, channel: str, after: Position, head: Position, limit: int) -> HistoryPage:
+    async def _history_after(
+        self, channel: str, after: Position, head: Position, limit: int, view: View | None
+    ) -> HistoryPage:
         gap: Gap | None = None
         given = after
         if after == BEGINNING:
@@ -615,9 +661,11 @@ class Node:
                 given = Position(head.epoch, max(given.offset, page.gap[1]))
         cursor = messages[-1].position if messages else given
         more = bool(messages) and cursor.offset < head.offset
-        return _history(messages, cursor, head, more, gap)
+        return _history(messages, cursor, head, more, gap, view)
 
-    async def _history_before(self, channel: str, before: Position | None, head: Position, limit: int) -> HistoryPage:
+    async def _history_before(
+        self, channel: str, before: Position | None, head: Position, limit: int, view: View | None
+    ) -> HistoryPage:
         gap: Gap | None = None
         offset = MAX_OFFSET
         if before is not None:
@@ -630,7 +678,105 @@ class Node:
             gap = {"from": 1, "to": min(floor, offset - 1)}
         first = messages[0].offset if messages else 0
         cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
-        return _history(messages, cursor, head, bool(messages) and first - 1 > floor, gap)
+        return _history(messages, cursor, head, bool(messages) and first - 1 > floor, gap, view)
+
+    # --- documents ----------------------------------------------------------------------------------------------------
+
+    async def get_document(self, principal: Principal, collection: str, identifier: str, *, address: str = "") -> Push:
+        owner = await self._readable_rows(principal, collection, address)
+        return await self.documents.get(collection, identifier, owner)
+
+    async def find_documents(self, principal: Principal, query: Find, *, address: str = "") -> Push:
+        owner = await self._readable_rows(principal, query.collection, address)
+        return await self.documents.find(query.collection, query, owner)
+
+    async def write_document(
+        self, principal: Principal, collection: str, write: DocumentWrite, *, address: str = ""
+    ) -> Written:
+        declared = self._documents(principal, "write", collection, address)
+        await self._ask_about(principal, collection, declared, write)
+        return await self.documents.write(
+            collection, write, principal.user, self._owner(principal, collection, declared)
+        )
+
+    async def write_documents(
+        self, principal: Principal, collection: str, writes: list[DocumentWrite], *, address: str = ""
+    ) -> list[Written | Error]:
+        declared = self._documents(principal, "write", collection, address)
+        refused: dict[int, Error] = {}
+
+        async def ask(index: int) -> None:
+            try:
+                await self._ask_about(principal, collection, declared, writes[index])
+            except Error as error:
+                refused[index] = error
+
+        await asyncio.gather(*map(ask, range(len(writes))))
+        owner = self._owner(principal, collection, declared)
+        allowed = [write for index, write in enumerate(writes) if index not in refused]
+        results = iter(await self.documents.write_many(collection, allowed, principal.user, owner))
+        return [refused[index] if index in refused else next(results) for index in range(len(writes))]
+
+    def _documents(self, principal: Principal, action: Literal["read", "write"], name: str, address: str) -> Collection:
+        collection = self.permissions.check_documents(principal, action, name)
+        self.spend(principal, address)
+        self._check_open()
+        return collection
+
+    async def _readable_rows(self, principal: Principal, name: str, address: str) -> Owner | None:
+        collection = self._documents(principal, "read", name, address)
+        if self.hooks.wanted(collection.hook, "subscribe"):
+            assert collection.hook is not None
+            await self.hooks.ask(collection.hook, "subscribe", principal, {"channel": f"{DOCUMENTS}:{name}"})
+        return self._owner(principal, name, collection)
+
+    async def _ask_about(self, principal: Principal, name: str, collection: Collection, write: DocumentWrite) -> None:
+        """The hook's answer may have other fields for the document."""
+        if not self.hooks.wanted(collection.hook, "write"):
+            return
+        assert collection.hook is not None
+        about = {"collection": name, "op": write.op, "document_id": write.document_id, "document": write.document}
+        answer = await self.hooks.ask(collection.hook, "write", principal, about)
+        if isinstance(answer.get("data"), dict):
+            write.document = answer["data"]
+
+    def _owner(self, principal: Principal, name: str, collection: Collection) -> Owner | None:
+        """Where rows have owners, everybody sees their own; a server sees all."""
+        if collection.owner is None or principal.server:
+            return None
+        if principal.user is None:
+            raise Error("permission_denied", f"a guest owns no documents of {name}")
+        return Owner(collection.owner, principal.user)
+
+    def _view(self, principal: Principal, channel: str, where: Any, conflate: float = 0.0) -> View | None:
+        """What a principal sees of the changes of documents; None for other channels. The right is checked already."""
+        namespace, _, rest = channel.partition(":")
+        if namespace != DOCUMENTS:
+            if where is not None:
+                raise bad_request(f"where: {channel} has no documents")
+            return None
+        name, slash, identifier = rest.partition("/")
+        if slash and not identifier:
+            raise bad_request("channel: docs:collection/id, the id is missing")
+        wanted = parse_where(where) if where else None
+        owner = self._owner(principal, name, self.config.collections[name])
+        return View(channel, name, identifier if slash else None, wanted, owner, conflate)
+
+    async def _snapshot(
+        self, stream: Stream, view: View
+    ) -> tuple[Position, AsyncGenerator[tuple[list[Any], bool], None]]:
+        """What there was at a moment up to which the log has every change, and the position behind the last of them."""
+        with mapped():
+            at = await self.tailer.position()
+        position = await self.log.position_at(stream.channel, at)
+        if position is None:
+            raise Error("unavailable", f"{stream.channel} has just started over", retry_after=0.5)
+        assert stream.sequencer is not None
+        if position.epoch != stream.sequencer.position.epoch:
+            self._sweep_wanted = True
+            self._sweep_if_due()
+            raise Error("unavailable", f"{stream.channel} has just started over", retry_after=0.5)
+        return position, self.documents.snapshot(view, at)
 
     async def ticket(self, principal: Principal, channels: list[str]) -> tuple[str, float]:
         """For listening to `channels` without a token (see tickets.py), and the seconds it is good for."""
@@ -840,6 +986,8 @@ class Node:
     def _lost(self, channel: str, epoch: str, first: int | None, last: int | None) -> None:
         reason = "epoch" if first is None else None
         self.hub.tell(channel, gap_push(channel, epoch, first, last, reason), first or 0, last or 0)
+        for subscription in tuple(self._streams[channel].copies) if channel in self._streams else ():
+            subscription.copy_again()
 
     # --- between nodes ------------------------------------------------------------------------------------------------
 
@@ -855,6 +1003,9 @@ class Node:
     def _reach(self, channel: str, head: Position) -> None:
         stream = self._streams.get(channel)
         if stream is not None and stream.sequencer is not None:
+            if stream.sequencer.position.epoch not in ("", head.epoch):
+                self._sweep_wanted = True  # another history is not believed before the log says so
+                self._sweep_if_due()
             stream.sequencer.reach(head)
 
     def _announce(self, **fields: Any) -> None:
@@ -925,6 +1076,7 @@ class Node:
         self._watch_peers()
         self._sweep_if_due()
         now = self._now()
+        self.hub.tick(now)
         for client in tuple(self.clients):
             client.tick(now)
 
@@ -976,9 +1128,10 @@ class Node:
             self.log.dirty.update(await self.log.channels())
             self._trimmed_all = self._now()
         for channel in tuple(self.log.dirty):
-            namespace = self.config.namespaces.get(channel.partition(":")[0])
-            if namespace is not None:
-                await self.log.trim(channel, namespace.history)
+            kind, _, rest = channel.partition(":")
+            declared = self.config.collections.get(rest) if kind == DOCUMENTS else self.config.namespaces.get(kind)
+            if declared is not None:
+                await self.log.trim(channel, declared.history)
             self.log.dirty.discard(channel)
 
     async def _forever(self, step: Callable[[], Any], pause: Callable[[], float]) -> None:
@@ -1012,6 +1165,10 @@ def _buckets(rate: float | UserRate) -> Buckets:
     return Buckets(rate.per_user, rate.burst) if isinstance(rate, UserRate) else Buckets(rate)
 
 
-def _history(messages: list[Message], cursor: Position, head: Position, more: bool, gap: Gap | None) -> HistoryPage:
+def _history(
+    messages: list[Message], cursor: Position, head: Position, more: bool, gap: Gap | None, view: View | None
+) -> HistoryPage:
+    if view is not None:
+        messages = [shown for message in messages if (shown := view.show(message)) is not None]
     pushes = [cast(MessagePush, message.push()) for message in messages]
     return {"messages": pushes, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}

@@ -6,11 +6,11 @@ the namespace's rule (rules.py) or from what the token or the API key carries it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from server.channels import SYSTEM, SYSTEM_CHANNELS, matches, namespace_of, owners_of
-from server.config import Namespace
+from server.channels import DOCUMENTS, SYSTEM, SYSTEM_CHANNELS, matches, namespace_of, owners_of
+from server.config import Collection, Namespace
 from server.errors import Error
 from server.principals import Principal
 from server.rules import Rule, satisfies, terms
@@ -34,9 +34,14 @@ class Permissions:
     """`guests`: whether there are any; without them not even `anyone` is open to the world."""
 
     def __init__(
-        self, namespaces: Mapping[str, Namespace], revoked: Revoked | None = None, guests: bool = True
+        self,
+        namespaces: Mapping[str, Namespace],
+        revoked: Revoked | None = None,
+        guests: bool = True,
+        collections: Mapping[str, Collection] | None = None,
     ) -> None:
         self._namespaces = namespaces
+        self._collections = collections or {}
         self._system = Namespace(durable=False)
         self._revoked = revoked
         self._guests = guests
@@ -50,27 +55,64 @@ class Permissions:
                 raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
             return self._system
         namespace = self._namespaces.get(namespace_of(channel))
+        if namespace_of(channel) == DOCUMENTS:
+            return self._check_changes(principal, action, channel)
         if namespace is None:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         rule = namespace.publish if action == "publish" else namespace.subscribe
         if not (satisfies(principal, rule, owners_of(channel)) or _granted(principal, action, channel)):
             raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
+        self._check_revoked(principal, channel, rule, f"{action} in {channel}")
+        return namespace
+
+    def _check_revoked(self, principal: Principal, channel: str, rule: Rule, what: str) -> None:
         if self._revoked is not None and revocable(principal):
             if self._revoked.token(principal):
                 raise Error("unauthenticated", "the token has been revoked")
             if self._revoked.right(principal, channel):
-                raise Error("permission_denied", f"{principal.name} may not {action} in {channel}: revoked")
+                raise Error("permission_denied", f"{principal.name} may not {what}: revoked")
             if not self._revoked.confirmed and self._guarded(rule):
                 raise Error("unavailable", "revocations cannot be confirmed: MongoDB is away", retry_after=1.0)
-        return namespace
 
-    def satisfies(self, principal: Principal, rule: Rule, owners: Collection[str] = ()) -> bool:
+    def _check_changes(self, principal: Principal, action: Action, channel: str) -> Namespace:
+        """Of the changes of documents; nobody but the tailer publishes there."""
+        name = channel.partition(":")[2].partition("/")[0]
+        if name not in self._collections:
+            raise Error("unknown_channel", f"channel: no collection is declared for {channel}")
+        if action == "publish":
+            raise Error("permission_denied", f"{principal.name} may not publish in {channel}")
+        collection = self.check_documents(principal, "read", name, channel)
+        return Namespace(history=collection.history, hook=collection.hook)
+
+    def check_documents(
+        self, principal: Principal, action: Literal["read", "write"], name: str, channel: str | None = None
+    ) -> Collection:
+        """The collection's options; else `not_found` (not declared), or what `check` raises. A token may carry the
+        right to `subscribe` (to read and to watch) or to `write` in docs:NAME; or to subscribe to one document's
+        `channel`."""
+        collection = self._collections.get(name)
+        if collection is None:
+            raise Error("not_found", f"collection: {name[:100]} is not declared")
+        channel = channel or f"{DOCUMENTS}:{name}"
+        rule = collection.read if action == "read" else collection.write
+        # Rows with owners are shown to their owners alone: anybody may be one.
+        owners = (principal.user,) if collection.owner is not None and principal.user is not None else ()
+        carried = "subscribe" if action == "read" else "write"
+        if not (satisfies(principal, rule, owners) or _granted(principal, carried, channel)):
+            raise Error("permission_denied", f"{principal.name} may not {action} documents of {name}")
+        self._check_revoked(principal, channel, rule, f"{action} documents of {name}")
+        return collection
+
+    def satisfies(self, principal: Principal, rule: Rule, owners: Sequence[str] = ()) -> bool:
         """Whether `rule` alone gives the right to something that belongs to `owners`."""
         return satisfies(principal, rule, owners)
 
     def held(self, principal: Principal, channel: str) -> bool:
         """Whether deliveries have to wait while revocations cannot be confirmed: not of what any guest could read."""
         namespace = self._namespaces.get(namespace_of(channel))
+        if namespace_of(channel) == DOCUMENTS:
+            collection = self._collections.get(channel.partition(":")[2].partition("/")[0])
+            return revocable(principal) and (collection is None or self._guarded(collection.read))
         return revocable(principal) and (namespace is None or self._guarded(namespace.subscribe))
 
     def _guarded(self, rule: Rule) -> bool:
@@ -82,6 +124,6 @@ def revocable(principal: Principal) -> bool:
     return principal.user is not None and not principal.server
 
 
-def _granted(principal: Principal, action: Action, channel: str) -> bool:
+def _granted(principal: Principal, action: str, channel: str) -> bool:
     """Rights a token or an API key carries itself: patterns of channels with `*`."""
     return any(action in actions and matches(pattern, channel) for pattern, actions in principal.channels.items())

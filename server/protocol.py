@@ -7,7 +7,7 @@ here as plain objects. Unknown fields are ignored, an unknown `type` is an error
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Final, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -42,6 +42,10 @@ class Subscribe(Command, tag="subscribe"):
     channel: str
     after: str | None = None
     last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
+    where: dict[str, Any] | None = None
+    """These three for the changes of documents: what to show, the documents themselves first, and not too often."""
+    snapshot: bool = False
+    conflate: Annotated[float, Meta(ge=0, le=60)] = 0.0
 
 
 class Unsubscribe(Command, tag="unsubscribe"):
@@ -64,6 +68,63 @@ class History(Command, tag="history"):
     after: str | None = None
     before: str | None = None
     limit: Limit = DEFAULT_PAGE
+    where: dict[str, Any] | None = None
+
+
+class Get(Command, tag="get"):
+    collection: str
+    document_id: str
+
+
+class Find(Command, tag="find"):
+    """Also what the query of a listing over REST says."""
+
+    collection: str
+    where: Any = None
+    sort: str | None = None
+    limit: Limit = DEFAULT_PAGE
+    page: str | None = None
+    fields: str | None = None
+    count: bool = False
+
+
+class DocumentWrite(Struct, kw_only=True):
+    """One write, whichever way it came."""
+
+    op: Literal["put", "patch", "delete"]
+    document_id: str | None = None
+    """None: a put whose id the server makes, or the document has."""
+    document: dict[str, Any] | None = None
+    if_rev: str | None = None
+    """A revision, or `*`: whatever is there."""
+    if_absent: bool = False
+    key: Key | None = None
+
+
+class Write(Command):
+    op: ClassVar[Literal["put", "patch", "delete"]]
+    collection: str
+    document_id: str | None = None
+    document: dict[str, Any] | None = None
+    if_rev: str | None = None
+    if_absent: bool = False
+    key: Key | None = None
+
+    def as_write(self) -> DocumentWrite:
+        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("id", "collection")}
+        return DocumentWrite(op=self.op, **fields)
+
+
+class Put(Write, tag="put"):
+    op: ClassVar[Literal["put"]] = "put"
+
+
+class Patch(Write, tag="patch"):
+    op: ClassVar[Literal["patch"]] = "patch"
+
+
+class Delete(Write, tag="delete"):
+    op: ClassVar[Literal["delete"]] = "delete"
 
 
 class Presence(Command, tag="presence"):
@@ -76,7 +137,8 @@ class Ping(Command, tag="ping"):
     pass
 
 
-AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | History | Presence | Ping
+DocumentCommand = Get | Find | Put | Patch | Delete
+AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | History | Presence | Ping | DocumentCommand
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "connect": Connect,
@@ -87,6 +149,11 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "history": History,
     "presence": Presence,
     "ping": Ping,
+    "get": Get,
+    "find": Find,
+    "put": Put,
+    "patch": Patch,
+    "delete": Delete,
 }
 
 
@@ -215,6 +282,7 @@ class ErrorBody(TypedDict):
     reason: str
     retry: Annotated[bool, Meta(description="Whether the same may succeed later")]
     retry_after: NotRequired[Annotated[float, Meta(description="Seconds")]]
+    rev: NotRequired[Annotated[str, Meta(description="The document's, where another one was expected")]]
 
 
 class Problem(ErrorBody):
@@ -302,6 +370,49 @@ class JoinedEventsQuery(Struct, rename={"channels": "channel"}):
 
 class LastEventId(Struct, rename={"cursor": "Last-Event-ID"}):
     cursor: Annotated[str, Meta(description="Goes before `after`")] | None = None
+
+
+class DocumentQuery(Struct):
+    where: Annotated[str, Meta(description='JSON: {"price": {"$lt": 30}}')] | None = None
+    sort: Annotated[str, Meta(description="-price,name")] | None = None
+    limit: Limit = DEFAULT_PAGE
+    page: str | None = None
+    fields: Annotated[str, Meta(description="name,price")] | None = None
+    count: Annotated[bool, Meta(description="Count all that match")] = False
+
+
+class Conditions(Struct, rename={"match": "If-Match", "none_match": "If-None-Match"}):
+    match: Annotated[str, Meta(description='"revision", or *')] | None = None
+    none_match: Annotated[str, Meta(description="*")] | None = None
+
+
+class DocumentBatch(Struct):
+    writes: Annotated[list[DocumentWrite], Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+StoredDocument = Annotated[
+    dict[str, Any], Meta(extra_json_schema={"required": ["_id", "_rev"]}, description="Its fields, _id and _rev")
+]
+
+
+class DocumentPage(TypedDict):
+    """`page`: the token of the next one."""
+
+    documents: list[StoredDocument]
+    page: str | None
+    count: NotRequired[int]
+
+
+class DocumentResult(TypedDict, total=False):
+    document: StoredDocument
+    created: bool
+    duplicate: bool
+    deleted: bool
+    error: ErrorBody
+
+
+class DocumentResults(TypedDict):
+    results: Annotated[list[DocumentResult], Meta(description="In the order of the request")]
 
 
 class LoginRequest(Struct):
@@ -437,6 +548,8 @@ def problem(error: Error) -> ErrorBody:
     body: ErrorBody = {"code": error.code, "reason": error.reason, "retry": error.retry}
     if error.retry_after is not None:
         body["retry_after"] = round(error.retry_after, 3)
+    if error.rev is not None:
+        body["rev"] = error.rev
     return body
 
 
@@ -446,6 +559,21 @@ def gap_push(channel: str, epoch: str, first: int | None, last: int | None, reas
     push: Push = {"type": "gap", "channel": channel, "from": first, "to": last, "cursor": f"{epoch}:{last or 0}"}
     if reason is not None:
         push["reason"] = reason
+    return push
+
+
+def progress_push(channel: str, cursor: str) -> Push:
+    """There was much that the view does not show: the position behind it."""
+    return {"type": "progress", "channel": channel, "cursor": cursor}
+
+
+def snapshot_push(channel: str, documents: list[Push], *, first: bool, cursor: str | None) -> Push:
+    """A page of a snapshot. `start`: the client drops what it has; the last page has the cursor to go on from."""
+    push: Push = {"type": "snapshot", "channel": channel, "documents": documents, "more": cursor is None}
+    if first:
+        push["start"] = True
+    if cursor is not None:
+        push["cursor"] = cursor
     return push
 
 

@@ -57,6 +57,7 @@ class Sequencer:
         self._cause = "hole"
         self._filling: asyncio.Task[None] | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._restarted = False
 
     def start(self, head: Position) -> None:
         """Deliver from behind `head` on."""
@@ -103,6 +104,7 @@ class Sequencer:
                 future.set_result(None)
         self._lost(self.channel, head.epoch, None, None)
         self._target = head.offset
+        self._restarted = True
         self.start(Position(head.epoch, 0))
 
     async def reached(self, offset: int) -> None:
@@ -182,8 +184,10 @@ class Sequencer:
     def _take(self, page: Page) -> None:
         last = self.position.offset
         if page.gap is not None and page.gap[1] > last:
-            self._lost(self.channel, self.position.epoch, last + 1, page.gap[1])
+            if not self._restarted:  # else nobody knows anything of this history
+                self._lost(self.channel, self.position.epoch, last + 1, page.gap[1])
             self._move(page.gap[1])
+        self._restarted = False
         messages = [message for message in page.messages if message.offset > self.position.offset]
         if messages and messages[0].offset == self.position.offset + 1:
             self._advance(messages)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from server.codec import Codec
@@ -24,6 +25,9 @@ from server.principals import Principal
 from server.protocol import (
     AnyCommand,
     Connect,
+    DocumentCommand,
+    Find,
+    Get,
     History,
     Ping,
     Presence,
@@ -46,6 +50,8 @@ PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
 ChannelCommand = Subscribe | Unsubscribe | Publish | History | Presence
+LaneCommand = ChannelCommand | DocumentCommand
+"""What is carried out in order, channel by channel; of documents, document by document."""
 
 
 class Session(Outbox):
@@ -73,7 +79,7 @@ class Session(Outbox):
         now = asyncio.get_running_loop().time()
         limits = node.config.limits
         self._bucket = TokenBucket(limits.messages_per_second, limits.burst, now)
-        self._lanes: dict[str, deque[ChannelCommand]] | None = None
+        self._lanes: dict[str, deque[LaneCommand]] | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
         self._paging: asyncio.Lock | None = None
         self._publishing: dict[str, asyncio.Future[Receipt | None]] | None = None
@@ -184,8 +190,8 @@ class Session(Outbox):
 
     def _dispatch(self, command: AnyCommand) -> None:
         first, self._first = self._first, False
-        if isinstance(command, ChannelCommand):
-            lane = self._lanes.get(command.channel) if self._lanes else None
+        if isinstance(command, LaneCommand):
+            lane = self._lanes.get(_lane_of(command)) if self._lanes else None
             if lane is not None:
                 lane.append(command)
                 self._count(1)
@@ -214,12 +220,13 @@ class Session(Outbox):
             message_bytes=self._node.config.limits.message_bytes,
         )
 
-    def _open_lane(self, command: ChannelCommand) -> None:
+    def _open_lane(self, command: LaneCommand) -> None:
         if self._lanes is None:
             self._lanes = {}
-        lane = self._lanes[command.channel] = deque((command,))
+        channel = _lane_of(command)
+        lane = self._lanes[channel] = deque((command,))
         self._count(1)
-        self._spawn(self._run_lane(command.channel, lane))
+        self._spawn(self._run_lane(channel, lane))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._tasks is None:
@@ -228,7 +235,7 @@ class Session(Outbox):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run_lane(self, channel: str, lane: deque[ChannelCommand]) -> None:
+    async def _run_lane(self, channel: str, lane: deque[LaneCommand]) -> None:
         while lane and not self._ended:
             command = lane[0]
             try:
@@ -249,9 +256,12 @@ class Session(Outbox):
         assert self._lanes is not None
         del self._lanes[channel]
 
-    async def _carry_out(self, command: Subscribe | Unsubscribe | History | Presence) -> None:
+    async def _carry_out(self, command: Subscribe | Unsubscribe | History | Presence | DocumentCommand) -> None:
         assert self._principal is not None
-        if isinstance(command, Subscribe):
+        if isinstance(command, DocumentCommand):
+            self._spend()
+            await self._documents(self._principal, command)
+        elif isinstance(command, Subscribe):
             await self._subscribe(self._principal, command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(command)
@@ -260,13 +270,7 @@ class Session(Outbox):
             await self._read(self._principal, command)
 
     async def _read(self, principal: Principal, command: History | Presence) -> None:
-        """One page at a time, and none while too much of what was asked for is unread: replies are never dropped."""
-        if self._paging is None:
-            self._paging = asyncio.Lock()
-        async with self._paging:
-            limit = self._node.config.limits.queue_bytes
-            if limit and self._queued > limit:
-                await self.drained()
+        async with self._one_page():
             page: Mapping[str, object]
             if isinstance(command, Presence):
                 page = await self._node.presence(principal, command.channel, command.left, address=self.address)
@@ -277,9 +281,33 @@ class Session(Outbox):
                     after=command.after,
                     before=command.before,
                     limit=command.limit,
+                    where=command.where,
                     address=self.address,
                 )
             self._reply(command.id, channel=command.channel, **page)
+
+    @asynccontextmanager
+    async def _one_page(self) -> AsyncIterator[None]:
+        """One page at a time, and none while too much of what was asked for is unread: replies are never dropped."""
+        if self._paging is None:
+            self._paging = asyncio.Lock()
+        async with self._paging:
+            limit = self._node.config.limits.queue_bytes
+            if limit and self._queued > limit:
+                await self.drained()
+            yield
+
+    async def _documents(self, principal: Principal, command: DocumentCommand) -> None:
+        node = self._node
+        if isinstance(command, Get):
+            document = await node.get_document(principal, command.collection, command.document_id, address=self.address)
+            self._reply(command.id, document=document)
+        elif isinstance(command, Find):
+            async with self._one_page():
+                self._reply(command.id, **await node.find_documents(principal, command, address=self.address))
+        else:
+            written = await node.write_document(principal, command.collection, command.as_write(), address=self.address)
+            self._reply(command.id, **written.fields())
 
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
         if command.channel in self._subscriptions:
@@ -288,7 +316,14 @@ class Session(Outbox):
         if limit and len(self._subscriptions) >= limit:
             raise Error("limit_exceeded", f"channels_per_connection is {limit}")
         subscription, fields, gap = await self._node.subscribe(
-            principal, command.channel, self, after=command.after, last=command.last
+            principal,
+            command.channel,
+            self,
+            after=command.after,
+            last=command.last,
+            where=command.where,
+            snapshot=command.snapshot,
+            conflate=command.conflate,
         )
         if self._ended:
             subscription.close()
@@ -450,3 +485,13 @@ def _turned_away(error: Error) -> Disconnect:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
+
+
+def _lane_of(command: LaneCommand) -> str:
+    if isinstance(command, ChannelCommand):
+        return command.channel
+    name = f"docs:{command.collection}"
+    if isinstance(command, Find):
+        return name
+    # New documents have no order among themselves.
+    return f"{name}/{command.document_id or id(command)}"

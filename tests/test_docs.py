@@ -1,10 +1,10 @@
 """The documentation is true: every option is described with its default, and what README.md, docs/protocol.md and
 docs/rest.md show works like that on a real server.
 
-Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; ```json run in docs/protocol.md (`→`
-is sent over one WebSocket, `←` must come back), ```http run there and in docs/rest.md (request, blank line, answer); in
-the Python client's README.md ```python run (its output behind `# →`) and ```sh run (`$`, a command, its output). `…`
-stands for anything.
+Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; ```json run in docs/protocol.md and
+docs/documents.md (`→` is sent over one WebSocket, `←` must come back), ```http run there and in docs/rest.md (request,
+blank line, answer); in the Python client's README.md ```python run (its output behind `# →`) and ```sh run (`$`, a
+command, its output). `…` stands for anything.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
 REST = ROOT / "docs" / "rest.md"
 PYTHON_CLIENT = ROOT / "clients" / "python" / "README.md"
+DOCUMENTS = ROOT / "docs" / "documents.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 ADDRESS = "127.0.0.1:8888"
 
@@ -81,16 +82,12 @@ def test_the_documentation_has_no_option_that_does_not_exist() -> None:
 
 def test_every_option_is_in_config_yaml() -> None:
     text = (ROOT / "config.yaml").read_text()
-    # Live documents are not there yet, and neither are their options in the file.
-    missing = [
-        path for path, name in options() if not path.startswith("collections.*") and not re.search(rf"\b{name}:", text)
-    ]
-    assert missing == []
+    assert [path for path, name in options() if not re.search(rf"\b{name}:", text)] == []
 
 
 def test_config_yaml_has_the_defaults_of_the_code() -> None:
     written = config.load(ROOT / "config.yaml", {}, [])
-    for section in ("server", "mongodb", "redis", "auth", "limits", "origins", "collections"):
+    for section in ("server", "mongodb", "redis", "auth", "limits", "origins"):
         assert getattr(written, section) == getattr(config.Config(), section), section
 
 
@@ -286,7 +283,7 @@ def test_the_websocket_examples(server: Server) -> None:
                 received.append(json.loads(message))
         assert received == [], "more came than is shown"
 
-    for block in blocks(PROTOCOL, "json"):  # in their order: they build on one another
+    for block in blocks(PROTOCOL, "json") + blocks(DOCUMENTS, "json"):  # in their order: they build on one another
         asyncio.run(play(block))
 
 
@@ -304,7 +301,7 @@ def test_the_rest_examples(server: Server) -> None:
             assert got.status == int(status), (request, got)
             assert alike(json.loads("".join(line.strip() for line in shown)), got.body), (request, got.body)
 
-    for block in blocks(PROTOCOL, "http") + blocks(REST, "http"):
+    for block in blocks(PROTOCOL, "http") + blocks(REST, "http") + blocks(DOCUMENTS, "http"):
         asyncio.run(play(block))
 
 

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from server import config
+
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "server").glob("*.py"))}
 HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "handlers").glob("*.py"))}
 
 # The table. A module may import what lies on a lower level, and what EXCEPTIONS names; those of level 0 one another.
 LEVELS = {
-    0: "__init__ protocol codec frames channels errors config messages principals histogram rules",
-    1: "mongodb hub sequencer log documents broker broker_memory broker_redis presence auth keys accounts permissions "
-    "limits hooks revocations seen stats embedded preflight logs tickets",
-    2: "subscription node doctor",
+    0: "__init__ protocol codec frames channels errors config messages principals histogram rules where views rendered",
+    1: "mongodb hub sequencer log documents tailer broker broker_memory broker_redis presence auth keys accounts "
+    "permissions limits hooks revocations seen stats embedded preflight logs tickets",
+    2: "subscription node doctor seed",
     3: "outbox session events metrics",
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules.split()}
@@ -29,6 +31,8 @@ EXCEPTIONS = {
     ("broker_redis", "broker"),
     ("log", "mongodb"),
     ("revocations", "mongodb"),
+    ("documents", "mongodb"),
+    ("tailer", "mongodb"),
     ("preflight", "embedded"),
     ("presence", "broker"),
     ("seen", "mongodb"),
@@ -44,9 +48,15 @@ LIBRARIES = {
     "prometheus_client": {"metrics"},
     "msgpack": {"codec"},
     "yaml": {"config"},
-    "motor": {"mongodb", "log", "documents", "accounts", "revocations", "embedded", "seen", "tickets"},
-    "pymongo": {"mongodb", "log", "documents", "accounts", "revocations", "embedded", "doctor", "seen"},
-    "bson": {"log", "documents"},
+    "motor": {
+        *("mongodb", "log", "documents", "tailer", "accounts", "revocations", "embedded", "seen", "tickets", "seed"),
+    },
+    "pymongo": {
+        *("mongodb", "log", "documents", "tailer", "accounts", "revocations", "embedded", "doctor", "seen", "seed"),
+    },
+    "bson": {"log", "documents", "tailer", "rendered"},
+    "jsonschema": {"documents"},
+    "referencing": {"documents"},
     "redis": {"broker_redis", "doctor"},
     "jwt": {"auth", "keys", "tickets"},
     "cryptography": {"keys"},
@@ -163,6 +173,22 @@ def test_third_party_libraries_stay_behind_their_modules(module: str) -> None:
 def test_the_lowest_level_is_pure(module: str) -> None:
     """L0 neither waits nor looks at a clock: no asyncio, socket, time or chance in it."""
     assert not IMPURE & {name.partition(".")[0] for name in imports(SERVER[module])}
+
+
+def test_the_servers_own_collections_cannot_be_declared() -> None:
+    """Whoever reads documents must not read messages, accounts or secrets."""
+    named = set()
+    for module, tree in SERVER.items():
+        for node in ast.walk(tree):
+            name: ast.expr | None = None
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("database"):
+                name = node.slice
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".get_collection"):
+                name = node.args[0]
+            if isinstance(name, ast.Constant) and module != "seed":  # which writes documents
+                named.add(name.value)
+    assert {"messages", "meta", "accounts", "seen"} <= named
+    assert named <= config.OWN_COLLECTIONS
 
 
 @pytest.mark.parametrize("module", HANDLERS)

@@ -1,0 +1,63 @@
+"""The example that the pages and the README show."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from server import config
+from server.node import Node
+from server.seed import Example
+from tests.support.client import Client
+from tests.support.documents import watch
+from tests.support.processes import ROOT, Server
+from tests.support.waiting import until
+
+DEMO = ("products", "stock", "orders", "instruments", "trades")
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    return {f"collections.{name}": {"read": "anyone"} for name in DEMO}
+
+
+@pytest.fixture
+def url(base_url: str, http_server: object) -> str:
+    return base_url.replace("http", "ws") + "/v1/ws"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_orders_flow_and_prices_move(node: Node, url: str) -> None:
+    """Filling it twice leaves the same documents, and what the simulation does reaches whoever watches."""
+    example = Example(node._database, frozenset(DEMO), random.Random(7))
+    assert await example.fill() == await example.fill()
+    assert await node._database["products"].count_documents({}) == 17
+    async with Client([url]) as client:
+        orders, _ = await watch(client, "docs:orders", where={"status": {"$ne": "shipped"}})
+        prices, _ = await watch(client, "docs:instruments")
+        assert orders.documents
+        moving = asyncio.create_task(example.simulate())
+        try:
+            await until(lambda: orders.changes and prices.changes, 15)
+        finally:
+            moving.cancel()
+
+
+def test_the_demonstrations_collections_are_declared() -> None:
+    assert set(DEMO) <= set(config.load(ROOT / "config.yaml", {}, []).collections)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_the_command_finds_the_servers_own_mongodb(tmp_path: Path) -> None:
+    """Beside a server with an embedded MongoDB, on the same data directory."""
+    async with Server(tmp_path) as server:
+        command = [*server.command(), "seed"]
+        child = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        out, _ = await asyncio.wait_for(child.communicate(), 30)
+        assert child.returncode == 0
+        assert b"products: 17 documents" in out
+        listed = await server.get("/v1/documents/products?limit=1&count=1")
+        assert listed.body["count"] == 17

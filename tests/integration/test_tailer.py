@@ -1,0 +1,224 @@
+"""The tailer: who tails, each change once whatever happens, and snapshots that join the changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import AutoReconnect
+
+from server.errors import StartError
+from server.messages import Change, Tail
+from server.node import Node
+from server.principals import GUEST
+from server.tailer import LEASE
+from tests.support.client import Client
+from tests.support.documents import Copy, watch
+from tests.support.processes import Mongod
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    return {"collections.orders": {"read": "anyone", "write": "anyone"}, "mongodb.dedupe_window": 0}
+
+
+@pytest.fixture
+def url(base_url: str, http_server: object) -> str:
+    return base_url.replace("http", "ws") + "/v1/ws"
+
+
+@pytest.fixture
+def direct(mongod: Mongod, node: Node) -> Any:
+    with MongoClient[Any](mongod.uri) as client:
+        yield client[node.config.mongodb.database]
+
+
+@asynccontextmanager
+async def another(node: Node, mongod: Mongod) -> AsyncIterator[Node]:
+    """A second node on the same database."""
+    second = Node(node.config, mongod.uri)
+    await second.start()
+    try:
+        yield second
+    finally:
+        await second.close()
+
+
+async def logged(node: Node) -> list[Any]:
+    """(op, id, n) of everything in the log."""
+    found: list[Any] = []
+    cursor = "0"
+    while True:
+        page = await node.history(GUEST, "docs:orders", after=cursor, before=None, limit=500)
+        found += [(one.data["op"], one.data["id"], (one.data["document"] or {}).get("n")) for one in page["messages"]]
+        cursor = page["cursor"]
+        if not page["more"]:
+            return found
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_another_node_takes_over(node: Node, mongod: Mongod, direct: Any) -> None:
+    """At once from one that leaves; within the lease from one that is dead. Nothing is missed or doubled."""
+    async with another(node, mongod) as second:
+        await until(lambda: node.tailer.holds and not second.tailer.holds)
+        direct.orders.insert_one({"_id": "1", "n": 1})
+        await node.tailer.close()
+        direct.orders.insert_one({"_id": "2", "n": 2})
+        await until(lambda: second.tailer.holds, 5)
+        direct.orders.insert_one({"_id": "3", "n": 3})
+        task = second.tailer._task
+        assert task is not None
+        task.cancel()  # dead: the lease stays
+        await node.tailer.open()
+        direct.orders.insert_one({"_id": "4", "n": 4})
+        await until(lambda: node.tailer.holds, LEASE / 1000 + 5)
+
+        async def all_there() -> bool:
+            return len(await logged(node)) >= 4
+
+        await until(all_there)
+        assert await logged(node) == [("put", str(n), n) for n in range(1, 5)]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_two_tailers_at_once_store_each_change_once(
+    node: Node, mongod: Mongod, direct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both believe that they hold the lease, and sometimes an append's outcome is not told to them."""
+
+    async def believe(*_: Any) -> bool:
+        return True
+
+    async with another(node, mongod) as second:
+        await until(lambda: node.tailer.holds)
+        checkpoint = direct.meta.find_one({"_id": "tailer"})["token"]
+
+        async def take() -> str:
+            return str(checkpoint)
+
+        append = second.log.append_changes
+        lost = 0
+
+        async def forgetful(channel: str, tail: Tail, changes: list[Change]) -> Tail:
+            nonlocal lost
+            result = await append(channel, tail, changes)
+            lost += 1
+            if lost % 3 == 0:
+                raise AutoReconnect("the answer was lost")
+            return result
+
+        monkeypatch.setattr(second.tailer, "_take_lease", take)
+        for one in (node, second):
+            monkeypatch.setattr(one.tailer, "_renew", believe)
+        monkeypatch.setattr(second.tailer._log, "append_changes", forgetful)
+        for n in range(300):
+            direct.orders.replace_one({"_id": str(n % 7)}, {"n": n}, upsert=True)
+            if n % 50 == 0:
+                await asyncio.sleep(0.3)
+
+        async def all_there() -> bool:
+            return len(await logged(node)) >= 300
+
+        await until(all_there, 30)
+        await until(lambda: node.tailer.changes and second.tailer.changes, 10, "both at work")
+        assert await logged(node) == [("put", str(n % 7), n) for n in range(300)]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_snapshot_of_ten_thousand_joins_the_changes(url: str, direct: Any) -> None:
+    """Many pages, writes at full speed from before the snapshot until after it, a reader that pauses in its middle."""
+    direct.orders.insert_many([{"_id": f"{n:05}", "n": 0, "text": "x" * 200} for n in range(10_000)])
+    stop = False
+
+    def write() -> None:
+        n = 0
+        while not stop:
+            n += 1
+            direct.orders.update_one({"_id": f"{n * 7919 % 10_000:05}"}, {"$set": {"n": n}})
+            direct.orders.delete_one({"_id": f"{n * 104729 % 10_000:05}"})
+            direct.orders.insert_one({"_id": f"new-{n:05}", "n": n})
+
+    async with Client([url]) as client:
+        writing = asyncio.create_task(asyncio.to_thread(write))
+        try:
+            copy = Copy()
+            await client.subscribe("docs:orders", on_push=copy.take, snapshot=True)
+            await until(lambda: copy.pushes)
+            client.pause_reading()
+            await asyncio.sleep(0.5)
+            client.resume_reading()
+            await asyncio.wait_for(copy.whole.wait(), 20)
+        finally:
+            stop = True
+            await writing
+        pages = [push for push in copy.pushes if push["type"] == "snapshot"]
+        assert len(pages) > 10
+        assert [page.get("start", False) for page in pages] == [True] + [False] * (len(pages) - 1)
+        direct.orders.insert_one({"_id": "end"})
+        await until(lambda: "end" in copy.documents, 20)
+        stored = {one["_id"]: one["n"] for one in direct.orders.find({"_id": {"$ne": "end"}})}
+        assert {name: one["n"] for name, one in copy.documents.items() if name != "end"} == stored
+        assert copy.errors == []
+        assert copy.changes
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_snapshot_replaces_a_gap(url: str, node: Node, direct: Any) -> None:
+    """A cursor that is no longer retained: with `snapshot` a fresh one and no gap, without it the gap."""
+    async with Client([url]) as client:
+        copy, subscription = await watch(client, "docs:orders")
+        old = subscription.cursor
+        await client.unsubscribe("docs:orders")
+        for n in range(10):
+            direct.orders.insert_one({"_id": str(n), "n": n})
+
+        async def all_there() -> bool:
+            return len(await logged(node)) == 10
+
+        await until(all_there)
+        node.config.collections["orders"].history.size = 3
+        await asyncio.sleep(0.01)  # the dedupe window of 0 ends
+        assert await node.log.trim("docs:orders", node.config.collections["orders"].history) == 7
+        node.log._pages.clear()  # what was read a moment ago would still do
+        copy, subscription = await watch(client, "docs:orders", after=old)
+        assert subscription.reply["recovered"] is False
+        assert [push["type"] for push in copy.pushes] == ["snapshot"]
+        assert len(copy.documents) == 10
+        await client.unsubscribe("docs:orders")
+        plain = await client.subscribe("docs:orders", after=old)
+        gap = await plain.next()
+        assert (gap["type"], gap["from"], gap["to"]) == ("gap", 1, 7)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_replay_that_shows_nothing_moves_on(url: str, direct: Any) -> None:
+    direct.orders.insert_many([{"_id": str(n), "a": 0} for n in range(2500)])
+    direct.orders.insert_one({"_id": "end", "a": 1})
+    async with Client([url]) as client:
+        await watch(client, "docs:orders/end")
+        subscription = await client.subscribe("docs:orders", after="0", where={"a": 1})
+        pushes = [await subscription.next() for _ in range(3)]
+        assert [push["type"] for push in pushes] == ["progress", "progress", "message"]
+        assert [push["cursor"].split(":")[1] for push in pushes] == ["1000", "2000", "2501"]
+        await client.unsubscribe("docs:orders")
+        conflated = await client.subscribe("docs:orders", where={"a": 2}, conflate=0.05)
+        for n in range(20):
+            direct.orders.update_one({"_id": "1"}, {"$set": {"a": 2, "n": n}})
+        seen: list[int] = []
+        while not seen or seen[-1] != 19:
+            seen.append((await conflated.message())["data"]["document"]["n"])
+        assert len(seen) < 20
+        assert seen == sorted(seen)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_mongodb_cannot_have_is_said_at_start(node: Node) -> None:
+    await node._database.command({"create": "view", "viewOn": "orders", "pipeline": []})
+    node.documents._declared = {"view": node.config.collections["orders"]}
+    with pytest.raises(StartError, match=r"collections\.view"):
+        await node.documents.open()

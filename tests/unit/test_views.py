@@ -1,0 +1,116 @@
+"""Views of a collection's changes: what they show, what the hub makes of them, and how far they are."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from server.hub import PROGRESS_MESSAGES, PROGRESS_SECONDS, Hub
+from server.messages import Message
+from server.views import View
+from server.where import parse
+from tests.unit.test_hub import Sink, hub_test, turn
+
+CHANNEL = "docs:c"
+Document = dict[str, Any] | None
+
+
+def change(offset: int, before: Document, after: Document, identifier: str = "1") -> Message:
+    data = {"op": "delete" if after is None else "put", "id": identifier, "rev": None, "document": after}
+    return Message(CHANNEL, "e", offset, "k", None, 0, data, images=(before, None))
+
+
+def shown(view: View, before: Document, after: Document) -> str | None:
+    message = view.show(change(1, before, after))
+    return None if message is None else message.data["op"]
+
+
+def test_a_where_shows_what_comes_and_goes() -> None:
+    view = View(CHANNEL, "c", where=parse({"a": 1}))
+    yes, no = {"a": 1}, {"a": 2}
+    assert [shown(view, before, after) for before, after in ((None, yes), (no, yes), (yes, yes))] == ["put"] * 3
+    assert [shown(view, before, after) for before, after in ((yes, no), (yes, None))] == ["delete"] * 2
+    assert [shown(view, before, after) for before, after in ((None, no), (no, no), (no, None))] == [None] * 3
+    gone = view.show(change(1, yes, no))
+    assert gone is not None
+    assert gone.data == {"op": "delete", "id": "1", "rev": None, "document": None}
+
+
+def test_owners_see_their_own_alone_whatever_they_ask_for() -> None:
+    view = View(CHANNEL, "c", where=parse({"owner": "bob"}), owner=("owner", "ann"))
+    assert shown(view, None, {"owner": "bob"}) is None
+    view = View(CHANNEL, "c", owner=("owner", "ann"))
+    assert shown(view, None, {"owner": ["bob", "ann"]}) == "put"
+    assert shown(view, {"owner": "ann"}, {"owner": "bob"}) == "delete"
+    assert shown(view, {"owner": None}, {}) is None
+    one = View(f"{CHANNEL}/1", "c", id="1", owner=("owner", "ann"))
+    assert shown(one, None, {"owner": "bob"}) is None
+    assert one.show(change(1, None, {"owner": "ann"}, "2")) is None
+
+
+def test_of_a_large_document_only_the_owner_is_known() -> None:
+    large = {"_id": "1", "owner": "ann", "_truncated": True}
+    data = {"op": "put", "id": "1", "rev": None, "document": None, "truncated": True}
+    message = Message(CHANNEL, "e", 1, "k", None, 0, data, images=(None, large))
+    where = parse({"a": 1})
+    assert View(CHANNEL, "c", where=where, owner=("owner", "ann")).show(message) is message
+    assert View(CHANNEL, "c", where=where, owner=("owner", "bob")).show(message) is None
+
+
+@hub_test
+async def test_watchers_of_one_view_share_the_work(hub: Hub) -> None:
+    """Of two views with 50 watchers each: a message is encoded once; the one that does not show it sends nothing."""
+    sinks = [Sink(name=str(number)) for number in range(100)]
+    for number, sink in enumerate(sinks):
+        hub.add(CHANNEL, sink, view=View(CHANNEL, "c", where=parse({"a": number % 2})))
+    hub.deliver([change(1, None, {"a": 1})])
+    await turn()
+    assert hub.encodes == 1
+    assert [len(sink.deliveries) for sink in sinks] == [0, 1] * 50
+    assert hub.count(CHANNEL) == 100
+    for number, sink in enumerate(sinks):
+        hub.remove(CHANNEL, sink, View(CHANNEL, "c", where=parse({"a": number % 2})))
+    assert hub.count(CHANNEL) == 0
+
+
+@hub_test
+async def test_a_view_that_shows_nothing_says_how_far_it_is(hub: Hub) -> None:
+    """After so many messages, or seconds."""
+    view, sink = View(CHANNEL, "c", where=parse({"a": 1})), Sink()
+    hub.add(CHANNEL, sink, view=view)
+    hub.deliver([change(offset, None, {"a": 2}) for offset in range(1, PROGRESS_MESSAGES)])
+    await turn()
+    assert sink.deliveries == []
+    hub.deliver([change(PROGRESS_MESSAGES, None, {"a": 2})])
+    await turn()
+    assert f'"cursor":"e:{PROGRESS_MESSAGES}"'.encode() in sink.deliveries[-1].data
+    assert b'"type":"progress"' in sink.deliveries[-1].data
+    hub.deliver([change(PROGRESS_MESSAGES + 1, None, {"a": 2})])
+    now = asyncio.get_running_loop().time()
+    hub.tick(now + PROGRESS_SECONDS / 2)
+    assert len(sink.deliveries) == 1
+    hub.tick(now + PROGRESS_SECONDS)
+    assert f'"cursor":"e:{PROGRESS_MESSAGES + 1}"'.encode() in sink.deliveries[-1].data
+    hub.tick(now + 10 * PROGRESS_SECONDS)
+    assert len(sink.deliveries) == 2
+
+
+@hub_test
+async def test_a_conflating_view_sends_the_newest_of_each_document(hub: Hub) -> None:
+    """The first at once, then one batch an interval; and all of it before anybody joins or leaves, or a gap is told."""
+    view, sink = View(CHANNEL, "c", conflate=0.1), Sink()
+    hub.add(CHANNEL, sink, view.conflate, view)
+    for offset in range(1, 8):
+        hub.deliver([change(offset, None, {"n": offset}, identifier="ab"[offset % 2])])
+    await turn()
+    assert [(one.first, one.last) for one in sink.deliveries] == [(1, 1)]
+    await asyncio.sleep(0.11)
+    assert [(one.first, one.last) for one in sink.deliveries] == [(1, 1), (6, 7)]
+    hub.deliver([change(8, None, {})])
+    hub.deliver([change(9, {}, None)])
+    hub.tell(CHANNEL, {"type": "gap"}, 10, 10)
+    assert [(one.first, one.last) for one in sink.deliveries[2:]] == [(9, 9), (10, 10)]
+    hub.deliver([change(11, None, {})])
+    hub.settle(CHANNEL, view)
+    hub.remove(CHANNEL, sink, view)
+    assert sink.deliveries[-1].last == 11
