@@ -14,6 +14,7 @@ from pymongo import MongoClient
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 
 from server.node import Node
+from server.principals import Principal
 from tests.support.client import Client, Refused, make_token
 from tests.support.documents import watch
 from tests.support.processes import Mongod
@@ -45,7 +46,20 @@ def settings() -> dict[str, object]:
         "collections.notes": NOTES,
         "collections.products": PRODUCTS,
         "collections.secret": {},
+        "collections.staff": {"read": "claim:staff", "write": "claim:staff"},
+        "collections.asked": {"read": "anyone", "write": "anyone", "hook": "moderation"},
+        "hooks.moderation": {"function": "tests.integration.test_documents:moderate"},
     }
+
+
+def moderate(question: dict[str, Any]) -> dict[str, Any] | None:
+    """A hook: who writes "bad" is refused, who writes "loud" is corrected; nobody reads at night."""
+    if question["action"] == "subscribe":
+        return {"allow": question["user"] != "owl"}
+    text = (question["document"] or {}).get("text")
+    if text == "bad":
+        return {"allow": False, "reason": "mind your words"}
+    return {"data": {"text": "quiet"}} if text == "loud" else None
 
 
 @pytest.fixture
@@ -279,6 +293,31 @@ async def test_foreign_documents_are_shown_as_they_are(rest: Rest, direct: Any) 
     assert stored == {"_id": oid, "price": Decimal128("1.10"), "status": "seen", "i": oid}
     assert [one["_id"] for one in (await rest.json("GET", "orders"))["documents"]] == [str(oid)]
     assert (await rest("DELETE", f"orders/{oid}")).code == 204
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_rules_hooks_and_revocations_count_for_documents_too(url: str, base_url: str, node: Node) -> None:
+    guest, owl = Rest(base_url), Rest(base_url, make_token(SECRET, "owl"))
+    staff = Rest(base_url, make_token(SECRET, "ann", staff=True))
+    assert (await staff("PUT", "staff/1", {"a": 1})).code == 201
+    assert (await owl.refused("GET", "staff/1"))[:2] == (403, "permission_denied")
+    assert (await guest.refused("PUT", "asked/1", {"text": "bad"}))[2] == "mind your words"
+    assert (await guest.json("PUT", "asked/1", {"text": "loud"}))["text"] == "quiet"
+    writes = [{"op": "put", "document_id": text, "document": {"text": text}} for text in ("bad", "loud", "good")]
+    results = (await guest.json("POST", "asked:batch", {"writes": writes}))["results"]
+    assert results[0]["error"]["reason"] == "mind your words"
+    assert [one["document"]["text"] for one in results[1:]] == ["quiet", "good"]
+    assert (await owl.refused("GET", "asked/1"))[:2] == (403, "permission_denied")
+    async with Client([url], token=make_token(SECRET, "owl")) as client:
+        with pytest.raises(Refused, match="permission_denied"):
+            await client.subscribe("docs:asked")
+    async with Client([url], token=make_token(SECRET, "ann", staff=True)) as client:
+        copy, subscription = await watch(client, "docs:staff")
+        assert set(copy.documents) == {"1"}
+        await node.revoke(Principal(user="shop", server=True, admin=True), "ann", channels=["docs:staff"])
+        await until(lambda: subscription.ended, 3)
+        assert (await staff.refused("GET", "staff/1"))[:2] == (403, "permission_denied")
+        assert (await staff.refused("PUT", "staff/1", {}))[:2] == (403, "permission_denied")
 
 
 # --- many documents ---------------------------------------------------------------------------------------------------
