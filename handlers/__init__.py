@@ -16,7 +16,7 @@ from handlers.documents import Document, Documents
 from handlers.events import Events, JoinedEvents, Tickets
 from handlers.nodes import ChannelList, Nodes
 from handlers.openapi import OpenApi, document
-from handlers.ops import Health, Metrics, Page, Readiness, log_request
+from handlers.ops import DocsPage, Health, Metrics, Page, Readiness, log_request
 from handlers.presence import Presence
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
@@ -24,7 +24,9 @@ from server.codec import JSON
 from server.metrics import registry
 from server.node import Node
 
-STATIC = Path(__file__).resolve().parents[1] / "static"
+ROOT = Path(__file__).resolve().parents[1]
+STATIC = ROOT / "static"
+DOCS = ROOT / "docs"
 
 ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/ws": WebSocketHandler,
@@ -67,7 +69,8 @@ def make_app(node: Node) -> Application:
             ),
             (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
-            (r"/(console/?)", Page, {"path": str(STATIC), "default_filename": "index.html"}),
+            (r"/((?:chat|console|dashboard|feed)/?)", Page, {"path": str(STATIC), "default_filename": "index.html"}),
+            (r"/docs/([\w-]+\.md)", DocsPage, {"path": str(DOCS)}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
         ],
         default_handler_class=NotFound,

@@ -29,6 +29,7 @@ export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 /** @typedef {import("./waterspout/links.js").End} End */
 /** @typedef {WebSocketLink | HttpLink} Link */
 /** @typedef {"websocket" | "sse" | "poll"} Transport */
+/** @typedef {import("./waterspout/documents.js").Document} Document */
 
 /**
  * One message of a channel. Those of ephemeral channels have neither offset, cursor nor key.

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { element } from "../transcript.js";
+import { element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
 
 const KEY = "waterspout.console.key";

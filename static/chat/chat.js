@@ -5,13 +5,14 @@
  * @module
  */
 
-import { element, hue, initial, Transcript } from "./transcript.js";
-import { randomKey, Waterspout } from "./waterspout.js";
+import { $, element, recall, remember } from "../page.js";
+import { randomKey, Waterspout } from "../waterspout.js";
+import { hue, initial, Transcript } from "./transcript.js";
 
 /** @typedef {import("./transcript.js").Entry} Entry */
 /** @typedef {import("./transcript.js").Message} Message */
 /** @typedef {import("./transcript.js").Draft} Draft */
-/** @typedef {import("./waterspout.js").Subscription} Subscription */
+/** @typedef {import("../waterspout.js").Subscription} Subscription */
 
 const DEFAULT_ROOM = "lobby";
 const PAGE = 50;
@@ -19,6 +20,11 @@ const PAGE = 50;
 const REMEMBERED = 100;
 const MAX_NAME = 40;
 const MAX_TEXT = 8000;
+/** Who types says so this often, and is believed that long. Milliseconds. */
+const SAY_TYPING = 2500;
+const BELIEVE_TYPING = 4500;
+/** Guests come and go unannounced, so now and then they are counted. */
+const COUNT_EVERY = 15_000;
 
 const STATES = new Map([
   ["connecting", "Connecting"],
@@ -26,31 +32,6 @@ const STATES = new Map([
   ["waiting", "Reconnecting"],
   ["closed", "Disconnected"],
 ]);
-
-/** @param {string} id @returns {any} */
-const $ = (id) => document.getElementById(id);
-
-// --- what outlives the page -----------------------------------------------------------------------------------------
-
-/** A value in a Storage; without one (a browser may refuse it) the page only forgets more.
- *
- * @param {"localStorage" | "sessionStorage"} kind @param {string} name @returns {any} */
-function recall(kind, name) {
-  try {
-    return JSON.parse(window[kind].getItem(`waterspout.${name}`) ?? "null");
-  } catch {
-    return null;
-  }
-}
-
-/** @param {"localStorage" | "sessionStorage"} kind @param {string} name @param {any} value */
-function remember(kind, name, value) {
-  try {
-    window[kind].setItem(`waterspout.${name}`, JSON.stringify(value));
-  } catch {
-    // full or refused
-  }
-}
 
 // --- data from outside ----------------------------------------------------------------------------------------------
 
@@ -106,6 +87,11 @@ class Room {
   cursor = null;
   /** Whether older messages may be had; null until it is known. @type {boolean | null} */
   more = null;
+  /** Messages that nobody has seen here yet. */
+  unread = 0;
+  /** Who types, and until when that is believed. @type {Map<string, number>} */
+  typing = new Map();
+  #saidTyping = 0;
   /** @type {Set<string>} */
   #keys = new Set();
   #entered = false;
@@ -121,7 +107,8 @@ class Room {
     this.page = page;
     this.#restore();
     channel.on("subscribed", ({ resumed }) => (this.#marked = !resumed));
-    channel.on("message", (push) => this.#take(push));
+    channel.on("message", (push) => (push.offset === undefined ? this.#takeTyping(push) : this.#take(push)));
+    channel.members().on("change", () => page.present(this));
     channel.on("gap", (gap) => this.#takeGap(gap));
     channel.on("live", (event) => page.caughtUp(this, event));
     channel.on("ended", (error) => page.ended(this, error));
@@ -163,11 +150,24 @@ class Room {
     this.channel.subscribe(this.cursor === null ? { last: PAGE } : { after: this.cursor });
   }
 
-  leave() {
-    if (!this.#entered) return;
-    this.#entered = false;
-    void this.channel.unsubscribe();
-    if (this.#saving) this.save();
+  /** Ephemeral: somebody types, or does no longer. @param {any} push */
+  #takeTyping({ data }) {
+    const name = cleanName(data?.typing);
+    if (!name) return;
+    if (data.done) this.typing.delete(name);
+    else this.typing.set(name, Date.now() + BELIEVE_TYPING);
+    this.page.typing(this);
+  }
+
+  /** Say that somebody types here, or no longer does; not too often. @param {string} name @param {boolean} [done] */
+  async sayTyping(name, done = false) {
+    if (done ? !this.#saidTyping : Date.now() - this.#saidTyping < SAY_TYPING) return;
+    this.#saidTyping = done ? 0 : Date.now();
+    try {
+      await this.channel.publish({ typing: name, ...(done ? { done } : {}) }, { ephemeral: true, echo: false });
+    } catch {
+      // away, or not allowed here: it is of no importance
+    }
   }
 
   /** @param {any} push */
@@ -176,12 +176,25 @@ class Room {
     if (this.channel.state === "replaying" && !this.#marked && !message.mine) {
       this.#marked = true;
       this.#add({ line: "While you were away", kind: "away" });
+    } else if (!message.mine && !this.unread && !this.page.sees(this)) {
+      this.#mark();
     }
+    if (!message.mine && !this.page.sees(this)) this.unread++;
+    this.typing.delete(message.name);
+    this.page.typing(this);
     this.drafts.delete(message.key);
     this.cursor = message.cursor;
     if (this.more === null) this.more = message.offset > 1;
     this.#add(message);
     if (!message.mine) this.page.heard(this);
+  }
+
+  /** Here begins what nobody has seen; where it began the last time is of no interest any more. */
+  #mark() {
+    if ("line" in (this.entries.at(-1) ?? {})) return;
+    this.entries = this.entries.filter((entry) => !("line" in entry) || entry.kind !== "away");
+    this.page.unmark(this);
+    this.#add({ line: "New", kind: "away" });
   }
 
   /** @param {any} gap */
@@ -291,7 +304,6 @@ class Page {
   /** @type {string[]} */
   visited = [];
   name = cleanName(recall("localStorage", "name"));
-  #unread = 0;
   /** @type {any} */
   #ticking;
   #transcript;
@@ -324,9 +336,10 @@ class Page {
     window.addEventListener("pagehide", () => this.#saveAll());
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) this.#saveAll();
-      this.#unread = 0;
-      this.#title();
+      else this.#seen();
     });
+    setInterval(() => document.hidden || void this.room.channel.members().refresh(), COUNT_EVERY);
+    setInterval(() => this.typing(this.room), 1000);
 
     $("go").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
@@ -343,7 +356,10 @@ class Page {
       event.preventDefault();
       this.#send();
     });
-    $("text").addEventListener("input", () => this.#fitText());
+    $("text").addEventListener("input", () => {
+      this.#fitText();
+      void this.room.sayTyping(this.name, !$("text").value.trim());
+    });
     $("introduce").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#introduce();
@@ -395,9 +411,8 @@ class Page {
       this.rooms.set(name, room);
     }
     if (room === this.room) return room;
-    this.room?.leave();
-    this.room = room;
-    this.#unread = 0;
+    this.room = room; // the others stay subscribed, and count what comes
+    room.unread = 0;
     if (!this.visited.includes(name)) {
       this.visited = [...this.visited, name].slice(-20);
       remember("localStorage", "rooms", this.visited);
@@ -407,6 +422,8 @@ class Page {
     $("title").textContent = name;
     $("text").placeholder = `Message #${name}`;
     this.redraw(room);
+    this.present(room);
+    this.typing(room);
     room.enter();
     this.#drawer(false, false);
     return room;
@@ -418,7 +435,13 @@ class Page {
       ...shown.map((room) => {
         const link = element("a", "", room);
         link.href = `#${encodeURIComponent(room)}`;
+        const unread = this.rooms.get(room)?.unread ?? 0;
         if (room === this.room.name) link.setAttribute("aria-current", "page");
+        else if (unread) {
+          const badge = element("span", "badge", unread > 99 ? "99+" : String(unread));
+          badge.append(element("span", "hidden-label", " unread"));
+          link.append(badge);
+        }
         link.addEventListener("click", () => this.#drawer(false, false));
         return element("li", "", link);
       }),
@@ -426,7 +449,8 @@ class Page {
   }
 
   #title() {
-    document.title = `${this.#unread ? `(${this.#unread}) ` : ""}#${this.room.name} · Waterspout`;
+    const unread = [...this.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+    document.title = `${unread ? `(${unread}) ` : ""}#${this.room.name} · Waterspout`;
   }
 
   #saveAll() {
@@ -457,11 +481,56 @@ class Page {
     if (room === this.room) this.#transcript.draft(draft);
   }
 
+  /** Whether somebody looks at this room. @param {Room} room */
+  sees(room) {
+    return room === this.room && !document.hidden;
+  }
+
+  #seen() {
+    this.room.unread = 0;
+    this.#title();
+  }
+
   /** @param {Room} room */
   heard(room) {
-    if (room !== this.room || !document.hidden) return;
-    this.#unread++;
+    if (this.sees(room)) return;
     this.#title();
+    if (room !== this.room) this.#showRooms();
+  }
+
+  /** @param {Room} room */
+  unmark(room) {
+    if (room === this.room) this.#transcript.unmark();
+  }
+
+  /** How many are here. @param {Room} room */
+  present(room) {
+    if (room !== this.room) return;
+    const { users, count, guests } = room.channel.members();
+    const here = count + guests;
+    $("present").hidden = here === 0;
+    $("present").querySelector("b").textContent = String(here);
+    $("present").title = [...users.keys(), ...(guests ? [some(guests, "guest")] : [])].join(", ");
+  }
+
+  /** Who types. @param {Room} room */
+  typing(room) {
+    if (room !== this.room) return;
+    const now = Date.now();
+    for (const [name, until] of room.typing) if (until < now) room.typing.delete(name);
+    const names = [...room.typing.keys()];
+    const [first, second] = names;
+    const words =
+      names.length === 0
+        ? ""
+        : names.length === 1
+          ? `${first} is typing`
+          : names.length === 2
+            ? `${first} and ${second} are typing`
+            : `${names.length} people are typing`;
+    $("typing").classList.toggle("shown", words !== "");
+    const said = $("typing").querySelector("span");
+    if (words && said.textContent !== words) said.textContent = words;
   }
 
   /** @param {Room} room @param {string} key */
@@ -555,6 +624,7 @@ class Page {
     this.#fitText();
     this.#transcript.toEnd();
     this.room.say(this.name, text);
+    void this.room.sayTyping(this.name, true);
     $("text").focus();
   }
 

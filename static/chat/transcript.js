@@ -4,6 +4,8 @@
  * @module
  */
 
+import { element } from "../page.js";
+
 /**
  * @typedef {object} Message  one message, checked and ready to show
  * @property {string} key
@@ -43,20 +45,6 @@ const NEAR = 60;
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
-
-/**
- * An element with classes and children; text goes in as text.
- *
- * @template {keyof HTMLElementTagNameMap} T
- * @param {T} tag @param {string} [classes] @param {...(Node | string)} children
- * @returns {HTMLElementTagNameMap[T]}
- */
-export function element(tag, classes = "", ...children) {
-  const made = document.createElement(tag);
-  made.className = classes;
-  made.append(...children);
-  return made;
-}
 
 /** The colour class of a name. @param {string} name */
 export function hue(name) {
@@ -179,6 +167,15 @@ export class Transcript {
     this.#edge.replaceChildren(...words);
     if (!this.#atEnd) this.#scroller.scrollTop = scrollTop + this.#scroller.scrollHeight - scrollHeight;
     this.#keepEnd();
+  }
+
+  /** Take away the line above what was new. */
+  unmark() {
+    for (const line of this.#rows.querySelectorAll(".line.away")) {
+      const after = line.nextElementSibling;
+      line.remove();
+      if (after?.matches(".message")) this.#arrange(after);
+    }
   }
 
   toEnd() {

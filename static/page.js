@@ -1,0 +1,93 @@
+/** What the pages share. @module */
+
+/** @typedef {import("./waterspout.js").Waterspout} Waterspout */
+
+/** @param {string} id @returns {any} */
+export const $ = (id) => document.getElementById(id);
+
+/**
+ * An element with classes and children; text goes in as text.
+ *
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} tag @param {string} [classes] @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[T]}
+ */
+export function element(tag, classes = "", ...children) {
+  const made = document.createElement(tag);
+  made.className = classes;
+  made.append(...children);
+  return made;
+}
+
+/** @param {string} name @param {Record<string, string | number>} [attributes] @returns {SVGElement} */
+export function svg(name, attributes = {}) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
+  return made;
+}
+
+/** The newest call of many, once a frame. @param {() => void} draw @returns {() => void} */
+export function framed(draw) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      draw();
+    });
+  };
+}
+
+const TRANSPORTS = new Map([
+  ["websocket", "Live"],
+  ["sse", "Live, by event stream"],
+  ["poll", "Live, by polling"],
+]);
+
+/** Show a client's state in the bar: `#state` with its word, and `#retry`, the way not to wait. @param {Waterspout} client */
+export function followConnection(client) {
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  let ticking;
+  /** @param {any} event */
+  const show = ({ state, at, reason }) => {
+    document.body.dataset.state = state;
+    clearInterval(ticking);
+    const word = $("state").querySelector(".word");
+    $("retry").hidden = state !== "waiting" && state !== "closed";
+    if (state === "open") word.textContent = TRANSPORTS.get(client.transport ?? "");
+    else if (state === "connecting") word.textContent = "Connecting";
+    else if (state === "closed") word.textContent = `Disconnected: ${reason || "closed"}`;
+    else {
+      const tick = () => {
+        const seconds = Math.max(0, Math.ceil((at - Date.now()) / 1000));
+        word.textContent = `Away, next try in ${seconds} s`;
+      };
+      tick();
+      ticking = setInterval(tick, 250);
+    }
+  };
+  $("retry").onclick = () => client.connect();
+  client.on("state", show);
+  show({ state: client.state });
+}
+
+/** A value in the tab's or the browser's storage; without one (a browser may refuse it) a page only forgets more.
+ *
+ * @param {"localStorage" | "sessionStorage"} kind @param {string} name @returns {any} */
+export function recall(kind, name) {
+  try {
+    return JSON.parse(window[kind].getItem(`waterspout.${name}`) ?? "null");
+  } catch {
+    return null;
+  }
+}
+
+/** @param {"localStorage" | "sessionStorage"} kind @param {string} name @param {any} value */
+export function remember(kind, name, value) {
+  try {
+    window[kind].setItem(`waterspout.${name}`, JSON.stringify(value));
+  } catch {
+    // full or refused
+  }
+}
