@@ -48,7 +48,7 @@ class Tab:
             self.complaints.append(text)
 
     async def open(self, base: str, room: str, name: str = "") -> Tab:
-        await self.page.goto(f"{base}/#{room}")
+        await self.page.goto(f"{base}/chat/#{room}")
         if name:
             await self.page.fill("#name", name)
             await self.page.keyboard.press("Enter")

@@ -1,0 +1,177 @@
+// The types of waterspout.js. Its comments say what everything does.
+
+export type State = "connecting" | "open" | "waiting" | "closed";
+export type Transport = "websocket" | "sse" | "poll";
+export type Off = () => void;
+
+/** One message of a channel. Those of ephemeral channels have neither offset, cursor nor key. */
+export interface Message<Data = any> {
+  type: "message";
+  channel: string;
+  offset: number;
+  cursor: string;
+  key: string;
+  user: string | null;
+  time: number;
+  data: Data;
+}
+
+/** Messages that are gone for good, both ends inclusive. */
+export interface Gap {
+  from: number | null;
+  to: number | null;
+  reason?: string;
+}
+
+export interface Options {
+  token?: string | (() => string | Promise<string>);
+  transports?: Transport[];
+  msgpack?: { encode(value: any): Uint8Array; decode(bytes: Uint8Array): any };
+  storage?: Pick<Storage, "getItem" | "setItem">;
+  storagePrefix?: string;
+  WebSocket?: any;
+  minDelay?: number;
+  maxDelay?: number;
+  patience?: number;
+  ping?: number;
+  window?: number;
+  maxQueue?: number;
+}
+
+export class WaterspoutError extends Error {
+  constructor(error: { code?: any; reason?: any; retry?: any; retry_after?: any; rev?: any });
+  code: string;
+  reason: string;
+  retry: boolean;
+  retryAfter: number | null;
+  rev: string | null;
+}
+
+declare class Emitter<Events> {
+  on<Name extends keyof Events & string>(name: Name, listener: (event: Events[Name]) => void): Off;
+}
+
+export interface ClientEvents {
+  state: { state: State; [detail: string]: any };
+  connecting: { state: "connecting" };
+  open: { state: "open" };
+  waiting: { state: "waiting"; delay: number; at: number; code: number; reason: string };
+  closed: { state: "closed"; code: number; reason: string };
+  resumed: { count: number };
+}
+
+export class Waterspout extends Emitter<ClientEvents> {
+  constructor(url?: string | URL, options?: Options);
+  readonly options: Required<Pick<Options, "minDelay" | "maxDelay" | "patience" | "window" | "maxQueue">> & Options;
+  readonly state: State;
+  readonly transport: Transport | null;
+  readonly session: { session?: string; user?: string | null; node?: string; [field: string]: any } | null;
+  channel<Data = any>(name: string): Subscription<Data>;
+  collection<Fields = Record<string, any>>(name: string): Collection<Fields>;
+  watch<Fields = Record<string, any>>(
+    collection: string,
+    where?: object,
+    options?: { conflate?: number },
+  ): LiveCopy<Fields>;
+  connect(): void;
+  close(): void;
+  request(type: string, fields?: object): Promise<any>;
+}
+
+export interface ChannelEvents<Data = any> {
+  message: Message<Data>;
+  gap: Gap;
+  dropped: { count: number };
+  join: { user: string; info?: any };
+  leave: { user: string; info?: any };
+  occupancy: { count: number; guests: number };
+  progress: { cursor: string };
+  snapshot: { documents: any[]; more: boolean; start?: boolean; cursor?: string };
+  subscribed: { cursor?: string | null; head?: string; recovered?: boolean; resumed: boolean };
+  live: { count: number; resumed: boolean };
+  ended: WaterspoutError;
+}
+
+export class Subscription<Data = any> extends Emitter<ChannelEvents<Data>> {
+  readonly name: string;
+  readonly state: "idle" | "joining" | "replaying" | "live";
+  cursor: string | null;
+  subscribe(options?: {
+    after?: string;
+    last?: number;
+    where?: object;
+    snapshot?: boolean;
+    conflate?: number;
+  }): Promise<{ cursor?: string; head?: string; recovered?: boolean }>;
+  unsubscribe(): Promise<void>;
+  publish(
+    data: Data,
+    options?: { key?: string; tag?: string; echo?: boolean; ephemeral?: boolean },
+  ): Promise<{ offset?: number; cursor?: string; key?: string; duplicate?: boolean }>;
+  history(bounds?: { before?: string; after?: string; limit?: number }): Promise<{
+    messages: Message<Data>[];
+    cursor: string;
+    head: string;
+    more: boolean;
+    gap: Gap | null;
+  }>;
+  presence(options?: { left?: number }): Promise<{ users: Member[]; count: number; guests: number; left?: any[] }>;
+  members(): Members;
+}
+
+export interface Member {
+  user: string;
+  sessions: number;
+  info?: any;
+}
+
+export class Members extends Emitter<{ change: void; join: Member; leave: Member; failed: WaterspoutError }> {
+  readonly users: Map<string, Member>;
+  readonly count: number;
+  readonly guests: number;
+  refresh(): Promise<void>;
+}
+
+export type Document<Fields = Record<string, any>> = Fields & { _id: string; _rev: string };
+
+export interface Guard {
+  rev?: string;
+}
+
+export class Collection<Fields = Record<string, any>> {
+  readonly name: string;
+  get(id: string): Promise<Document<Fields>>;
+  find(query?: {
+    where?: object;
+    sort?: string;
+    limit?: number;
+    page?: string;
+  }): Promise<{ documents: Document<Fields>[]; page: string | null }>;
+  create(document: Fields): Promise<Document<Fields>>;
+  put(id: string, document: Fields, guard?: Guard & { absent?: boolean }): Promise<Document<Fields>>;
+  patch(id: string, changes: object, guard?: Guard): Promise<Document<Fields>>;
+  delete(id: string, guard?: Guard): Promise<void>;
+  watch(where?: object, options?: { conflate?: number }): LiveCopy<Fields>;
+}
+
+export interface CopyEvents<Fields> {
+  ready: void;
+  reset: void;
+  change: {
+    op: "put" | "delete";
+    id: string;
+    document: Document<Fields> | null;
+    before: Document<Fields> | null;
+  };
+  ended: WaterspoutError;
+}
+
+export class LiveCopy<Fields = Record<string, any>> extends Emitter<CopyEvents<Fields>> {
+  readonly documents: Map<string, Document<Fields>>;
+  readonly ready: boolean;
+  readonly channel: Subscription;
+  close(): Promise<void>;
+}
+
+/** A new idempotency key. */
+export function randomKey(): string;
