@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.browser.tabs import FLAGS, Browsing
 from tests.support.processes import Mongod, Server
 
 
@@ -31,6 +32,25 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     lacking("no chromium on PATH")
+
+
+@pytest.fixture(scope="session")
+def browsing(chromium: str) -> Iterator[Browsing]:
+    """On a loop of its own that nobody else is given: other tests have theirs."""
+    from playwright.async_api import Browser, Playwright, async_playwright
+
+    async def begin() -> tuple[Playwright, Browser]:
+        playwright = await async_playwright().start()
+        return playwright, await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+
+    async def end() -> None:
+        await browser.close()
+        await playwright.stop()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        playwright, browser = runner.run(begin())
+        yield Browsing(runner, browser)
+        runner.run(end())
 
 
 @pytest.fixture(scope="session")

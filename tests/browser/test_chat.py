@@ -5,58 +5,25 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from tests.browser.tabs import NO_WEBSOCKET, NewTab, Tab, scenario
 from tests.support.processes import Server
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
-if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# What a browser says by itself about a server that is away; anything else on the console is a bug of the page.
-EXPECTED = re.compile(r"WebSocket connection to|net::ERR_")
-
-
-class Tab:
-    """A tab of its own browser profile, as another person has it."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        page.on("console", lambda message: self._complain(message.text))
-        page.on("pageerror", lambda error: self._complain(str(error)))
-        page.on("dialog", lambda dialog: self._complain(f"a dialog: {dialog.message}"))
-
-    def _complain(self, text: str) -> None:
-        if not EXPECTED.search(text):
-            self.complaints.append(text)
-
-    async def open(self, base: str, room: str, name: str = "") -> Tab:
+class ChatTab(Tab):
+    async def open(self, base: str, room: str, name: str = "") -> ChatTab:
         await self.page.goto(f"{base}/chat/#{room}")
         if name:
             await self.page.fill("#name", name)
             await self.page.keyboard.press("Enter")
         await self.state("open")
         return self
-
-    async def state(self, name: str, within: float = 20.0) -> None:
-        await self.page.wait_for_selector(f"body[data-state={name}]", timeout=within * 1000)
 
     async def say(self, *texts: str) -> None:
         for text in texts:
@@ -97,55 +64,8 @@ class Tab:
         )
 
 
-NewTab = Callable[..., Awaitable[Tab]]
-
-
-@asynccontextmanager
-async def tabs(chromium: str) -> AsyncIterator[NewTab]:
-    """A function that opens tabs, each in a profile of its own; at the end none may have complained."""
-    from playwright.async_api import async_playwright
-
-    opened: list[Tab] = []
-    async with async_playwright() as playwright:
-        browser: Browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-
-        async def new(scheme: str = "light", phone: bool = False) -> Tab:
-            context = await browser.new_context(
-                color_scheme="dark" if scheme == "dark" else "light",
-                viewport={"width": 390, "height": 844} if phone else {"width": 1280, "height": 800},
-                device_scale_factor=2 if phone else 1,
-                has_touch=phone,
-                is_mobile=phone,
-                locale="en-GB",
-            )
-            context.set_default_timeout(20_000)
-            tab = Tab(await context.new_page())
-            opened.append(tab)
-            return tab
-
-        try:
-            yield new
-        finally:
-            await browser.close()
-    for tab in opened:
-        assert tab.complaints == []
-
-
-Scenario = Callable[[NewTab, Server, Path], Coroutine[Any, Any, None]]
-
-
-def scenario(function: Scenario) -> Callable[[str, Server, Path], None]:
-    """A test with a browser, the server and a place for screenshots, on a loop of its own."""
-
-    def test(chromium: str, running: Server, artifacts: Path) -> None:
-        async def run() -> None:
-            async with tabs(chromium) as new:
-                await function(new, running, artifacts)
-
-        asyncio.run(run())
-
-    test.__doc__ = function.__doc__
-    return test
+NewChat = NewTab[ChatTab]
+chat = scenario(ChatTab)
 
 
 def room() -> str:
@@ -161,8 +81,8 @@ def said(text: str, name: str = "Rest") -> dict[str, str]:
     return {"name": name, "text": text}
 
 
-@scenario
-async def test_two_tabs_talk(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_two_tabs_talk(new: NewChat, server: Server, artifacts: Path) -> None:
     """Who writes and who reads see the same conversation; one's own stands on one's own side."""
     name = room()
     ann = await (await new()).open(server.base, name, "Ann")
@@ -179,8 +99,8 @@ async def test_two_tabs_talk(new: NewTab, server: Server, artifacts: Path) -> No
     assert await bob.page.title() == f"#{name} · Waterspout"
 
 
-@scenario
-async def test_server_killed(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_server_killed(new: NewChat, server: Server, artifacts: Path) -> None:
     """kill -9 and restart in the middle, with writing on both sides meanwhile: no hole, no double, in one order."""
     name = room()
     ann = await (await new()).open(server.base, name, "Ann")
@@ -204,8 +124,7 @@ async def test_server_killed(new: NewTab, server: Server, artifacts: Path) -> No
     for number in range(3):
         await post(server, name, said(f"rest {number}"))
     for tab in (ann, bob):
-        await tab.page.evaluate("() => dispatchEvent(new Event('online'))")  # as when the network is back: try at once
-        await tab.state("open")
+        await tab.now()
     await until(lambda: _count(bob, 7), 20, "the messages")
     await bob.page.screenshot(path=artifacts / "chat-resumed-phone.png")
     everything = await bob.texts()
@@ -221,12 +140,12 @@ async def test_server_killed(new: NewTab, server: Server, artifacts: Path) -> No
     await ann.shows(*everything, "all there")
 
 
-async def _count(tab: Tab, count: int) -> bool:
+async def _count(tab: ChatTab, count: int) -> bool:
     return len(await tab.texts()) >= count
 
 
-@scenario
-async def test_resumed_is_said(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_resumed_is_said(new: NewChat, server: Server, artifacts: Path) -> None:
     """After a loss the page says how many messages were caught up, and where they begin; then it is quiet again."""
     name = room()
     proxy = Proxy(server.port)
@@ -250,8 +169,8 @@ async def test_resumed_is_said(new: NewTab, server: Server, artifacts: Path) -> 
         await proxy.stop()
 
 
-@scenario
-async def test_long_absence(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_long_absence(new: NewChat, server: Server, artifacts: Path) -> None:
     """Hundreds of missed messages: the end is shown, the page does not grow without bound, and the rest is above it."""
     name = room()
     proxy = Proxy(server.port)
@@ -281,8 +200,8 @@ async def test_long_absence(new: NewTab, server: Server, artifacts: Path) -> Non
         await proxy.stop()
 
 
-@scenario
-async def test_offline_and_online(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_offline_and_online(new: NewChat, server: Server, artifacts: Path) -> None:
     """A network that dies silently: noticed at the browser's hint, written on meanwhile, complete afterwards."""
     name = room()
     proxy = Proxy(server.port)
@@ -312,8 +231,8 @@ async def test_offline_and_online(new: NewTab, server: Server, artifacts: Path) 
         await proxy.stop()
 
 
-@scenario
-async def test_reload_continues(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_reload_continues(new: NewChat, server: Server, artifacts: Path) -> None:
     """A reloaded tab is where it was, own messages included, and gets what it missed; what was unsent is sent."""
     name = room()
     proxy = Proxy(server.port)
@@ -346,8 +265,8 @@ async def _stored(server: Server, name: str, text: str) -> bool:
     return any(message["data"].get("text") == text for message in answer.body["messages"])
 
 
-@scenario
-async def test_history_by_scrolling(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_history_by_scrolling(new: NewChat, server: Server, artifacts: Path) -> None:
     """A long conversation starts at its end; scrolling up brings the rest without a jump, down to its beginning."""
     name = room()
     expected = [f"message {number}" for number in range(130)]
@@ -381,8 +300,8 @@ async def test_history_by_scrolling(new: NewTab, server: Server, artifacts: Path
     assert await ann.page.locator("#newest").is_hidden()
 
 
-@scenario
-async def test_rooms(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_rooms(new: NewChat, server: Server, artifacts: Path) -> None:
     """Another room is another conversation, by its address too; the first is complete when one comes back."""
     first, second = room(), room()
     ann = await (await new()).open(server.base, first, "Ann")
@@ -401,8 +320,71 @@ async def test_rooms(new: NewTab, server: Server, artifacts: Path) -> None:
     await ann.shows("in the second")
 
 
-@scenario
-async def test_hostile_data(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_unread_rooms(new: NewChat, server: Server, artifacts: Path) -> None:
+    """What comes in another room is counted there, and marked where it begins."""
+    first, second = room(), room()
+    ann = await (await new()).open(server.base, first, "Ann")
+    await ann.say("in the first")
+    await ann.shows("in the first")
+    await ann.page.evaluate(f"() => {{ location.hash = '{second}' }}")
+    await ann.page.wait_for_selector("text=Nothing here yet")
+    for text in ("one", "two"):
+        await post(server, first, said(text))
+    await ann.page.locator(f"#rooms a:has-text('{first}') .badge:has-text('2')").wait_for()
+    assert await ann.page.title() == f"(2) #{second} · Waterspout"
+    await ann.page.screenshot(path=artifacts / "chat-unread.png")
+    await ann.page.click(f"#rooms a:has-text('{first}')")
+    await ann.shows("in the first", "one", "two")
+    assert await ann.page.locator("#log .line.away:text-is('New') + .message .text").inner_text() == "one"
+    assert await ann.page.title() == f"#{first} · Waterspout"
+    assert await ann.page.locator("#rooms .badge").count() == 0
+
+
+@chat
+async def test_presence_and_typing(new: NewChat, server: Server, artifacts: Path) -> None:
+    """How many are here, and who types; nothing of that is stored."""
+    name = room()
+    ann = await (await new()).open(server.base, name, "Ann")
+    bob = await (await new()).open(server.base, name, "Bob")
+    await bob.page.wait_for_selector("#present b:text-is('2')")
+    await ann.page.locator("#text").press_sequentially("Hm")
+    await bob.page.wait_for_selector("#typing.shown >> text=Ann is typing")
+    assert not await ann.page.locator("#typing.shown").count()
+    await ann.page.keyboard.press("Enter")
+    await bob.shows("Hm")
+    await bob.page.wait_for_selector("#typing:not(.shown)", state="attached")
+    history = await server.get(f"/v1/channels/chat:{name}/messages")
+    assert [message["data"]["text"] for message in history.body["messages"]] == ["Hm"]
+
+
+@chat
+async def test_without_websockets(new: NewChat, server: Server, artifacts: Path) -> None:
+    """Where no WebSocket gets through, an event stream does, and a kill -9 is survived as well."""
+    name = room()
+    ann = await (await new(script=NO_WEBSOCKET)).open(server.base, name, "Ann")
+    bob = await (await new()).open(server.base, name, "Bob")
+    await ann.say("by POST")
+    await bob.shows("by POST")
+    await bob.say("by WebSocket")
+    await ann.shows("by POST", "by WebSocket")
+    await server.kill()
+    for tab in (ann, bob):
+        await tab.state("waiting")
+    await ann.say("meanwhile")
+    await server.start()
+    await post(server, name, said("from outside"))
+    for tab in (ann, bob):
+        await tab.now()
+    await until(lambda: _count(bob, 4), 20, "the messages")
+    texts = await bob.texts()
+    assert sorted(texts) == sorted(["by POST", "by WebSocket", "meanwhile", "from outside"])
+    for tab in (ann, bob):
+        await tab.shows(*texts)
+
+
+@chat
+async def test_hostile_data(new: NewChat, server: Server, artifacts: Path) -> None:
     """Anything may be in a channel. It is shown as text or as JSON, runs nothing and breaks nothing."""
     name = room()
     markup = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -434,13 +416,13 @@ async def test_hostile_data(new: NewTab, server: Server, artifacts: Path) -> Non
     assert names[1] == "evil"
     assert names[2] == "Anonymous"
     assert all(len(one) <= 40 for one in names)
-    assert await ann.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert await ann.fits()
     await ann.say("alive")
     await until(lambda: _count(ann, 13), 10, "an own message")
 
 
-@scenario
-async def test_refused_message(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_refused_message(new: NewChat, server: Server, artifacts: Path) -> None:
     """A message the server will not take stays, says why, and can be tried again or discarded."""
     name = "x" * 60 + room()  # cut to 60 characters: a valid room, with a name as long as may be
     ann = await (await new()).open(server.base, name, "Ann")
@@ -454,8 +436,8 @@ async def test_refused_message(new: NewTab, server: Server, artifacts: Path) -> 
     assert await ann.page.get_by_role("heading", level=1).inner_text() == "x" * 60
 
 
-@scenario
-async def test_keyboard_and_screen_reader(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_keyboard_and_screen_reader(new: NewChat, server: Server, artifacts: Path) -> None:
     """Everything can be reached and is named; Enter sends, Shift+Enter does not; the drawer keeps and returns focus."""
     name = room()
     ann = await (await new(phone=True)).open(server.base, name, "Ann")
@@ -491,8 +473,8 @@ async def test_keyboard_and_screen_reader(new: NewTab, server: Server, artifacts
     assert unnamed == []
 
 
-@scenario
-async def test_strict_policy(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_strict_policy(new: NewChat, server: Server, artifacts: Path) -> None:
     """No inline script or style, nothing from elsewhere; and the policy of the page would stop it."""
     ann = await (await new()).open(server.base, room(), "Ann")
     inline = (
@@ -512,8 +494,8 @@ async def test_strict_policy(new: NewTab, server: Server, artifacts: Path) -> No
     ann.complaints.clear()  # the refusal just provoked
 
 
-@scenario
-async def test_looks(new: NewTab, server: Server, artifacts: Path) -> None:
+@chat
+async def test_looks(new: NewChat, server: Server, artifacts: Path) -> None:
     """Screenshots: wide and phone, light and dark, the drawer, the keyboard. Nothing sticks out sideways."""
     name = room()
     for author, text in (
@@ -530,11 +512,11 @@ async def test_looks(new: NewTab, server: Server, artifacts: Path) -> None:
         for phone in (False, True):
             tab = await (await new(scheme, phone)).open(server.base, name)
             await tab.page.locator("#log .message").nth(6).wait_for()
-            assert await tab.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+            assert await tab.fits()
             await tab.page.fill("#name", "Ann")
             await tab.page.keyboard.press("Enter")
             await tab.page.fill("#text", "On my way, with the spare valve and the long hose.\nAnd biscuits.")
-            assert await tab.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+            assert await tab.fits()
             kind = "phone" if phone else "wide"
             await asyncio.sleep(0.3)
             await tab.page.screenshot(path=artifacts / f"chat-{scheme}-{kind}.png")
@@ -544,7 +526,7 @@ async def test_looks(new: NewTab, server: Server, artifacts: Path) -> None:
                 assert await tab.page.locator("#text").is_visible()
                 await tab.page.screenshot(path=artifacts / f"chat-{scheme}-keyboard.png")
                 await tab.page.set_viewport_size({"width": 320, "height": 560})
-                assert await tab.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+                assert await tab.fits()
                 await tab.page.click("#menu")
                 await asyncio.sleep(0.3)
                 await tab.page.screenshot(path=artifacts / f"chat-{scheme}-drawer.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.test_chat import tabs
+from tests.browser.tabs import Browsing, Tab
 from tests.support.client import Client, Refused, make_token
 from tests.support.processes import UNLIMITED, Mongod, Server
 
@@ -31,12 +31,12 @@ def operated(mongod: Mongod, tmp_path: Path) -> Iterator[Server]:
     server.clean()
 
 
-def test_the_console(chromium: str, operated: Server, artifacts: Path) -> None:
+def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> None:
     """Only an admin comes in. Then: nodes, figures, channels, refusals; a look into a channel, a test message, a user
     to disconnect; on a phone too, with the keyboard, and after a reload. Signed out, nothing is left."""
 
     async def run() -> None:
-        async with tabs(chromium) as new, Client([operated.ws], token=make_token(SECRET, "ann")) as ann:
+        async with browsing.tabs(Tab) as new, Client([operated.ws], token=make_token(SECRET, "ann")) as ann:
             await ann.subscribe("chat:lobby")
             await ann.publish("chat:lobby", {"text": "Hello"})
             tab = await new()
@@ -110,4 +110,4 @@ def test_the_console(chromium: str, operated: Server, artifacts: Path) -> None:
             await phone.page.screenshot(path=artifacts / "console-phone.png", full_page=True)
             tab.complaints = [text for text in tab.complaints if "404" not in text]
 
-    asyncio.run(run())
+    browsing.run(run())
