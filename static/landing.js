@@ -21,7 +21,7 @@ if (location.hash) location.replace(`/chat/${location.hash}`);
 const client = new Waterspout();
 followConnection(client);
 client.on("open", () => {
-  $("node").textContent = client.session.node ?? "behind HTTP";
+  $("node").textContent = client.session?.node ?? "behind HTTP";
   void look();
 });
 setInterval(() => document.hidden || void look(), LOOK_EVERY);

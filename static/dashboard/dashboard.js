@@ -103,6 +103,8 @@ class Market {
   #instruments = new Map();
   /** @type {Instrument | null} */
   #chosen = null;
+  /** Whether it was chosen by somebody, or is only the first. */
+  #picked = false;
   #plot = new Plot($("plot"));
   #paused = false;
   #ticks = 0;
@@ -142,12 +144,18 @@ class Market {
     $("rows").insertBefore(instrument.row, $("rows").children[after] ?? null);
     $("market").hidden = false;
     $("empty").hidden = true;
-    if (!this.#chosen) this.choose(instrument);
+    if (!this.#picked) this.#show(this.#instruments.get([...this.#instruments.keys()].sort()[0]) ?? instrument);
     return instrument;
   }
 
   /** @param {Instrument} instrument */
   choose(instrument) {
+    this.#picked = true;
+    this.#show(instrument);
+  }
+
+  /** @param {Instrument} instrument */
+  #show(instrument) {
     this.#chosen?.button.removeAttribute("aria-current");
     this.#chosen?.row.classList.remove("chosen");
     this.#chosen = instrument;

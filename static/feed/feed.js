@@ -216,9 +216,8 @@ class Shop {
       this.#list.clear();
       this.#drawOrders();
     });
-    copy.on("change", ({ op, id, document, before }) => {
-      if (op === "put" && !before && !this.status)
-        this.log(`${document.customer} ordered`, money.format(document.total));
+    copy.on("change", ({ id, document, before }) => {
+      if (document && !before && !this.status) this.log(`${document.customer} ordered`, money.format(document.total));
       this.#drawOrders();
       requestAnimationFrame(() => this.#list.get(id) && mark(/** @type {HTMLElement} */ (this.#list.get(id))));
     });

@@ -2,11 +2,23 @@
 
 import { createInterface } from "node:readline";
 import { Waterspout } from "../../static/waterspout.js";
+import * as msgpack from "./msgpack.mjs";
 
 const [url, options] = process.argv.slice(2);
 const tell = (event) => console.log(JSON.stringify(event));
 
-const client = new Waterspout(url, JSON.parse(options ?? "{}"));
+const { packed, blocked, ...given } = JSON.parse(options ?? "{}");
+if (packed) given.msgpack = msgpack;
+if (blocked) {
+  // A network without WebSockets.
+  given.WebSocket = class {
+    constructor() {
+      setTimeout(() => this.onclose({ code: 1006, reason: "blocked" }), 5);
+    }
+    close() {}
+  };
+}
+const client = new Waterspout(url, given);
 client.on("state", (event) => tell({ event: "state", ...event }));
 client.on("resumed", (event) => tell({ event: "resumed", ...event }));
 
@@ -24,7 +36,27 @@ function channel(name) {
   return subscription;
 }
 
+/** Copies by collection. */
+const copies = new Map();
+
+function watch({ name, where }) {
+  const copy = client.watch(name, where);
+  copies.set(name, copy);
+  copy.on("reset", () => tell({ event: "reset", collection: name }));
+  copy.on("change", ({ op, id, before }) => tell({ event: "change", op, document: id, known: before !== null }));
+  copy.on("ended", ({ code, reason }) => tell({ event: "ended", code, reason }));
+}
+
 const commands = {
+  watch,
+  copy: ({ name }) => [...copies.get(name).documents.values()],
+  unwatch: ({ name }) => copies.get(name).close(),
+  collection: ({ name, call, args }) => client.collection(name)[call](...args),
+  members: ({ name }) => {
+    const { users, count, guests } = channel(name).members();
+    return { users: [...users.keys()].sort(), count, guests };
+  },
+  transport: () => client.transport,
   subscribe: ({ name, options }) => channel(name).subscribe(options),
   unsubscribe: ({ name }) => channel(name).unsubscribe(),
   publish: ({ name, data, options }) => channel(name).publish(data, options),

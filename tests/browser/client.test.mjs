@@ -282,3 +282,154 @@ test("pauses grow at random, and only a connection that lasted starts afresh", a
   assert.ok(delays.every((delay) => delay <= 0.03));
   assert.ok(Math.max(...delays) > 0.008, String(delays));
 });
+
+test("a kept cursor: the next client goes on there, and not before what was handed on", async (t) => {
+  const kept = new Map();
+  const storage = { getItem: (name) => kept.get(name) ?? null, setItem: (name, value) => kept.set(name, value) };
+  const first = begin(t, { storage });
+  await first.client.channel("chat:a").subscribe({ last: 5 });
+  first.sockets[0].push(message(3));
+  first.client.close();
+  assert.deepEqual([...kept], [["waterspout.cursor.chat:a", "e:3"]]);
+  const second = begin(t, { storage });
+  await second.client.channel("chat:a").subscribe({ last: 5 });
+  assert.equal(second.sockets[0].sent[1].after, "e:3");
+  const refusing = { getItem: () => null, setItem: () => assert.fail("full") };
+  const third = begin(t, { storage: refusing });
+  await third.client.channel("chat:a").subscribe();
+  third.sockets[0].push(message(1));
+  third.client.close();
+});
+
+test("a new token in time, on the same connection", async (t) => {
+  let count = 0;
+  const { client, sockets } = begin(t, { token: () => `token ${++count}` });
+  sockets[0].send = function (text) {
+    const command = JSON.parse(text);
+    this.sent.push(command);
+    const expires = Math.ceil(Date.now() / 1000) + (count === 1 ? 2 : 3600);
+    this.reply(command, { expires });
+  };
+  await pause(2200);
+  assert.deepEqual(
+    sockets[0].sent.map(({ type, token }) => [type, token]),
+    [
+      ["connect", "token 1"],
+      ["refresh", "token 2"],
+    ],
+  );
+  assert.equal(client.state, "open");
+  assert.equal(sockets.length, 1);
+});
+
+test("MessagePack by the library that is given", async (t) => {
+  const { encode, decode } = await import("./msgpack.mjs");
+  const told = [];
+  class Socket {
+    constructor(url, protocols) {
+      told.push(protocols);
+      queueMicrotask(() => this.onopen());
+    }
+    send(bytes) {
+      const command = decode(bytes);
+      told.push(command.type);
+      this.onmessage({ data: encode({ type: "reply", id: command.id, offset: 1 }).buffer });
+    }
+    close() {}
+  }
+  const client = new Waterspout("ws://localhost/v1/ws", { WebSocket: Socket, msgpack: { encode, decode } });
+  t.after(() => client.close());
+  assert.equal((await client.channel("chat:a").publish({ a: [1, -2.5, "ü", null, true] })).offset, 1);
+  assert.deepEqual(told, [["waterspout.msgpack"], "connect", "publish"]);
+});
+
+test("ephemeral is now or not at all", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  await assert.rejects(channel.publish({ typing: "Ann" }, { ephemeral: true }), { code: "disconnected" });
+  await pause(5);
+  const publish = channel.publish({ typing: "Ann" }, { ephemeral: true });
+  const [command] = sockets[0].publishes();
+  assert.deepEqual([command.ephemeral, command.key], [true, undefined]);
+  sockets[0].drop(1006);
+  await assert.rejects(publish, { code: "disconnected" });
+  await pause(60);
+  assert.equal(sockets[1].publishes().length, 0);
+});
+
+test("a copy of documents: a snapshot in pages, changes, a resumption, a new beginning", async (t) => {
+  const { client, sockets } = begin(t);
+  await pause(5);
+  const events = [];
+  const commands = () => sockets.at(-1).sent.filter(({ type }) => type === "subscribe");
+  const answer = (socket, snapshot) => {
+    const command = commands().at(-1);
+    const place = snapshot ? { cursor: null, snapshot: true } : { cursor: command.after, snapshot: false };
+    socket.reply(command, { head: "e:9", recovered: true, ...place });
+  };
+  for (const socket of sockets) socket.send = (text) => socket.sent.push(JSON.parse(text));
+  const copy = client.watch("orders", { status: "paid" });
+  for (const name of ["reset", "ready", "change"]) copy.on(name, (event) => events.push(event?.op ?? name));
+  assert.deepEqual(commands()[0].where, { status: "paid" });
+  assert.equal(commands()[0].snapshot, true);
+  answer(sockets[0], true);
+  const page = (documents, more, rest) =>
+    sockets.at(-1).push({ type: "snapshot", channel: "docs:orders", documents, more, ...rest });
+  page([{ _id: "a", _rev: "1" }], true, { start: true });
+  assert.equal(copy.ready, false);
+  assert.equal(copy.documents.size, 0);
+  page([{ _id: "b", _rev: "1" }], false, { cursor: "e:12" });
+  assert.deepEqual([[...copy.documents.keys()], copy.ready, copy.channel.state], [["a", "b"], true, "live"]);
+  const change = (op, id, cursor) =>
+    sockets.at(-1).push({
+      type: "message",
+      channel: "docs:orders",
+      cursor,
+      data: { op, id, rev: "2", document: op === "put" ? { _id: id, _rev: "2" } : null },
+    });
+  change("put", "c", "e:13");
+  change("delete", "a", "e:14");
+  assert.deepEqual([...copy.documents.keys()], ["b", "c"]);
+  const [old] = sockets;
+  const send = old.constructor.prototype.send;
+  old.drop(1006);
+  old.constructor.prototype.send = function (text) {
+    const command = JSON.parse(text);
+    if (command.type === "subscribe") this.sent.push(command);
+    else send.call(this, text);
+  };
+  await pause(60);
+  assert.equal(commands()[0].after, "e:14");
+  answer(sockets[1], false);
+  assert.equal(copy.channel.state, "live");
+  change("put", "b", "e:15");
+  sockets[1].drop(1006);
+  await pause(60);
+  answer(sockets[2], true);
+  page([{ _id: "z", _rev: "1" }], false, { start: true, cursor: "e:40" });
+  assert.deepEqual([...copy.documents.keys()], ["z"]);
+  assert.deepEqual(events, ["reset", "ready", "put", "delete", "put", "reset", "ready"]);
+});
+
+test("every export has a type, and every type an export", async () => {
+  const { readFile } = await import("node:fs/promises");
+  const types = await readFile(new URL("../../static/waterspout.d.ts", import.meta.url), "utf8");
+  const declared = [...types.matchAll(/^export (?:class|function) (\w+)/gm)].map((match) => match[1]);
+  const module = await import("../../static/waterspout.js");
+  assert.deepEqual(declared.sort(), Object.keys(module).sort());
+  for (const name of declared.filter((one) => module[one].prototype)) {
+    const [, body] = new RegExp(`^export class ${name}\\b[^\\n]*\\{\\n([^]*?)^\\}`, "m").exec(types) ?? [];
+    if (!body) continue;
+    const typed = [...body.matchAll(/^ {2}(\w+)(?:<[^(]*>)?\(/gm)].map((match) => match[1]);
+    const methods = Object.getOwnPropertyNames(module[name].prototype).filter(
+      (one) =>
+        !one.startsWith("_") &&
+        typeof Object.getOwnPropertyDescriptor(module[name].prototype, one).value === "function",
+    );
+    assert.deepEqual(
+      typed.filter((one) => one !== "constructor" && one !== "close").sort(),
+      methods.filter((one) => one !== "constructor" && one !== "close").sort(),
+      name,
+    );
+  }
+});

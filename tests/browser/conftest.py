@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 
 from tests.browser.tabs import FLAGS, Browsing
 from tests.support.processes import Mongod, Server
+
+SECRET = "a secret of at least thirty-two bytes"
+SHOP = "the-key-of-the-shop"
 
 
 def lacking(what: str) -> NoReturn:
@@ -72,7 +76,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     since the tests restart the server over and over."""
     directory = tmp_path_factory.mktemp("server")
     mongod = Mongod(directory)
-    one = Server(directory, mongod.uri)
+    keys = {"shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest()}}
+    one = Server(directory, mongod.uri, settings={"auth.secret": SECRET, "auth.api_keys": keys})
     try:
         asyncio.run(mongod.start())
         asyncio.run(one.start())

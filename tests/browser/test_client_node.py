@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.conftest import SECRET, SHOP
 from tests.support.client import make_token
 from tests.support.processes import ROOT, Server
 from tests.support.proxy import Proxy
@@ -361,6 +362,145 @@ async def test_errors_reach_the_caller(node: list[str], server: Server) -> None:
             await ann.do("publish", name=channel, data="x" * 200_000)
         await ann.do("publish", name=channel, data="still here")
         assert await stored(server, channel) == ["fine", "still here"]
+
+
+@pytest.mark.parametrize("transport", ["sse", "poll"])
+def test_over_plain_http(node: list[str], running: Server, transport: str) -> None:
+    """Event stream or long polls, with a kill -9 in the middle: all messages once and in order, on several channels."""
+
+    async def run() -> None:
+        first, second = room(), room()
+        await post(running, first, "before")
+        async with client(node, running.ws, transports=[transport]) as ann:
+            await ann.do("subscribe", name=first, options={"last": 5})
+            await ann.do("subscribe", name=second)
+            assert await ann.do("transport") == transport
+            publishes = [ann.start("publish", name=first, data=number) for number in range(10)]
+            async with asyncio.timeout(20):
+                await asyncio.gather(*publishes)
+            await post(running, second, "elsewhere")
+            await ann.received(12)
+            await running.kill()
+            queued = [ann.start("publish", name=first, data=f"away {number}") for number in range(3)]
+            await ann.state("waiting")
+            await running.start()
+            await post(running, second, "back")
+            async with asyncio.timeout(20):
+                receipts = await asyncio.gather(*queued)
+            await ann.received(16)
+            assert [receipt["offset"] for receipt in receipts] == [12, 13, 14]
+            of = {
+                name: [one["data"] for one in ann.told("message") if one["channel"] == name] for name in (first, second)
+            }
+            assert of == {first: await stored(running, first), second: ["elsewhere", "back"]}
+            assert ann.told("gap") == []
+            with pytest.raises(ClientError, match="unknown_channel"):
+                await ann.do("subscribe", name="nowhere:1")
+            assert (await ann.do("history", name=first, options={"limit": 2}))["messages"][-1]["data"] == "away 2"
+            await ann.do("unsubscribe", name=second)
+            await post(running, second, "unheard")
+            await ann.do("publish", name=first, data="last")
+            assert (await ann.received(17))[-1] == "last"
+
+    asyncio.run(run())
+
+
+@scenario
+async def test_blocked_websockets(node: list[str], server: Server) -> None:
+    """No WebSocket twice, though the server answers otherwise: an event stream it is. A server that is only away does
+    not lead there."""
+    channel = room()
+    async with client(node, server.ws, blocked=True) as ann:
+        await ann.do("subscribe", name=channel)
+        assert await ann.do("transport") == "sse"
+        await ann.do("publish", name=channel, data=1)
+        assert await ann.received(1) == [1]
+    async with client(node, server.ws) as bob:
+        await bob.state("open")
+        await server.kill()
+        await until(lambda: bob.states().count("waiting") >= 5, 20, "attempts")
+        await server.start()
+        await bob.state("open")
+        assert await bob.do("transport") == "websocket"
+
+
+@scenario
+async def test_messagepack(node: list[str], server: Server) -> None:
+    """The same in MessagePack, by the library of the client's user."""
+    channel = room()
+    data = {
+        "text": "ü\n",
+        "numbers": [0, -1, 300, 70_000, 2**40, -(2**40), 1.5],
+        "nothing": None,
+        "true": [True, False],
+    }
+    async with client(node, server.ws, packed=True) as ann:
+        await ann.do("subscribe", name=channel)
+        assert (await ann.do("publish", name=channel, data=data))["offset"] == 1
+        assert await ann.received(1) == [data]
+        assert await stored(server, channel) == [data]
+
+
+@scenario
+async def test_live_documents(node: list[str], server: Server) -> None:
+    """A copy is the collection: through the client's own writes, others', a kill -9, with and without a WebSocket."""
+    mine = {"owner": secrets.token_hex(4)}
+
+    async def same(*clients: Client) -> bool:
+        answer = await server.get(f"/v1/documents/orders?where={json.dumps(mine)}".replace(" ", ""), token=SHOP)
+        wanted = sorted(answer.body["documents"], key=lambda one: one["_id"])
+        copies = [await one.do("copy", name="orders") for one in clients]
+        return all(sorted(copy, key=lambda one: one["_id"]) == wanted for copy in copies)
+
+    async with (
+        client(node, server.ws, token=SHOP) as ann,
+        client(node, server.ws, token=SHOP, transports=["sse"]) as bob,
+    ):
+        made = await ann.do("collection", name="orders", call="create", args=[{**mine, "total": 1}])
+        for one in (ann, bob):
+            await one.do("watch", name="orders", where=mine)
+            await until(lambda one=one: one.told("reset"), 10, "the copy")  # type: ignore[misc]
+        changed = await ann.do("collection", name="orders", call="patch", args=[made["_id"], {"total": 2}])
+        with pytest.raises(ClientError, match="conflict"):
+            await bob.do("collection", name="orders", call="put", args=[made["_id"], mine, {"rev": made["_rev"]}])
+        await bob.do("collection", name="orders", call="put", args=["b" + mine["owner"], mine])
+        await ann.do("collection", name="orders", call="delete", args=[made["_id"], {"rev": changed["_rev"]}])
+        await until(lambda: same(ann, bob), 10, "the same")
+        await server.kill()
+        await server.start()
+        for number in range(5):
+            await server.request(
+                "PUT", f"/v1/documents/orders/{mine['owner']}-{number}", {**mine, "total": number}, token=SHOP
+            )
+        await until(lambda: same(ann, bob), 20, "the same again")
+        assert len(await ann.do("copy", name="orders")) == 6
+        assert len(ann.told("reset")) == 1, "it went on where it was"
+        found = await bob.do(
+            "collection", name="orders", call="find", args=[{"where": mine, "sort": "-total", "limit": 2}]
+        )
+        assert [one["total"] for one in found["documents"]] == [4, 3]
+        assert (await bob.do("collection", name="orders", call="get", args=["b" + mine["owner"]]))["owner"] == mine[
+            "owner"
+        ]
+        await ann.do("unwatch", name="orders")
+
+
+@scenario
+async def test_members(node: list[str], server: Server) -> None:
+    """Who is here, kept up to date by joins and leaves."""
+    channel = room()
+    async with client(node, server.ws, token=make_token(SECRET, "ann")) as ann:
+        await ann.do("subscribe", name=channel)
+
+        async def are(*users: str) -> bool:
+            return (await ann.do("members", name=channel))["users"] == list(users)
+
+        await until(lambda: are("ann"), 5, "oneself")
+        async with client(node, server.ws, token=make_token(SECRET, "bob")) as bob:
+            await bob.do("subscribe", name=channel)
+            await until(lambda: are("ann", "bob"), 5, "the other")
+            await bob.do("unsubscribe", name=channel)
+            await until(lambda: are("ann"), 5, "alone again")
 
 
 def test_on_a_scripted_socket(node: list[str]) -> None:

@@ -1,0 +1,295 @@
+"""The landing page, the shop and the market in a real browser, against a real server and the back end of `seed`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
+
+from tests.browser.tabs import NO_WEBSOCKET, Browsing, NewTab, Tab
+from tests.support.client import make_token
+from tests.support.processes import ROOT, UNLIMITED, Mongod, Process, Server
+from tests.support.waiting import until
+
+SECRET = "a secret of at least thirty-two bytes"
+EXCHANGE = "the-key-of-the-exchange"
+SYMBOLS = [
+    f"{name}-{unit}" for name in ("AU", "CU", "FE", "NI", "SN", "ZN", "PB", "PT") for unit in ("EUR", "USD", "JPY")
+]
+
+
+@pytest.fixture(scope="module")
+def trading(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    keys = {"exchange": {"sha256": hashlib.sha256(EXCHANGE.encode()).hexdigest()}}
+    settings = {**UNLIMITED, "auth.secret": SECRET, "auth.api_keys": keys, "mongodb.database": "pages"}
+    server = Server(tmp_path_factory.mktemp("pages"), mongod.uri, settings=settings)
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop())
+    server.clean()
+
+
+class Seed(Process):
+    """`run.py seed --simulate`, beside a server."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__("seed", server.directory)
+        self._server = server
+
+    def command(self) -> list[str]:
+        database = f"mongodb.database={self._server.settings['mongodb.database']}"
+        uri = str(self._server.mongodb_uri)
+        return [sys.executable, str(ROOT / "run.py"), "seed", "--simulate", "--mongodb-uri", uri, "--set", database]
+
+    async def wait_ready(self) -> None:
+        await until(lambda: "orders flow" in self.log_tail(), 30, "the simulation")
+
+
+@asynccontextmanager
+async def simulated(server: Server) -> AsyncIterator[None]:
+    async with Seed(server):
+        yield
+
+
+def stored(server: Server, collection: str) -> list[dict[str, Any]]:
+    with MongoClient[dict[str, Any]](server.mongodb_uri) as client:
+        return list(client[server.settings["mongodb.database"]][collection].find())
+
+
+@asynccontextmanager
+async def exchange(server: Server, per_second: int) -> AsyncIterator[None]:
+    """So many ticks a second into `dash:market`, by one connection."""
+    request = HTTPRequest(server.ws, headers={"Authorization": f"Bearer {EXCHANGE}"})
+    socket = await websocket_connect(request)
+
+    async def publish() -> None:
+        loop = asyncio.get_running_loop()
+        count, began = 0, loop.time()
+        while True:
+            while count < (loop.time() - began) * per_second:
+                symbol = SYMBOLS[count % len(SYMBOLS)]
+                data = {"symbol": symbol, "price": 100 + (count * 37 % 200) / 100, "volume": count}
+                await socket.write_message(
+                    json.dumps({"type": "publish", "channel": "dash:market", "tag": symbol, "data": data})
+                )
+                count += 1
+            await asyncio.sleep(0.01)
+
+    publishing = asyncio.create_task(publish())
+    try:
+        yield
+        assert not publishing.done(), publishing
+    finally:
+        publishing.cancel()
+        socket.close()
+
+
+async def shelf(tab: Tab) -> dict[str, str]:
+    """Product → what the shelf says is left."""
+    rows: list[tuple[str, str]] = await tab.page.evaluate(
+        """() => [...shelf.children].map((row) =>
+            [row.querySelector("h3").textContent, row.querySelector(".left").textContent])"""
+    )
+    return dict(rows)
+
+
+def expected(server: Server, category: str | None = None) -> dict[str, str]:
+    left = {one["_id"]: one["left"] for one in stored(server, "stock")}
+    return {
+        one["name"]: f"{left[one['_id']]} left" if left[one["_id"]] else "Sold out"
+        for one in stored(server, "products")
+        if category in (None, one["category"])
+    }
+
+
+def test_the_landing_page(browsing: Browsing, trading: Server, artifacts: Path) -> None:
+    """What runs here, and where to go; every link leads somewhere. An old address of a room is still one."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await (await new()).go(trading.base, "/")
+            page = tab.page
+            await page.wait_for_selector("#status[data-status=ready] >> text=Ready")
+            await until(lambda: _matches(tab, "#node", r"n[0-9a-f]{8}"), 5, "the node")
+            await until(lambda: _matches(tab, "#trip", r"[\d.]+ ms"), 5, "the round trip")
+            links = await page.locator("a[href^='/']").evaluate_all("links => links.map(link => link.pathname)")
+            assert {"/chat/", "/feed/", "/dashboard/", "/console/", "/docs/protocol.md"} <= set(links)
+            for link in set(links):
+                assert (await trading.get(link)).status == 200, link
+            for name in ("shell", "script"):
+                assert trading.base in await page.inner_text(f"#{name}")
+            await trading.kill()
+            await tab.state("waiting")
+            await page.wait_for_selector("#retry:visible")
+            await trading.start()
+            await page.click("#retry")
+            await tab.state("open")
+            await page.goto(f"{trading.base}/#somewhere")
+            await page.wait_for_url(f"{trading.base}/chat/#somewhere")
+
+    browsing.run(run())
+
+
+async def _matches(tab: Tab, selector: str, pattern: str) -> bool:
+    return bool(
+        await tab.page.evaluate(
+            "([of, like]) => new RegExp(`^${like}$`).test(document.querySelector(of).textContent)", [selector, pattern]
+        )
+    )
+
+
+def test_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
+    """The page follows what the back end writes into MongoDB, through a filter and through a kill -9; orders are for
+    who has a token."""
+
+    async def follows(tab: Tab, category: str | None = None) -> None:
+        await until(lambda: _same(tab, category), 15, "the shelf as it is in MongoDB")
+
+    async def _same(tab: Tab, category: str | None) -> bool:
+        return await shelf(tab) == await asyncio.to_thread(expected, trading, category)
+
+    async def run(new: NewTab[Tab]) -> None:
+        tab = await (await new()).go(trading.base, "/feed/")
+        page = tab.page
+        await page.wait_for_selector("#no-products >> text=The shop is empty")
+        async with simulated(trading):
+            await page.wait_for_selector("#log li:nth-child(3)")
+            await trading.kill()
+            await tab.state("waiting")
+            await asyncio.sleep(1)  # the back end sells meanwhile
+            await trading.start()
+            await tab.now()
+            await page.wait_for_selector("#log li:nth-child(12)")
+        await follows(tab)
+        await page.click("#categories >> text=kitchen")
+        await follows(tab, "kitchen")
+        await page.fill("#name", "ket")
+        assert list(await shelf(tab)) == ["Kettle"]
+        await page.fill("#name", "nothing like that")
+        await page.wait_for_selector("#no-products >> text=Nothing on the shelf is like that.")
+
+        assert await page.locator("#orders").is_hidden()
+        await page.fill("#token", "nonsense")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#refused >> text=This token is not taken")
+        await page.fill("#token", make_token(SECRET, "ann"))
+        await page.keyboard.press("Enter")
+        orders = await asyncio.to_thread(stored, trading, "orders")
+        await page.wait_for_selector(f"#orders-title:text-is('Orders ({len(orders)})')")
+        paid = sum(order["status"] == "paid" for order in orders)
+        await page.click("#steps >> text=paid")
+        await page.wait_for_selector(
+            "#orders-title" + (f":text-is('Orders ({paid})')" if paid else ":text-is('Orders')")
+        )
+        await page.reload()
+        await page.wait_for_selector("#order-list li")
+        await page.click("#leave")
+        await page.wait_for_selector("#token:visible")
+
+    async def open_and_run() -> None:
+        async with browsing.tabs(Tab) as new:
+            await run(new)
+
+    browsing.run(open_and_run())
+
+
+def test_the_market_under_load(browsing: Browsing, trading: Server, artifacts: Path) -> None:
+    """1,000 updates a second: the page goes on drawing, and neither its elements nor its memory grow."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new, exchange(trading, 1000):
+            tab = await (await new()).go(trading.base, "/dashboard/")
+            page = tab.page
+            await page.locator("#rows tr").nth(len(SYMBOLS) - 1).wait_for()
+            session = await page.context.new_cdp_session(page)
+
+            async def weigh() -> tuple[int, int]:
+                """(bytes of the heap, elements), without garbage."""
+                await session.send("HeapProfiler.collectGarbage")
+                heap = await session.send("Runtime.getHeapUsage")
+                return heap["usedSize"], await page.evaluate("() => document.querySelectorAll('*').length")
+
+            await asyncio.sleep(2)
+            before = await weigh()
+            counted = await page.evaluate("""() => new Promise((resolve) => {
+                const counted = { frames: 0, changes: 0 };
+                const prices = new MutationObserver((changes) => (counted.changes += changes.length));
+                prices.observe(document.getElementById("rows"), { subtree: true, childList: true });
+                const end = performance.now() + 4000;
+                const frame = (now) => (counted.frames++, now < end ? requestAnimationFrame(frame) : resolve(counted));
+                requestAnimationFrame(frame);
+            })""")
+            after = await weigh()
+            assert counted["frames"] > 40  # 240 on a machine with nothing else to do
+            assert counted["changes"] > 10 * len(SYMBOLS)
+            assert after[1] == before[1]
+            assert after[0] - before[0] < 1_000_000
+
+            await page.keyboard.press("Space")
+            await page.wait_for_selector("#pause[aria-pressed=true]")
+            price = await page.inner_text("#price")
+            await asyncio.sleep(0.5)
+            assert await page.inner_text("#price") == price
+            await page.click("#pause")
+            await until(lambda: _other(tab, price), 5, "another price")
+            await page.keyboard.press("ArrowDown")
+            assert await page.inner_text("#chosen") == sorted(SYMBOLS)[1]
+
+    browsing.run(run())
+
+
+async def _other(tab: Tab, price: str) -> bool:
+    return await tab.page.inner_text("#price") != price
+
+
+@pytest.mark.parametrize("kind", ["wide", "phone"])
+def test_looks(browsing: Browsing, trading: Server, artifacts: Path, kind: str) -> None:
+    """Screenshots: wide and phone, light and dark. Nothing sticks out sideways, nothing is loaded from elsewhere."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new, simulated(trading), exchange(trading, 200):
+            for scheme in ("light", "dark"):
+                for name, path in (("landing", "/"), ("feed", "/feed/"), ("dashboard", "/dashboard/")):
+                    tab = await new(scheme, kind == "phone")
+                    if name == "feed":
+                        token = json.dumps(json.dumps(make_token(SECRET, "ann")))
+                        await tab.page.add_init_script(f"sessionStorage.setItem('waterspout.feed.token', {token})")
+                    await tab.go(trading.base, path)
+                    await asyncio.sleep(1)  # for something to have moved
+                    assert await tab.fits()
+                    await tab.page.screenshot(path=artifacts / f"{name}-{scheme}-{kind}.png")
+                    elsewhere = await tab.page.evaluate(
+                        """() => performance.getEntriesByType("resource").map((one) => one.name)
+                            .filter((name) => new URL(name).host !== location.host)"""
+                    )
+                    assert elsewhere == []
+                    unnamed = await tab.page.evaluate(
+                        """() => [...document.querySelectorAll("button, input, a, canvas")]
+                            .filter((one) => !one.ariaHidden && !one.ariaLabel && !one.textContent.trim())
+                            .filter((one) => !one.labels?.length).map((one) => one.outerHTML)"""
+                    )
+                    assert unnamed == []
+
+    browsing.run(run())
+
+
+def test_the_shop_without_websockets(browsing: Browsing, trading: Server) -> None:
+    """Live documents by plain HTTP: a list first, then the changes of an event stream."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new, simulated(trading):
+            tab = await (await new(script=NO_WEBSOCKET)).go(trading.base, "/feed/")
+            await tab.page.wait_for_selector("#state >> text=Live, by event stream")
+            await tab.page.wait_for_selector("#log li:nth-child(3)")
+
+    browsing.run(run())
