@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format chaos bench lock clean
+.PHONY: help setup run test check format chaos bench images lock clean
 
 help:          ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,11 @@ chaos: setup   ## the long versions of the fault tests, with a page of figures
 
 bench: setup   ## the benchmarks against the peers; a quarter of an hour
 	$(BIN)/python bench/run.py $(ARGS)
+
+images: setup  ## the screenshots of docs/images, by the browser tests
+	dir=$$(mktemp -d) && WATERSPOUT_ARTIFACTS=$$dir $(BIN)/python -m pytest -q tests/browser -k looks && mkdir -p docs/images && \
+	cp $$dir/chat-light-wide.png docs/images/chat.png && cp $$dir/feed-light-wide.png docs/images/shop.png && \
+	cp $$dir/dashboard-dark-wide.png docs/images/market.png && cp $$dir/dashboard-light-phone.png docs/images/market-phone.png && rm -r $$dir
 
 lock: setup    ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/python -m pip install --quiet pip-tools

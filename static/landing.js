@@ -15,8 +15,10 @@ const WORDS = new Map([
 ]);
 const price = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 6 });
 
-// Old addresses of the chat's rooms were here.
-if (location.hash) location.replace(`/chat/${location.hash}`);
+// The addresses of the chat's rooms were here once.
+const move = () => location.hash && location.replace(`/chat/${location.hash}`);
+addEventListener("hashchange", move);
+move();
 
 const client = new Waterspout();
 followConnection(client);

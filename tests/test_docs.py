@@ -34,6 +34,7 @@ from tests.support.processes import ROOT, Server
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
 REST = ROOT / "docs" / "rest.md"
+CLIENTS = ROOT / "docs" / "clients.md"
 PYTHON_CLIENT = ROOT / "clients" / "python" / "README.md"
 DOCUMENTS = ROOT / "docs" / "documents.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -231,11 +232,14 @@ def node() -> str | None:
 
 
 @pytest.mark.skipif(node() is None, reason="Node 20 or newer is not installed")
-def test_the_javascript_client_of_the_readme(server: Server) -> None:
-    for block in blocks(README, "js"):
+@pytest.mark.parametrize("page", [README, CLIENTS], ids=lambda page: page.name)
+def test_the_javascript_client(server: Server, page: Path) -> None:
+    """A comment `// → …` says what is printed."""
+    for block in blocks(page, "js"):
+        said = re.search(r"^// → (.*)$", block, re.MULTILINE)
+        expected = said[1] if said else "Hello from JavaScript"
         command = [str(node()), "--experimental-websocket", "--input-type=module", "-e", here(block, server)]
-        seen = output_until(command, "Hello from JavaScript")
-        assert "Hello from JavaScript" in seen, seen
+        assert expected in output_until(command, expected), block
 
 
 def alike(expected: Any, actual: Any) -> bool:

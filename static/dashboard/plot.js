@@ -5,7 +5,7 @@ import { SLOT, SLOTS } from "./series.js";
 /** @typedef {import("./series.js").Series} Series */
 
 /** The time that is shown: what there is, but neither very little nor more than is kept. In ms. */
-const SPAN = { least: 20_000, most: SLOT * SLOTS };
+const SPAN = { least: 4000, most: SLOT * SLOTS };
 /** @param {Series} series @param {number} now */
 const spanOf = (series, now) => Math.min(SPAN.most, Math.max(SPAN.least, series.age(now)));
 
@@ -174,7 +174,7 @@ export class Plot extends Sheet {
       context.fillText(axis.format(price), width + 10, at);
     }
     context.textAlign = "center";
-    const every = span < 40_000 ? 5 : span < 80_000 ? 15 : 30;
+    const every = span < 10_000 ? 2 : span < 40_000 ? 5 : span < 80_000 ? 15 : 30;
     for (let seconds = every; 1000 * seconds < span * 0.95; seconds += every) {
       context.fillText(`−${seconds} s`, x(seconds * 1000), this.height - MARGIN.bottom / 2 + 2);
     }

@@ -497,7 +497,7 @@ async def test_strict_policy(new: NewChat, server: Server, artifacts: Path) -> N
 @chat
 async def test_looks(new: NewChat, server: Server, artifacts: Path) -> None:
     """Screenshots: wide and phone, light and dark, the drawer, the keyboard. Nothing sticks out sideways."""
-    name = room()
+    name = "pump-test"
     for author, text in (
         ("Mara", "Morning. The pump test is at ten, is the gauge calibrated?"),
         ("Jonas", "Yes, did it last night."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -72,16 +73,19 @@ async def exchange(server: Server, per_second: int) -> AsyncIterator[None]:
     request = HTTPRequest(server.ws, headers={"Authorization": f"Bearer {EXCHANGE}"})
     socket = await websocket_connect(request)
 
+    chance = random.Random(per_second)
+    prices = {symbol: chance.uniform(20, 900) for symbol in SYMBOLS}
+
     async def publish() -> None:
         loop = asyncio.get_running_loop()
         count, began = 0, loop.time()
         while True:
             while count < (loop.time() - began) * per_second:
                 symbol = SYMBOLS[count % len(SYMBOLS)]
-                data = {"symbol": symbol, "price": 100 + (count * 37 % 200) / 100, "volume": count}
-                await socket.write_message(
-                    json.dumps({"type": "publish", "channel": "dash:market", "tag": symbol, "data": data})
-                )
+                prices[symbol] *= 1 + chance.gauss(0, 0.0004)
+                tick = {"symbol": symbol, "price": prices[symbol], "volume": count}
+                command = {"type": "publish", "channel": "dash:market", "tag": symbol, "data": tick}
+                await socket.write_message(json.dumps(command))
                 count += 1
             await asyncio.sleep(0.01)
 
@@ -134,7 +138,7 @@ def test_the_landing_page(browsing: Browsing, trading: Server, artifacts: Path) 
             await trading.start()
             await page.click("#retry")
             await tab.state("open")
-            await page.goto(f"{trading.base}/#somewhere")
+            await page.goto(f"{trading.base}/#somewhere")  # no new page, only another hash
             await page.wait_for_url(f"{trading.base}/chat/#somewhere")
 
     browsing.run(run())
@@ -257,28 +261,30 @@ def test_looks(browsing: Browsing, trading: Server, artifacts: Path, kind: str) 
     """Screenshots: wide and phone, light and dark. Nothing sticks out sideways, nothing is loaded from elsewhere."""
 
     async def run() -> None:
-        async with browsing.tabs(Tab) as new, simulated(trading), exchange(trading, 200):
-            for scheme in ("light", "dark"):
-                for name, path in (("landing", "/"), ("feed", "/feed/"), ("dashboard", "/dashboard/")):
-                    tab = await new(scheme, kind == "phone")
-                    if name == "feed":
-                        token = json.dumps(json.dumps(make_token(SECRET, "ann")))
-                        await tab.page.add_init_script(f"sessionStorage.setItem('waterspout.feed.token', {token})")
+        async with browsing.tabs(Tab) as new, simulated(trading), exchange(trading, 300):
+            token = json.dumps(json.dumps(make_token(SECRET, "ann")))
+            signed_in = f"sessionStorage.setItem('waterspout.feed.token', {token})"
+            tabs = {}
+            for name, path in (("dashboard", "/dashboard/"), ("feed", "/feed/"), ("landing", "/")):
+                for scheme in ("light", "dark"):
+                    tab = tabs[f"{name}-{scheme}"] = await new(scheme, kind == "phone", script=signed_in)
                     await tab.go(trading.base, path)
-                    await asyncio.sleep(1)  # for something to have moved
-                    assert await tab.fits()
-                    await tab.page.screenshot(path=artifacts / f"{name}-{scheme}-{kind}.png")
-                    elsewhere = await tab.page.evaluate(
-                        """() => performance.getEntriesByType("resource").map((one) => one.name)
-                            .filter((name) => new URL(name).host !== location.host)"""
-                    )
-                    assert elsewhere == []
-                    unnamed = await tab.page.evaluate(
-                        """() => [...document.querySelectorAll("button, input, a, canvas")]
-                            .filter((one) => !one.ariaHidden && !one.ariaLabel && !one.textContent.trim())
-                            .filter((one) => !one.labels?.length).map((one) => one.outerHTML)"""
-                    )
-                    assert unnamed == []
+            await asyncio.sleep(1)  # for something to have moved
+            for name, tab in reversed(tabs.items()):  # the plots get some time
+                assert await tab.fits()
+                await tab.page.screenshot(path=artifacts / f"{name}-{kind}.png")
+                elsewhere = await tab.page.evaluate(
+                    """() => performance.getEntriesByType("resource").map((one) => one.name)
+                        .filter((name) => new URL(name).host !== location.host)"""
+                )
+                assert elsewhere == []
+                unnamed = await tab.page.evaluate(
+                    """() => [...document.querySelectorAll("button, input, a, canvas")]
+                        .filter((one) => !one.ariaHidden && !one.ariaLabel && !one.textContent.trim())
+                        .filter((one) => !one.labels?.length).map((one) => one.outerHTML)"""
+                )
+                assert unnamed == []
+                await tab.page.close()
 
     browsing.run(run())
 
