@@ -122,6 +122,7 @@ export class LiveCopy extends Emitter {
   /** @param {{op: "put" | "delete", id: string, document: Document | null, truncated?: boolean}} change */
   #change({ op, id, document, truncated }) {
     const before = this.documents.get(id) ?? null;
+    if (op === "delete" && !before) return;
     if (op === "put" && document) this.documents.set(id, document);
     else if (op === "delete") this.documents.delete(id);
     else if (truncated) this.documents.set(id, /** @type {Document} */ ({ _id: id, _rev: "", _truncated: true }));

@@ -5,6 +5,7 @@
  */
 
 import { LOST, WaterspoutError } from "./tools.js";
+import { matches } from "./where.js";
 
 /** @typedef {{code: number, reason: string, goodbye: any}} End  `goodbye`: the server's `disconnect`, if it sent one */
 /** @typedef {{open: () => void, push: (push: any) => void, end: (end: End) => void}} Events */
@@ -189,7 +190,7 @@ export class HttpLink extends Link {
   #token;
   /** Where each channel is; null: ephemeral. @type {Map<string, string | null>} */
   #cursors = new Map();
-  /** What else a channel was subscribed with. @type {Map<string, string>} */
+  /** What documents are wanted of a channel: an event stream brings the changes of all. @type {Map<string, object>} */
   #wheres = new Map();
   #requests = new AbortController();
   /** @type {AbortController | null} */
@@ -264,8 +265,8 @@ export class HttpLink extends Link {
         return publish;
       }
       case "history": {
-        const { after, before, limit, where } = fields;
-        return this.#request("GET", `${path}/messages`, { query: { after, before, limit, where: asJson(where) } });
+        const { after, before, limit } = fields;
+        return this.#request("GET", `${path}/messages`, { query: { after, before, limit } });
       }
       case "presence":
         return this.#request("GET", `${path}/presence`, { query: { left: fields.left } });
@@ -294,7 +295,7 @@ export class HttpLink extends Link {
 
   /** @param {any} fields @param {any[]} pushes */
   async #subscribe({ channel, after, last, where, snapshot }, pushes) {
-    const query = { after, limit: after === undefined && last ? last : 1, where: asJson(where) };
+    const query = { after, limit: after === undefined && last ? last : 1 };
     let page;
     try {
       page = await this.#request("GET", `/v1/channels/${encodeURIComponent(channel)}/messages`, { query });
@@ -306,7 +307,7 @@ export class HttpLink extends Link {
       return {};
     }
     const { head, gap, messages } = page;
-    if (where) this.#wheres.set(channel, asJson(where) ?? "");
+    if (where) this.#wheres.set(channel, where);
     else this.#wheres.delete(channel);
     if (after !== undefined && !(snapshot && gap)) {
       this.#follow(channel, after); // the gap itself is the stream's to tell
@@ -424,6 +425,11 @@ export class HttpLink extends Link {
     if (push.type === "unsubscribed") this.#cursors.delete(push.channel);
     else if (typeof push.cursor === "string" && this.#cursors.has(push.channel))
       this.#cursors.set(push.channel, push.cursor);
+    const where = this.#wheres.get(push.channel);
+    const document = push.data?.document;
+    if (push.type === "message" && where && document && !document._truncated && !matches(document, where)) {
+      push = { ...push, data: { op: "delete", id: push.data.id, rev: null, document: null } };
+    }
     this._take(push);
   }
 

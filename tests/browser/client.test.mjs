@@ -411,6 +411,45 @@ test("a copy of documents: a snapshot in pages, changes, a resumption, a new beg
   assert.deepEqual(events, ["reset", "ready", "put", "delete", "put", "reset", "ready"]);
 });
 
+test("a where means to the client what it means to the server", async () => {
+  const { matches } = await import("../../static/waterspout/where.js");
+  const document = {
+    _id: "a",
+    n: 5,
+    s: "b",
+    none: null,
+    tags: ["x", "y"],
+    lines: [{ q: 1 }, { q: 3 }],
+    at: { city: "Rome" },
+  };
+  for (const where of [
+    {},
+    { n: 5 },
+    { n: { $gt: 4, $lte: 5 } },
+    { n: { $in: [1, 5] }, s: { $ne: "c" } },
+    { missing: null, none: null },
+    { none: { $gte: null } },
+    { tags: "y" },
+    { "lines.q": { $gte: 3 } },
+    { "at.city": "Rome" },
+    { $and: [{ n: 5 }, { s: "b" }] },
+  ]) {
+    assert.ok(matches(document, where), JSON.stringify(where));
+  }
+  for (const where of [
+    { n: "5" },
+    { n: { $gt: "4" } },
+    { n: { $gt: null } },
+    { tags: { $ne: "x" } },
+    { missing: { $gt: 0 } },
+    { "at.city.name": "Rome" },
+    { "lines.q": 2 },
+    { $and: [{ n: 5 }, { s: "c" }] },
+  ]) {
+    assert.ok(!matches(document, where), JSON.stringify(where));
+  }
+});
+
 test("every export has a type, and every type an export", async () => {
   const { readFile } = await import("node:fs/promises");
   const types = await readFile(new URL("../../static/waterspout.d.ts", import.meta.url), "utf8");
