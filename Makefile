@@ -41,7 +41,7 @@ bench: setup   ## the benchmarks against the peers; a quarter of an hour
 images: setup  ## the screenshots of docs/images, by the browser tests
 	dir=$$(mktemp -d) && WATERSPOUT_ARTIFACTS=$$dir $(BIN)/python -m pytest -q tests/browser -k looks && mkdir -p docs/images && \
 	cp $$dir/chat-light-wide.png docs/images/chat.png && cp $$dir/feed-light-wide.png docs/images/shop.png && \
-	cp $$dir/dashboard-dark-wide.png docs/images/market.png && cp $$dir/dashboard-light-phone.png docs/images/market-phone.png && rm -r $$dir
+	cp $$dir/dashboard-dark-wide.png docs/images/market.png && rm -r $$dir
 
 lock: setup    ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/python -m pip install --quiet pip-tools
