@@ -70,9 +70,19 @@ class Api {
       element(
         "tr",
         {},
-        element("th", { scope: "row" }, element("code", {}, name), required ? element("b", { title: "required" }, "*") : ""),
+        element(
+          "th",
+          { scope: "row" },
+          element("code", {}, name),
+          required ? element("b", { title: "required" }, "*") : "",
+        ),
         element("td", {}, this.kind(schema), place ? element("small", {}, ` in the ${place}`) : ""),
-        element("td", {}, ...prose(description), schema.default ? ` (${JSON.stringify(schema.default)} if left out)` : ""),
+        element(
+          "td",
+          {},
+          ...prose(description),
+          schema.default ? ` (${JSON.stringify(schema.default)} if left out)` : "",
+        ),
       ),
     );
     return element("div", { className: "scroll" }, element("table", {}, element("tbody", {}, ...body)));
@@ -90,7 +100,9 @@ class Api {
     const stream = operation.responses["200"]?.content?.["text/event-stream"] ? "-N " : "";
     const address = `${location.origin}${filled}${query.length ? `?${query.join("&")}` : ""}`;
     const body = operation.requestBody?.content["application/json"];
-    const sent = body ? ` \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(this.request(body.schema))}'` : "";
+    const sent = body
+      ? ` \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(this.request(body.schema))}'`
+      : "";
     return `curl ${stream}${method === "get" ? "" : `-X ${method.toUpperCase()} `}'${address}'${sent}`;
   }
 
@@ -128,7 +140,13 @@ class Api {
     return element(
       "section",
       { id: operation.operationId },
-      element("h2", {}, element("b", { className: `method ${method}` }, method.toUpperCase()), " ", element("code", {}, path)),
+      element(
+        "h2",
+        {},
+        element("b", { className: `method ${method}` }, method.toUpperCase()),
+        " ",
+        element("code", {}, path),
+      ),
       element("p", { className: "summary" }, operation.summary),
       element("p", {}, ...prose(operation.description)),
       element("pre", {}, element("code", {}, this.curl(path, method, operation))),
@@ -156,19 +174,26 @@ try {
   const api = new Api(await response.json());
   document.querySelector("#version").textContent = api.described.info.version;
   const all = api.operations();
-  document.querySelector("#contents").append(
-    element(
-      "ul",
-      {},
-      ...all.map(({ path, method, operation }) =>
-        element(
-          "li",
-          {},
-          element("a", { href: `#${operation.operationId}`, title: path }, element("b", { className: `method ${method}` }, method.toUpperCase()), ` ${operation.summary}`),
+  document
+    .querySelector("#contents")
+    .append(
+      element(
+        "ul",
+        {},
+        ...all.map(({ path, method, operation }) =>
+          element(
+            "li",
+            {},
+            element(
+              "a",
+              { href: `#${operation.operationId}`, title: path },
+              element("b", { className: `method ${method}` }, method.toUpperCase()),
+              ` ${operation.summary}`,
+            ),
+          ),
         ),
       ),
-    ),
-  );
+    );
   main.replaceChildren(...all.map(({ path, method, operation }) => api.operation(path, method, operation)));
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 } catch (error) {

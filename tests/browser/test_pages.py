@@ -125,6 +125,7 @@ def test_the_landing_page(browsing: Browsing, trading: Server, artifacts: Path) 
             page = tab.page
             await page.wait_for_selector("#status[data-status=ready] >> text=Ready")
             await until(lambda: _matches(tab, "#node", r"n[0-9a-f]{8}"), 5, "the node")
+            await until(lambda: _matches(tab, "#version", r"[\d.]+"), 5, "the version")
             await until(lambda: _matches(tab, "#trip", r"[\d.]+ ms"), 5, "the round trip")
             links = await page.locator("a[href^='/']").evaluate_all("links => links.map(link => link.pathname)")
             assert {"/chat/", "/feed/", "/dashboard/", "/console/", "/docs/protocol.md"} <= set(links)
