@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from pathlib import Path
 from typing import Any
 
-from tests.browser.test_chat import FLAGS
+from tests.browser.tabs import Browsing, NewTab, Tab, scenario
 from tests.support.client import make_token
 from tests.support.processes import Mongod, Server
 from tests.support.proxy import Proxy
@@ -25,19 +24,19 @@ async def holds(page: Any, expression: str) -> None:
     await until(lambda: page.evaluate(expression), 30, expression)
 
 
-def test_an_eventsource_comes_back_by_itself_and_misses_nothing(chromium: str, tmp_path: Path, mongod: Mongod) -> None:
+def test_an_eventsource_comes_back_by_itself_and_misses_nothing(
+    browsing: Browsing, tmp_path: Path, mongod: Mongod
+) -> None:
     """With a ticket, since it cannot send a token. Its connection is cut, and while it is away messages come: it
     continues with its Last-Event-ID. The ticket expired, it is refused, which the page sees."""
 
     async def play() -> None:
-        from playwright.async_api import async_playwright
-
         settings = {"auth.secret": SECRET, "auth.ticket_ttl": 600, "mongodb.database": "eventsource",
                     "namespaces.room": {"publish": "user", "subscribe": "user"}}  # fmt: skip
         async with (
             Server(tmp_path, mongod.uri, settings=settings) as server,
             Proxy(server.port) as proxy,
-            async_playwright() as playwright,
+            browsing.tabs(Tab) as new,
         ):
             token = make_token(SECRET, "ann")
             channels = ["room:a", "room:b"]
@@ -48,8 +47,8 @@ def test_an_eventsource_comes_back_by_itself_and_misses_nothing(chromium: str, t
                 assert answer.status == 201
                 return str(answer.body["cursor"])
 
-            browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-            page = await browser.new_page()
+            tab = await new()
+            page = tab.page
             await page.goto(f"http://127.0.0.1:{proxy.port}/docs")
             ticket = (await server.post("/v1/tickets", {"channels": channels}, token=token)).body["ticket"]
             await page.evaluate(LISTEN, f"/v1/events?channel=room:a&channel=room:b&ticket={ticket}")
@@ -74,34 +73,21 @@ def test_an_eventsource_comes_back_by_itself_and_misses_nothing(chromium: str, t
                 assert [data for data, _ in seen if data % 2 == parity] == list(range(parity, 9, 2))
             await page.evaluate("source.close(); source = new EventSource('/v1/channels/room:a/events?ticket=x')")
             await holds(page, "source.readyState == EventSource.CLOSED")
-            await browser.close()
+            tab.complaints.clear()  # the refusal just provoked
 
-    asyncio.run(play())
+    browsing.run(play())
 
 
-def test_the_page_of_the_documentation(chromium: str, running: Server, artifacts: Path) -> None:
+@scenario(Tab)
+async def test_the_page_of_the_documentation(new: NewTab[Tab], server: Server, artifacts: Path) -> None:
     """It shows every operation of /openapi.json with a command line, wide and narrow, without a complaint."""
-
-    async def play() -> None:
-        from playwright.async_api import async_playwright
-
-        described = (await running.get("/openapi.json")).body
-        wanted = sum(len(item) for item in described["paths"].values())
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-            for name, width, scheme in (("wide", 1280, "light"), ("narrow", 390, "dark")):
-                page = await browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-                complaints: list[str] = []
-                page.on("console", lambda message, said=complaints: said.append(message.text))
-                page.on("pageerror", lambda error, said=complaints: said.append(str(error)))
-                await page.goto(f"{running.base}/docs")
-                await page.wait_for_selector("section pre")
-                assert await page.locator("section").count() == wanted
-                assert await page.locator("nav a").count() == wanted
-                await page.screenshot(path=artifacts / f"docs-{name}.png")
-                assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-                assert complaints == []
-                await page.close()
-            await browser.close()
-
-    asyncio.run(play())
+    described = (await server.get("/openapi.json")).body
+    wanted = sum(len(item) for item in described["paths"].values())
+    for scheme, phone in (("light", False), ("dark", True)):
+        tab = await new(scheme, phone)
+        await tab.page.goto(f"{server.base}/docs")
+        await tab.page.wait_for_selector("section pre")
+        assert await tab.page.locator("section").count() == wanted
+        assert await tab.page.locator("nav a").count() == wanted
+        await tab.page.screenshot(path=artifacts / f"docs-{'phone' if phone else 'wide'}.png")
+        assert await tab.fits()
