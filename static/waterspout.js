@@ -225,7 +225,7 @@ export class Waterspout extends Emitter {
   }
 
   /**
-   * Send one command and return its reply; a command that is only read from, so that it may be sent again after a loss.
+   * Send one command and return its reply. After a loss it is sent again, so it has to be one that does no harm twice.
    *
    * @param {string} type
    * @param {object} [fields]
