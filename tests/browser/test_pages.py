@@ -179,7 +179,7 @@ def test_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
         await page.click("#categories >> text=kitchen")
         await follows(tab, "kitchen")
         await page.fill("#name", "ket")
-        assert list(await shelf(tab)) == ["Kettle"]
+        await page.wait_for_function("() => shelf.innerText.startsWith('Kettle') && shelf.childElementCount === 1")
         await page.fill("#name", "nothing like that")
         await page.wait_for_selector("#no-products >> text=Nothing on the shelf is like that.")
 
@@ -304,5 +304,7 @@ def test_the_shop_without_websockets(browsing: Browsing, trading: Server) -> Non
             tab = await (await new(script=NO_WEBSOCKET)).go(trading.base, "/feed/")
             await tab.page.wait_for_selector("#state >> text=Live, by event stream")
             await tab.page.wait_for_selector("#log li:nth-child(3)")
+            await tab.page.wait_for_selector("#token:visible")  # orders are not for guests, says the server
+            tab.complaints = [text for text in tab.complaints if "status of 403" not in text]
 
     browsing.run(run())
