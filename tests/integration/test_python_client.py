@@ -30,11 +30,14 @@ from waterspout_client import (
     Event,
     FileCursors,
     Gap,
+    Join,
+    Leave,
     Live,
     Message,
     StateChange,
     Subscription,
     Unsubscribed,
+    User,
     WaterspoutError,
 )
 
@@ -42,12 +45,13 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 
 LOBBY = "chat:lobby"
 SECRET = "a secret of at least thirty-two bytes"
+ROOM = {"presence": True, "publish": "anyone", "subscribe": "anyone"}
 QUICK = {"min_delay": 0.05, "max_delay": 0.2}
 
 
 @pytest.fixture
 def settings() -> dict[str, object]:
-    return {"mongodb.dedupe_window": 0.05, "namespaces.vip": {}}
+    return {"mongodb.dedupe_window": 0.05, "namespaces.vip": {}, "namespaces.room": ROOM}
 
 
 @pytest.fixture
@@ -198,6 +202,23 @@ async def test_a_channel_is_subscribed_to_once_at_a_time(url: str) -> None:
         async with client.subscribe(LOBBY) as events:
             await client.publish(LOBBY, "again")
             assert (await messages(events, 1))[0].data == "again"
+
+
+async def test_who_is_there_and_who_comes_and_goes(url: str) -> None:
+    async with (
+        Client(url, token=make_token(SECRET, "ann", info={"name": "Ann"})) as ann,
+        Client(url, token=make_token(SECRET, "bob")) as bob,
+        ann.subscribe("room:a") as events,
+    ):
+        await until_live(events)
+        async with bob.subscribe("room:a"):
+            assert await anext(events) == Join("room:a", "bob")
+            present = await bob.presence("room:a")
+            assert present.users == [User("ann", 1, {"name": "Ann"}), User("bob", 1)]
+            assert present.count == 2
+            code, output, _ = await CommandLine(url).run("presence", "room:a")
+            assert (code, output.splitlines()) == (0, ["ann", "bob", "2 here"])
+        assert await anext(events) == Leave("room:a", "bob")
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
