@@ -157,7 +157,8 @@ async def _leave(node: Node, within: float) -> None:
             while node.addresses:
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        logger.warning("left after %.0f s with work undone", within)
+        undone = sorted({task.get_name() for task in asyncio.all_tasks()})
+        logger.warning("left after %.0f s with work undone: %s", within, ", ".join(undone))
 
 
 def _stop_on_signals() -> asyncio.Future[None]:

@@ -32,6 +32,7 @@ from server.codec import check
 from server.config import Redis as Options
 from server.errors import Error, StartError
 from server.messages import Images, Message
+from server.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +114,7 @@ class RedisBroker:
         ]
 
     async def close(self) -> None:
-        for task in (*self._tasks, *filter(None, (self._reader,))):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end((*self._tasks, self._reader))
         await self._drop_link()
         with contextlib.suppress(RedisError, OSError):
             await self._client.aclose()

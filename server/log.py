@@ -45,6 +45,7 @@ from server.errors import Error, StartError
 from server.histogram import Histogram
 from server.messages import Change, Images, Message, Page, Tail
 from server.mongodb import LINEARIZABLE, brief, mapped
+from server.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -194,10 +195,7 @@ class Log:
 
     async def close(self) -> None:
         """Stop at once. Accepted publishes should have been waited for (`drain`)."""
-        tasks = [*self._tasks, *self._reads.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([*self._tasks, *self._reads.values()])
         for entry in self._undecided:
             self._refuse(entry)
 

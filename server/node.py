@@ -49,6 +49,7 @@ from server.sequencer import Sequencer
 from server.stats import REASON, Events, Rates
 from server.subscription import Stream, Subscriber, Subscription
 from server.tailer import Tailer
+from server.tasks import end
 from server.tickets import Tickets
 from server.views import View
 from server.where import parse as parse_where
@@ -227,9 +228,7 @@ class Node:
         spread = 1.0 + len(self.clients) / 500
         for client in tuple(self.clients):
             client.disconnect(Disconnect(SHUTDOWN, "the server is leaving"), random.uniform(0.1, spread))
-        for task in (*self._tasks, *filter(None, (self._sweeping,))):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end((*self._tasks, self._sweeping))
         self.attendance.close()
         with contextlib.suppress(Error, TimeoutError):
             async with asyncio.timeout(1):  # not worth waiting for

@@ -26,6 +26,7 @@ from server.channels import matches
 from server.errors import Error
 from server.mongodb import LINEARIZABLE, brief, mapped
 from server.principals import Principal
+from server.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +98,7 @@ class Revocations:
         self._tasks = [asyncio.create_task(self._poll(), name="poll"), asyncio.create_task(self._expire())]
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._doubt is not None:
             self._doubt.cancel()
 

@@ -32,6 +32,7 @@ from server.config import Collection
 from server.errors import Error
 from server.messages import Change, Images, Tail
 from server.mongodb import mapped
+from server.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +105,7 @@ class Tailer:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end((self._task,))
             with suppress(PyMongoError):  # the lease ends by itself
                 await self._meta.update_one({"_id": "tailer", "holder": self._node}, {"$unset": {"until": 1}})
 
