@@ -75,6 +75,7 @@ class Socket(asyncio.Protocol):
         addresses[self._address] = addresses.get(self._address, 0) + 1
 
     def eof_received(self) -> bool:
+        self._bound_closing()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -113,11 +114,16 @@ class Socket(asyncio.Protocol):
 
     def close(self, farewell: bytes) -> None:
         """The last bytes go out behind what is buffered, and the client has a moment to take them."""
-        if self._closing is not None or self._transport.is_closing():
-            return
-        self._closing = asyncio.get_running_loop().call_later(CLOSE_WITHIN, self._transport.abort)
-        self._transport.write(farewell)
-        self._hang_up()
+        ending = self._closing is not None or self._transport.is_closing()
+        self._bound_closing()
+        if not ending:
+            self._transport.write(farewell)
+            self._hang_up()
+
+    def _bound_closing(self) -> None:
+        """What is buffered may still go out; who does not take it is cut off."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().call_later(CLOSE_WITHIN, self._transport.abort)
 
     def _hang_up(self) -> None:
         self._transport.close()

@@ -17,7 +17,7 @@ from tornado.websocket import WebSocketProtocol13
 from handlers.base import BaseHandler
 from handlers.sockets import Socket, adopt
 from server.codec import CODECS, JSON, Codec
-from server.errors import Disconnect, Error, bad_request
+from server.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.frames import CLOSE, PING, PONG, Parser, close_frame
 from server.node import Node
 from server.principals import Principal
@@ -100,6 +100,8 @@ class WebSocket(Socket):
         del self._opening
         self._transport.write(greeting)
         self._session = self.outbox = Session(self._node, self, codec, principal, self._address, origin)
+        if self._node.leaving:  # since the request came
+            self._session.disconnect(Disconnect(SHUTDOWN, "the server is leaving"))
         early, self.early = self.early, b""
         if early:
             self.data_received(early)
@@ -135,6 +137,7 @@ class WebSocket(Socket):
         self._session.closed()
         code = int.from_bytes(payload[:2], "big") if payload else 1000
         self._transport.write(close_frame(code))
+        self._bound_closing()
         self._transport.close()
 
     def _await_close(self, data: bytes) -> None:

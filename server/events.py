@@ -101,28 +101,29 @@ class Listener(Outbox):
         limit = self._node.config.limits.channels_per_connection
         if limit and len(wanted) > limit:
             raise Error("limit_exceeded", f"channels_per_connection is {limit}")
+        self._cursors = dict.fromkeys(wanted)  # in the order that was asked for
         results = await asyncio.gather(
-            *(
-                self._node.subscribe(self._principal, channel, self, after=after, last=None if after else last)
-                for channel, after in wanted.items()
-            ),
-            return_exceptions=True,
+            *(self._join(channel, after, last) for channel, after in wanted.items()), return_exceptions=True
         )
-        for result in results:
-            if isinstance(result, BaseException):
-                continue
-            subscription, fields, gap = result
-            self._subscriptions[subscription.channel] = subscription
-            self._cursors[subscription.channel] = fields.get("cursor")
-            if gap is not None:
-                self._gaps.append(gap)
-            if self._ended:
-                subscription.close()
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         if self._ended:
             raise Error("unavailable", "the server is leaving", retry_after=1.0)
+
+    async def _join(self, channel: str, after: str | None, last: int | None) -> None:
+        """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
+        assert self._principal is not None
+        subscription, fields, gap = await self._node.subscribe(
+            self._principal, channel, self, after=after, last=None if after else last
+        )
+        if self._ended:
+            subscription.close()
+            return
+        self._subscriptions[channel] = subscription
+        self._cursors[channel] = fields.get("cursor")
+        if gap is not None:
+            self._gaps.append(gap)
 
     def begin(self) -> None:
         self._begun = True
@@ -334,10 +335,12 @@ class Poll(Listener):
 
     async def _read(self) -> None:
         self._odd = False
+        self._items.clear()  # the page has them
         try:
             page = await self.page()
             ended = len(self._subscriptions) < len(self._wanted)
-            if page["messages"] or page.get("gap") or page.get("gaps") or ended:
+            # `more` without messages: of a view, which has passed over a page's worth. The client goes on from there.
+            if page["messages"] or page["more"] or page.get("gap") or page.get("gaps") or ended:
                 self._answer(self._encoding.encode(page))
                 return
             self._reading = None  # nothing that a poll waits for

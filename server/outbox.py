@@ -174,7 +174,7 @@ class Outbox:
             self._put(delivery, size)  # a replayed chunk, asked for when there was room
         else:
             first = self._drop_queued(delivery.channel)
-            subscription.fall_behind((delivery.first if first is None else min(delivery.first, first)) - 1)
+            subscription.fall_behind(delivery.first if first is None else min(delivery.first, first))
 
     def _displace(self, delivery: Delivery, size: int, limit: int) -> None:
         """Make room for an ephemeral delivery by dropping the channel's oldest: of live values the newest count."""

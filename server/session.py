@@ -339,10 +339,11 @@ class Session(Outbox):
         subscription.start()
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
-        subscription = self._subscriptions.pop(command.channel, None)
+        subscription = self._subscriptions.get(command.channel)
         if subscription is None:
             raise bad_request(f"channel: not subscribed to {command.channel}")
-        subscription.close(for_good=True)
+        subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
+        del self._subscriptions[command.channel]
         position = subscription.position
         fields = {} if position is None else {"cursor": str(position)}
         self._reply(command.id, channel=command.channel, **fields)

@@ -153,8 +153,8 @@ class Subscription:
         if not self._go_live():
             self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
 
-    def fall_behind(self, offset: int) -> None:
-        """The subscriber could not take what came after `offset`: serve it from the log, at its own pace."""
+    def fall_behind(self, first: int) -> None:
+        """The subscriber could not take what began with `first`: serve it from the log, at its own pace."""
         assert self._stream.sequencer is not None
         if not self.live:
             return
@@ -162,14 +162,23 @@ class Subscription:
         self._hub.fallen_behind += 1
         self.live = False
         self._missed = self._stream.passed
-        self._position = Position(self._stream.sequencer.position.epoch, offset)
+        self._go_back(self._stream.sequencer.position.epoch, first)
+        if self._closed:  # by what it was sent last; where it was is all that is wanted of it
+            return
         self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
 
     def copy_again(self) -> None:
         """The subscriber has been told that messages are gone: its copy is worth nothing any more."""
-        if self.live:  # else it finds out by itself
+        self.fall_behind(0)  # if it is not live, it finds out by itself
+
+    def _go_back(self, epoch: str, first: int) -> None:
+        """To before the message `first`; 0: to before a snapshot, or the news of another history."""
+        if first:
+            self._position = Position(epoch, first - 1)
+        elif self._snapshot is not None:
             self._snapshot_due = True
-            self.fall_behind(0)
+        else:
+            self._position = Position("", 0)
 
     def hold(self, take_back: Callable[[], int | None]) -> None:
         """Deliver nothing until `unhold`. `take_back` drops what waits for the subscriber and says which offset is the
@@ -191,7 +200,7 @@ class Subscription:
             self._task = None
         first = take_back()
         if first is not None and sequencer is not None:
-            self._position = Position(self._position.epoch, max(first - 1, 0))
+            self._go_back(self._position.epoch, first)
 
     def unhold(self) -> None:
         """Continue where the subscriber was: what it has missed comes from the log, or is counted."""
@@ -210,8 +219,9 @@ class Subscription:
         self._stream.copies.discard(self)
         if self.live:
             self._hub.settle(self._stream.channel, self._view)
-            self._position = self.position or self._position
             self._hub.remove(self._stream.channel, self._subscriber, self._view)
+        if self.live:  # still: else the last of it was too much, and it has fallen behind
+            self._position = self.position or self._position
             self.live = False
         self._release(self._stream)
         if self._leave is not None:

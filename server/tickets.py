@@ -51,6 +51,9 @@ class Tickets:
             "aud": _AUDIENCE,
             "exp": expires,
             "user": principal.user,
+            "server": principal.server,
+            "claims": dict(principal.claims),
+            "info": principal.info,
             "channels": list(channels),
             "until": principal.expires,
             "token": principal.token,
@@ -78,7 +81,10 @@ class Tickets:
         rights = {channel: ["subscribe"] for channel in claims["channels"]}
         return Principal(
             user=claims["user"],
+            server=claims["server"],
             channels=rights,
+            claims=claims["claims"],
+            info=claims["info"],
             expires=claims["until"],
             token=claims["token"],
             issued=claims["issued"],

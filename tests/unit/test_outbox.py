@@ -1,0 +1,119 @@
+"""What a client that cannot take more leaves behind when it goes, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.channels import Position
+from server.codec import JSON
+from server.hub import Hub
+from server.messages import Message, Page
+from server.outbox import Outbox
+from server.sequencer import Sequencer
+from server.subscription import Stream, Subscription
+
+
+class Full:
+    """A connection that takes nothing."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def buffered(self) -> int:
+        return 1
+
+    def close(self, farewell: bytes) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+class Channel:
+    """One subscriber of one channel, whose queue takes two messages."""
+
+    def __init__(self) -> None:
+        self.log: list[Message] = []
+        self.hub = Hub()
+        node: Any = SimpleNamespace(
+            hub=self.hub,
+            clients=set(),
+            users={},
+            farewells=Counter(),
+            config=SimpleNamespace(limits=SimpleNamespace(queue_bytes=1000)),
+        )
+        self.sequencer = Sequencer(
+            "chat:a",
+            read=self.read,
+            confirmed_head=self.head,
+            deliver=self.hub.deliver,
+            lost=lambda *_: None,
+            repairs=Counter(),
+        )
+        self.sequencer.start(Position("e", 0))
+        stream = Stream("chat:a", 0.0, self.sequencer)
+        self.outbox = Outbox(node, Full(), JSON, None, "127.0.0.1")
+        self.subscription = Subscription(
+            stream, self.hub, self.read, self.outbox, Position("e", 0), release=lambda _: None
+        )
+        self.outbox._subscriptions["chat:a"] = self.subscription
+        self.subscription.start()
+        self.outbox.pause()
+
+    async def read(self, channel: str, after: int, upto: int, limit: int = 500) -> Page:
+        return Page([message for message in self.log if after < message.offset <= upto], None)
+
+    async def head(self, channel: str) -> int:
+        return len(self.log)
+
+    def publish(self) -> None:
+        number = len(self.log) + 1
+        self.log.append(Message("chat:a", "e", number, f"k{number}", None, 0, "x" * 300))
+        self.sequencer.offer([self.log[-1]])
+
+
+async def _full() -> Channel:
+    """Two messages wait, and two more come in this turn of the loop."""
+    channel = Channel()
+    for _ in range(2):
+        channel.publish()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert channel.outbox.queued
+    for _ in range(2):
+        channel.publish()
+    return channel
+
+
+def test_a_connection_lost_in_a_full_turn_leaves_nothing_in_the_hub() -> None:
+    """What the last messages of the turn set behind is not brought back to life."""
+
+    async def run() -> None:
+        channel = await _full()
+        channel.outbox.closed()
+        assert channel.subscription._task is None
+        assert channel.hub.count("chat:a") == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("for_good", [True, False])
+def test_a_closed_subscription_knows_what_was_not_sent(for_good: bool) -> None:
+    """Its position is the last message that was queued, not the last there is: it is the cursor to resume from."""
+
+    async def run() -> None:
+        channel = await _full()
+        channel.subscription.close(for_good)
+        assert channel.subscription.position is not None
+        sent = max((item.last for item in channel.outbox._queue or () if not isinstance(item, bytes)), default=0)
+        assert channel.subscription.position.offset == sent < 4
+
+    asyncio.run(run())
