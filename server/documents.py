@@ -3,7 +3,7 @@
 A write under a condition is guarded by the whole document as it was read, so that one made directly to MongoDB
 meanwhile is never overwritten unseen. What is read is rendered.py's JSON.
 
-    creations  {_id: {c: collection, u: user, k: key}, id, digest, t, done}     for creates retried with their key
+    creations  {_id: {c: collection, u: user, k: key}, id, digest, t, tries, done}   for creates retried with their key
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import logging
 import random
 import re
 import secrets
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import bson
@@ -28,6 +30,7 @@ from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 from jsonschema.protocols import Validator
 from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo import ReturnDocument
 from pymongo.errors import (
     ConnectionFailure,
     DuplicateKeyError,
@@ -70,6 +73,8 @@ _CONCURRENT: Final = 8
 """Conditional writes of one batch under way at a time."""
 _MAX_SORT: Final = 4
 _ID: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
+_BAD_QUERY: Final = (2, 15)
+"""BadValue (two lists to sort by), Overflow"""
 _PASSING: Final = (91, 189, 10107, 11600, 11602)
 """Codes of a primary that is leaving."""
 
@@ -227,7 +232,7 @@ class Documents:
             {"$project": {"_id": 0, "d": "$$ROOT", "k": keys}},
         ]
         answer: Json = {}
-        with self._work(), mapped():
+        with self._work(), mapped(), _mapped_query():
             rows, more = await self._page(collection, pipeline, query.limit)
             if query.count:
                 answer["count"] = await self._database[collection].count_documents(
@@ -291,9 +296,12 @@ class Documents:
                         await self._database.command(
                             {"killCursors": view.collection, "cursors": [cursor["id"]]}, session=session
                         )
-                more = len(rows) == limit or bool(cursor["id"])
-                size = sum(len(row.raw) for row in rows)
-                limit = max(1, min(SNAPSHOT_PAGE, limit * SNAPSHOT_BYTES // max(size, 1)))
+                sizes = list(accumulate(len(row.raw) for row in rows))
+                # What does not fit is read again, rather than held while the client is slow.
+                fitting = max(1, bisect_right(sizes, SNAPSHOT_BYTES))
+                more = len(rows) == limit or len(rows) > fitting or bool(cursor["id"])
+                rows = rows[:fitting]
+                limit = max(1, min(SNAPSHOT_PAGE, limit * SNAPSHOT_BYTES // max([1, *sizes[-1:]])))
                 if rows:
                     last = rows[-1]["_id"]
                 documents = [
@@ -318,7 +326,7 @@ class Documents:
             async with asyncio.timeout(self._timeout):
                 with self._work(), _mapped_write():
                     if write.op == "put" and write.key is not None:
-                        return await self._create_once(collection, write, prepared, user)
+                        return await self._create_once(collection, write, prepared, user, owner)
                     if write.document_id is None:
                         await self._database[collection].insert_one(prepared)
                         return Written(rendered.document(_encode(prepared)), True)
@@ -519,31 +527,48 @@ class Documents:
             raise Error("too_large", f"document: document_bytes is {self._limit}")
         return merged
 
-    async def _create_once(self, collection: str, write: DocumentWrite, new: Json, user: str | None) -> Written:
+    async def _create_once(
+        self, collection: str, write: DocumentWrite, new: Json, user: str | None, owner: Owner | None
+    ) -> Written:
         """First a record of what the key is for, then the document, then that it is done: a retry goes on there."""
         record = {"_id": {"c": collection, "u": user, "k": write.key}}
         digest = hashlib.blake2b(JSON.encode(write.document), digest_size=16).hexdigest()
-        first: Any = {**record, "id": new["_id"], "digest": digest, "t": datetime.now(UTC)}
-        try:
-            await self._creations.insert_one(first)
-        except DuplicateKeyError:
-            first = await self._creations.find_one(record) or first
+        first: Any = await self._creations.find_one_and_update(
+            record,
+            {"$setOnInsert": {"id": new["_id"], "digest": digest, "t": datetime.now(UTC)}, "$inc": {"tries": 1}},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
         if first["digest"] != digest:
             raise Error("conflict", "key: another document was created with it")
         created = False
         if not first.get("done"):
+            document = {"_id": first["id"], **_without_id(new)}
             try:
-                await self._database[collection].insert_one({"_id": first["id"], **_without_id(new)})
+                await self._database[collection].insert_one(document)
                 created = True
             except DuplicateKeyError as error:
                 if not _is_id(error):
                     await self._creations.delete_one({**record, "done": {"$exists": False}})
                     raise
+                if "_id" in (write.document or {}) and not await self._has_made(collection, record, document):
+                    raise
             await self._creations.update_one(record, {"$set": {"done": True}})
-        raw = await self._raw(collection).find_one({"_id": first["id"]})
+        raw = await self._raw(collection).find_one({"$and": [{"_id": first["id"]}, _owned(owner)]})
         if raw is None:
-            raise Error("conflict", "key: the document that was created with it is deleted")
+            raise Error("conflict", "key: the document that was created with it is gone")
         return Written(rendered.document(raw.raw), created, duplicate=not created)
+
+    async def _has_made(self, collection: str, record: Json, document: Json) -> bool:
+        """Whether the document with an `_id` of the client's own that is there already comes from the key: its record
+        says so, or another try of which nobody knows the end would have left just this content."""
+        alone = await self._creations.delete_one({**record, "tries": 1, "done": {"$exists": False}})
+        if alone.deleted_count:
+            return False
+        if await self._creations.find_one({**record, "done": True}):
+            return True
+        raw = await self._raw(collection).find_one({"_id": document["_id"]})
+        return raw is not None and raw.raw == _encode(document)
 
 
 # --- documents and ids ------------------------------------------------------------------------------------------------
@@ -724,6 +749,17 @@ def _parse_page(token: str, asked: bytes, keys: int) -> tuple[list[Any], Any]:
     if not good or content.get("q") != asked or len(values) != keys - 1:
         raise bad_request("page: a token of another query")
     return values, identifier
+
+
+@contextmanager
+def _mapped_query() -> Iterator[None]:
+    """What MongoDB says of the query, and not of itself."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code not in _BAD_QUERY:
+            raise
+        raise bad_request(f"query: {brief(error)}") from None
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

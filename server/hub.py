@@ -156,7 +156,11 @@ class Hub:
             else:
                 self._collect(topic, messages)
         for topic in tuple(self._views.get(channel, {}).values()) if self._views else ():
-            self._show(topic, messages)
+            try:
+                self._show(topic, messages)
+            except Exception:
+                # A bug, but one view's alone: the others, and the sequencer, go on.
+                logger.exception("%s: a view could not be shown", topic.channel)
 
     def _show(self, topic: _Topic, messages: list[Message]) -> None:
         """Once per view, whoever watches it."""

@@ -766,7 +766,7 @@ class Node:
     ) -> tuple[Position, AsyncGenerator[tuple[list[Any], bool], None]]:
         """What there was at a moment up to which the log has every change, and the position behind the last of them."""
         with mapped():
-            at = await self.tailer.position()
+            at = await self.tailer.position(view.collection)
         position = await self.log.position_at(stream.channel, at)
         if position is None:
             raise Error("unavailable", f"{stream.channel} has just started over", retry_after=0.5)

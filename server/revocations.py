@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from server.channels import matches
+from server.channels import DOCUMENTS, matches
 from server.errors import Error
 from server.mongodb import LINEARIZABLE, brief, mapped
 from server.principals import Principal
@@ -56,7 +56,9 @@ class Revocation(NamedTuple):
         return (principal.issued or 0.0) <= self.at
 
     def covers(self, channel: str) -> bool:
-        return any(matches(pattern, channel) for pattern in self.channels)
+        """Whether the right to the channel is taken; that to a collection takes those to its documents along."""
+        whole = channel.partition("/")[0] if channel.startswith(f"{DOCUMENTS}:") else channel
+        return any(matches(pattern, one) for pattern in self.channels for one in {channel, whole})
 
 
 class Revocations:

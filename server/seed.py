@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +96,7 @@ class Example:
         self._declared = declared
         self._chance = chance
         self._number = 0
+        self._written: Counter[str] = Counter()
 
     async def fill(self) -> dict[str, int]:
         """Put everything as it is at the beginning; what else is there stays."""
@@ -191,7 +193,8 @@ class Example:
             await self._forget("trades", "time")
 
     async def _forget(self, name: str, field: str) -> None:
-        if self._number % 50 == 0:
+        self._written[name] += 1
+        if self._written[name] % 50 == 0:
             old = await self._database[name].find({}, {"_id": 1}).sort(field, -1).skip(_KEPT).to_list(1000)
             await self._database[name].delete_many({"_id": {"$in": [one["_id"] for one in old]}})
 

@@ -5,11 +5,12 @@ only. What makes each change appear once, however many tail at once, is the log'
 stored right behind a message whose token is smaller. And what makes none be missed is where the stream starts: at a
 checkpoint written with majority after the appends that it stands for, never from now.
 
-    meta  {_id: "tailer", token: resume token, holder: node, until: end of the lease}
+    meta  {_id: "tailer", token: resume token, names: collections it stands for, holder: node, until: end of the lease}
           {_id: "mark"}    written to by whoever needs a checkpoint behind this moment
 
 A stream that cannot be resumed, a collection dropped or renamed, and a change without its images (they were switched
-off) all mean that changes are lost: the channel starts over with a new epoch.
+off) all mean that changes are lost: the channel starts over with a new epoch. So it is with a collection that the
+checkpoint does not stand for: the node that wrote it had not declared it, and nobody has followed its changes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -81,7 +82,7 @@ class Tailer:
         self._prepare = prepare
         self._tails: dict[str, Tail] = {}
         self._task: asyncio.Task[None] | None = None
-        self._marking: asyncio.Task[Timestamp] | None = None
+        self._marking: dict[str | None, asyncio.Task[Timestamp]] = {}
         self.holds = False
         """Whether this node is the one that tails."""
         self.changes = 0
@@ -100,7 +101,9 @@ class Tailer:
                 token = (await self._watch(session, None))["postBatchResumeToken"]["_data"]
             with suppress(DuplicateKeyError):  # another node has written it
                 await self._meta.update_one(
-                    {"_id": "tailer", "token": {"$exists": False}}, {"$set": {"token": token}}, upsert=True
+                    {"_id": "tailer", "token": {"$exists": False}},
+                    {"$set": {"token": token, "names": list(self._collections)}},
+                    upsert=True,
                 )
 
     async def close(self) -> None:
@@ -109,25 +112,28 @@ class Tailer:
             with suppress(PyMongoError):  # the lease ends by itself
                 await self._meta.update_one({"_id": "tailer", "holder": self._node}, {"$unset": {"until": 1}})
 
-    async def position(self) -> Timestamp:
-        """A cluster time up to which every change is in the log, not before what was written before the call."""
-        if self._marking is None:
-            self._marking = asyncio.create_task(self._mark(), name="mark")
-        return await asyncio.shield(self._marking)
+    async def position(self, collection: str | None = None) -> Timestamp:
+        """A cluster time up to which every change of the collection (None: of all that are declared here) is in the
+        log, not before what was written before the call."""
+        marking = self._marking.get(collection)
+        if marking is None:
+            marking = self._marking[collection] = asyncio.create_task(self._mark(collection), name="mark")
+        return await asyncio.shield(marking)
 
-    async def _mark(self) -> Timestamp:
+    async def _mark(self, collection: str | None) -> Timestamp:
         """A write of our own, and a checkpoint behind it. Of a herd, those who come within a moment share one."""
         await asyncio.sleep(0.01)
-        self._marking = None
+        del self._marking[collection]
+        wanted = set(self._collections) if collection is None else {collection}
         async with await self._database.client.start_session() as session:
             await self._meta.update_one({"_id": "mark"}, {"$inc": {"n": 1}}, upsert=True, session=session)
             written = session.operation_time
         try:
             async with asyncio.timeout(MARK_WITHIN):
                 while True:
-                    checkpoint = await self._meta.find_one({"_id": "tailer"})
+                    checkpoint = await self._meta.find_one({"_id": "tailer"}) or {}
                     time = _time_of(checkpoint["token"]) if checkpoint else None
-                    if time is not None and time >= written:
+                    if time is not None and time >= written and wanted <= set(checkpoint.get("names", ())):
                         break
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -170,11 +176,20 @@ class Tailer:
             self._lease({}),
             return_document=ReturnDocument.AFTER,
         )
-        token: str | None = None if found is None else found["token"]
+        if found is None:
+            return None
+        token: str = found["token"]
+        unknown = self._collections.keys() - set(found.get("names", ()))
+        if unknown:
+            logger.warning("changes of documents were not followed: %s", ", ".join(sorted(unknown)))
+            await self._start_over(unknown)
+            if not await self._renew(token):
+                return None
         return token
 
     async def _renew(self, token: str) -> bool:
-        result = await self._meta.update_one({"_id": "tailer", "holder": self._node}, self._lease({"token": token}))
+        fields = {"token": token, "names": list(self._collections)}
+        result = await self._meta.update_one({"_id": "tailer", "holder": self._node}, self._lease(fields))
         return result.matched_count > 0
 
     def _lease(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -296,13 +311,18 @@ class Tailer:
         """The checkpoint cannot be gone on from: every channel starts over, now."""
         logger.error("changes of documents were lost: %s", error)
         try:
-            async with await self._database.client.start_session() as session:
-                token = (await self._watch(session, None))["postBatchResumeToken"]["_data"]
-            for name in self._collections:
-                await self._append(f"docs:{name}", [Change(token, _time_of(token), _key(token), 0, None)])
-            await self._renew(token)
+            await self._renew(await self._start_over(self._collections))
         except (PyMongoError, Error) as failed:
             logger.warning("changes of documents: %s", failed)
+
+    async def _start_over(self, names: Iterable[str]) -> str:
+        """The token of now, where they start."""
+        async with await self._database.client.start_session() as session:
+            token: str = (await self._watch(session, None))["postBatchResumeToken"]["_data"]
+        self._tails.clear()
+        for name in names:
+            await self._append(f"docs:{name}", [Change(token, _time_of(token), _key(token), 0, None)])
+        return token
 
 
 _WRITES: Final = {"insert", "update", "replace", "delete"}

@@ -61,7 +61,8 @@ class View(NamedTuple):
         if self.owner is not None and not _owned(image.get(self.owner[0]), self.owner[1]):
             return False
         # Of a document that is too large for the log nothing is known; its readers are told that it changed.
-        return self.where is None or "_truncated" in image or self.where.matches(image)
+        truncated = "_truncated" in image and image.get("_rev") is None
+        return self.where is None or truncated or self.where.matches(image)
 
 
 def _owned(value: Any, user: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,8 @@ from server.errors import bad_request
 MAX_CONDITIONS: Final = 50
 MAX_IN: Final = 200
 MAX_DEPTH: Final = 8
+MAX_PARTS: Final = 100
+"""Of a path; MongoDB stores nothing deeper."""
 _DECIMAL128: Final = Context(prec=34)
 
 Document = Mapping[str, Any]
@@ -69,6 +72,8 @@ def check_path(path: str, field: str) -> str:
     parts = path.split(".")
     if not path or any(not part or part[0] == "$" or "\0" in part or part.isdigit() for part in parts):
         raise bad_request(f"{field}: {path!r} is not the path of a field")
+    if len(parts) > MAX_PARTS:
+        raise bad_request(f"{field}: a path has {MAX_PARTS} parts at most")
     if parts[0] == "_rev":
         raise bad_request(f"{field}: _rev is not stored in the document")
     if parts[0] == "_id" and len(parts) > 1:
@@ -173,13 +178,13 @@ def _kind(value: Any) -> tuple[str, Any]:
     if isinstance(value, int | float):
         return "number", value
     if isinstance(value, dict) and len(value) == 1:
-        if "$numberDouble" in value:
+        # Anything else under these names is an object that another program has stored as it is.
+        if value.get("$numberDouble") in ("NaN", "Infinity", "-Infinity"):
             return "number", float(value["$numberDouble"])
-        if "$numberDecimal" in value:
-            try:
-                return "number", Decimal(value["$numberDecimal"])
-            except (InvalidOperation, TypeError, ValueError):
-                pass
+        if isinstance(decimal := value.get("$numberDecimal"), str):
+            with suppress(InvalidOperation):
+                number = Decimal(decimal)
+                return ("other", None) if number.is_snan() else ("number", number)
     return "other", None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,6 +16,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 
 from server.node import Node
 from server.principals import Principal
+from server.seed import Example
 from tests.support.client import Client, Refused, make_token
 from tests.support.documents import watch
 from tests.support.processes import Mongod
@@ -201,6 +203,32 @@ async def test_creating_with_a_key_happens_once(rest: Rest) -> None:
     without = await rest.json("POST", "orders", {"_id": "mine", "c": 1})
     assert without["_id"] == "mine"
     assert (await rest.refused("POST", "orders", {"_id": "mine"}))[:2] == (409, "conflict")
+
+
+@pytest.mark.gen_test
+async def test_a_key_finds_only_what_it_has_made(rest: Rest, base_url: str, node: Node, direct: Any) -> None:
+    """An `_id` of the client's own that is there already was made by the key only if its record says so."""
+    ann, bob = (Rest(base_url, make_token(SECRET, name)) for name in ("ann", "bob"))
+    await bob.json("PUT", "notes/n1", {"text": "secret"})
+    for _ in range(2):
+        assert (await ann.refused("POST", "notes", {"_id": "n1"}, Idempotency_Key="k"))[:2] == (409, "conflict")
+    batch = {"writes": [{"op": "put", "document": {"_id": "n1"}, "key": "b"}]}
+    assert (await ann.json("POST", "notes:batch", batch))["results"][0]["error"]["code"] == "conflict"
+    await rest.json("PUT", "orders/1", {"a": 1})
+    same = ("POST", "orders", {"_id": "1", "a": 1})
+    assert (await rest.refused(*same, Idempotency_Key="k"))[:2] == (409, "conflict")
+
+    mine = ("POST", "orders", {"_id": "mine", "a": 1})
+    at_once = await asyncio.gather(*(rest(*mine, Idempotency_Key="l") for _ in range(10)))
+    assert 201 in {response.code for response in at_once}
+    assert (await rest(*mine, Idempotency_Key="l")).code == 200
+    direct.creations.update_one({"_id.k": "l"}, {"$unset": {"done": 1}})  # its server died in between
+    assert (await rest(*mine, Idempotency_Key="l")).code == 200
+
+    note = await ann.json("POST", "notes", {"text": "a"}, Idempotency_Key="m")
+    direct.notes.update_one({"_id": note["_id"]}, {"$set": {"owner": "bob"}})
+    refused = await ann.refused("POST", "notes", {"text": "a"}, Idempotency_Key="m")
+    assert refused[:2] == (409, "conflict")
 
 
 BAD_DOCUMENTS: list[Any] = [
@@ -565,6 +593,37 @@ async def test_a_large_document_is_announced_without_its_content(url: str, direc
         assert copy.changes == [("put", "big"), ("put", "big"), ("delete", "big"), ("put", "end")]
 
 
+@pytest.mark.gen_test(timeout=30)
+async def test_pages_of_a_snapshot_fit_into_a_frame(url: str, direct: Any) -> None:
+    direct.orders.insert_many([{"_id": f"{n:03}", "x": "x" * 12_000} for n in range(120)])
+    async with Client([url]) as client:
+        copy, _ = await watch(client, "docs:orders")
+        assert len(copy.documents) == 120
+        pages = [push["documents"] for push in copy.pushes if push["type"] == "snapshot"]
+        assert max(len(json.dumps(page)) for page in pages) < 300_000
+        assert sum(map(len, pages)) == 120
+
+
+@pytest.mark.gen_test
+async def test_a_query_that_mongodb_refuses_is_a_bad_request(rest: Rest, direct: Any) -> None:
+    direct.orders.insert_one({"_id": "1", "a": [1, 2], "b": [1, 2]})
+    assert (await rest.refused("GET", "orders?sort=a,b"))[:2] == (400, "bad_request")
+    deep = ".".join("a" * 210)
+    assert (await rest.refused("GET", f"orders?sort={deep}"))[:2] == (400, "bad_request")
+    assert (await rest.refused("GET", "orders" + listing(where={deep: 1})))[:2] == (400, "bad_request")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_value_that_only_looks_like_a_number_stops_nothing(url: str, direct: Any) -> None:
+    async with Client([url]) as client:
+        copy, _ = await watch(client, "docs:orders", where={"total": {"$gt": 1}})
+        for total in ({"$numberDouble": "abc"}, {"$numberDecimal": "sNaN"}, {"$numberDouble": None}):
+            direct.command("insert", "orders", documents=[{"_id": str(total), "total": total}])
+        direct.orders.insert_one({"_id": "end", "total": 2})
+        await until(lambda: "end" in copy.documents)
+        assert copy.changes == [("put", "end")]
+
+
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("how", ["drop", "rename", "images off", "token lost"])
 async def test_lost_changes_end_in_a_gap_and_a_fresh_snapshot(url: str, direct: Any, node: Node, how: str) -> None:
@@ -600,3 +659,14 @@ async def test_lost_changes_end_in_a_gap_and_a_fresh_snapshot(url: str, direct: 
         direct.orders.insert_one({"_id": "after", "status": "open"})
         await until(lambda: "after" in copy.documents)
         assert (await plain.message())["data"]["id"] == "after"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_example_market_forgets_its_old_trades(node: Node, direct: Any) -> None:
+    example = Example(node._database, frozenset(("products", "orders", "instruments", "trades")), random.Random(7))
+    await example.fill()
+    direct.trades.insert_many([{"_id": str(n), "time": n} for n in range(300)])
+    for _ in range(50):
+        await example._trade()
+        await example._order()
+    assert direct.trades.count_documents({}) == 200

@@ -15,7 +15,7 @@ from server.errors import StartError
 from server.messages import Change, Tail
 from server.node import Node
 from server.principals import GUEST
-from server.tailer import LEASE
+from server.tailer import LEASE, Tailer
 from tests.support.client import Client
 from tests.support.documents import Copy, watch
 from tests.support.processes import Mongod
@@ -83,6 +83,38 @@ async def test_another_node_takes_over(node: Node, mongod: Mongod, direct: Any) 
 
         await until(all_there)
         assert await logged(node) == [("put", str(n), n) for n in range(1, 5)]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_the_checkpoint_does_not_stand_for_starts_over(
+    url: str, node: Node, mongod: Mongod, direct: Any
+) -> None:
+    """An instance that has not declared the collection tailed for a while: a gap says that changes are missing."""
+    async with Client([url]) as client:
+        direct.orders.insert_one({"_id": "1", "n": 1})
+        copy, _ = await watch(client, "docs:orders")
+        direct.orders.insert_one({"_id": "2", "n": 2})
+        await until(lambda: "2" in copy.documents)
+        plain = await client.subscribe("docs:orders/9", after="0")
+        await node.tailer.close()
+        other = Tailer(node._database, {"others": node.config.collections["orders"]}, node.log, node="o",
+                       prepare=node.documents.prepare)  # fmt: skip
+        await other.open()
+        await until(lambda: other.holds)
+        direct.orders.insert_one({"_id": "3", "n": 3})
+        await other.position("others")
+        assert direct.meta.find_one({"_id": "tailer"})["names"] == ["others"]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(node.tailer.position("orders"), 0.2)
+        await other.close()
+        await node.tailer.open()
+        await until(lambda: "3" in copy.documents, 20)
+        gap = await plain.next()
+        while gap["type"] == "progress":
+            gap = await plain.next()
+        assert (gap["type"], gap["reason"]) == ("gap", "epoch")
+        direct.orders.insert_one({"_id": "4", "n": 4})
+        await until(lambda: "4" in copy.documents)
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -108,3 +108,14 @@ def test_a_view_is_known_by_its_conditions() -> None:
     """The order does not matter; true, 1 and "1" are different values."""
     assert parse({"a": 1, "b": 2}).key == parse({"$and": [{"b": 2}, {"a": {"$eq": 1}}]}).key
     assert len({parse({"a": value}).key for value in (1, True, "1", None)}) == 4
+
+
+@pytest.mark.parametrize("name", ["$numberDouble", "$numberDecimal"])
+@pytest.mark.parametrize("value", ["abc", "sNaN", "", None, 1, [1], {}])
+def test_what_only_looks_like_a_number_is_an_object(name: str, value: Any) -> None:
+    """As another program may store it: it compares with nothing, and is no error."""
+    document = {"a": {name: value}, "b": [{name: value}]}
+    for path in document:
+        for operator in ("$eq", "$gt", "$gte", "$lt", "$lte"):
+            assert not parse({path: {operator: 1}}).matches(document)
+        assert parse({path: {"$ne": 1}}).matches(document)

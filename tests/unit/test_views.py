@@ -8,7 +8,7 @@ from typing import Any
 from server.hub import PROGRESS_MESSAGES, PROGRESS_SECONDS, Hub
 from server.messages import Message
 from server.views import View
-from server.where import parse
+from server.where import Where, parse
 from tests.unit.test_hub import Sink, hub_test, turn
 
 CHANNEL = "docs:c"
@@ -55,6 +55,26 @@ def test_of_a_large_document_only_the_owner_is_known() -> None:
     where = parse({"a": 1})
     assert View(CHANNEL, "c", where=where, owner=("owner", "ann")).show(message) is message
     assert View(CHANNEL, "c", where=where, owner=("owner", "bob")).show(message) is None
+
+
+def test_a_field_does_not_make_a_document_a_large_one() -> None:
+    assert shown(View(CHANNEL, "c", where=parse({"a": 1})), None, {"_rev": "r", "_truncated": True, "a": 2}) is None
+
+
+@hub_test
+async def test_what_one_view_cannot_show_stops_nobody_else(hub: Hub) -> None:
+    class Broken(Where):
+        def matches(self, document: Any) -> bool:
+            raise ValueError("a bug")
+
+    sinks = [Sink(name=str(number)) for number in range(3)]
+    wheres = (Broken(parse({"b": 1}).conditions, "b"), parse({"a": 1}))
+    for sink, where in zip(sinks, wheres, strict=False):
+        hub.add(CHANNEL, sink, view=View(CHANNEL, "c", where=where))
+    hub.add(CHANNEL, sinks[2])
+    hub.deliver([change(1, None, {"a": 1})])
+    await turn()
+    assert [len(sink.deliveries) for sink in sinks] == [0, 1, 1]
 
 
 @hub_test

@@ -1,0 +1,23 @@
+"""What a revocation of rights reaches."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.revocations import Revocation
+
+
+@pytest.mark.parametrize(
+    ("pattern", "channel", "covered"),
+    [
+        ("chat:*", "chat:a", True),
+        ("chat:a", "chat:a/b", False),
+        ("docs:orders", "docs:orders", True),
+        ("docs:orders", "docs:orders/o1", True),
+        ("docs:orders", "docs:others/o1", False),
+        ("docs:orders/o1", "docs:orders", False),
+        ("docs:orders/o1", "docs:orders/o1", True),
+    ],
+)
+def test_a_collection_takes_its_documents_along(pattern: str, channel: str, covered: bool) -> None:
+    assert Revocation("revoke", "ann", 0.0, channels=[pattern]).covers(channel) is covered
