@@ -20,8 +20,8 @@ $(BIN)/.done: requirements.lock
 run: setup     ## the server on 127.0.0.1:8888, with an embedded MongoDB in data/
 	@exec $(BIN)/python run.py $(ARGS)
 
-test: setup    ## the whole suite
-	$(BIN)/python -m pytest $(ARGS)
+test: setup    ## the whole suite, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup   ## lint and types
 	$(BIN)/ruff check .
