@@ -64,6 +64,10 @@ _decode_publication: Final = msgspec.msgpack.Decoder(_Publication).decode
 _decode_announcement: Final = msgspec.msgpack.Decoder(Announcement).decode
 
 
+_LINK_ERRORS: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError, TypeError)
+"""What redis-py and, of a transport that is closed already, asyncio raise (TypeError: 3.12 and 3.13)."""
+
+
 def _checked(announcement: Announcement) -> Announcement:
     """What goes on to clients holds what JSON can hold, and nothing else."""
     for _, _, _, info in announcement.attendance.rows if announcement.attendance else ():
@@ -150,7 +154,7 @@ class RedisBroker:
                 async with asyncio.timeout(TIMEOUT):
                     await self._round(batch)
                 self._send_problem = None
-            except (RedisError, OSError, TimeoutError) as error:
+            except _LINK_ERRORS as error:
                 self.dropped += len(batch)
                 self._send_problem = self._report(error)
                 # Whoever queues up behind a dead link is late anyway, and the log has it.
@@ -162,7 +166,7 @@ class RedisBroker:
     async def _forget_connections(self) -> None:
         """After a failure no connection made before it is trusted."""
         if not isinstance(self._client, RedisCluster):
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            with contextlib.suppress(*_LINK_ERRORS):
                 async with asyncio.timeout(TIMEOUT):
                     await self._client.connection_pool.disconnect(inuse_connections=False)
 
@@ -210,7 +214,7 @@ class RedisBroker:
                     else:
                         self._confirmed.discard(topic)
                         await self._command("unsubscribe", topic)
-            except (RedisError, OSError, TimeoutError, RuntimeError, AttributeError) as error:
+            except _LINK_ERRORS as error:
                 # The link is made anew, and everything wanted with it.
                 self._link_problem = self._report(error)
                 self._cut()
@@ -255,7 +259,7 @@ class RedisBroker:
                 future.set_result(None)  # not confirmed, but made up for on reconnecting
         self._waiting.clear()
         if pubsub is not None:
-            with contextlib.suppress(RedisError, OSError, TimeoutError, RuntimeError, AttributeError):
+            with contextlib.suppress(*_LINK_ERRORS):
                 async with asyncio.timeout(TIMEOUT):
                     await pubsub.aclose()
 
