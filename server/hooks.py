@@ -57,9 +57,11 @@ class Hooks:
         """Whether the hook is to be asked about this."""
         return name is not None and action in self._hooks[name].options.actions
 
-    async def ask(self, name: str, action: str, principal: Principal, about: Question) -> Answer:
-        """What the hook says: maybe with `data`. `permission_denied` with its reason if it refuses; `unavailable` if it
-        does not answer, unless it is to be passed over then."""
+    async def ask(self, name: str | None, action: str, principal: Principal, about: Question) -> Answer:
+        """What the hook says: maybe with `data`; nothing if it is not wanted. `permission_denied` with its reason if it
+        refuses; `unavailable` if it does not answer, unless it is to be passed over then."""
+        if name is None or not self.wanted(name, action):
+            return {}
         question = {
             "action": action, "user": principal.user, "server": principal.server, "claims": dict(principal.claims),
         } | about  # fmt: skip

@@ -298,9 +298,7 @@ class Node:
     async def readable(self, principal: Principal, channel: str) -> Namespace:
         """The channel's options if the principal may subscribe to it, by its rights and by the namespace's hook."""
         namespace = self.permissions.check(principal, "subscribe", channel)
-        if self.hooks.wanted(namespace.hook, "subscribe"):
-            assert namespace.hook is not None
-            await self.hooks.ask(namespace.hook, "subscribe", principal, {"channel": channel})
+        await self.hooks.ask(namespace.hook, "subscribe", principal, {"channel": channel})
         return namespace
 
     def admit(self, principal: Principal | None, address: str) -> None:
@@ -323,7 +321,7 @@ class Node:
         not counted."""
         if principal.server:
             return
-        who = principal.user, "" if principal.user is not None else address
+        who = _counted(principal, address)
         rates = self._per_namespace.get(channel.partition(":")[0]) if channel is not None else None
         wait = rates.take(who, self._now()) if rates is not None else 0.0
         if wait:
@@ -335,7 +333,7 @@ class Node:
 
     def count_request(self, principal: Principal, address: str) -> None:
         """`rate_limited` if the user (a guest: the address) makes too many requests."""
-        who = principal.user, "" if principal.user is not None else address
+        who = _counted(principal, address)
         wait = 0.0 if principal.server else self._requests.take(who, self._now())
         if wait:
             limit = self.config.limits.requests_per_second
@@ -469,7 +467,6 @@ class Node:
             self._hooked[lane] = turn
         try:
             try:
-                assert namespace.hook is not None
                 question = {"channel": channel, "data": data, "key": key}
                 answer = await self.hooks.ask(namespace.hook, "publish", principal, question)
             finally:
@@ -724,16 +721,11 @@ class Node:
 
     async def _readable_rows(self, principal: Principal, name: str, address: str) -> Owner | None:
         collection = self._documents(principal, "read", name, address)
-        if self.hooks.wanted(collection.hook, "subscribe"):
-            assert collection.hook is not None
-            await self.hooks.ask(collection.hook, "subscribe", principal, {"channel": f"{DOCUMENTS}:{name}"})
+        await self.hooks.ask(collection.hook, "subscribe", principal, {"channel": f"{DOCUMENTS}:{name}"})
         return self._owner(principal, name, collection)
 
     async def _ask_about(self, principal: Principal, name: str, collection: Collection, write: DocumentWrite) -> None:
         """The hook's answer may have other fields for the document."""
-        if not self.hooks.wanted(collection.hook, "write"):
-            return
-        assert collection.hook is not None
         about = {"collection": name, "op": write.op, "document_id": write.document_id, "document": write.document}
         answer = await self.hooks.ask(collection.hook, "write", principal, about)
         if isinstance(answer.get("data"), dict):
@@ -824,14 +816,14 @@ class Node:
 
     def nodes(self, principal: Principal) -> Push:
         """{"nodes": […]}: what each node within hearing last said of itself, once a second."""
-        self._check_admin(principal)
+        self._must_be_admin(principal)
         own = self._nodes[self.id] | self._state()
         return {"nodes": [of for _, of in sorted((self._nodes | {self.id: own}).items())]}
 
     async def channels(self, principal: Principal, prefix: str, after: str, limit: int) -> Push:
         """{"channels": [{"channel", "subscribers", "rate", "users"?, "guests"?}], "next", "missing"}: the channels of
         all nodes with subscribers, by name; `missing` are nodes that did not answer."""
-        self._check_admin(principal)
+        self._must_be_admin(principal)
         question = Question(secrets.token_hex(8), prefix, after, limit + 1)
         answers = [self._answer(question)]
         missing = set(self._peers)
@@ -875,14 +867,15 @@ class Node:
         self.events.note("refusal", code=error.code, reason=error.reason[:REASON], user=user, address=address)
 
     def _state(self) -> Push:
-        status = "down" if self.leaving or not self.opened or self.log.problem() else "ready"
-        reasons = [reason for reason in (self.log.problem(), self.unheard()) if reason]
+        problem = self.log.problem()
+        reasons = [reason for reason in (problem, self.unheard()) if reason]
+        down = self.leaving or not self.opened or problem
         channels, subscriptions = self.listening()
         return {
             "node": self.id,
             "version": __version__,
             "uptime": (time.time_ns() // 1_000_000 - self._started) // 1000,
-            "status": "degraded" if status == "ready" and reasons else status,
+            "status": "down" if down else "degraded" if reasons else "ready",
             "reasons": reasons,
             "connections": len(self.clients),
             "channels": channels,
@@ -926,10 +919,6 @@ class Node:
         for stream in self._streams.values():
             stream.rate = round((stream.received - stream.counted) / (RATE_OVER * TICK), 1)
             stream.counted = stream.received
-
-    def _check_admin(self, principal: Principal) -> None:
-        if not principal.admin:
-            raise Error("permission_denied", f"{principal.name} is not an API key with admin")
 
     # --- streams: the channels somebody here listens to ---------------------------------------------------------------
 
@@ -1154,6 +1143,11 @@ class Node:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _counted(principal: Principal, address: str) -> tuple[str | None, str]:
+    """Whose rates these are: the user's, or a guest's address's."""
+    return principal.user, "" if principal.user is not None else address
 
 
 def _too_many(limit: str, value: int) -> Error:
