@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from msgspec import UNSET
 
@@ -72,9 +72,7 @@ class Messages(Waiting):
         if receipt is None:
             self.answer(Accepted(channel), 202)
             return
-        position, key, duplicate = receipt
-        published = Published(channel, position.offset, str(position), key, duplicate)
-        self.answer(published, 200 if duplicate else 201)
+        self.answer(Published(channel, **receipt.fields()), 200 if receipt.duplicate else 201)
 
     @operation("Read the history, or wait for messages", {200: HistoryPage, 304: None})
     async def get(self, channel: str, query: HistoryQuery) -> None:
@@ -151,13 +149,4 @@ async def _outcome(channel: str, publishing: Publishing) -> Result:
         receipt = None if publishing is None else await publishing
     except Error as error:
         return {"error": problem(error)}
-    if receipt is None:
-        return {"channel": channel}
-    position, key, duplicate = receipt
-    return {
-        "channel": channel,
-        "offset": position.offset,
-        "cursor": str(position),
-        "key": key,
-        "duplicate": duplicate,
-    }
+    return cast(Result, {"channel": channel, **(receipt.fields() if receipt else {})})

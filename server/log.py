@@ -73,6 +73,15 @@ class Receipt(NamedTuple):
     key: str
     duplicate: bool
 
+    def fields(self) -> dict[str, Any]:
+        """As a reply tells it."""
+        return {
+            "offset": self.position.offset,
+            "cursor": str(self.position),
+            "key": self.key,
+            "duplicate": self.duplicate,
+        }
+
 
 class Conflict(Exception):
     """A compare-and-append did not find the channel as expected, or its outcome is not known: look again."""
@@ -320,6 +329,24 @@ class Log:
             while self._undecided and (self._undecided[0].future.done() or self._undecided[0].deadline <= now):
                 self._refuse(self._undecided.popleft())
 
+    async def _insert(
+        self, documents: list[dict[str, Any]], session: AsyncIOMotorClientSession | None = None
+    ) -> dict[str, Any]:
+        """The reply to one ordered insert, durable as far as it was stored."""
+        self.inserts += 1
+        self.batch_messages.observe(len(documents))
+        # The command itself: its reply says in one place what the driver's bulk API spreads over exceptions.
+        reply: dict[str, Any] = await self._database.command(
+            {
+                "insert": "messages",
+                "documents": documents,
+                "ordered": True,
+                "writeConcern": {"w": "majority", "j": True, "wtimeout": int(self._options.publish_timeout * 900)},
+            },
+            session=session,
+        )
+        return reply
+
     # --- the changes of documents: compare and append -----------------------------------------------------------------
 
     async def tail(self, channel: str) -> Tail:
@@ -343,17 +370,9 @@ class Log:
             for number, change in enumerate(changes, 1)
         ]
         try:
-            reply = await self._database.command(
-                {
-                    "insert": "messages",
-                    "documents": [_change(*pair) for pair in zip(messages, changes, strict=True)],
-                    "ordered": True,
-                    "writeConcern": {"w": "majority", "j": True, "wtimeout": int(self._options.publish_timeout * 900)},
-                }
-            )
+            reply = await self._insert([_change(*pair) for pair in zip(messages, changes, strict=True)])
         except PyMongoError as error:
             raise Conflict(brief(error)) from error
-        self.inserts += 1
         if reply.get("writeConcernError") or reply.get("writeErrors"):
             raise Conflict("another node was faster, or the write was not confirmed")
         self.dirty.add(channel)
@@ -493,7 +512,7 @@ class Log:
         messages = self._messages.with_options(read_concern=LINEARIZABLE)
         with mapped():
             document = await messages.find_one(
-                {"_id": {"$gt": _id(channel, 0), "$lte": _id(channel, MAX_OFFSET)}},
+                _all(channel),
                 {"_id": 1},
                 sort=[("_id", DESCENDING)],
                 max_time_ms=int(self._options.publish_timeout * 1000),
@@ -720,18 +739,7 @@ class _Shard:
         self, documents: list[dict[str, Any]], session: AsyncIOMotorClientSession | None
     ) -> tuple[int, dict[str, Any] | None]:
         """How many were stored for good, from the first on, and why the next one was not. -1: nothing is certain."""
-        self._log.inserts += 1
-        self._log.batch_messages.observe(len(documents))
-        # The command itself: its reply says in one place what the driver's bulk API spreads over exceptions.
-        reply = await self._log._database.command(
-            {
-                "insert": "messages",
-                "documents": documents,
-                "ordered": True,
-                "writeConcern": {"w": "majority", "j": True, "wtimeout": int(self._log._options.publish_timeout * 900)},
-            },
-            session=session,
-        )
+        reply = await self._log._insert(documents, session)
         if reply.get("writeConcernError"):
             logger.warning("MongoDB: %s", reply["writeConcernError"].get("errmsg", "write concern error"))
             return -1, None

@@ -380,18 +380,7 @@ class Session(Outbox):
                 return
             try:
                 receipt = future.result()
-                if receipt is None:
-                    self._reply(command.id, channel=channel)
-                    return
-                position, key, duplicate = receipt
-                self._reply(
-                    command.id,
-                    channel=channel,
-                    offset=position.offset,
-                    cursor=str(position),
-                    key=key,
-                    duplicate=duplicate,
-                )
+                self._reply(command.id, channel=channel, **(receipt.fields() if receipt else {}))
             except Error as error:
                 self._refuse(command.id, error)
             except Exception:
