@@ -28,9 +28,10 @@ from argon2.exceptions import VerificationError
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import DuplicateKeyError
 
+from server.clock import now_ms
 from server.codec import JSON
 from server.errors import Error, bad_request
-from server.mongodb import mapped
+from server.mongodb import agreed, mapped
 from server.protocol import Tokens
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Accounts:
     ) -> None:
         self._accounts = database["accounts"]
         self._families = database["refresh_tokens"]
-        self._meta = database["meta"]
+        self._database = database
         self._sign = sign
         self._reserved = reserved
         self._pool = ThreadPoolExecutor(HASHING, thread_name_prefix="argon2")
@@ -113,13 +114,7 @@ class Accounts:
 
     async def kept_secret(self) -> str:
         """A secret to sign with, made at the first start and the same for all nodes."""
-        with mapped():
-            new = {"$setOnInsert": {"secret": secrets.token_urlsafe(48)}}
-            await self._meta.update_one({"_id": "secret"}, new, upsert=True)
-            document = await self._meta.find_one({"_id": "secret"})
-        assert document is not None
-        secret: str = document["secret"]
-        return secret
+        return await agreed(self._database, "secret", "secret", secrets.token_urlsafe(48))
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -141,7 +136,7 @@ class Accounts:
             "user": user,
             "password": await self._work(_HASHER.hash, password),
             "info": encoded.decode(),
-            "created": time.time_ns() // 1_000_000,
+            "created": now_ms(),
         }
         try:
             with mapped():

@@ -49,7 +49,7 @@ from server.channels import MAX_NAME_BYTES
 from server.codec import JSON
 from server.config import Collection, MongoDB
 from server.errors import Error, StartError, bad_request
-from server.mongodb import brief, mapped
+from server.mongodb import CURSOR_BATCH, brief, mapped, rows_up_to
 from server.protocol import DocumentWrite, Find
 from server.rendered import Json
 from server.views import View
@@ -68,7 +68,6 @@ CREATIONS_KEPT: Final = 7 * 86400
 PUTS: Final = 200
 PUT_BYTES: Final = 4 << 20
 QUEUED: Final = 10_000
-_CURSOR_BATCH: Final = 50
 _CONCURRENT: Final = 8
 """Conditional writes of one batch under way at a time."""
 _MAX_SORT: Final = 4
@@ -151,7 +150,7 @@ class Documents:
             try:
                 await self._make(name)
             except OperationFailure as error:
-                if isinstance(error, ConnectionFailure) or error.code in _PASSING:
+                if _is_passing(error):
                     raise
                 raise StartError(
                     f"collections.{name}: MongoDB 6.0 or newer has to store the images of changed documents: "
@@ -197,7 +196,7 @@ class Documents:
                     }
                 )
             except OperationFailure as error:
-                if isinstance(error, ConnectionFailure) or error.code in _PASSING:
+                if _is_passing(error):
                     raise
                 raise StartError(f"collections.{name}: index {index}: {brief(error)}") from None
 
@@ -245,15 +244,8 @@ class Documents:
         return {"documents": documents, "page": page, **answer}
 
     async def _page(self, collection: str, pipeline: list[Json], limit: int) -> tuple[list[Any], bool]:
-        cursor = self._raw(collection).aggregate(pipeline, batchSize=_CURSOR_BATCH, maxTimeMS=int(self._timeout * 500))
-        rows: list[Any] = []
-        size = 0
-        try:
-            while size < PAGE_BYTES and (batch := await cursor.to_list(_CURSOR_BATCH)):
-                rows += batch
-                size += sum(len(row.raw) for row in batch)
-        finally:
-            await cursor.close()
+        cursor = self._raw(collection).aggregate(pipeline, batchSize=CURSOR_BATCH, maxTimeMS=int(self._timeout * 500))
+        rows, size = await rows_up_to(cursor, PAGE_BYTES)
         if len(rows) > limit:
             return rows[:limit], True
         return rows, size >= PAGE_BYTES
@@ -779,6 +771,11 @@ def _mapped_write() -> Iterator[None]:
         yield
     except PyMongoError as error:
         raise _refusal(error) from error
+
+
+def _is_passing(error: OperationFailure) -> bool:
+    """Of a server that is leaving, and not of what was asked."""
+    return isinstance(error, ConnectionFailure) or error.code in _PASSING
 
 
 def _refusal(error: PyMongoError) -> Error:

@@ -39,12 +39,13 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from server.channels import MAX_OFFSET, Position
+from server.clock import now_ms
 from server.codec import JSON
 from server.config import MongoDB, Retention
 from server.errors import Error, StartError
 from server.histogram import Histogram
 from server.messages import Change, Images, Message, Page, Tail
-from server.mongodb import LINEARIZABLE, brief, mapped
+from server.mongodb import CURSOR_BATCH, LINEARIZABLE, agreed, brief, mapped, rows_up_to
 from server.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,6 @@ QUEUE_BYTES: Final = 64 << 20
 PAGE: Final = 500
 PAGE_BYTES: Final = 1 << 20
 """A page may exceed this by one batch of the cursor."""
-_CURSOR_BATCH: Final = 50
 _CACHED_PAGES: Final = 64
 _CACHED_SECONDS: Final = 1.0
 _IDLE_LANES: Final = 10_000
@@ -101,7 +101,7 @@ class _Entry:
         self.data = data
         self.skip = skip
         self.size = size
-        self.time = time.time_ns() // 1_000_000
+        self.time = now_ms()
         self.deadline = deadline
         self.future = future
         self.attempts: list[int] = []
@@ -196,11 +196,7 @@ class Log:
             if error.code in (13, 18):  # Unauthorized, AuthenticationFailed
                 raise StartError(f"mongodb.uri: {brief(error)}") from None
             raise
-        meta = self._database["meta"]
-        await meta.update_one({"_id": "epoch"}, {"$setOnInsert": {"epoch": new_epoch()}}, upsert=True)
-        document = await meta.find_one({"_id": "epoch"})
-        assert document is not None
-        self.epoch = document["epoch"]
+        self.epoch = await agreed(self._database, "epoch", "epoch", new_epoch())
 
     async def close(self) -> None:
         """Stop at once. Accepted publishes should have been waited for (`drain`)."""
@@ -233,9 +229,7 @@ class Log:
         reason = ""
         try:
             async with asyncio.timeout(2.5):
-                await self._database["meta"].update_one(
-                    {"_id": "probe"}, {"$set": {"at": time.time_ns() // 1_000_000}}, upsert=True
-                )
+                await self._database["meta"].update_one({"_id": "probe"}, {"$set": {"at": now_ms()}}, upsert=True)
         except TimeoutError:
             reason = "MongoDB: no write was acknowledged by a majority within 2.5 s"
         except PyMongoError as error:
@@ -425,7 +419,7 @@ class Log:
             at, page = found
             reaches = page.messages[-1].offset if page.messages else after
             # A page that was cut short by its size is as good as a full one: something can be read from it.
-            if time.monotonic() - at < _CACHED_SECONDS and (reaches >= upto or len(page.messages) >= _CURSOR_BATCH):
+            if time.monotonic() - at < _CACHED_SECONDS and (reaches >= upto or len(page.messages) >= CURSOR_BATCH):
                 return _cut(page, upto, limit)
         task = self._reads.get(request)
         if task is None:
@@ -471,16 +465,9 @@ class Log:
 
     async def _page(self, query: dict[str, Any], direction: int, limit: int) -> list[dict[str, Any]]:
         """At most `limit` documents, and no more once there are PAGE_BYTES of them."""
-        documents: list[dict[str, Any]] = []
-        size = 0
-        cursor = self._raw_messages.find(query).sort("_id", direction).limit(limit).batch_size(_CURSOR_BATCH)
-        try:
-            while size < PAGE_BYTES and (batch := await cursor.to_list(_CURSOR_BATCH)):
-                documents += [bson.decode(document.raw) for document in batch]
-                size += sum(len(document.raw) for document in batch)
-        finally:
-            await cursor.close()
-        return documents
+        cursor = self._raw_messages.find(query).sort("_id", direction).limit(limit).batch_size(CURSOR_BATCH)
+        rows, _ = await rows_up_to(cursor, PAGE_BYTES)
+        return [bson.decode(row.raw) for row in rows]
 
     async def _channel(self, channel: str) -> tuple[int, str]:
         """The channel's floor and epoch."""
@@ -547,7 +534,7 @@ class Log:
 
     async def _last_older_than(self, channel: str, floor: int, head: int, seconds: float) -> int:
         """The offset before the first message above `floor` that is younger than `seconds`."""
-        since = time.time_ns() // 1_000_000 - int(seconds * 1000)
+        since = now_ms() - int(seconds * 1000)
         document = await self._messages.find_one(
             {"_id": {"$gt": _id(channel, floor), "$lte": _id(channel, head)}, "t": {"$gte": since}},
             {"_id": 1},

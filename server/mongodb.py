@@ -15,6 +15,8 @@ from server.config import MongoDB
 from server.errors import Error, StartError
 
 LINEARIZABLE: Final = ReadConcern("linearizable")
+CURSOR_BATCH: Final = 50
+"""Documents."""
 
 
 def connect(options: MongoDB, uri: str) -> AsyncIOMotorDatabase[dict[str, Any]]:
@@ -37,6 +39,30 @@ def connect(options: MongoDB, uri: str) -> AsyncIOMotorDatabase[dict[str, Any]]:
         )
     except (InvalidURI, ConfigurationError, ValueError) as error:
         raise StartError(f"mongodb.uri: {error}") from None
+
+
+async def agreed(database: AsyncIOMotorDatabase[dict[str, Any]], name: str, field: str, value: str) -> str:
+    """What all nodes have as `name` in `meta`, kept in `field`: `value`, or what an earlier start has made."""
+    with mapped():
+        meta = database["meta"]
+        await meta.update_one({"_id": name}, {"$setOnInsert": {field: value}}, upsert=True)
+        document = await meta.find_one({"_id": name})
+    assert document is not None
+    found: str = document[field]
+    return found
+
+
+async def rows_up_to(cursor: Any, most: int) -> tuple[list[Any], int]:
+    """What a cursor of raw documents has, and its bytes: `most` of them, and one batch (CURSOR_BATCH) beyond."""
+    rows: list[Any] = []
+    size = 0
+    try:
+        while size < most and (batch := await cursor.to_list(CURSOR_BATCH)):
+            rows += batch
+            size += sum(len(row.raw) for row in batch)
+    finally:
+        await cursor.close()
+    return rows, size
 
 
 @contextmanager

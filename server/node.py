@@ -28,6 +28,7 @@ from server.broker import Announcement, Answer, Broker, Question
 from server.broker_memory import MemoryBroker
 from server.broker_redis import RedisBroker
 from server.channels import BEGINNING, DOCUMENTS, EVENTS, MAX_OFFSET, NODES, Position, namespace_of, parse_cursor
+from server.clock import now_ms
 from server.codec import JSON
 from server.config import Collection, Config, Namespace, UserRate
 from server.documents import Documents, Owner, Written
@@ -170,7 +171,7 @@ class Node:
         self._sweep_wanted = False
         self._trimmed_all = 0.0
         self._sweeping: asyncio.Task[None] | None = None
-        self._started = time.time_ns() // 1_000_000
+        self._started = now_ms()
         self._rates = Rates()
         self._nodes: dict[str, Push] = {}
         """What every node has last told of itself."""
@@ -446,7 +447,7 @@ class Node:
         skip: str | None, ephemeral: bool,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
-            now = time.time_ns() // 1_000_000
+            now = now_ms()
             self.broker.publish([Message(channel, "", 0, "", principal.user, now, data, tag, skip)])
             self.published += 1
             return None
@@ -874,7 +875,7 @@ class Node:
         return {
             "node": self.id,
             "version": __version__,
-            "uptime": (time.time_ns() // 1_000_000 - self._started) // 1000,
+            "uptime": (now_ms() - self._started) // 1000,
             "status": "down" if down else "degraded" if reasons else "ready",
             "reasons": reasons,
             "connections": len(self.clients),
@@ -903,7 +904,7 @@ class Node:
         if repairs > self._repaired:
             self.events.note("repair", repairs - self._repaired)
             self._repaired = repairs
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         events = [Message(EVENTS, "", 0, "", None, now, event | {"node": self.id}) for event in self.events.take()]
         if events:
             self.broker.publish(events)
@@ -913,7 +914,7 @@ class Node:
         node = stats["node"]
         self._nodes[node] = stats
         if NODES in self._streams:
-            self.hub.deliver([Message(NODES, "", 0, "", None, time.time_ns() // 1_000_000, stats, node)])
+            self.hub.deliver([Message(NODES, "", 0, "", None, now_ms(), stats, node)])
 
     def _reckon_rates(self) -> None:
         for stream in self._streams.values():

@@ -13,12 +13,12 @@ first row in all the tables came, or the last one went.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from server.broker import Attendance, Row
+from server.clock import now_ms
 from server.messages import Notice
 from server.protocol import Push
 
@@ -125,9 +125,9 @@ class Presence:
             self._set(self._own, channel, user, _Entry(sessions - 1, info))
         else:
             self._set(self._own, channel, user, None)
-            self._depart(channel, user, _now())
+            self._depart(channel, user, now_ms())
         if sessions == 1 and user is not None and not at_once:
-            self._graces[channel, user] = asyncio.get_running_loop().time() + GRACE, _now()
+            self._graces[channel, user] = asyncio.get_running_loop().time() + GRACE, now_ms()
         self._changed.add((channel, user))
 
     def _depart(self, channel: str, user: str | None, seen: int) -> None:
@@ -274,7 +274,7 @@ class Presence:
             self._deliver([self._occupancy(channel)])
 
     def _forget(self, node: str, table: _Table) -> None:
-        seen = _now() - table.silent * 1000
+        seen = now_ms() - table.silent * 1000
         users = [(channel, user) for channel, users in table.channels.items() for user in users]
         del self._tables[node]
         self._empty(table)
@@ -288,7 +288,7 @@ class Presence:
         for channel, users in self._own.channels.items():
             for user in users:
                 if user is not None:
-                    _, seen = self._graces.get((channel, user), (0.0, _now()))
+                    _, seen = self._graces.get((channel, user), (0.0, now_ms()))
                     self.departures.append(Departure(channel, user, seen))
 
     def _schedule(self) -> None:
@@ -343,7 +343,3 @@ class Presence:
 
 def _row(channel: str, user: str | None, entry: _Entry | None) -> Row:
     return (channel, user, -1, None) if entry is None else (channel, user, *entry)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

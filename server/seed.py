@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ReplaceOne
 from pymongo.errors import PyMongoError
 
+from server.clock import now_ms
 from server.config import Config
 from server.documents import Documents
 from server.embedded import EmbeddedMongoDB
@@ -142,14 +142,14 @@ class Example:
         ]
         total = round(sum(line["quantity"] * line["price"] for line in lines), 2)
         customer = self._chance.choice(_CUSTOMERS)
-        return {"_id": f"order-{_now()}-{self._number}", "customer": customer, "status": _STEPS[0], "lines": lines,
-                "total": total, "created": _now()}  # fmt: skip
+        return {"_id": f"order-{now_ms()}-{self._number}", "customer": customer, "status": _STEPS[0], "lines": lines,
+                "total": total, "created": now_ms()}  # fmt: skip
 
     def _new_trade(self, instrument: str, price: float) -> Document:
         self._number += 1
-        return {"_id": f"trade-{_now()}-{self._number}", "instrument": instrument, "price": price,
+        return {"_id": f"trade-{now_ms()}-{self._number}", "instrument": instrument, "price": price,
                 "quantity": self._chance.randint(1, 100), "side": self._chance.choice(["buy", "sell"]),
-                "time": _now()}  # fmt: skip
+                "time": now_ms()}  # fmt: skip
 
     async def _order(self) -> None:
         if "orders" not in self._declared or "products" not in self._declared:
@@ -201,8 +201,3 @@ class Example:
 
 def _slug(name: str) -> str:
     return name.lower().replace(" ", "-")
-
-
-def _now() -> int:
-    """Milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000

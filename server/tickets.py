@@ -16,7 +16,7 @@ import jwt
 from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from server.errors import Error, bad_request
-from server.mongodb import mapped
+from server.mongodb import agreed
 from server.principals import Principal
 
 _ALGORITHM: Final = "HS256"
@@ -27,19 +27,13 @@ _LEEWAY: Final = 10
 
 class Tickets:
     def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], lifetime: float) -> None:
-        self._meta = database["meta"]
+        self._database = database
         self._lifetime = lifetime
         self._key = ""
 
     async def open(self) -> None:
         """Make the key, or find it. `unavailable` if MongoDB is not there."""
-        with mapped():
-            await self._meta.update_one(
-                {"_id": "tickets"}, {"$setOnInsert": {"key": secrets.token_hex(32)}}, upsert=True
-            )
-            document = await self._meta.find_one({"_id": "tickets"})
-        assert document is not None
-        self._key = document["key"]
+        self._key = await agreed(self._database, "tickets", "key", secrets.token_hex(32))
 
     def issue(self, principal: Principal, channels: Sequence[str]) -> tuple[str, float]:
         """A ticket for listening to `channels`, to which `principal` has the right, and the seconds it is good for."""

@@ -18,18 +18,20 @@ HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "h
 # The table. A module may import what lies on a lower level, and what EXCEPTIONS names; those of level 0 one another.
 LEVELS = {
     0: "__init__ protocol codec frames channels errors config messages principals histogram rules where views rendered",
-    1: "mongodb tasks hub sequencer log documents tailer broker broker_memory broker_redis presence auth keys accounts "
-    "permissions limits hooks revocations seen stats embedded preflight logs tickets",
+    1: "mongodb clock tasks hub sequencer log documents tailer broker broker_memory broker_redis presence auth keys "
+    "accounts permissions limits hooks revocations seen stats embedded preflight logs tickets",
     2: "subscription node doctor seed",
     3: "outbox session events metrics",
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules.split()}
 EXCEPTIONS = {
+    ("accounts", "clock"),
     ("accounts", "mongodb"),
     ("auth", "keys"),
     ("broker_memory", "broker"),
     ("broker_redis", "broker"),
     ("broker_redis", "tasks"),
+    ("log", "clock"),
     ("log", "mongodb"),
     ("log", "tasks"),
     ("revocations", "tasks"),
@@ -39,6 +41,7 @@ EXCEPTIONS = {
     ("tailer", "mongodb"),
     ("preflight", "embedded"),
     ("presence", "broker"),
+    ("presence", "clock"),
     ("seen", "mongodb"),
     ("node", "subscription"),
     ("session", "outbox"),
