@@ -28,7 +28,7 @@ class Register(AccountHandler):
 class Login(AccountHandler):
     @operation("Log in", {200: Tokens})
     async def post(self, body: LoginRequest) -> None:
-        """A token for an hour, and one to get the next with."""
+        """A token for 15 minutes, and one to get the next with."""
         self.answer(await self.accounts.login(body.user, body.password, self.client_address()))
 
 

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { element } from "../page.js";
+import { $, element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
 
 const KEY = "waterspout.console.key";
@@ -26,8 +26,6 @@ const WORDS = new Map([
   ["closed", "Signed out"],
 ]);
 
-/** @param {string} id @returns {any} */
-const $ = (id) => document.getElementById(id);
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const count = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 const fine = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });

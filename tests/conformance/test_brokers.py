@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self
 
@@ -119,14 +119,6 @@ class World:
         if self.kind != "signed":
             return payload
         return hmac.digest(key.encode(), f"{self.prefix}:{topic}".encode() + b"\0" + payload, hashlib.sha256) + payload
-
-
-@pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    redis = Redis(tmp_path_factory.mktemp("redis"))
-    asyncio.run(redis.start())
-    yield redis
-    asyncio.run(redis.__aexit__(None, None, None))
 
 
 @pytest.fixture(params=KINDS)

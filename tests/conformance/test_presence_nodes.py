@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -113,14 +113,6 @@ class World:
             await until(agreed, within, f"{names} everywhere")
         except TimeoutError:
             pytest.fail(f"expected {names} {more}, got {[await house.presence() for house in self.houses]}")
-
-
-@pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    redis = Redis(tmp_path_factory.mktemp("redis"))
-    asyncio.run(redis.start())
-    yield redis
-    asyncio.run(redis.__aexit__(None, None, None))
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import socket
 from collections import defaultdict
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +19,7 @@ from server.node import Node
 from server.session import Session
 from tests.support.client import Client, Push
 from tests.support.processes import LOOPBACK
+from tests.support.sockets import abort, connect
 from tests.support.waiting import until
 
 LIMIT = 65536
@@ -63,11 +63,7 @@ class Raw:
         self.close_code: int | None = None
 
     async def __aenter__(self) -> Self:
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, (LOOPBACK, self.port))
-        self._reader, self._writer = await asyncio.open_connection(sock=connection, limit=4096)
+        self._reader, self._writer = await connect(LOOPBACK, self.port, buffer=4096, limit=4096)
         key = base64.b64encode(os.urandom(16)).decode()
         self._writer.write(
             f"GET /v1/ws HTTP/1.1\r\nHost: localhost:{self.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -84,11 +80,7 @@ class Raw:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.transport.abort()
-        try:
-            await self._writer.wait_closed()
-        except ConnectionError:
-            pass
+        await abort(self._writer)
         await until(lambda: self.session._ended, 10, "end of the session")
 
     def send(self, **command: Any) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
+
+from tests.support.sockets import abort, connect
 
 
 class Event(NamedTuple):
@@ -34,14 +35,8 @@ class EventSource:
         self.comments = 0
 
     async def __aenter__(self) -> Self:
-        connection = socket.socket()
-        if self._buffer:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, (self._host, self._port))
-        self._reader, self._writer = await asyncio.open_connection(
-            sock=connection, limit=65536 if self._buffer else 1 << 20
-        )
+        limit = 65536 if self._buffer else 1 << 20
+        self._reader, self._writer = await connect(self._host, self._port, buffer=self._buffer, limit=limit)
         lines = [f"GET {self._path} HTTP/1.1", *(f"{name}: {value}" for name, value in self._sent.items())]
         self._writer.write("\r\n".join([*lines, "", ""]).encode())
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()
@@ -52,11 +47,7 @@ class EventSource:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.transport.abort()
-        try:
-            await self._writer.wait_closed()
-        except ConnectionError:
-            pass
+        await abort(self._writer)
 
     async def problem(self) -> Any:
         """The body of an answer that is no stream."""
