@@ -52,7 +52,7 @@ from server.errors import Error, StartError, bad_request
 from server.mongodb import CURSOR_BATCH, brief, mapped, rows_up_to
 from server.protocol import DocumentWrite, Find
 from server.rendered import Json
-from server.views import View
+from server.views import Owner, View
 from server.where import Where, check_path, parse
 
 logger = logging.getLogger(__name__)
@@ -93,13 +93,6 @@ class Written(NamedTuple):
 
 _Put = tuple[str, bytes, asyncio.Future[Written | Error]]
 _Queue = deque[_Put]
-
-
-class Owner(NamedTuple):
-    """The rows of one user are all there is."""
-
-    field: str
-    user: str
 
 
 class Documents:
@@ -256,11 +249,10 @@ class Documents:
         self.reads += 1
         last: Any = None
         more, limit = True, SNAPSHOT_PAGE // 5
-        owner = Owner(*view.owner) if view.owner else None
         which = [
             rendered.VISIBLE if view.id is None else _by_id(view.id),
             _filter(view.where),
-            _owned(owner),
+            _owned(view.owner),
         ]
         async with await self._database.client.start_session() as session:
             while more:
@@ -482,7 +474,7 @@ class Documents:
         while True:
             raw = await self._raw(collection).find_one(_by_id(identifier))
             current = None if raw is None else rendered.document(raw.raw)
-            if current is not None and owner is not None and not _is_owned(current.get(owner.field), owner.user):
+            if current is not None and owner is not None and not owner.owns(current):
                 raise _not_found(collection, identifier)
             _check_condition(write, identifier, current)
             if raw is None or current is None:
@@ -642,10 +634,6 @@ def _check_condition(write: DocumentWrite, identifier: str, current: Json | None
     if write.if_rev is not None and (current is None or write.if_rev not in (rev, "*")):
         raise Error("conflict", f"if_rev: the revision is {rev or 'none: there is no such document'}",
                     status=412, rev=rev)  # fmt: skip
-
-
-def _is_owned(value: Any, user: str) -> bool:
-    return value == user or (isinstance(value, list) and user in value)
 
 
 def _validator(name: str, schema: Json) -> Validator:

@@ -31,7 +31,7 @@ from server.channels import BEGINNING, DOCUMENTS, EVENTS, MAX_OFFSET, NODES, Pos
 from server.clock import now_ms
 from server.codec import JSON
 from server.config import Collection, Config, Namespace, UserRate
-from server.documents import Documents, Owner, Written
+from server.documents import Documents, Written
 from server.errors import DISCONNECTED, REVOKED, SHUT_OUT, SHUTDOWN, Disconnect, Error, bad_request
 from server.histogram import Histogram
 from server.hooks import Hooks
@@ -52,7 +52,7 @@ from server.subscription import Stream, Subscriber, Subscription
 from server.tailer import Tailer
 from server.tasks import end
 from server.tickets import Tickets
-from server.views import View
+from server.views import Owner, View
 from server.where import parse as parse_where
 
 logger = logging.getLogger(__name__)

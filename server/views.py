@@ -14,8 +14,20 @@ from server.where import Where
 Json = dict[str, Any]
 
 
+class Owner(NamedTuple):
+    """The rows of one user are all there is."""
+
+    field: str
+    user: str
+
+    def owns(self, document: Json) -> bool:
+        """By one user, or by every user of a list: as MongoDB's own equality has it."""
+        value = document.get(self.field)
+        return value == self.user or (isinstance(value, list) and self.user in value)
+
+
 class View(NamedTuple):
-    """`channel` is the name it was subscribed by. `owner`: (field, user); its rows are all there is.
+    """`channel` is the name it was subscribed by.
 
     Known by its parts: subscribers of the same view share one evaluation and one encoding."""
 
@@ -23,7 +35,7 @@ class View(NamedTuple):
     collection: str
     id: str | None = None
     where: Where | None = None
-    owner: tuple[str, str] | None = None
+    owner: Owner | None = None
     conflate: float = 0.0
 
     @property
@@ -58,13 +70,8 @@ class View(NamedTuple):
     def _matches(self, image: Json | None) -> bool:
         if image is None:
             return False
-        if self.owner is not None and not _owned(image.get(self.owner[0]), self.owner[1]):
+        if self.owner is not None and not self.owner.owns(image):
             return False
         # Of a document that is too large for the log nothing is known; its readers are told that it changed.
         truncated = "_truncated" in image and image.get("_rev") is None
         return self.where is None or truncated or self.where.matches(image)
-
-
-def _owned(value: Any, user: str) -> bool:
-    """By one user, or by every user of a list: as MongoDB's own equality has it."""
-    return value == user or (isinstance(value, list) and user in value)

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.hub import PROGRESS_MESSAGES, PROGRESS_SECONDS, Hub
 from server.messages import Message
-from server.views import View
+from server.views import Owner, View
 from server.where import Where, parse
 from tests.unit.test_hub import Sink, hub_test, turn
 
@@ -37,13 +37,13 @@ def test_a_where_shows_what_comes_and_goes() -> None:
 
 
 def test_owners_see_their_own_alone_whatever_they_ask_for() -> None:
-    view = View(CHANNEL, "c", where=parse({"owner": "bob"}), owner=("owner", "ann"))
+    view = View(CHANNEL, "c", where=parse({"owner": "bob"}), owner=Owner("owner", "ann"))
     assert shown(view, None, {"owner": "bob"}) is None
-    view = View(CHANNEL, "c", owner=("owner", "ann"))
+    view = View(CHANNEL, "c", owner=Owner("owner", "ann"))
     assert shown(view, None, {"owner": ["bob", "ann"]}) == "put"
     assert shown(view, {"owner": "ann"}, {"owner": "bob"}) == "delete"
     assert shown(view, {"owner": None}, {}) is None
-    one = View(f"{CHANNEL}/1", "c", id="1", owner=("owner", "ann"))
+    one = View(f"{CHANNEL}/1", "c", id="1", owner=Owner("owner", "ann"))
     assert shown(one, None, {"owner": "bob"}) is None
     assert one.show(change(1, None, {"owner": "ann"}, "2")) is None
 
@@ -53,8 +53,8 @@ def test_of_a_large_document_only_the_owner_is_known() -> None:
     data = {"op": "put", "id": "1", "rev": None, "document": None, "truncated": True}
     message = Message(CHANNEL, "e", 1, "k", None, 0, data, images=(None, large))
     where = parse({"a": 1})
-    assert View(CHANNEL, "c", where=where, owner=("owner", "ann")).show(message) is message
-    assert View(CHANNEL, "c", where=where, owner=("owner", "bob")).show(message) is None
+    assert View(CHANNEL, "c", where=where, owner=Owner("owner", "ann")).show(message) is message
+    assert View(CHANNEL, "c", where=where, owner=Owner("owner", "bob")).show(message) is None
 
 
 def test_a_field_does_not_make_a_document_a_large_one() -> None:
