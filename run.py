@@ -20,6 +20,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers import make_app, make_metrics_app
+from handlers.base import BODY_BYTES
 from server import __version__, config, doctor, logs, seed
 from server.auth import Authenticator
 from server.codec import JSON
@@ -34,7 +35,6 @@ HEADER_SECONDS = 20.0
 BODY_SECONDS = 20.0
 HEADER_BYTES = 65536
 """Beyond this the connection is cut; from 16 KiB on the handlers answer 431, and 413 to a body over BODY_BYTES."""
-BODY_BYTES = 1 << 20
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:

@@ -128,9 +128,6 @@ class Socket(asyncio.Protocol):
     def _hang_up(self) -> None:
         self._transport.close()
 
-    def abort(self) -> None:
-        self._transport.abort()
-
 
 class ResponseSocket(Socket):
     """A response, by hand. Its outbox is there before the connection is ours, and may have ended by then; what the

@@ -6,7 +6,7 @@ the namespace's rule (rules.py) or from what the token or the API key carries it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from server.channels import DOCUMENTS, SYSTEM, SYSTEM_CHANNELS, matches, namespace_of, owners_of
@@ -102,10 +102,6 @@ class Permissions:
             raise Error("permission_denied", f"{principal.name} may not {action} documents of {name}")
         self._check_revoked(principal, channel, rule, f"{action} documents of {name}")
         return collection
-
-    def satisfies(self, principal: Principal, rule: Rule, owners: Sequence[str] = ()) -> bool:
-        """Whether `rule` alone gives the right to something that belongs to `owners`."""
-        return satisfies(principal, rule, owners)
 
     def held(self, principal: Principal, channel: str) -> bool:
         """Whether deliveries have to wait while revocations cannot be confirmed: not of what any guest could read."""
