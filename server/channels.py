@@ -47,6 +47,13 @@ def owners_of(channel: str) -> tuple[str, ...]:
     return tuple(channel.split(":")[1:])
 
 
+def without_label(channel: str) -> str:
+    """`docs:orders#open` is `docs:orders` under a name of the client's own, so that it may watch a collection several
+    times: the same rights, the same log. (Behind a slash `#` is a part of the document's id.)"""
+    name, label, _ = channel.partition("#")
+    return name if label and name.startswith(f"{DOCUMENTS}:") and "/" not in name else channel
+
+
 def matches(pattern: str, channel: str) -> bool:
     """Whether a well-formed name is one of `pattern`: `chat:*`, `chat:room-*`, `*:lobby`, `*`.
 

@@ -27,7 +27,17 @@ from server.auth import Authenticator
 from server.broker import Announcement, Answer, Broker, Question
 from server.broker_memory import MemoryBroker
 from server.broker_redis import RedisBroker
-from server.channels import BEGINNING, DOCUMENTS, EVENTS, MAX_OFFSET, NODES, Position, namespace_of, parse_cursor
+from server.channels import (
+    BEGINNING,
+    DOCUMENTS,
+    EVENTS,
+    MAX_OFFSET,
+    NODES,
+    Position,
+    namespace_of,
+    parse_cursor,
+    without_label,
+)
 from server.clock import now_ms
 from server.codec import JSON
 from server.config import Collection, Config, Namespace, UserRate
@@ -299,7 +309,7 @@ class Node:
     async def readable(self, principal: Principal, channel: str) -> Namespace:
         """The channel's options if the principal may subscribe to it, by its rights and by the namespace's hook."""
         namespace = self.permissions.check(principal, "subscribe", channel)
-        await self.hooks.ask(namespace.hook, "subscribe", principal, {"channel": channel})
+        await self.hooks.ask(namespace.hook, "subscribe", principal, {"channel": without_label(channel)})
         return namespace
 
     def admit(self, principal: Principal | None, address: str) -> None:
@@ -386,7 +396,7 @@ class Node:
                 code = DISCONNECTED if revocation.reconnect else SHUT_OUT
                 client.disconnect(Disconnect(code, revocation.reason or "disconnected by the server"))
             elif revocation.kind == "unsubscribe":
-                client.end(revocation.channels.__contains__, "unsubscribed", revocation.reason or "by the server")
+                client.end(revocation.names, "unsubscribed", revocation.reason or "by the server")
             elif not revocation.concerns(principal):
                 continue
             elif revocation.channels:
@@ -742,7 +752,7 @@ class Node:
 
     def _view(self, principal: Principal, channel: str, where: Any, conflate: float = 0.0) -> View | None:
         """What a principal sees of the changes of documents; None for other channels. The right is checked already."""
-        namespace, _, rest = channel.partition(":")
+        namespace, _, rest = without_label(channel).partition(":")
         if namespace != DOCUMENTS:
             if where is not None:
                 raise bad_request(f"where: {channel} has no documents")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from server.channels import DOCUMENTS, SYSTEM, SYSTEM_CHANNELS, matches, namespace_of, owners_of
+from server.channels import DOCUMENTS, SYSTEM, SYSTEM_CHANNELS, matches, namespace_of, owners_of, without_label
 from server.config import Collection, Namespace
 from server.errors import Error
 from server.principals import Principal
@@ -56,7 +56,7 @@ class Permissions:
             return self._system
         namespace = self._namespaces.get(namespace_of(channel))
         if namespace_of(channel) == DOCUMENTS:
-            return self._check_changes(principal, action, channel)
+            return self._check_changes(principal, action, without_label(channel))
         if namespace is None:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         rule = namespace.publish if action == "publish" else namespace.subscribe
@@ -107,7 +107,7 @@ class Permissions:
         """Whether deliveries have to wait while revocations cannot be confirmed: not of what any guest could read."""
         namespace = self._namespaces.get(namespace_of(channel))
         if namespace_of(channel) == DOCUMENTS:
-            collection = self._collections.get(channel.partition(":")[2].partition("/")[0])
+            collection = self._collections.get(without_label(channel).partition(":")[2].partition("/")[0])
             return revocable(principal) and (collection is None or self._guarded(collection.read))
         return revocable(principal) and (namespace is None or self._guarded(namespace.subscribe))
 

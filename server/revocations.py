@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from server.channels import DOCUMENTS, matches
+from server.channels import DOCUMENTS, matches, without_label
 from server.errors import Error
 from server.mongodb import LINEARIZABLE, brief, mapped
 from server.principals import Principal
@@ -55,8 +55,12 @@ class Revocation(NamedTuple):
             return principal.token == self.token
         return (principal.issued or 0.0) <= self.at
 
+    def names(self, channel: str) -> bool:
+        return without_label(channel) in self.channels
+
     def covers(self, channel: str) -> bool:
         """Whether the right to the channel is taken; that to a collection takes those to its documents along."""
+        channel = without_label(channel)
         whole = channel.partition("/")[0] if channel.startswith(f"{DOCUMENTS}:") else channel
         return any(matches(pattern, one) for pattern in self.channels for one in {channel, whole})
 

@@ -44,7 +44,7 @@ class View(NamedTuple):
 
     @property
     def shows_all(self) -> bool:
-        return self.id is None and self.where is None and self.owner is None
+        return self.channel == self.log_channel and self.where is None and self.owner is None
 
     def show(self, message: Message) -> Message | None:
         """The message as the view has it, or None."""

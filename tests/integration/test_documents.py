@@ -542,6 +542,34 @@ async def test_views(url: str, direct: Any) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_one_client_watches_a_collection_several_times(url: str, base_url: str, direct: Any) -> None:
+    """Under labels of its own; each is a view, with rights and rows as without a label."""
+    direct.orders.insert_many([{"_id": "a", "status": "open"}, {"_id": "b", "status": "shut"}])
+    async with Client([url]) as client, Client([url], token=make_token(SECRET, "ann")) as ann:
+        everything, _ = await watch(client, "docs:orders")
+        opened, _ = await watch(client, "docs:orders#open", where={"status": "open"})
+        shut, _ = await watch(client, "docs:orders#shut", where={"status": "shut"})
+        again, _ = await watch(client, "docs:orders#again")
+        assert [set(copy.documents) for copy in (everything, opened, shut)] == [{"a", "b"}, {"a"}, {"b"}]
+        direct.orders.update_one({"_id": "a"}, {"$set": {"status": "shut"}})
+        await until(lambda: opened.changes == [("delete", "a")] and shut.changes == [("put", "a")])
+        await until(lambda: again.changes == everything.changes == [("put", "a")])
+        assert [one.pushes[-1]["channel"] for one in (everything, opened, again)] == [
+            "docs:orders", "docs:orders#open", "docs:orders#again",
+        ]  # fmt: skip
+        assert opened.pushes[-1]["cursor"] == everything.pushes[-1]["cursor"]
+        await client.unsubscribe("docs:orders#shut")
+        for name, code in (("docs:secret#x", "permission_denied"), ("docs:nothing#x", "unknown_channel")):
+            with pytest.raises(Refused, match=code):
+                await client.subscribe(name)
+        direct.notes.insert_one({"_id": "bobs", "owner": "bob"})
+        mine, _ = await watch(ann, "docs:notes#mine")
+        direct.notes.insert_many([{"_id": "bobs too", "owner": "bob"}, {"_id": "anns", "owner": "ann"}])
+        await until(lambda: set(mine.documents) == {"anns"})
+        assert mine.changes == [("put", "anns")]
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_rows_have_owners(url: str, base_url: str, direct: Any) -> None:
     """Everybody sees and writes their own rows, and nothing else of the collection, by whatever way."""
     ann, bob = (make_token(SECRET, name) for name in ("ann", "bob"))

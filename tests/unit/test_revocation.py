@@ -17,6 +17,9 @@ from server.revocations import Revocation
         ("docs:orders", "docs:others/o1", False),
         ("docs:orders/o1", "docs:orders", False),
         ("docs:orders/o1", "docs:orders/o1", True),
+        ("docs:orders", "docs:orders#open", True),
+        ("docs:orders/a", "docs:orders/a#b", False),
+        ("docs:orders/a", "docs:orders#/a", False),
     ],
 )
 def test_a_collection_takes_its_documents_along(pattern: str, channel: str, covered: bool) -> None:
