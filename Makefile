@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format chaos bench images lock clean
+.PHONY: help setup run test check format chaos bench docs images lock clean
 
 help:          ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,9 @@ chaos: setup   ## the long versions of the fault tests, with a page of figures
 
 bench: setup   ## the benchmarks against the peers; a quarter of an hour
 	$(BIN)/python bench/run.py $(ARGS)
+
+docs: setup    ## what docs/ says of the code, from the code
+	$(BIN)/python docs/generate.py
 
 images: setup  ## the screenshots of docs/images, by the browser tests
 	dir=$$(mktemp -d) && WATERSPOUT_ARTIFACTS=$$dir $(BIN)/python -m pytest -q tests/browser -k looks && mkdir -p docs/images && \

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import PathMatches, Rule
 from tornado.web import Application
 
 from handlers.auth import Login, Logout, Refresh, Register
@@ -56,6 +58,18 @@ ROUTES: dict[str, type[BaseHandler]] = {
 }
 
 
+class PageFolder(PathMatches):
+    """`/chat/` is static/chat/index.html, `/chat/chat.js` lies beside it; every folder there that has an index.html is
+    a page, your own too."""
+
+    def __init__(self) -> None:
+        super().__init__(r"/([a-z][\w-]*(?:/.*)?)")
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        found = super().match(request)
+        return found if found and (STATIC / request.path.split("/")[1] / "index.html").is_file() else None
+
+
 def make_app(node: Node) -> Application:
     own: dict[type, dict[str, Any]] = {
         Metrics: {"registry": registry(node)},
@@ -69,7 +83,7 @@ def make_app(node: Node) -> Application:
             ),
             (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
-            (r"/((?:chat|console|dashboard|feed)/?)", Page, {"path": str(STATIC), "default_filename": "index.html"}),
+            Rule(PageFolder(), Page, {"path": str(STATIC), "default_filename": "index.html"}),
             (r"/docs/([\w-]+\.md)", DocsPage, {"path": str(DOCS)}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
         ],

@@ -75,9 +75,11 @@ class Metrics(BaseHandler):
 
 
 class Page(StaticFileHandler):
-    """A page of static/, with a strict Content-Security-Policy."""
+    """A page of static/, with a strict Content-Security-Policy. Nothing there is secret, so pages of other origins may
+    import the client from here."""
 
     def set_extra_headers(self, path: str) -> None:
+        self.set_header("Access-Control-Allow-Origin", "*")
         self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")

@@ -1,8 +1,8 @@
 """The typed configuration: defaults < file < environment < flags.
 
-Each section is a struct whose fields are the options; config.yaml is the same with a line of why for each. An unknown
-key is refused by name. Durations are written `30s`, `100ms`, `10m`, `2h`, `30d`, or as a number of seconds.
-A number of 0 means no limit.
+Each section is a struct whose fields are the options. What stands below an option is its description in
+docs/configuration.md, which `make docs` writes. An unknown key is refused by name. Durations are written `30s`,
+`100ms`, `10m`, `2h`, `30d`, or as a number of seconds. A number of 0 means no limit.
 """
 
 from __future__ import annotations
@@ -44,82 +44,150 @@ class Section(Struct, forbid_unknown_fields=True, kw_only=True):
 
 class Server(Section):
     host: str = "127.0.0.1"
+    """loopback until you say otherwise. A public address with guests needs `auth.public_guests`"""
     port: Port = 8888
+    """0: any that is free; the log says which"""
     data_dir: str = "data"
+    """where the embedded MongoDB keeps its data"""
     reuse_port: bool = False
+    """several instances on one port of one machine share its connections"""
     shutdown_timeout: Seconds = Seconds(30)
+    """how long accepted work and clients may take after SIGTERM"""
     trusted_proxies: list[str] = field(default_factory=list)
+    """addresses whose `X-Forwarded-For` is believed, to the letter (no ranges). Without it everybody behind a proxy
+    shares one `connections_per_ip`"""
     uvloop: bool = True
+    """the faster event loop, where it is installed"""
 
 
 class MongoDB(Section):
     uri: str = "embedded"
+    """or `mongodb://…` of a replica set (one node will do; a standalone server is refused)"""
     database: str = "waterspout"
+    """several Waterspouts may share a replica set, each with a database of its own"""
     publish_timeout: Seconds = Seconds(10)
+    """then a publish is answered `unavailable` or `outcome_unknown`"""
     dedupe_window: Seconds = Seconds(600)
+    """younger messages are never trimmed, so that a retry finds the first one"""
     trim_interval: Seconds = Seconds(60)
+    """how often retention is enforced on the channels written to; all channels are gone through once an hour"""
     shards: Annotated[int, Meta(ge=1, le=64)] = 2
+    """batches in flight at a time; a channel stays in one, so its order is kept. Up to 64"""
 
 
 class Redis(Section):
     url: str | None = None
+    """null: the memory broker, one instance. `redis://`, `rediss://`, `unix://`,
+    `redis+sentinel://host:port,host:port/service`, `redis+cluster://host:port`"""
     prefix: str = "waterspout"
+    """several Waterspouts may share a Redis. All instances of one must agree"""
     sharded: bool = False
+    """`SPUBLISH`/`SSUBSCRIBE`, for a Redis 7 cluster"""
     hmac_key: str | None = None
+    """signs what goes through Redis, for one that others can publish to. All instances must agree. It does not
+    encrypt"""
 
 
 class ApiKey(Section):
     sha256: str
+    """hex SHA-256 of the key, so that the configuration holds no key: `printf %s KEY | sha256sum`"""
     channels: dict[str, list[str]] = field(default_factory=dict)
+    """rights beyond the namespaces' rules: `{"chat:*": [publish, subscribe]}`"""
     admin: bool = False
+    """for operators: disconnecting, unsubscribing and revoking users, `/metrics`, `/v1/nodes`, `/v1/channels`, the
+    `$sys:` channels and the console. No right to other channels"""
 
 
 class Auth(Section):
     secret: str | None = None
+    """the shared key of JSON Web Tokens, 32 bytes at least. Null: such tokens are refused; guests, API keys and the
+    keys below remain"""
     previous_secret: str | None = None
+    """accepted as well, never signed with: the old secret, until the last token it has signed is expired"""
     public_key: str | None = None
+    """for tokens that others sign: a PEM (`-----BEGIN PUBLIC KEY-----`), as text or as the path of a file. May hold
+    several keys; all are accepted"""
     jwks_url: str | None = None
+    """where such keys are published (JSON Web Key Set). `https`, or `http` on loopback; redirects are not followed.
+    Fetched with the first token, every 5 minutes, and for a key id nobody knows (every 10 s at most). While the URL
+    is away, the keys last seen are used"""
     algorithms: list[str] = field(default_factory=lambda: ["HS256"])
+    """the only ones accepted, of HS256/384/512 (with `secret`) and RS256/384/512, PS256/384/512, ES256/384/512,
+    ES256K, EdDSA (with `public_key` or `jwks_url`). A key is only used with algorithms of its own kind"""
     issuer: str | None = None
+    """the `iss` a token must have, if set"""
     audience: str | None = None
+    """the `aud` a token must have, if set"""
     max_token_ttl: Seconds = Seconds(0)
+    """the longest that `exp` may be after `iat`, which tokens must have then. Revocations are kept for as long,
+    without it for ever"""
     guests: bool = True
+    """clients without a token are let in, as user null"""
     public_guests: bool = False
+    """the second word that is needed for guests on a public address"""
     accounts: bool = False
+    """accounts kept in MongoDB, at [`/v1/auth/…`](protocol.md). Tokens are signed with `auth.secret`; if that is null,
+    with one that is made at the first start and kept in MongoDB"""
     ticket_ttl: Seconds = Seconds(60)
+    """how long a [ticket](rest.md#tickets) opens an event stream"""
     api_keys: dict[str, ApiKey] = field(default_factory=dict)
+    """keys for back ends, by name; the name is the `user` of what they publish"""
 
 
 class Limits(Section):
     message_bytes: Count = 65536
+    """of a message's data, encoded as JSON. A WebSocket frame may have twice that. REST bodies end at 1 MiB in any
+    case"""
     document_bytes: Count = 1048576
+    """of a document's fields, encoded as JSON. REST bodies end at 1 MiB in any case, WebSocket frames at twice
+    `message_bytes`"""
     messages_per_second: Count = 50
+    """per WebSocket connection: publishes and history reads"""
     burst: Count = 100
+    """how many may be saved up"""
     channels_per_connection: Count = 128
+    """subscriptions of one WebSocket at a time"""
     presence_users: Count = 1000
+    """in a channel with more of them only their number is told: no names, no joins, no leaves. 0: names always"""
     queue_bytes: Count = 1048576
+    """waiting for one client; beyond it is served from the log, at its pace"""
     connections: Count = 10000
+    """WebSockets, event streams and waiting polls of one instance"""
     connections_per_user: Count = 20
+    """connections of one user to one instance; guests and API keys are not counted"""
     connections_per_ip: Count = 50
+    """of one address to one instance, likewise"""
     user_messages_per_second: Rate = 0.0
+    """the same of a user over all its connections to one instance, and over REST; of guests per address. API keys are
+    not counted"""
     user_burst: Count = 0
+    """0: a second's worth"""
     requests_per_second: Rate = 0.0
+    """REST requests of a user to one instance; of guests per address. API keys are not counted"""
     requests_burst: Count = 0
+    """0: a second's worth"""
 
 
 class Metrics(Section):
     host: str = "127.0.0.1"
+    """where `metrics.port` listens; whoever reaches it may read"""
     port: Port | None = None
+    """a port of its own for `/metrics`, `/healthz` and `/readyz`, without a key. Null: only on `server.port`, with an
+    API key that is `admin`"""
 
 
 class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """`debug`, `info`, `warning` or `error`"""
     format: Literal["text", "json"] | None = None
+    """`text` or `json`, also `--log-format`; null: text on a terminal, JSON otherwise"""
 
 
 class Retention(Section):
     size: Count = 10000
+    """how many messages (of a collection: changes) are retained to resume from; 0: no bound"""
     ttl: Seconds = Seconds(30 * 86400)
+    """for how long; whichever bound is reached first. 0: no bound"""
 
 
 class UserRate(Section):
@@ -129,37 +197,63 @@ class UserRate(Section):
 
 class Namespace(Section):
     durable: bool = True
+    """false: nothing is stored, nothing is promised"""
     history: Retention = field(default_factory=Retention)
     presence: bool = False
+    """who is there can be asked for. Costs a row per user and channel in the memory of every instance"""
     join_leave: bool = True
+    """with `presence`: subscribers are told who comes and goes. False: they have to ask"""
     ephemeral: bool = False
+    """durable channels: a publish may say `"ephemeral": true` and is passed on without being stored"""
     conflate: Seconds = Seconds(0)
+    """ephemeral messages: the newest per `tag` in each such interval. Refused for durable channels that allow none"""
     publish: Rule = "nobody"
+    """a rule, see below"""
     subscribe: Rule = "nobody"
+    """the same; it is also the right to history and resume"""
     rate: Rate | UserRate = 0.0
+    """messages a second that one user may publish in the namespace (to one instance; of guests: one address);
+    `{per_user: 5, burst: 20}` to choose the burst, which is a second's worth else. API keys are not counted"""
     hook: str | None = None
+    """one of `hooks`: asked before what the rule allows happens"""
 
 
 class Collection(Section):
     read: Rule = "nobody"
+    """who may read, list and watch: a [rule](#rules); `owner` is any user, where `owner` names a field"""
     write: Rule = "nobody"
+    """who may write, the same"""
     hook: str | None = None
+    """one of `hooks`: asked before a write (`action`: `write`, with `collection`, `op`, `document_id`, `document`,
+    which `data` in the answer replaces), and before documents are read or watched (`subscribe`)"""
     owner: str | None = None
+    """a field at top level: users see and write only the documents in which it is their name (or a list with their
+    name in it). Servers see all, guests none"""
     schema: dict[str, Any] | None = None
+    """a JSON Schema for the fields of a document, without `_id` and `_rev`. `$ref` may point inside it only. Writes
+    made directly to MongoDB are not checked"""
     indexes: list[str] = field(default_factory=list)
+    """indexes made at start, as fields with `-` for descending: `[status, "customer,-created"]`. Removed ones stay"""
     unique: list[str] = field(default_factory=list)
+    """unique indexes, among the documents that have the field"""
     history: Retention = field(default_factory=Retention)
 
 
 class Hook(Section):
     url: str | None = None
+    """asked with `POST`, or"""
     function: str | None = None
+    """`module:function`, imported at the start"""
     secret: str | None = None
+    """signs the requests; needed with a URL, 32 bytes at least"""
     timeout: Seconds = Seconds(1)
+    """for the whole answer"""
     on_failure: Literal["deny", "allow"] = "deny"
+    """`allow`: what cannot be asked about is accepted. Else it is refused with `unavailable`"""
     actions: list[Literal["publish", "subscribe", "write"]] = field(
         default_factory=lambda: ["publish", "subscribe", "write"]
     )
+    """what it is asked about"""
 
 
 class Config(Section):
@@ -171,9 +265,16 @@ class Config(Section):
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
     origins: list[str] = field(default_factory=list)
+    """browser origins that may open a WebSocket and use REST (CORS), besides the server's own; exact:
+    `https://app.example.com`"""
     namespaces: dict[str, Namespace] = field(default_factory=dict)
+    """what channels there are; `config.yaml` declares `chat`, `feed` and `dash`"""
     collections: dict[str, Collection] = field(default_factory=dict)
+    """live documents ([documents](documents.md)): MongoDB collections of these names, made at start. A name is
+    `[A-Za-z][A-Za-z0-9_-]*`, and none of the server's own (`messages`, `channels`, `meta`, `creations`, `accounts`,
+    `refresh_tokens`, `revocations`, `tickets`, `seen`). Needs MongoDB 6.0, for the images of changed documents"""
     hooks: dict[str, Hook] = field(default_factory=dict)
+    """your own rules, by name, see below"""
 
 
 def load(file: Path | None, environment: Mapping[str, str], flags: Iterable[tuple[str, Any]]) -> Config:

@@ -53,6 +53,38 @@ def problem(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, body["code"]
 
 
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_pages(url: str) -> None:
+    """A folder of static/ is a page: with a strict policy, and with scripts that other origins may import."""
+    async with client(url) as http:
+        for path in (
+            "/",
+            "/chat/",
+            "/console/",
+            "/dashboard/",
+            "/feed/",
+            "/docs",
+            "/chat/chat.js",
+            "/static/waterspout.js",
+        ):
+            page = await http.get(path)
+            assert page.status_code == 200, path
+            policy = page.headers["content-security-policy"]
+            assert "default-src 'none'" in policy, path
+            assert "unsafe" not in policy, path
+            assert page.headers["x-content-type-options"] == "nosniff"
+            assert page.headers["access-control-allow-origin"] == "*"
+        moved = await http.get("/chat")
+        assert (moved.status_code, moved.headers["location"]) == (301, "/chat/")
+        for path in ("/nothing", "/nothing/", "/waterspout/", "/common.css", "/%2e%2e/run.py", "/chat%00/"):
+            assert problem(await http.get(path)) == (404, "not_found"), path
+        for path in ("/chat/../../run.py", "/chat/%2e%2e/%2e%2e/run.py", "/static/..%2frun.py", "/chat/nothing.js"):
+            assert (await raw(url, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))[0] in (403, 404), path
+
+
 # --- methods ----------------------------------------------------------------------------------------------------------
 
 
