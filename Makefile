@@ -9,11 +9,12 @@ help:          ## this list
 
 setup: $(BIN)/.done  ## the virtual environment with the locked dependencies, test tools included
 
-$(BIN)/.done: requirements.lock
+$(BIN)/.done: requirements.lock clients/python/pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e clients/python
 	@$(BIN)/python -m server.preflight
 	@touch $@
 
