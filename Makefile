@@ -1,8 +1,10 @@
 # `make run` and `make test` do all the set-up on a machine with Python >= 3.11 and make.
 PYTHON ?= python3
-BIN := .venv/bin
+PYTHONS ?= python3.11 python3.12 python3.13
+VENV ?= .venv
+BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format chaos bench docs images lock clean
+.PHONY: help setup run test pythons check format chaos bench docs images lock clean
 
 help:          ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -12,7 +14,7 @@ setup: $(BIN)/.done  ## the virtual environment with the locked dependencies, te
 $(BIN)/.done: requirements.lock clients/python/pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e clients/python
 	@$(BIN)/python -m server.preflight
@@ -23,6 +25,12 @@ run: setup     ## the server on 127.0.0.1:8888, with an embedded MongoDB in data
 
 test: setup    ## the whole suite, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+pythons:       ## the suite on each of PYTHONS that is there, in a virtual environment of its own
+	@for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || { echo "$$python: not here"; continue; }; \
+		echo "Python $$version" && $(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON=$$python || exit 1; \
+	done
 
 check: setup   ## lint and types
 	$(BIN)/ruff check .
@@ -53,4 +61,4 @@ lock: setup    ## resolve pyproject.toml anew into requirements.lock
 		--no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache

@@ -63,7 +63,7 @@ class Events(Streaming):
     async def get(self, channel: str, query: EventsQuery, headers: LastEventId) -> None:
         """Server-sent events: `event` is a push's type, `data` the push, `id` the cursor behind it. An ephemeral
         channel has no ids."""
-        await self.stream({channel: headers.cursor or query.after}, query.last)
+        await self.stream({channel: headers.cursor or query.after or None}, query.last)
 
 
 class JoinedEvents(Streaming):

@@ -1,48 +1,54 @@
-"""The documentation is true: every option is described with its default, and what README.md, docs/protocol.md and
-docs/rest.md show works like that on a real server.
+"""The documentation is true: the options are those of the code, and whatever is shown works like that.
 
-Marked blocks are carried out: ```sh run, ```python run and ```js run in README.md; ```json run in docs/protocol.md and
-docs/documents.md (`→` is sent over one WebSocket, `←` must come back), ```http run there and in docs/rest.md (request,
-blank line, answer); in the Python client's README.md ```python run (its output behind `# →`) and ```sh run (`$`, a
-command, its output). `…` stands for anything.
+Every fenced block of a page says what it is, and is carried out: `sh run`, `python run` and `js run` by a reader who
+follows the page (tests/support/reader.py); `json run` over a WebSocket (`→` is sent, `⇒` by somebody else, `←` must
+come back); `http run` as requests (request, blank line, answer); `yaml run` is a configuration. The blocks of one page
+build on one another. `…` stands for anything. `text` is only to be looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from pymongo import MongoClient
 from tornado.websocket import websocket_connect
 
 from docs import generate
 from server import config
-from tests.support.processes import ROOT, Server
+from tests.support.client import make_token
+from tests.support.processes import ROOT, Mongod, Server
+from tests.support.reader import Reader, blocks
 
-README = ROOT / "README.md"
-PROTOCOL = ROOT / "docs" / "protocol.md"
-REST = ROOT / "docs" / "rest.md"
-CLIENTS = ROOT / "docs" / "clients.md"
-PYTHON_CLIENT = ROOT / "clients" / "python" / "README.md"
-DOCUMENTS = ROOT / "docs" / "documents.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
-ADDRESS = "127.0.0.1:8888"
+OPERATIONS = ROOT / "docs" / "operations.md"
+PAGES = sorted(ROOT / name for name in ("README.md", "CHANGELOG.md", "clients/python/README.md", "bench/README.md"))
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+FOLLOWED = ("sh run", "python run", "js run")
+PLAYED = ("json run", "http run")
+ELSEWHERE = {"json hook": CONFIGURATION, "js mongosh": OPERATIONS, "js browser": ROOT / "docs" / "rest.md"}
+"""Kinds with a test of their own; that of the last one is tests/browser/test_eventsource.py."""
 
-PAGES = sorted([README, PYTHON_CLIENT, ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+SECRET = "a secret of at least thirty-two bytes"
+KEYS = {
+    "shop": {"sha256": hashlib.sha256(b"the-key-of-the-shop").hexdigest()},
+    "operator": {"sha256": hashlib.sha256(b"the-key-of-the-operator").hexdigest(), "admin": True},
+}
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language} run\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+def with_blocks(*infos: str) -> pytest.MarkDecorator:
+    pages = [page for page in PAGES if blocks(page, *infos)]
+    return pytest.mark.parametrize("page", pages, ids=[str(page.relative_to(ROOT)) for page in pages])
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -72,127 +78,64 @@ def test_config_yaml_has_the_defaults_of_the_code() -> None:
 # --- the pages --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@every_page
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_source_files_that_are_named_exist(page: Path) -> None:
     named = re.findall(r"`((?:server|handlers|static|tests|docs)/[\w./-]+\.\w+)(?:::?\w+)?`", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@every_page
+def test_every_block_is_carried_out(page: Path) -> None:
+    """Or says that it is only to be looked at, and then it shows no command."""
+    kinds = {*FOLLOWED, *PLAYED, "yaml run", "text", *(info for info, there in ELSEWHERE.items() if there == page)}
+    command = re.compile(r"^(\$ |make |curl |pip |python|\.venv/|apt-get |git |node )", re.MULTILINE)
+    for block in blocks(page):
+        assert block.info in kinds, f"line {block.line}"
+        assert block.info != "text" or not command.search(block.text), f"line {block.line} is a command"
+
+
 # --- what is shown, works ---------------------------------------------------------------------------------------------
+
+
+@with_blocks(*FOLLOWED)
+def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
+    if shutil.which("curl") is None and "curl " in page.read_text():
+        pytest.skip("curl is not installed")
+    reader = Reader(tmp_path, {"auth.api_keys": KEYS})
+    try:
+        reader.follow(page)
+    finally:
+        reader.close()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    keys = {  # docs/protocol.md uses them
-        "shop": {"sha256": hashlib.sha256(b"the-key-of-the-shop").hexdigest()},
-        "operator": {"sha256": hashlib.sha256(b"the-key-of-the-operator").hexdigest(), "admin": True},
-    }
-    one = Server(tmp_path_factory.mktemp("docs"), settings={"auth.api_keys": keys})
+    settings = {"auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
+    one = Server(tmp_path_factory.mktemp("docs"), settings=settings)
     asyncio.run(one.start())
     yield one
     asyncio.run(one.__aexit__(None, None, None))
 
 
-def here(text: str, server: Server) -> str:
-    return text.replace(ADDRESS, f"127.0.0.1:{server.port}")
-
-
-def output_until(command: list[str], expected: str, within: float = 20.0, **options: Any) -> str:
-    """What a program prints, which may run for ever, up to a line with `expected` (`…` stands for anything) or its
-    end."""
-    last = re.compile(re.escape(expected).replace("…", ".*"))
-
-    async def run() -> str:
-        child = await asyncio.create_subprocess_exec(
-            *command, **{"cwd": ROOT, "env": with_client()} | options, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        assert child.stdout is not None
-        seen = b""
-        try:
-            async with asyncio.timeout(within):
-                while not last.search(seen.decode()) and (line := await child.stdout.readline()):
-                    seen += line
-        except TimeoutError:
-            pass
-        finally:
-            if child.returncode is None:
-                child.kill()
-            await child.communicate()
-        return seen.decode(errors="replace")
-
-    return asyncio.run(run())
-
-
-def with_client(**variables: str) -> dict[str, str]:
-    """The environment in which `python` is this one and finds the client."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(PYTHON_CLIENT.parent), **variables}
-
-
-def test_the_readme_has_something_to_run() -> None:
-    assert all(blocks(README, language) for language in ("sh", "python", "js"))
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_shell_commands_of_the_readme(server: Server) -> None:
-    for block in blocks(README, "sh"):
-        for command in here(block, server).replace("\\\n", " ").splitlines():
-            done = subprocess.run(
-                ["sh", "-c", command.replace("curl ", "curl --silent --show-error --fail ", 1)],
-                capture_output=True, text=True, timeout=30, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{command}\n{done.stderr}"
-            json.loads(done.stdout)
-
-
-def test_the_python_client_of_the_readme(server: Server) -> None:
-    for block in blocks(README, "python"):
-        seen = output_until([sys.executable, "-u", "-c", here(block, server)], "Hello from Python")
-        assert "Hello from Python" in seen, seen
-
-
-def test_the_python_examples_of_the_python_client(server: Server, tmp_path: Path) -> None:
-    for block in blocks(PYTHON_CLIENT, "python"):
-        expected = re.findall(r"^# → (.*)$", block, re.MULTILINE)
-        seen = output_until([sys.executable, "-u", "-c", here(block, server)], expected[-1], cwd=tmp_path)
-        assert seen.splitlines()[: len(expected)] == expected
-
-
-def test_the_command_line_of_the_python_client(server: Server) -> None:
-    environment = with_client(WATERSPOUT_URL=server.base)
-    for block in blocks(PYTHON_CLIENT, "sh"):
-        for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, *lines = shown.splitlines()
-            seen = output_until(["sh", "-c", f"exec {command}"], lines[-1], env=environment).splitlines()
-            assert len(seen) == len(lines)
-            for line, expected in zip(seen, lines, strict=True):
-                assert re.fullmatch(re.escape(expected).replace("…", ".*"), line), (command, line)
-
-
-def node() -> str | None:
-    program = shutil.which("node")
-    if program is None:
-        return None
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    return program if int(re.sub(r"^v(\d+)\..*", r"\1", version.strip()) or 0) >= 20 else None
-
-
-@pytest.mark.skipif(node() is None, reason="Node 20 or newer is not installed")
-@pytest.mark.parametrize("page", [README, CLIENTS], ids=lambda page: page.name)
-def test_the_javascript_client(server: Server, page: Path) -> None:
-    """A comment `// → …` says what is printed."""
-    for block in blocks(page, "js"):
-        said = re.search(r"^// → (.*)$", block, re.MULTILINE)
-        expected = said[1] if said else "Hello from JavaScript"
-        command = [str(node()), "--experimental-websocket", "--input-type=module", "-e", here(block, server)]
-        assert expected in output_until(command, expected), block
+VARYING = ("session", "node", "time", "expires")
 
 
 def alike(expected: Any, actual: Any) -> bool:
@@ -203,7 +146,7 @@ def alike(expected: Any, actual: Any) -> bool:
         return expected.partition(":")[2] == actual.partition(":")[2]
     if isinstance(expected, dict) and isinstance(actual, dict):
         return expected.keys() == actual.keys() and all(
-            name in ("session", "node", "time") or alike(value, actual[name]) for name, value in expected.items()
+            (name in VARYING and value is not None) or alike(value, actual[name]) for name, value in expected.items()
         )
     if isinstance(expected, list) and isinstance(actual, list):
         return len(expected) == len(actual) and all(map(alike, expected, actual))
@@ -211,68 +154,120 @@ def alike(expected: Any, actual: Any) -> bool:
 
 
 def statements(block: str) -> Iterator[tuple[str, str]]:
-    """(`→` or `←`, JSON); a statement goes on over indented lines."""
-    for statement in re.split(r"\n(?=[→←])", block.strip()):
+    """(`→`, `⇒` or `←`, JSON); a statement goes on over indented lines."""
+    for statement in re.split(r"\n(?=[→⇒←])", block.strip()):
         yield statement[0], " ".join(line.strip() for line in statement[1:].splitlines()).strip()
 
 
-def test_the_websocket_examples(server: Server) -> None:
-    async def play(block: str) -> None:
-        socket = await websocket_connect(server.ws)
-        received: list[Any] = []
-        try:
-            for arrow, text in statements(block):
-                if arrow == "→":
-                    await socket.write_message(text)
-                    continue
-                expected = json.loads(text)
-                async with asyncio.timeout(5):
-                    while not any(alike(expected, push) for push in received):
-                        message = await socket.read_message()
-                        assert message is not None, f"closed {socket.close_code} before {text}; got {received}"
-                        received.append(json.loads(message))
-                received.remove(next(push for push in received if alike(expected, push)))
-        except TimeoutError:
-            pytest.fail(f"{text} did not come; left: {received}")
-        finally:
-            socket.close()
-            while (message := await socket.read_message()) is not None:  # until the socket itself is closed
-                received.append(json.loads(message))
-        assert received == [], "more came than is shown"
-
-    for block in blocks(PROTOCOL, "json") + blocks(DOCUMENTS, "json"):  # in their order: they build on one another
-        asyncio.run(play(block))
-
-
-def test_the_rest_examples(server: Server) -> None:
-    async def play(block: str) -> None:
-        parts = block.strip().split("\n\n")
-        assert len(parts) % 2 == 0, "request, blank line, answer"
-        for request, answer in list(pairwise(parts))[::2]:
-            head, *lines = request.splitlines()
-            method, path = head.split()
-            headers = dict(line.split(": ", 1) for line in lines if re.match(r"[A-Z][\w-]+: ", line))
-            body = "".join(line.strip() for line in lines if not re.match(r"[A-Z][\w-]+: ", line))
-            status, *shown = answer.splitlines()
-            got = await server.request(method, path, body.encode() or None, headers=headers)
-            assert got.status == int(status), (request, got)
-            assert alike(json.loads("".join(line.strip() for line in shown)), got.body), (request, got.body)
-
-    for block in blocks(PROTOCOL, "http") + blocks(REST, "http") + blocks(DOCUMENTS, "http"):
-        asyncio.run(play(block))
+async def play_websocket(server: Server, block: str) -> None:
+    socket = await websocket_connect(server.ws)
+    other = await websocket_connect(server.ws)
+    received: list[Any] = []
+    try:
+        for arrow, text in statements(block):
+            text = text.replace("<ann's token>", make_token(SECRET, "ann", info={"name": "Ann"}))
+            if arrow != "←":
+                await (socket if arrow == "→" else other).write_message(text)
+                continue
+            expected = json.loads(text)
+            async with asyncio.timeout(5):
+                while not any(alike(expected, push) for push in received):
+                    message = await socket.read_message()
+                    assert message is not None, f"closed {socket.close_code} before {text}; got {received}"
+                    received.append(json.loads(message))
+            received.remove(next(push for push in received if alike(expected, push)))
+    except TimeoutError:
+        pytest.fail(f"{text} did not come; left: {received}")
+    finally:
+        other.close()
+        socket.close()
+        while (message := await socket.read_message()) is not None:  # until the socket itself is closed
+            received.append(json.loads(message))
+    assert received == [], "more came than is shown"
 
 
-def test_the_phone_of_the_rest_page(server: Server) -> None:
-    (block,) = blocks(REST, "python")
-    done = subprocess.run(
-        [sys.executable, "-c", here(block, server)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "before you came", "while you slept", "as it happens", "offset 4 a duplicate: True",
-    ]  # fmt: skip
+async def play_requests(server: Server, block: str) -> None:
+    parts = block.strip().split("\n\n")
+    assert len(parts) % 2 == 0, "request, blank line, answer"
+    for request, answer in list(pairwise(parts))[::2]:
+        head, *lines = request.splitlines()
+        method, path = head.split()
+        headers = dict(line.split(": ", 1) for line in lines if re.match(r"[A-Z][\w-]+: ", line))
+        body = "".join(line.strip() for line in lines if not re.match(r"[A-Z][\w-]+: ", line))
+        status, *shown = answer.splitlines()
+        got = await server.request(method, path, body.encode() or None, headers=headers)
+        assert got.status == int(status), (request, got)
+        assert alike(json.loads("".join(line.strip() for line in shown)), got.body), (request, got.body)
 
 
-def test_the_protocol_has_examples() -> None:
-    assert len(blocks(PROTOCOL, "json")) >= 5
-    assert len(blocks(PROTOCOL, "http")) >= 3
+@with_blocks(*PLAYED)
+def test_the_wire_is_as_shown(server: Server, page: Path) -> None:
+    for block in blocks(page, *PLAYED):
+        play = play_websocket if block.info == "json run" else play_requests
+        asyncio.run(play(server, block.text))
+
+
+@with_blocks("yaml run")
+def test_the_configurations_are_some(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "yaml run"):
+        file = tmp_path / "config.yaml"
+        file.write_text(block.text)
+        config.load(file, {}, [])
+
+
+def test_a_hook_is_asked_as_shown(tmp_path: Path) -> None:
+    """docs/configuration.md: the configuration, the question and its signature."""
+    (configuration,) = (block for block in blocks(CONFIGURATION, "yaml run") if "moderation" in block.text)
+    (question,) = blocks(CONFIGURATION, "json hook")
+    asked: list[tuple[dict[str, str], bytes]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        asked.append((headers, await reader.readexactly(int(headers["content-length"]))))
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async def run() -> None:
+        listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        file = tmp_path / "config.yaml"
+        file.write_text(configuration.text.replace(":9000/", f":{port}/"))
+        async with (
+            listener,
+            Server(tmp_path, settings={"auth.secret": SECRET}, arguments=("--config", str(file))) as one,
+        ):
+            token = make_token(SECRET, "ann")
+            path = "/v1/channels/chat:lobby/messages"
+            assert (await one.post(path, {"data": "hi"}, token=token)).status == 201
+
+    asyncio.run(run())
+    ((headers, body),) = asked
+    shown, actual = json.loads(question.text), json.loads(body)
+    assert shown.pop("claims").items() <= actual.pop("claims").items()
+    assert shown | {"key": actual["key"]} == actual
+    secret = yaml.safe_load(configuration.text)["hooks"]["moderation"]["secret"]
+    signed = f"{headers['waterspout-timestamp']}.".encode() + body
+    assert headers["waterspout-signature"] == "v1=" + hmac.new(secret.encode(), signed, "sha256").hexdigest()
+
+
+def test_a_restored_history_gets_another_epoch(tmp_path: Path) -> None:
+    """docs/operations.md, what to say to mongosh: old cursors find a gap, and all that there is behind it."""
+    (shown,) = blocks(OPERATIONS, "js mongosh")
+
+    async def run() -> None:
+        async with Mongod(tmp_path) as mongod, Server(tmp_path, mongod.uri) as one:
+            path = "/v1/channels/chat:lobby/messages"
+            cursor = (await one.post(path, {"data": "kept"})).body["cursor"]
+            await one.terminate()
+            with MongoClient(mongod.uri) as client:
+                for name, method, arguments in re.findall(r"^db\.(\w+)\.(\w+)\((.*)\)$", shown.text, re.MULTILINE):
+                    collection = client["waterspout"][name]
+                    update = {"updateMany": collection.update_many, "updateOne": collection.update_one}[method]
+                    update(*yaml.safe_load(f"[{arguments}]"))
+            await one.start()
+            page = (await one.get(f"{path}?after={cursor}")).body
+            assert page["gap"] == {"from": None, "to": None, "reason": "epoch"}
+            assert [message["data"] for message in page["messages"]] == ["kept"]
+
+    asyncio.run(run())

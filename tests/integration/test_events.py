@@ -75,7 +75,7 @@ async def test_an_event_is_a_push_with_its_cursor(node: Node, url: str) -> None:
 @pytest.mark.parametrize(
     ("query", "last_id", "expected"),
     [("?after={0}", None, [2, 3]), ("?after=0", None, [1, 2, 3]), ("?after=0", 1, [3]), ("?last=2", None, [2, 3]),
-     ("?last=2", 2, []), ("", None, [])],
+     ("?last=2", 2, []), ("?after=", None, []), ("", None, [])],
 )  # fmt: skip
 @pytest.mark.gen_test
 async def test_resume(node: Node, url: str, query: str, last_id: int | None, expected: list[int]) -> None:

@@ -87,6 +87,8 @@ class Process:
         self.name = name
         self.directory = directory
         self.log = directory / f"{name}.log"
+        self.root = ROOT
+        """Where it runs; of the server, the project that it is."""
         self._child: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -116,7 +118,7 @@ class Process:
         prefix = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
-                prefix + self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT
+                prefix + self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.root
             )
 
     @property
@@ -490,7 +492,7 @@ class Server(Process):
             flags += ["--redis-url", self.redis_url]
         for key, value in self.settings.items():
             flags += ["--set", f"{key}={json.dumps(value)}"]
-        return [sys.executable, str(ROOT / "run.py"), *flags, *self.arguments]
+        return [sys.executable, str(self.root / "run.py"), *flags, *self.arguments]
 
     async def wait_ready(self, within: float = 60.0) -> None:
         await self.wait_status("ready", within)

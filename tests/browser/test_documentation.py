@@ -1,0 +1,93 @@
+"""What the documentation says to a browser: the pages that a reader makes, and the snippets for pages of his own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.browser.conftest import SHOP
+from tests.browser.tabs import Browsing, NewTab, Tab, scenario
+from tests.support.processes import ROOT, Server
+from tests.support.reader import Block, Reader, blocks
+from tests.support.waiting import until
+
+
+async def lists(tab: Tab, *lines: str) -> None:
+    await until(lambda: _has(tab, lines), 20, f"{lines}")
+
+
+async def _has(tab: Tab, lines: tuple[str, ...]) -> bool:
+    return tuple(await tab.page.locator("li").all_inner_texts()) == lines
+
+
+async def _seen(tab: Tab, server: Server, path: str) -> bool:
+    """Publish until it is: nothing tells from outside when the stream is open."""
+    await server.post(path, {"data": "news"}, token=SHOP)
+    return bool(await tab.page.evaluate("seen.includes('news')"))
+
+
+def test_the_page_of_the_readme(browsing: Browsing, tmp_path: Path) -> None:
+    """Made as it says, open twice: what is published from the shell or in one tab is in both."""
+    reader = Reader(tmp_path, {})
+
+    async def look() -> None:
+        async with browsing.tabs(Tab) as new:
+            one, two = await new(), await new()
+            for tab in (one, two):
+                await tab.page.goto(f"{reader.base}/hello")
+                await lists(tab, "Hello from a shell")
+            await one.page.fill("#text", "Hello from a tab")
+            await one.page.keyboard.press("Enter")
+            for tab in (one, two):
+                await lists(tab, "Hello from a shell", "Hello from a tab")
+
+    try:
+        reader.follow(ROOT / "README.md")
+        browsing.run(look())
+    finally:
+        reader.close()
+
+
+def test_the_page_of_another_origin(browsing: Browsing, tmp_path: Path) -> None:
+    """Served by another web server, it imports the client from ours, and shows what the back end has published."""
+    reader = Reader(tmp_path, {})
+
+    async def look() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            await tab.page.goto(f"http://{reader.other}/")
+            await lists(tab, "Rain")
+
+    web = None
+    try:
+        reader.follow(ROOT / "docs" / "quick-start.md")
+        port = reader.other.rpartition(":")[2]
+        command = [sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1", "--directory", "elsewhere"]
+        web = subprocess.Popen(command, cwd=reader.home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        browsing.run(look())
+    finally:
+        if web is not None:
+            web.terminate()
+            web.communicate()
+        reader.close()
+
+
+@scenario(Tab)
+async def test_the_snippets_about_eventsource(new: NewTab[Tab], server: Server, artifacts: Path) -> None:
+    """docs/rest.md: one that anybody may open, and one with a ticket."""
+    plain, with_ticket = blocks(ROOT / "docs" / "rest.md", "js browser")
+    given = (
+        f"const seen = (window.seen = []), show = (push) => seen.push(push.data), token = {SHOP!r}; console.log = show;"
+    )
+
+    async def check(block: Block, channel: str, ending: str = "") -> None:
+        tab = await new()
+        await tab.page.goto(f"{server.base}/docs")
+        await tab.page.evaluate(f"() => {{ {given} {block.text} {ending} }}")
+        path = f"/v1/channels/{channel}/messages"
+
+        await until(lambda: _seen(tab, server, path), 20, channel)
+
+    await check(plain, "chat:lobby")
+    await check(with_ticket, "feed:news", "listen();")
