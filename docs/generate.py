@@ -45,7 +45,7 @@ def options(struct: type[msgspec.Struct] = config.Config, path: str = "") -> Ite
             continue
         yield Option(below, default(field), described.get(field.name, ""))
         members = typing.get_args(kind)
-        if typing.get_origin(kind) is dict and issubclass(members[1], msgspec.Struct):
+        if typing.get_origin(kind) is dict and isinstance(members[1], type) and issubclass(members[1], msgspec.Struct):
             yield from options(members[1], f"{below}.*")
 
 
