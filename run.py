@@ -194,7 +194,9 @@ def _banner(options: config.Config, node: Node, sockets: list[socket.socket]) ->
     port = sockets[0].getsockname()[1]
     host = f"[{options.server.host}]" if ":" in options.server.host else options.server.host
     if not logs.readable(options.log, sys.stderr):
-        logger.info("Waterspout %s, node %s, process %d, serves on %s:%d", __version__, node.id, os.getpid(), host, port)
+        logger.info(
+            "Waterspout %s, node %s, process %d, serves on %s:%d", __version__, node.id, os.getpid(), host, port
+        )
         return
     mongodb = f"embedded in {options.server.data_dir}/" if options.mongodb.uri == "embedded" else "external"
     lines = (

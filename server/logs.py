@@ -74,7 +74,8 @@ class JSONFormatter(logging.Formatter):
 
 
 class Repeats(logging.Filter):
-    """A client that is refused a thousand times a second must not fill the disk, or hide what else happens."""
+    """A client that is refused a thousand times a second must not fill the disk, or hide what else happens. Whoever
+    asks for `debug` gets everything."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,6 +83,8 @@ class Repeats(logging.Filter):
         """Kind of record → when its count began, and the count."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.DEBUG:
+            return True
         kind = record.name, str(record.msg)
         began, count = self._seen.get(kind, (record.created, 0))
         if record.created - began >= PER_SECONDS:

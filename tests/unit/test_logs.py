@@ -68,6 +68,11 @@ def test_repeats_are_counted() -> None:
     assert not hasattr(calm, "suppressed")
 
 
+def test_debug_shows_everything() -> None:
+    repeats = Repeats()
+    assert all(repeats.filter(record("200 GET /", levelno=logging.DEBUG)) for _ in range(10 * BURST))
+
+
 @pytest.mark.parametrize(("chosen", "expected"), [(None, False), ("json", False), ("text", True)])
 def test_json_where_nobody_reads(chosen: object, expected: bool) -> None:
     assert readable(Log(format=chosen), io.StringIO()) is expected  # type: ignore[arg-type]
