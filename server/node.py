@@ -47,7 +47,7 @@ from server.histogram import Histogram
 from server.hooks import Hooks
 from server.hub import Hub
 from server.limits import Buckets
-from server.log import Log, Receipt
+from server.log import TRIM_ALL_EVERY, Log, Receipt
 from server.messages import Message, Notice
 from server.mongodb import connect, mapped
 from server.permissions import Permissions, revocable
@@ -1120,18 +1120,26 @@ class Node:
             logger.warning("cannot compare with the log: %s", error.reason)
 
     async def _trim(self) -> None:
-        """Retention for what this node has written; once an hour, and after a start, for every channel."""
+        """Retention for what this node has written or has found too young; once an hour, and after a start, for every
+        channel."""
         if not self.opened:
             return
-        if not self._trimmed_all or self._now() - self._trimmed_all > 3600:
-            self.log.dirty.update(await self.log.channels())
+        due = self.log.trim_due
+        if not self._trimmed_all or self._now() - self._trimmed_all > TRIM_ALL_EVERY:
+            due.update(dict.fromkeys(await self.log.channels(), 0))
             self._trimmed_all = self._now()
-        for channel in tuple(self.log.dirty):
+        now = now_ms()
+        for channel in [channel for channel, when in due.items() if when <= now]:
+            del due[channel]  # what is appended meanwhile makes it due again
             kind, _, rest = channel.partition(":")
             declared = self.config.collections.get(rest) if kind == DOCUMENTS else self.config.namespaces.get(kind)
-            if declared is not None:
+            if declared is None:
+                continue
+            try:
                 await self.log.trim(channel, declared.history)
-            self.log.dirty.discard(channel)
+            except BaseException:
+                due[channel] = 0
+                raise
 
     async def _forever(self, step: Callable[[], Any], pause: Callable[[], float]) -> None:
         while pause():  # 0: never
