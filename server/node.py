@@ -602,7 +602,7 @@ class Node:
         if after.epoch != head.epoch:
             gone = (await self.log.read(stream.channel, 0, head.offset)).gap
             start = Position(head.epoch, gone[1] if gone else 0)
-            return start, gap_push(channel, head.epoch, None, None, "epoch")
+            return start, gap_push(channel, head.epoch, None, None, "epoch") | {"cursor": str(start)}
         if after.offset < head.offset:
             page = await self.log.read(stream.channel, after.offset, head.offset)
             if page.gap is not None:

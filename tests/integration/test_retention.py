@@ -285,6 +285,18 @@ async def test_resuming_from_below_the_floor(node: Node, url: str, after: int) -
 
 
 @pytest.mark.gen_test
+async def test_resuming_in_another_history(node: Node, url: str) -> None:
+    """Behind the gap of another history stands what is retained: whoever resumes there has not missed anything more."""
+    await filled(node, 10)
+    await node.log.trim(CHANNEL, KEEP_3)
+    async with Client(url) as client:
+        subscription = await client.subscribe(CHANNEL, after="another:5")
+        gap = await subscription.next()
+        assert (gap["type"], gap["reason"]) == ("gap", "epoch")
+        assert gap["cursor"] == subscription.reply["cursor"] == cursor(node, 7)
+
+
+@pytest.mark.gen_test
 async def test_resuming_at_the_floor(node: Node, url: str) -> None:
     """Whoever has seen everything up to the floor has missed nothing."""
     await filled(node, 10)
