@@ -135,6 +135,9 @@ BAD = [
     ('{"type": "history", "id": 1, "channel": "chat:x", "limit": 1001}', "bad_request"),
     ('{"type": "unsubscribe", "id": 1, "channel": "chat:x"}', "bad_request"),
     (f'{{"type": "publish", "id": 1, "channel": "chat:x", "data": "{"x" * 65536}"}}', "too_large"),
+    ('{"type": "publish", "id": 1, "channel": "chat:x", "data": 9223372036854775808}', "bad_request"),
+    ('{"type": "publish", "id": 1, "channel": "chat:x", "data": "\\ud83d"}', "bad_request"),
+    (f'{{"data": {"[" * 40}{"]" * 40}, "type": "publish", "id": 1, "channel": "chat:x"}}', "bad_request"),
     (b"\x80", "bad_request"),
 ]
 
