@@ -24,6 +24,7 @@ from server.rules import Rule, problem
 ENVIRONMENT_PREFIX: Final = "WATERSPOUT__"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_DATABASE: Final = re.compile(r'[^/\\. "$\0]{1,63}')
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _COLLECTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELD: Final = re.compile(r"[^$._\0][^.\0]*")
@@ -295,6 +296,8 @@ def _check(config: Config) -> None:
             f"server.host {config.server.host} is public while auth.guests lets anybody in; "
             "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
         )
+    if not _DATABASE.fullmatch(config.mongodb.database):
+        raise StartError('configuration: mongodb.database: 1 to 63 characters, none of them / \\ . $ " or a space')
     for name, collection in config.collections.items():
         _check_collection(name, collection)
     for name, api_key in auth.api_keys.items():
