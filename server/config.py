@@ -31,6 +31,9 @@ _FIELD: Final = re.compile(r"[^$._\0][^.\0]*")
 _PATH: Final = re.compile(r"-?[^$.,\0-][^$,\0]*")
 
 Count = Annotated[int, Meta(ge=0)]
+MAX_STORED: Final = 15 << 20
+"""Bytes of JSON that are sure to fit into a document of MongoDB (16 MiB), whatever is stored with them."""
+Stored = Annotated[int, Meta(ge=0, le=MAX_STORED)]
 Rate = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -92,8 +95,8 @@ class Auth(Section):
 
 
 class Limits(Section):
-    message_bytes: Count = 65536
-    document_bytes: Count = 1048576
+    message_bytes: Stored = 65536
+    document_bytes: Stored = 1048576
     messages_per_second: Count = 50
     burst: Count = 100
     channels_per_connection: Count = 128

@@ -40,7 +40,7 @@ from server.channels import (
 )
 from server.clock import now_ms
 from server.codec import JSON
-from server.config import Collection, Config, Namespace, UserRate
+from server.config import MAX_STORED, Collection, Config, Namespace, UserRate
 from server.documents import Documents, Written
 from server.errors import DISCONNECTED, REVOKED, SHUT_OUT, SHUTDOWN, Disconnect, Error, bad_request
 from server.histogram import Histogram
@@ -154,7 +154,9 @@ class Node:
         }
         self.users: dict[str, set[Client]] = {}
         """The sessions of each user; those of API keys are not among them."""
-        self.documents = Documents(self._database, config.collections, config.mongodb, config.limits.document_bytes)
+        self.documents = Documents(
+            self._database, config.collections, config.mongodb, limits.document_bytes or MAX_STORED
+        )
         self.tailer = Tailer(self._database, config.collections, self.log, node=self.id, prepare=self.documents.prepare)
         self.clients: set[Client] = set()
         self.addresses: dict[str, int] = {}
@@ -493,9 +495,9 @@ class Node:
         return None if receipt is None else await receipt
 
     def _size(self, data: Any) -> int:
-        limit = self.config.limits.message_bytes
+        limit = self.config.limits.message_bytes or MAX_STORED
         size = len(JSON.encode(data))
-        if limit and size > limit:
+        if size > limit:
             raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
         return size
 

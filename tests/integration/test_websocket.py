@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+from server.config import MAX_STORED
 from server.node import Node
-from tests.support.client import Client
+from tests.support.client import Client, Refused
 
 
 @pytest.fixture
@@ -153,6 +154,20 @@ async def test_bad_input_gets_an_error_and_keeps_the_connection(url: str, frame:
     else:
         assert "id" not in error
     assert pong == {"type": "reply", "id": 2}
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_without_a_limit_there_is_mongodbs(node: Node, url: str) -> None:
+    """What no document of MongoDB can hold is `too_large`; what just fits is stored and read again."""
+    node.config.limits.message_bytes = node.config.limits.queue_bytes = 0
+    async with Client(url) as client:
+        await client.publish("chat:x", "x" * (MAX_STORED - 2))
+        for size in (MAX_STORED - 1, MAX_STORED + (2 << 20)):
+            with pytest.raises(Refused) as refused:
+                await client.publish("chat:x", "x" * size)
+            assert refused.value.code == "too_large"
+    (message,) = (await node.log.read("chat:x", 0, 1)).messages
+    assert len(message.data) == MAX_STORED - 2
 
 
 @pytest.mark.gen_test
