@@ -270,6 +270,11 @@ class Log:
         if lane.head is not None and lane.head.epoch == position.epoch and position.offset > lane.head.offset:
             lane.head = position
 
+    def known_head(self, channel: str) -> Position | None:
+        """What this node has last had acknowledged or heard of; None if it has not written to the channel lately."""
+        lane = self._shard(channel).lanes.get(channel)
+        return None if lane is None else lane.head
+
     def contend(self, channel: str, node: str) -> None:
         """`node` cannot get its messages in: from now on, take turns with it."""
         lane = self._shard(channel).lanes.get(channel)

@@ -77,7 +77,7 @@ LINGER: Final = 1.0
 RATE_OVER: Final = 5
 """Ticks over which a channel's rate is reckoned."""
 ANSWER_WITHIN: Final = 1.0
-"""Seconds the other nodes have to answer a question."""
+"""Seconds the other nodes have to answer a question, and the broker or the log to bring what was acknowledged here."""
 
 
 class Client(Protocol):
@@ -586,6 +586,14 @@ class Node:
         sequencer = stream.sequencer
         assert sequencer is not None
         head = sequencer.position
+        known = self.log.known_head(stream.channel)
+        if known is not None and known.epoch == head.epoch and known.offset > head.offset:
+            # Acknowledged here, and not back through the broker yet: it is not news to who has been told of it.
+            sequencer.reach(known)
+            with contextlib.suppress(TimeoutError):  # MongoDB is away as well
+                async with asyncio.timeout(ANSWER_WITHIN):
+                    await sequencer.reached(known.offset)
+            head = sequencer.position
         if after is None:
             if not last:
                 return head, None

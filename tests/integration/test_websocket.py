@@ -156,6 +156,23 @@ async def test_bad_input_gets_an_error_and_keeps_the_connection(url: str, frame:
     assert pong == {"type": "reply", "id": 2}
 
 
+@pytest.mark.gen_test
+async def test_what_was_acknowledged_before_is_not_from_now_on(
+    node: Node, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever subscribes after a publish was acknowledged stands behind it, though the broker has not brought it."""
+    async with Client(url) as client, Client(url) as other:
+        mine = await client.subscribe("chat:x")
+        monkeypatch.setattr(node.broker, "publish", lambda messages: None)
+        receipt = await client.publish("chat:x", "before")
+        subscription = await other.subscribe("chat:x")
+        assert subscription.reply["cursor"] == subscription.reply["head"] == receipt["cursor"]
+        monkeypatch.undo()
+        await client.publish("chat:x", "after")
+        assert (await subscription.message())["data"] == "after"
+        assert [message["data"] for message in await mine.messages(2)] == ["before", "after"]
+
+
 @pytest.mark.gen_test(timeout=60)
 async def test_without_a_limit_there_is_mongodbs(node: Node, url: str) -> None:
     """What no document of MongoDB can hold is `too_large`; what just fits is stored and read again."""
