@@ -74,7 +74,7 @@ def _read(handler: Any, source: str, kind: type[msgspec.Struct]) -> Any:
     for field in fields_of(kind):
         name = field.encode_name
         if source == "headers":
-            given = handler.request.headers.get(name)
+            given = _utf8(handler.request.headers.get(name))
         elif is_list(field.type):
             given = handler.get_query_arguments(name) or None
         else:
@@ -82,3 +82,11 @@ def _read(handler: Any, source: str, kind: type[msgspec.Struct]) -> Any:
         if given is not None:
             values[name] = given
     return convert(values, kind, strict=False)
+
+
+def _utf8(header: str | None) -> str | None:
+    """Tornado reads headers as Latin-1, clients send UTF-8: a key has to be the same as in a body."""
+    try:
+        return header and header.encode("latin1").decode()
+    except UnicodeError:
+        return header

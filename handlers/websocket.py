@@ -17,6 +17,7 @@ from tornado.websocket import WebSocketProtocol13
 from handlers.base import BaseHandler
 from handlers.sockets import Socket, adopt
 from server.codec import CODECS, JSON, Codec
+from server.config import MAX_STORED
 from server.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.frames import CLOSE, PING, PONG, Parser, close_frame
 from server.node import Node
@@ -24,9 +25,6 @@ from server.principals import Principal
 from server.session import Session
 
 logger = logging.getLogger(__name__)
-
-MAX_FRAME = 32 << 20
-"""Where message_bytes is 0 (no limit)."""
 
 
 class WebSocketHandler(BaseHandler):
@@ -88,8 +86,7 @@ class WebSocket(Socket):
         self, node: Node, codec: Codec, principal: Principal | None, address: str, origin: str | None, greeting: bytes
     ) -> None:
         super().__init__(node, address)
-        limit = node.config.limits.message_bytes
-        self._parser = Parser(2 * limit if limit else MAX_FRAME)
+        self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED))
         self._session: Session
         # The session wants the transport's own `write`; it is made when that exists.
         self._opening = (codec, principal, origin and sys.intern(origin), greeting)

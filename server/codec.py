@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgpack
 import msgspec
@@ -230,3 +230,26 @@ def _encode_msgpack(value: Any) -> bytes:
 JSON: Final = Codec("waterspout.json", "application/json", TEXT, _json_encode, _decode_json)
 MSGPACK: Final = Codec("waterspout.msgpack", "application/msgpack", BINARY, _encode_msgpack, _decode_msgpack)
 CODECS: Final = {codec.name: codec for codec in (JSON, MSGPACK)}
+
+
+# --- the id of what is refused ----------------------------------------------------------------------------------------
+
+
+class _Identified(msgspec.Struct):
+    id: Annotated[int, msgspec.Meta(ge=_INT64[0], le=_INT64[-1])] | None = None
+
+
+_ID_READERS: Final = {
+    TEXT: msgspec.json.Decoder(_Identified).decode, BINARY: msgspec.msgpack.Decoder(_Identified).decode
+}  # fmt: skip
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def id_of(opcode: int, raw: bytes) -> int | None:
+    """The `id` of what may break any other rule, so that even its error can be told apart. Builds nothing else."""
+    if opcode == TEXT:  # msgspec does not read past half an emoji, which is what clients send most that is wrong
+        raw = _SURROGATE.sub(rb"\\u0020", raw)
+    try:
+        return _ID_READERS[opcode](raw).id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

@@ -24,12 +24,16 @@ from server.rules import Rule, problem
 ENVIRONMENT_PREFIX: Final = "WATERSPOUT__"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_DATABASE: Final = re.compile(r'[^/\\. "$\0]{1,63}')
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _COLLECTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELD: Final = re.compile(r"[^$._\0][^.\0]*")
 _PATH: Final = re.compile(r"-?[^$.,\0-][^$,\0]*")
 
 Count = Annotated[int, Meta(ge=0)]
+MAX_STORED: Final = 15 << 20
+"""Bytes of JSON that are sure to fit into a document of MongoDB (16 MiB), whatever is stored with them."""
+Stored = Annotated[int, Meta(ge=0, le=MAX_STORED)]
 Rate = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -70,7 +74,8 @@ class MongoDB(Section):
     dedupe_window: Seconds = Seconds(600)
     """younger messages are never trimmed, so that a retry finds the first one"""
     trim_interval: Seconds = Seconds(60)
-    """how often retention is enforced on the channels written to; all channels are gone through once an hour"""
+    """how often retention is enforced on the channels written to, and again when what was too young no longer is; all
+    channels are gone through once an hour"""
     shards: Annotated[int, Meta(ge=1, le=64)] = 2
     """batches in flight at a time; a channel stays in one, so its order is kept. Up to 64"""
 
@@ -135,12 +140,12 @@ class Auth(Section):
 
 
 class Limits(Section):
-    message_bytes: Count = 65536
-    """of a message's data, encoded as JSON. A WebSocket frame may have twice that. REST bodies end at 1 MiB in any
-    case"""
-    document_bytes: Count = 1048576
-    """of a document's fields, encoded as JSON. REST bodies end at 1 MiB in any case, WebSocket frames at twice
-    `message_bytes`"""
+    message_bytes: Stored = 65536
+    """of a message's data, encoded as JSON; 15 MiB at most, and that is what 0 means. A WebSocket frame may have twice
+    that. REST bodies end at 1 MiB in any case"""
+    document_bytes: Stored = 1048576
+    """of a document's fields, encoded as JSON; 15 MiB at most, and that is what 0 means. REST bodies end at 1 MiB in
+    any case, WebSocket frames at twice `message_bytes`"""
     messages_per_second: Count = 50
     """per WebSocket connection: publishes and history reads"""
     burst: Count = 100
@@ -396,6 +401,8 @@ def _check(config: Config) -> None:
             f"server.host {config.server.host} is public while auth.guests lets anybody in; "
             "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
         )
+    if not _DATABASE.fullmatch(config.mongodb.database):
+        raise StartError('configuration: mongodb.database: 1 to 63 characters, none of them / \\ . $ " or a space')
     for name, collection in config.collections.items():
         _check_collection(name, collection)
     for name, api_key in auth.api_keys.items():

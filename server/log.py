@@ -168,8 +168,8 @@ class Log:
         self.conflicts = 0
         self.publish_seconds = Histogram(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
         self.batch_messages = Histogram(1, 2, 5, 10, 20, 50, 100, 200, 500)
-        self.dirty: set[str] = set()
-        """Channels appended to since the set was last emptied (by the trimmer)."""
+        self.trim_due: dict[str, int] = {}
+        """Channel → when the trimmer has to look at it, in ms since 1970."""
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -270,6 +270,11 @@ class Log:
         if lane.head is not None and lane.head.epoch == position.epoch and position.offset > lane.head.offset:
             lane.head = position
 
+    def known_head(self, channel: str) -> Position | None:
+        """What this node has last had acknowledged or heard of; None if it has not written to the channel lately."""
+        lane = self._shard(channel).lanes.get(channel)
+        return None if lane is None else lane.head
+
     def contend(self, channel: str, node: str) -> None:
         """`node` cannot get its messages in: from now on, take turns with it."""
         lane = self._shard(channel).lanes.get(channel)
@@ -369,7 +374,7 @@ class Log:
             raise Conflict(brief(error)) from error
         if reply.get("writeConcernError") or reply.get("writeErrors"):
             raise Conflict("another node was faster, or the write was not confirmed")
-        self.dirty.add(channel)
+        self.trim_due[channel] = 0
         self._on_commit(messages)
         return Tail(messages[-1].position, changes[-1].token)
 
@@ -513,6 +518,7 @@ class Log:
 
         May stop anywhere and be done again, by several nodes at once. Never takes messages younger than the dedupe
         window, and leaves the last message in place (hidden, if it is at the floor), so that offsets never restart.
+        Notes when the next message will be old enough, if that is sooner than the round through all channels.
         """
         with mapped():
             head = (await self._heads([channel]))[channel].offset
@@ -530,6 +536,15 @@ class Log:
             if floor:
                 last = min(floor, head - 1)
                 await self._messages.delete_many({"_id": {"$gt": _id(channel, 0), "$lte": _id(channel, last)}})
+            oldest = await self._messages.find_one(
+                {"_id": {"$gt": _id(channel, floor), "$lte": _id(channel, head)}}, {"t": 1}, sort=[("_id", ASCENDING)]
+            )
+        too_many = retention.size and head - floor > retention.size
+        if oldest and (too_many or retention.ttl):
+            kept = self._options.dedupe_window if too_many else max(retention.ttl, self._options.dedupe_window)
+            due = oldest["t"] + int(kept * 1000) + 1
+            if due < now_ms() + TRIM_ALL_EVERY * 1000:
+                self.trim_due.setdefault(channel, due)
         return floor
 
     async def _last_older_than(self, channel: str, floor: int, head: int, seconds: float) -> int:
@@ -549,6 +564,8 @@ class Log:
             return [row["_id"] async for row in rows]
 
 
+TRIM_ALL_EVERY: Final = 3600
+"""Seconds between rounds of the trimmer through every channel."""
 CONTENDED_SECONDS: Final = 2.0
 """How long nodes take turns after the last sign of a conflict."""
 TURN: Final = 0.05
@@ -807,7 +824,7 @@ class _Shard:
         lane.head = Position(epoch, max(offset, lane.head.offset))
         lane.failures = 0
         lane.appended_at = now
-        self._log.dirty.add(lane.channel)
+        self._log.trim_due[lane.channel] = 0
         self._log._on_commit(messages)
         self._trim_lanes()
 

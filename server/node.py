@@ -40,14 +40,14 @@ from server.channels import (
 )
 from server.clock import now_ms
 from server.codec import JSON
-from server.config import Collection, Config, Namespace, UserRate
+from server.config import MAX_STORED, Collection, Config, Namespace, UserRate
 from server.documents import Documents, Written
 from server.errors import DISCONNECTED, REVOKED, SHUT_OUT, SHUTDOWN, Disconnect, Error, bad_request
 from server.histogram import Histogram
 from server.hooks import Hooks
 from server.hub import Hub
 from server.limits import Buckets
-from server.log import Log, Receipt
+from server.log import TRIM_ALL_EVERY, Log, Receipt
 from server.messages import Message, Notice
 from server.mongodb import connect, mapped
 from server.permissions import Permissions, revocable
@@ -77,7 +77,7 @@ LINGER: Final = 1.0
 RATE_OVER: Final = 5
 """Ticks over which a channel's rate is reckoned."""
 ANSWER_WITHIN: Final = 1.0
-"""Seconds the other nodes have to answer a question."""
+"""Seconds the other nodes have to answer a question, and the broker or the log to bring what was acknowledged here."""
 
 
 class Client(Protocol):
@@ -154,7 +154,9 @@ class Node:
         }
         self.users: dict[str, set[Client]] = {}
         """The sessions of each user; those of API keys are not among them."""
-        self.documents = Documents(self._database, config.collections, config.mongodb, config.limits.document_bytes)
+        self.documents = Documents(
+            self._database, config.collections, config.mongodb, limits.document_bytes or MAX_STORED
+        )
         self.tailer = Tailer(self._database, config.collections, self.log, node=self.id, prepare=self.documents.prepare)
         self.clients: set[Client] = set()
         self.addresses: dict[str, int] = {}
@@ -493,9 +495,9 @@ class Node:
         return None if receipt is None else await receipt
 
     def _size(self, data: Any) -> int:
-        limit = self.config.limits.message_bytes
+        limit = self.config.limits.message_bytes or MAX_STORED
         size = len(JSON.encode(data))
-        if limit and size > limit:
+        if size > limit:
             raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
         return size
 
@@ -584,6 +586,14 @@ class Node:
         sequencer = stream.sequencer
         assert sequencer is not None
         head = sequencer.position
+        known = self.log.known_head(stream.channel)
+        if known is not None and known.epoch == head.epoch and known.offset > head.offset:
+            # Acknowledged here, and not back through the broker yet: it is not news to who has been told of it.
+            sequencer.reach(known)
+            with contextlib.suppress(TimeoutError):  # MongoDB is away as well
+                async with asyncio.timeout(ANSWER_WITHIN):
+                    await sequencer.reached(known.offset)
+            head = sequencer.position
         if after is None:
             if not last:
                 return head, None
@@ -602,7 +612,7 @@ class Node:
         if after.epoch != head.epoch:
             gone = (await self.log.read(stream.channel, 0, head.offset)).gap
             start = Position(head.epoch, gone[1] if gone else 0)
-            return start, gap_push(channel, head.epoch, None, None, "epoch")
+            return start, gap_push(channel, head.epoch, None, None, "epoch") | {"cursor": str(start)}
         if after.offset < head.offset:
             page = await self.log.read(stream.channel, after.offset, head.offset)
             if page.gap is not None:
@@ -1120,18 +1130,26 @@ class Node:
             logger.warning("cannot compare with the log: %s", error.reason)
 
     async def _trim(self) -> None:
-        """Retention for what this node has written; once an hour, and after a start, for every channel."""
+        """Retention for what this node has written or has found too young; once an hour, and after a start, for every
+        channel."""
         if not self.opened:
             return
-        if not self._trimmed_all or self._now() - self._trimmed_all > 3600:
-            self.log.dirty.update(await self.log.channels())
+        due = self.log.trim_due
+        if not self._trimmed_all or self._now() - self._trimmed_all > TRIM_ALL_EVERY:
+            due.update(dict.fromkeys(await self.log.channels(), 0))
             self._trimmed_all = self._now()
-        for channel in tuple(self.log.dirty):
+        now = now_ms()
+        for channel in [channel for channel, when in due.items() if when <= now]:
+            del due[channel]  # what is appended meanwhile makes it due again
             kind, _, rest = channel.partition(":")
             declared = self.config.collections.get(rest) if kind == DOCUMENTS else self.config.namespaces.get(kind)
-            if declared is not None:
+            if declared is None:
+                continue
+            try:
                 await self.log.trim(channel, declared.history)
-            self.log.dirty.discard(channel)
+            except BaseException:
+                due[channel] = 0
+                raise
 
     async def _forever(self, step: Callable[[], Any], pause: Callable[[], float]) -> None:
         while pause():  # 0: never

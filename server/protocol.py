@@ -183,12 +183,6 @@ def _readable(message: str) -> str:
     return f"{field}: {text[:1].lower()}{text[1:]}" if field else text
 
 
-def id_of(value: Any) -> int | None:
-    """The id of what may not be a valid command, so that even its error can be told apart."""
-    identifier = value.get("id") if isinstance(value, dict) else None
-    return identifier if type(identifier) is int else None
-
-
 # --- what the server sends --------------------------------------------------------------------------------------------
 
 

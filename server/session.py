@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from server.codec import Codec
+from server.codec import Codec, id_of
 from server.errors import NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
 from server.frames import BINARY, PING_FRAME, PONG, TEXT, close_frame, frame
 from server.limits import TokenBucket
@@ -36,7 +36,6 @@ from server.protocol import (
     Subscribe,
     Unsubscribe,
     error_push,
-    id_of,
     parse_command,
     reply,
 )
@@ -96,18 +95,16 @@ class Session(Outbox):
     def receive(self, opcode: int, payload: bytes) -> None:
         """One message of the client. Never raises."""
         self._pong_due = 0.0
-        value: Any = None
         try:
             if opcode != self.codec.opcode:
                 kinds = {TEXT: "text", BINARY: "binary"}
                 raise bad_request(f"{self.codec.name} uses {kinds[self.codec.opcode]} frames")
-            value = self.codec.decode(payload)
-            command = parse_command(value)
+            command = parse_command(self.codec.decode(payload))
         except Error as error:
-            self._refuse(id_of(value), error)
+            self._refuse(id_of(opcode, payload), error)
             return
         except Exception:
-            self._failed(id_of(value))
+            self._failed(id_of(opcode, payload))
             return
         if self._held is not None:
             self._held.append(command)

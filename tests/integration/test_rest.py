@@ -76,6 +76,16 @@ async def test_history_pages_both_ways(http_client: AsyncHTTPClient, base_url: s
 
 
 @pytest.mark.gen_test
+async def test_a_key_is_the_same_in_a_header_and_in_a_body(http_client: AsyncHTTPClient, base_url: str) -> None:
+    """What a client sends as UTF-8 in the header is the key that it would have been in the body."""
+    url = base_url + MESSAGES
+    sent = "für 5 €".encode().decode("latin1")  # as Tornado's client wants it
+    assert (await call(http_client, url, {"data": 1}, headers={"Idempotency-Key": sent}))[0] == 201
+    status, receipt = await call(http_client, url, {"data": 1, "key": "für 5 €"})
+    assert (status, receipt["key"], receipt["duplicate"]) == (200, "für 5 €", True)
+
+
+@pytest.mark.gen_test
 async def test_an_empty_channel_has_a_cursor_that_stays_good(http_client: AsyncHTTPClient, base_url: str) -> None:
     """Reading creates nothing, and what is published later comes after that cursor."""
     url = base_url + "/v1/channels/chat:empty/messages"

@@ -219,6 +219,23 @@ async def test_the_nodes_own_trimmer(node: Node) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("keep", [KEEP_3, Retention(size=0, ttl=Seconds(4 * WINDOW))], ids=["size", "ttl"])
+async def test_a_quiet_channel_is_trimmed_when_it_is_old_enough(node: Node, keep: Retention) -> None:
+    """What the dedupe window or the ttl has spared goes once it is older, without new traffic on its channel."""
+    node.config.namespaces["chat"].history = keep
+    node.config.mongodb.dedupe_window = Seconds(4 * WINDOW)
+    await node._trim()  # the round through every channel after a start
+    await append(node, *range(1, 11))
+    await node._trim()
+
+    async def trimmed() -> bool:
+        await node._trim()
+        return await floor(node) >= 7
+
+    await until(trimmed, 10, "trimming")
+
+
+@pytest.mark.gen_test
 async def test_what_was_too_young_is_trimmed_by_the_hourly_round(node: Node) -> None:
     """Messages that were spared because of the dedupe window go later, without new traffic on their channel."""
     node.config.namespaces["chat"].history = KEEP_3
@@ -265,6 +282,18 @@ async def test_resuming_from_below_the_floor(node: Node, url: str, after: int) -
         await client.publish(CHANNEL, 11)
         assert [push["data"] for push in await subscription.messages(4)] == [8, 9, 10, 11]
         assert not subscription.waiting()
+
+
+@pytest.mark.gen_test
+async def test_resuming_in_another_history(node: Node, url: str) -> None:
+    """Behind the gap of another history stands what is retained: whoever resumes there has not missed anything more."""
+    await filled(node, 10)
+    await node.log.trim(CHANNEL, KEEP_3)
+    async with Client(url) as client:
+        subscription = await client.subscribe(CHANNEL, after="another:5")
+        gap = await subscription.next()
+        assert (gap["type"], gap["reason"]) == ("gap", "epoch")
+        assert gap["cursor"] == subscription.reply["cursor"] == cursor(node, 7)
 
 
 @pytest.mark.gen_test

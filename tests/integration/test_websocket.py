@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+from server.config import MAX_STORED
 from server.node import Node
-from tests.support.client import Client
+from tests.support.client import Client, Refused
 
 
 @pytest.fixture
@@ -135,6 +136,9 @@ BAD = [
     ('{"type": "history", "id": 1, "channel": "chat:x", "limit": 1001}', "bad_request"),
     ('{"type": "unsubscribe", "id": 1, "channel": "chat:x"}', "bad_request"),
     (f'{{"type": "publish", "id": 1, "channel": "chat:x", "data": "{"x" * 65536}"}}', "too_large"),
+    ('{"type": "publish", "id": 1, "channel": "chat:x", "data": 9223372036854775808}', "bad_request"),
+    ('{"type": "publish", "id": 1, "channel": "chat:x", "data": "\\ud83d"}', "bad_request"),
+    (f'{{"data": {"[" * 40}{"]" * 40}, "type": "publish", "id": 1, "channel": "chat:x"}}', "bad_request"),
     (b"\x80", "bad_request"),
 ]
 
@@ -150,6 +154,37 @@ async def test_bad_input_gets_an_error_and_keeps_the_connection(url: str, frame:
     else:
         assert "id" not in error
     assert pong == {"type": "reply", "id": 2}
+
+
+@pytest.mark.gen_test
+async def test_what_was_acknowledged_before_is_not_from_now_on(
+    node: Node, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever subscribes after a publish was acknowledged stands behind it, though the broker has not brought it."""
+    async with Client(url) as client, Client(url) as other:
+        mine = await client.subscribe("chat:x")
+        monkeypatch.setattr(node.broker, "publish", lambda messages: None)
+        receipt = await client.publish("chat:x", "before")
+        subscription = await other.subscribe("chat:x")
+        assert subscription.reply["cursor"] == subscription.reply["head"] == receipt["cursor"]
+        monkeypatch.undo()
+        await client.publish("chat:x", "after")
+        assert (await subscription.message())["data"] == "after"
+        assert [message["data"] for message in await mine.messages(2)] == ["before", "after"]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_without_a_limit_there_is_mongodbs(node: Node, url: str) -> None:
+    """What no document of MongoDB can hold is `too_large`; what just fits is stored and read again."""
+    node.config.limits.message_bytes = node.config.limits.queue_bytes = 0
+    async with Client(url) as client:
+        await client.publish("chat:x", "x" * (MAX_STORED - 2))
+        for size in (MAX_STORED - 1, MAX_STORED + (2 << 20)):
+            with pytest.raises(Refused) as refused:
+                await client.publish("chat:x", "x" * size)
+            assert refused.value.code == "too_large"
+    (message,) = (await node.log.read("chat:x", 0, 1)).messages
+    assert len(message.data) == MAX_STORED - 2
 
 
 @pytest.mark.gen_test

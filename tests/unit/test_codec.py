@@ -14,7 +14,7 @@ from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.codec import CODECS, JSON, MAX_DEPTH, MAX_NODES, MSGPACK, Codec
+from server.codec import CODECS, JSON, MAX_DEPTH, MAX_NODES, MSGPACK, Codec, id_of
 from server.errors import Error
 from server.protocol import MessagePush
 
@@ -237,3 +237,36 @@ def test_what_mongodb_reads_back_is_written_as_it_was(codec: Codec) -> None:
     value = codec.decode(codec.encode({"messages": [push]}))
     assert value["messages"][0]["time"] == 2**40
     assert value["messages"][0]["data"] == [7]
+
+
+@both
+@pytest.mark.parametrize(
+    ("value", "identifier"),
+    [({"id": 7, "type": 1}, 7), ({"id": -(2**63)}, -(2**63)), ({"id": 2**63}, None), ({"id": "7"}, None),
+     ({"id": True}, None), ({"id": None}, None), ({"data": {"id": 5}}, None), ({}, None), ([], None), (None, None)],
+)  # fmt: skip
+def test_even_what_is_no_command_may_have_an_id(codec: Codec, value: Any, identifier: int | None) -> None:
+    """The id is an integer of 64 bits at top level, whatever else there is."""
+    assert id_of(codec.opcode, raw(codec, value)) == identifier
+
+
+@both
+def test_what_cannot_be_taken_may_have_an_id(codec: Codec) -> None:
+    """The error of what has to be refused can be told apart by its id, wherever that stands."""
+    refused: list[Any] = [2**63, nested(MAX_DEPTH + 1), [0] * MAX_NODES]
+    if codec is JSON:
+        refused += ["\ud83d", {"\udc00": "\\ud83d"}]
+    else:
+        refused += [b"bin", msgpack.ExtType(1, b"x"), float("nan")]
+    for data in refused:
+        for command in ({"id": 3, "data": data}, {"data": data, "id": 3}):
+            assert refusal(codec, raw(codec, command))
+            assert id_of(codec.opcode, raw(codec, command)) == 3
+    assert id_of(JSON.opcode, b'{"id":3,"a":1,"a":2}') == 3
+
+
+@both
+@pytest.mark.parametrize("data", [b"", b'{"id":3', b"\x82\xa2id\x03", b"[" * 200_000, b"\x91" * 200_000])
+def test_what_cannot_be_read_has_no_id(codec: Codec, data: bytes) -> None:
+    """What is broken, or nested without end, has none."""
+    assert id_of(codec.opcode, data) is None

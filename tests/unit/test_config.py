@@ -158,6 +158,11 @@ def test_loopback_is_not_public(host: str) -> None:
         ({"auth": {"jwks_url": "file:///etc/passwd", "algorithms": ["RS256"]}}, "auth.jwks_url"),
         ({"auth": {"accounts": True, "algorithms": ["ES256"], "public_key": "key.pem"}}, "auth.accounts"),
         ({"redis": {"hmac_key": "short"}}, "redis.hmac_key"),
+        ({"limits": {"message_bytes": 16 << 20}}, "limits.message_bytes"),
+        ({"limits": {"document_bytes": 16 << 20}}, "limits.document_bytes"),
+        ({"mongodb": {"database": ""}}, "mongodb.database"),
+        ({"mongodb": {"database": "a.b"}}, "mongodb.database"),
+        ({"mongodb": {"database": "d" * 64}}, "mongodb.database"),
     ],
 )
 def test_what_would_break_a_promise_is_refused(flags: dict[str, Any], named: str) -> None:

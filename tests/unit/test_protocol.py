@@ -18,7 +18,6 @@ from server.protocol import (
     dropped_push,
     error_push,
     gap_push,
-    id_of,
     parse_command,
     reply,
 )
@@ -90,15 +89,6 @@ def test_a_wrong_field_is_named(value: Any, named: str) -> None:
 def test_only_objects_are_commands(value: Any) -> None:
     """Anything but an object is refused."""
     assert "object" in refusal(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "identifier"),
-    [({"id": 7, "type": 1}, 7), ({"id": "7"}, None), ({"id": True}, None), ({}, None), ([], None), (None, None)],
-)
-def test_even_a_broken_command_may_have_an_id(value: Any, identifier: int | None) -> None:
-    """An error can be told apart by the id, if one can be read."""
-    assert id_of(value) == identifier
 
 
 @pytest.mark.parametrize("code", ERRORS)
