@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import logging
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -47,6 +47,8 @@ QUEUED: Final = 20_000
 QUEUED_BYTES: Final = 64 * 2**20
 """Publications waiting to go out; more are dropped (and repaired from the log)."""
 ROUND: Final = 1_000
+ROUND_BYTES: Final = 4 * 2**20
+"""What goes out in one round trip, about: so much is left in a transport that a Redis which hangs does not empty."""
 SETTLED: Final = 0.5
 """Seconds after which a link that breaks counts as one that had worked: the next is made at once."""
 _VERSION: Final = 1
@@ -107,7 +109,7 @@ class RedisBroker:
         self._linked_at = 0.0
         self._link_problem: str | None = "redis: not connected yet"
         self._send_problem: str | None = None
-        self._outgoing: list[tuple[str, bytes]] = []
+        self._outgoing: deque[tuple[str, bytes]] = deque()
         self._outgoing_bytes = 0
         self._work = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -148,10 +150,11 @@ class RedisBroker:
         self._put(self._nodes, _encode(announcement))
 
     def _put(self, topic: str, payload: bytes) -> None:
+        payload = self._sign(topic, payload) + payload
         if len(self._outgoing) >= QUEUED or self._outgoing_bytes + len(payload) > QUEUED_BYTES:
             self.dropped += 1
             return
-        self._outgoing.append((topic, self._sign(topic, payload) + payload))
+        self._outgoing.append((topic, payload))
         self._outgoing_bytes += len(payload)
         self._work.set()
 
@@ -164,10 +167,7 @@ class RedisBroker:
                 batch: list[tuple[str, bytes]] = []
                 try:
                     masters = masters or await self._place.find()
-                    batch, self._outgoing = self._outgoing[:ROUND], self._outgoing[ROUND:]
-                    self._outgoing_bytes -= sum(len(payload) for _, payload in batch)
-                    if not self._outgoing:
-                        self._work.clear()
+                    batch = self._next()
                     async with asyncio.timeout(TIMEOUT):
                         await masters.send(batch)
                     self._send_problem = None
@@ -175,7 +175,8 @@ class RedisBroker:
                     self._send_problem = self._report(error)
                     # Whoever queues up behind a dead link is late anyway, and the log has it.
                     self.dropped += len(batch) + len(self._outgoing)
-                    self._outgoing, self._outgoing_bytes = [], 0
+                    self._outgoing.clear()
+                    self._outgoing_bytes = 0
                     self._work.clear()
                     if masters is not None:
                         await masters.close()
@@ -184,6 +185,18 @@ class RedisBroker:
         finally:
             if masters is not None:
                 await masters.close()
+
+    def _next(self) -> list[tuple[str, bytes]]:
+        """What goes out in one round trip."""
+        batch: list[tuple[str, bytes]] = []
+        size = 0
+        while self._outgoing and len(batch) < ROUND and size < ROUND_BYTES:
+            batch.append(self._outgoing.popleft())
+            size += len(batch[-1][1])
+        self._outgoing_bytes -= size
+        if not self._outgoing:
+            self._work.clear()
+        return batch
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -409,8 +422,8 @@ class RedisBroker:
 class Masters:
     """Who serves which topic: one server all of them, or the masters of a Cluster by the slots."""
 
-    def __init__(self, all: Sequence[Redis], publish: str, owners: Sequence[Redis | None] = ()) -> None:
-        self.all = all
+    def __init__(self, clients: Sequence[Redis], publish: str, owners: Sequence[Redis | None] = ()) -> None:
+        self.all = clients
         self._publish = publish
         """The command."""
         self._owners = owners
@@ -497,7 +510,7 @@ class Place:
                 return await (self._of_sentinel(address) if self._kind == "sentinel" else self._of_node(address))
             except _LINK_ERRORS as error:
                 problem = f"{address}: {error or type(error).__name__}"
-        raise RedisConnectionError(f"no {self._kind} answers, the last {problem}")
+        raise RedisConnectionError(f"no server found; {problem}")
 
     async def _of_sentinel(self, address: str) -> Masters:
         sentinel = self._at(address, self._sentinel_credentials)

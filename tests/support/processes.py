@@ -476,7 +476,7 @@ class SentinelSet:
             await server.start()
         await replica.ask("REPLICAOF", LOOPBACK, master.port)
         # A Sentinel looks for replicas when it starts, and then every ten seconds.
-        await until(self._replicated, what="a replica in step")
+        await until(self._replicated, 30, "replica in step")
         for sentinel in self.sentinels:
             (sentinel.directory / f"{sentinel.name}.conf").write_text(
                 f"port {sentinel.port}\nbind {LOOPBACK}\ndir {sentinel.directory}\n"
@@ -484,15 +484,22 @@ class SentinelSet:
                 "sentinel down-after-milliseconds waterspout 500\nsentinel failover-timeout waterspout 3000\n"
             )
             await sentinel.start()
-        await until(self._acquainted, what="Sentinels that know each other and the replica")
+        await self.whole()
         return self
+
+    async def whole(self) -> None:
+        """Wait until there is a master with a replica in step again, and all Sentinels know."""
+        await until(self._acquainted, 30, "Sentinels that know each other and the replica")
 
     async def _replicated(self) -> bool:
         return (await self.servers[1].ask("ROLE"))[3] == "connected"
 
     async def _acquainted(self) -> bool:
         states = [await sentinel.ask("SENTINEL MASTER", "waterspout") for sentinel in self.sentinels]
-        return all((state["num-slaves"], state["num-other-sentinels"]) == (1, 2) for state in states)
+        replicas = [role for server in self.servers if (role := await server.ask("ROLE"))[0] == "slave"]
+        return [role[3] for role in replicas] == ["connected"] and all(
+            (state["num-slaves"], state["num-other-sentinels"]) == (1, 2) for state in states
+        )
 
     async def master(self) -> Redis:
         """Whom the Sentinels that run take for the master, once they agree."""
@@ -551,10 +558,14 @@ class RedisCluster:
         await until(self._covered, 30, "Cluster that is whole")
         for master, replica in zip(self.masters, self.replicas, strict=False):
             await replica.ask("CLUSTER REPLICATE", await master.ask("CLUSTER MYID"))
-        await until(self.whole, 30, "Cluster that is whole with its replicas")
+        await self.whole()
         return self
 
-    async def whole(self) -> bool:
+    async def whole(self) -> None:
+        """Wait until every node that runs has its place again."""
+        await until(self._agreed, 30, "Cluster that is whole")
+
+    async def _agreed(self) -> bool:
         """All that run think so, know each other and agree on who has which slots; every replica is in step."""
         running = [node for node in self.nodes if node.running]
         seen = set()
