@@ -509,7 +509,7 @@ class Place:
             try:
                 return await (self._of_sentinel(address) if self._kind == "sentinel" else self._of_node(address))
             except _LINK_ERRORS as error:
-                problem = f"{address}: {error or type(error).__name__}"
+                problem = f"{address}: {str(error) or type(error).__name__}"
         raise RedisConnectionError(f"no server found; {problem}")
 
     async def _of_sentinel(self, address: str) -> Masters:

@@ -63,8 +63,8 @@ async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(w
     assert verdict.ok, str(verdict)
 
 
-# `make test` sees a Cluster without sharding lose a node in tests/conformance.
-@pytest.mark.parametrize("kind", span(["sentinel", "sharded cluster"], ["sentinel", "sharded cluster", "cluster"]))
+# Clusters start slowly; in `make test` one loses a node in tests/conformance.
+@pytest.mark.parametrize("kind", span(["sentinel"], ["sentinel", "cluster", "sharded cluster"]))
 async def test_4_a_master_dies_and_a_replica_takes_its_place(world: World, kind: str) -> None:
     """The master that carries the announcements is killed under load, and the servers find its successor by themselves;
     in the long version it comes back, and the successor is next."""
@@ -78,16 +78,18 @@ async def test_4_a_master_dies_and_a_replica_takes_its_place(world: World, kind:
         await world.watch(span(15, 50), two)
         publishers = [await world.publisher(server, rate=RATE) for server in servers]
         remarks = []
+        topic = "waterspout:nodes"
         async with await world.bystanders(one, two), publishers[0], publishers[1]:
             await publishers[0].until_acknowledged(RATE // 2)
             world.remember_memory()
-            for more in reversed(range(span(1, 5))):
+            for more in reversed(range(span(1, 3))):
                 if isinstance(redis, SentinelSet):
                     master = await redis.master()
                 elif kind == "cluster":
-                    master = redis.nodes[0]  # the one that the address names
+                    running = [node for node in redis.nodes if node.running]
+                    master, *_ = [node for node in running if dict(await node.ask("PUBSUB NUMSUB", topic))[topic]]
                 else:
-                    master = await redis.owner(key_slot(b"waterspout:nodes"))
+                    master = await redis.owner(key_slot(topic.encode()))
                 await master.kill()
                 began = time.monotonic()
                 if kind != "cluster":  # there it may be over before one can look

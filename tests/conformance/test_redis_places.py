@@ -18,6 +18,8 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 PASSWORD = "p@ss:/wo%rd{}"
+PUBSUB = ("+@pubsub", "+ping")
+"""All that a user needs, besides the question for the masters (docs/operations.md)."""
 QUOTED = "p%40ss%3A%2Fwo%25rd%7B%7D"
 
 
@@ -60,17 +62,17 @@ def test_sentinels_and_servers_have_passwords_of_their_own(shared_sentinel: Sent
     hosts = shared_sentinel.url.partition("://")[2]
 
     async def test() -> None:
-        for user, processes in ("server", shared_sentinel.servers), ("asked", shared_sentinel.sentinels):
-            for process in processes:
-                await process.ask("ACL", "SETUSER", user, "on", f">{PASSWORD}", "~*", "&*", "+@all")
-        for server, asked in ((QUOTED, "wrong"), ("wrong", QUOTED)):
-            url = f"redis+sentinel://server:{server}@{hosts}?sentinel_username=asked&sentinel_password={asked}"
-            peer = world.peer(url=url)
+        for server in shared_sentinel.servers:
+            await server.ask("ACL SETUSER", "server", "on", f">{PASSWORD}", "&*", *PUBSUB, "+role")
+        for sentinel in shared_sentinel.sentinels:
+            await sentinel.ask("ACL SETUSER", "asked", "on", f">{PASSWORD}", "+sentinel|get-master-addr-by-name")
+        address = f"redis+sentinel://server:%s@{hosts}?sentinel_username=asked&sentinel_password=%s"
+        for passwords in ((QUOTED, "wrong"), ("wrong", QUOTED)):
+            peer = world.peer(url=address % passwords)
             await peer.start()
             await troubled(peer, "invalid username-password")
             await peer.broker.close()
-        url = f"redis+sentinel://server:{QUOTED}@{hosts}?sentinel_username=asked&sentinel_password={QUOTED}"
-        async with world.peer(url=url) as one:
+        async with world.peer(url=address % (QUOTED, QUOTED)) as one:
             await one.broker.subscribe("chat:a")
             one.broker.publish([message("hello")])
             await one.got("hello")
@@ -85,7 +87,7 @@ def test_all_nodes_of_a_cluster_have_one_password(shared_cluster: RedisCluster, 
 
     async def test() -> None:
         for node in shared_cluster.nodes:
-            await node.ask("ACL", "SETUSER", "server", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+            await node.ask("ACL SETUSER", "server", "on", f">{PASSWORD}", "&*", *PUBSUB, "+cluster|slots")
         peer = world.peer(url=f"redis+cluster://server:wrong@{host}")
         await peer.start()
         await troubled(peer, "invalid username-password")

@@ -489,7 +489,8 @@ class SentinelSet:
 
     async def whole(self) -> None:
         """Wait until there is a master with a replica in step again, and all Sentinels know."""
-        await until(self._acquainted, 30, "Sentinels that know each other and the replica")
+        # They look at a server that is back every ten seconds, and take their time to make it a replica.
+        await until(self._acquainted, 90, "Sentinels that know each other and the replica")
 
     async def _replicated(self) -> bool:
         return (await self.servers[1].ask("ROLE"))[3] == "connected"
@@ -563,7 +564,7 @@ class RedisCluster:
 
     async def whole(self) -> None:
         """Wait until every node that runs has its place again."""
-        await until(self._agreed, 30, "Cluster that is whole")
+        await until(self._agreed, 60, "Cluster that is whole")
 
     async def _agreed(self) -> bool:
         """All that run think so, know each other and agree on who has which slots; every replica is in step."""
