@@ -63,7 +63,7 @@ def test_sentinels_and_servers_have_passwords_of_their_own(shared_sentinel: Sent
 
     async def test() -> None:
         for server in shared_sentinel.servers:
-            await server.ask("ACL SETUSER", "server", "on", f">{PASSWORD}", "&*", *PUBSUB, "+role")
+            await server.ask("ACL SETUSER", "server", "on", f">{PASSWORD}", f"&{world.prefix}:*", *PUBSUB, "+role")
         for sentinel in shared_sentinel.sentinels:
             await sentinel.ask("ACL SETUSER", "asked", "on", f">{PASSWORD}", "+sentinel|get-master-addr-by-name")
         address = f"redis+sentinel://server:%s@{hosts}?sentinel_username=asked&sentinel_password=%s"
@@ -87,7 +87,9 @@ def test_all_nodes_of_a_cluster_have_one_password(shared_cluster: RedisCluster, 
 
     async def test() -> None:
         for node in shared_cluster.nodes:
-            await node.ask("ACL SETUSER", "server", "on", f">{PASSWORD}", "&*", *PUBSUB, "+cluster|slots")
+            await node.ask(
+                "ACL SETUSER", "server", "on", f">{PASSWORD}", f"&{world.prefix}:*", *PUBSUB, "+cluster|slots"
+            )
         peer = world.peer(url=f"redis+cluster://server:wrong@{host}")
         await peer.start()
         await troubled(peer, "invalid username-password")
