@@ -1,6 +1,7 @@
 """The broker carries messages between nodes. This docstring is its contract; tests/conformance holds all to it.
 
-- At most once: what is published may be lost, doubled or reordered, and nobody is told. Order is normally kept.
+- At most once: what is published may be lost, doubled or reordered, and nobody is told. Order is normally kept,
+  but not between channels that lie on different masters of a Cluster.
 - `publish` and `announce` never block, never await and never raise; what cannot be sent is dropped and counted.
 - A node receives what it publishes itself, by the same path, if it is subscribed.
 - `subscribe` returns once messages published from now on arrive, or at once if the link is down (`problem` says so):

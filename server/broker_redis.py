@@ -1,10 +1,10 @@
 """The broker over Redis pub/sub: fast, at most once, and treated so. The contract is in broker.py.
 
-One connection listens, others publish. What is published in one turn of the event loop goes out in one round trip.
-redis-py's own health check does not notice a half-open link, so the node listens for its own announcements and says
-when it misses them (`suspect`); the listening connection is then thrown away and made anew.
-
-URLs: redis://, rediss://, unix://, redis+cluster://host:port and redis+sentinel://host:port,host:port/service.
+One connection listens, another publishes (of each, one for every master of a Cluster if pub/sub is sharded). What is
+published in one turn of the event loop goes out in one round trip. redis-py's own health check does not notice a
+half-open link, so listening connections are pinged, and the node listens for its own announcements and says when it
+misses them (`suspect`). After a failure all connections of that direction are thrown away, and whoever is the master
+now is looked up and connected to anew (`Place`): that is how a failover is followed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import hashlib
 import hmac
 import logging
 import random
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from weakref import WeakValueDictionary
 
 import msgspec
-from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from server.broker import Announcement, OnAnnouncement, OnMessages, OnReconnect
 from server.channels import MAX_OFFSET
@@ -38,10 +41,16 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT: Final = 2.0
 """Seconds any exchange with Redis may take."""
-CONFIRM_WITHIN: Final = 2.0
+ASK_WITHIN: Final = 1.0
+"""Seconds for one Sentinel or Cluster node to say who is the master, before the next one is asked."""
 QUEUED: Final = 20_000
+QUEUED_BYTES: Final = 64 * 2**20
 """Publications waiting to go out; more are dropped (and repaired from the log)."""
 ROUND: Final = 1_000
+ROUND_BYTES: Final = 4 * 2**20
+"""What goes out in one round trip, about: so much is left in a transport that a Redis which hangs does not empty."""
+SETTLED: Final = 0.5
+"""Seconds after which a link that breaks counts as one that had worked: the next is made at once."""
 _VERSION: Final = 1
 _DIGEST: Final = 32
 
@@ -82,7 +91,7 @@ class RedisBroker:
         self.dropped = 0
         self.refused = 0
         self._options = options
-        self._client: Any = client(options.url or "")
+        self._place = Place(options.url or "", options.sharded)
         self._prefix = f"{options.prefix}:c:"
         self._nodes = f"{options.prefix}:nodes"
         self._secret = options.hmac_key.encode() if options.hmac_key else None
@@ -91,14 +100,20 @@ class RedisBroker:
         """Topics Redis has confirmed on the present link."""
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._pubsub: Any = None
+        self._masters: Masters | None = None
+        self._pubsubs: dict[Redis, Any] = {}
+        self._missing: set[str] = set()
+        """Topics to be confirmed before the link counts as made."""
+        self._silent: set[Redis] = set()
         self._linked = False
         self._linked_at = 0.0
         self._link_problem: str | None = "redis: not connected yet"
         self._send_problem: str | None = None
-        self._outgoing: list[tuple[str, bytes]] = []
+        self._outgoing: deque[tuple[str, bytes]] = deque()
+        self._outgoing_bytes = 0
         self._work = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self._catching_up: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._node = ""
         self._on_messages: OnMessages
@@ -118,10 +133,8 @@ class RedisBroker:
         ]
 
     async def close(self) -> None:
-        await end((*self._tasks, self._reader))
+        await end((*self._tasks, self._reader, self._catching_up))
         await self._drop_link()
-        with contextlib.suppress(RedisError, OSError):
-            await self._client.aclose()
         await asyncio.sleep(0)  # redis-py leaves closed transports one turn to end in
 
     # --- out ----------------------------------------------------------------------------------------------------------
@@ -137,50 +150,53 @@ class RedisBroker:
         self._put(self._nodes, _encode(announcement))
 
     def _put(self, topic: str, payload: bytes) -> None:
-        if len(self._outgoing) >= QUEUED:
+        payload = self._sign(topic, payload) + payload
+        if len(self._outgoing) >= QUEUED or self._outgoing_bytes + len(payload) > QUEUED_BYTES:
             self.dropped += 1
             return
-        self._outgoing.append((topic, self._sign(topic, payload) + payload))
+        self._outgoing.append((topic, payload))
+        self._outgoing_bytes += len(payload)
         self._work.set()
 
     async def _send(self) -> None:
         """Round trips, one at a time: what comes during one goes out with the next."""
-        while True:
-            await self._work.wait()
-            batch, self._outgoing = self._outgoing[:ROUND], self._outgoing[ROUND:]
-            if not self._outgoing:
-                self._work.clear()
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    await self._round(batch)
-                self._send_problem = None
-            except _LINK_ERRORS as error:
-                self.dropped += len(batch)
-                self._send_problem = self._report(error)
-                # Whoever queues up behind a dead link is late anyway, and the log has it.
-                self.dropped += len(self._outgoing)
-                self._outgoing = []
-                await self._forget_connections()
-                await asyncio.sleep(0.1)
+        masters: Masters | None = None
+        try:
+            while True:
+                await self._work.wait()
+                batch: list[tuple[str, bytes]] = []
+                try:
+                    masters = masters or await self._place.find()
+                    batch = self._next()
+                    async with asyncio.timeout(TIMEOUT):
+                        await masters.send(batch)
+                    self._send_problem = None
+                except _LINK_ERRORS as error:
+                    self._send_problem = self._report(error)
+                    # Whoever queues up behind a dead link is late anyway, and the log has it.
+                    self.dropped += len(batch) + len(self._outgoing)
+                    self._outgoing.clear()
+                    self._outgoing_bytes = 0
+                    self._work.clear()
+                    if masters is not None:
+                        await masters.close()
+                    masters = None
+                    await asyncio.sleep(0.1)
+        finally:
+            if masters is not None:
+                await masters.close()
 
-    async def _forget_connections(self) -> None:
-        """After a failure no connection made before it is trusted."""
-        if not isinstance(self._client, RedisCluster):
-            with contextlib.suppress(*_LINK_ERRORS):
-                async with asyncio.timeout(TIMEOUT):
-                    await self._client.connection_pool.disconnect(inuse_connections=False)
-
-    async def _round(self, batch: list[tuple[str, bytes]]) -> None:
-        command = "SPUBLISH" if self._options.sharded else "PUBLISH"
-        if isinstance(self._client, RedisCluster):
-            publish = self._client.spublish if self._options.sharded else self._client.publish
-            for topic, payload in batch:
-                await publish(topic, payload)
-            return
-        pipeline = self._client.pipeline(transaction=False)
-        for topic, payload in batch:
-            pipeline.execute_command(command, topic, payload)
-        await pipeline.execute()
+    def _next(self) -> list[tuple[str, bytes]]:
+        """What goes out in one round trip."""
+        batch: list[tuple[str, bytes]] = []
+        size = 0
+        while self._outgoing and len(batch) < ROUND and size < ROUND_BYTES:
+            batch.append(self._outgoing.popleft())
+            size += len(batch[-1][1])
+        self._outgoing_bytes -= size
+        if not self._outgoing:
+            self._work.clear()
+        return batch
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -202,11 +218,7 @@ class RedisBroker:
             if not self._linked or (topic in self._wanted) == (topic in self._confirmed):
                 return
             try:
-                async with asyncio.timeout(CONFIRM_WITHIN):
-                    connection = getattr(self._pubsub, "connection", None)
-                    if connection is not None and not connection.is_connected:
-                        # redis-py would connect again behind our back, and nobody would own that connection.
-                        raise RedisConnectionError("the link is broken")
+                async with asyncio.timeout(TIMEOUT):
                     if topic in self._wanted:
                         future = self._waiting[topic] = asyncio.get_running_loop().create_future()
                         await self._command("subscribe", topic)
@@ -227,8 +239,13 @@ class RedisBroker:
     def problem(self) -> str | None:
         return self._link_problem or self._send_problem
 
-    async def _command(self, verb: str, *topics: str) -> None:
-        await getattr(self._pubsub, ("s" if self._options.sharded else "") + verb)(*topics)
+    async def _command(self, verb: str, topic: str, *more: str) -> None:
+        """Topics of one group (`Masters.groups`)."""
+        if self._masters is None:
+            raise RedisConnectionError("there is no link")
+        pubsub = self._pubsubs[self._masters.of(topic)]
+        _check(pubsub)
+        await getattr(pubsub, ("s" if self._options.sharded else "") + verb)(topic, *more)
 
     def _cut(self) -> None:
         self._linked = False
@@ -237,63 +254,94 @@ class RedisBroker:
 
     async def _listen(self) -> None:
         """One link after the other, for ever."""
+        now = asyncio.get_running_loop().time
         pause = 0.05
         while True:
             self._reader = asyncio.create_task(self._link(), name="redis link")
             await asyncio.wait((self._reader,))
-            was_linked = self._linked_at > 0 and not self._reader.cancelled() and self._linked
+            worked = self._linked and now() - self._linked_at > SETTLED
             if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
-                if not isinstance(error, RedisError | OSError | TimeoutError | AttributeError):
+                if not isinstance(error, RedisError | OSError | AttributeError):
                     logger.error("the link to Redis failed", exc_info=error)
                 self._link_problem = self._report(error)
             await self._drop_link()
-            pause = 0.05 if was_linked else min(pause * 2, 1.0)
+            pause = 0.05 if worked else min(pause * 2, 1.0)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
     async def _drop_link(self) -> None:
         self._linked = False
         self._confirmed.clear()
-        pubsub, self._pubsub = self._pubsub, None
+        pubsubs, self._pubsubs = self._pubsubs, {}
+        masters, self._masters = self._masters, None
         for future in self._waiting.values():
             if not future.done():
                 future.set_result(None)  # not confirmed, but made up for on reconnecting
         self._waiting.clear()
-        if pubsub is not None:
+        for pubsub in pubsubs.values():
             with contextlib.suppress(*_LINK_ERRORS):
                 async with asyncio.timeout(TIMEOUT):
                     await pubsub.aclose()
+        if masters is not None:
+            await masters.close()
 
     async def _link(self) -> None:
-        """Subscribe to everything wanted, then receive until the connection breaks."""
-        self._pubsub = self._client.pubsub()
+        """Subscribe to everything wanted, then receive until one of the connections breaks."""
+        self._masters = await self._place.find()
         topics = [self._nodes, *self._wanted]
-        async with asyncio.timeout(TIMEOUT + len(topics) / 1000):
-            for index in range(0, len(topics), 500):
-                await self._command("subscribe", *topics[index : index + 500])
-        missing = set(topics)
-        sharded_cluster = self._options.sharded and isinstance(self._client, RedisCluster)
+        self._missing = set(topics)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            async with asyncio.timeout(TIMEOUT + len(topics) / 1000):
+                for master in self._masters.all:
+                    pubsub: Any = master.pubsub()
+                    self._pubsubs[master] = pubsub
+                    await pubsub.connect()
+                    tasks.append(asyncio.create_task(self._read(master, pubsub), name="redis read"))
+                tasks.append(asyncio.create_task(self._watch(), name="redis watch"))
+                for group in self._masters.groups(topics):
+                    await self._command("subscribe", *group)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            await end(tasks)
+
+    async def _watch(self) -> None:
+        """Nothing on a connection, not even the answer to a ping, is its end."""
         while True:
-            if sharded_cluster:
-                message = await self._pubsub.get_sharded_message(timeout=1.0)
-            elif missing:
-                async with asyncio.timeout(TIMEOUT + len(missing) / 1000):
-                    message = await self._pubsub.get_message(timeout=None)
-            else:
-                message = await self._pubsub.get_message(timeout=None)
+            self._silent = set(self._pubsubs)
+            for pubsub in self._pubsubs.values():
+                _check(pubsub)
+                await pubsub.ping()
+            # Twice, so that a loop that was held up reads what there is before it judges.
+            for _ in range(2):
+                await asyncio.sleep(TIMEOUT / 2)
+            if self._silent:
+                raise RedisConnectionError("Redis does not answer")
+
+    async def _read(self, master: Redis, pubsub: Any) -> None:
+        while True:
+            message = await pubsub.get_message(timeout=None)
+            self._silent.discard(master)
             if message is None:
                 continue
             kind = message["type"]
             if kind in ("message", "smessage"):
                 self._receive(message["channel"].decode(), message["data"])
             elif kind in ("subscribe", "ssubscribe"):
-                topic = message["channel"].decode()
-                self._confirmed.add(topic)
-                missing.discard(topic)
-                future = self._waiting.pop(topic, None)
-                if future is not None and not future.done():
-                    future.set_result(None)
-                if not missing and not self._linked:
-                    self._up()
+                self._confirm(message["channel"].decode())
+            elif kind == "sunsubscribe" and message["channel"].decode() in self._confirmed:
+                raise RedisConnectionError("a slot has moved to another master")
+
+    def _confirm(self, topic: str) -> None:
+        self._confirmed.add(topic)
+        self._missing.discard(topic)
+        future = self._waiting.pop(topic, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+        if not self._missing and not self._linked:
+            self._up()
 
     def _up(self) -> None:
         again = self._linked_at > 0
@@ -371,31 +419,171 @@ class RedisBroker:
         return f"redis: {reason}"
 
 
-def client(url: str) -> Any:
+class Masters:
+    """Who serves which topic: one server all of them, or the masters of a Cluster by the slots."""
+
+    def __init__(self, clients: Sequence[Redis], publish: str, owners: Sequence[Redis | None] = ()) -> None:
+        self.all = clients
+        self._publish = publish
+        """The command."""
+        self._owners = owners
+        """By slot."""
+
+    def of(self, topic: str) -> Redis:
+        owner = self._owners[key_slot(topic.encode())] if self._owners else self.all[0]
+        if owner is None:
+            raise RedisConnectionError(f"no master has the slot of {topic}")
+        return owner
+
+    def groups(self, topics: Iterable[str]) -> Iterator[list[str]]:
+        """Those that one command may subscribe to."""
+        by_slot: defaultdict[int, list[str]] = defaultdict(list)
+        for topic in topics:
+            by_slot[key_slot(topic.encode()) if self._owners else 0].append(topic)
+        for group in by_slot.values():
+            for index in range(0, len(group), 500):
+                yield group[index : index + 500]
+
+    async def send(self, batch: list[tuple[str, bytes]]) -> None:
+        """One round trip with each that is concerned."""
+        pipelines: dict[Redis, Any] = {}
+        for topic, payload in batch:
+            owner = self.of(topic)
+            if owner not in pipelines:
+                pipelines[owner] = owner.pipeline(transaction=False)
+            pipelines[owner].execute_command(self._publish, topic, payload)
+        outcomes = await asyncio.gather(*(each.execute() for each in pipelines.values()), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def close(self) -> None:
+        await asyncio.gather(*map(_close, self.all))
+
+
+class Place:
+    """A redis.url, and who that is at the moment.
+
+    redis://, rediss://, unix://           the server, as redis-py reads it
+    redis+sentinel://HOST:PORT,…/SERVICE   the master that the Sentinels name
+    redis+cluster://HOST:PORT,…            the first node of a Cluster that answers; with sharded pub/sub, all masters
+
+    The last two: rediss for TLS, USER:PASSWORD@ for the servers, redis-py's options in the query, and there also
+    sentinel_username and sentinel_password. StartError if it cannot be read.
+    """
+
+    def __init__(self, url: str, sharded: bool = False) -> None:
+        self._url = url
+        self._sharded = sharded
+        try:
+            parts = urlsplit(url)
+            self._scheme, _, self._kind = parts.scheme.partition("+")
+            if not self._kind:
+                _client(url)
+                return
+            if self._kind not in ("sentinel", "cluster"):
+                raise ValueError(f"{parts.scheme}:// is not known")
+            self._credentials, _, hosts = parts.netloc.rpartition("@")
+            self._service = parts.path.strip("/").split("/")[0] or "mymaster"
+            query = dict(parse_qsl(parts.query))
+            user, password = (quote(query.pop(f"sentinel_{name}", ""), safe="") for name in ("username", "password"))
+            self._sentinel_credentials = f"{user}:{password}" if password else ""
+            self._query = urlencode(query)
+            port = 26379 if self._kind == "sentinel" else 6379
+            self._hosts = [host if host.rpartition(":")[2].isdigit() else f"{host}:{port}" for host in hosts.split(",")]
+            self._known = self._hosts
+            for host in self._hosts:
+                self._at(host, self._credentials)
+        except ValueError as error:
+            raise StartError(f"redis.url: {error}") from None
+
+    def _at(self, address: str, credentials: str) -> Any:
+        return _client(f"{self._scheme}://{credentials}{'@' if credentials else ''}{address}/?{self._query}")
+
+    async def find(self) -> Masters:
+        """Connections may still fail. RedisError if nobody who is asked knows."""
+        if not self._kind:
+            return Masters([_client(self._url)], "SPUBLISH" if self._sharded else "PUBLISH")
+        problem = ""
+        for address in self._known:
+            try:
+                return await (self._of_sentinel(address) if self._kind == "sentinel" else self._of_node(address))
+            except _LINK_ERRORS as error:
+                problem = f"{address}: {str(error) or type(error).__name__}"
+        raise RedisConnectionError(f"no server found; {problem}")
+
+    async def _of_sentinel(self, address: str) -> Masters:
+        sentinel = self._at(address, self._sentinel_credentials)
+        try:
+            async with asyncio.timeout(ASK_WITHIN):
+                found = await sentinel.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self._service)
+        finally:
+            await _close(sentinel)
+        if found is None:
+            raise RedisConnectionError(f"it knows no {self._service}")
+        master = self._at(_address(*found), self._credentials)
+        try:
+            with contextlib.suppress(NoPermissionError):  # then the Sentinel's word has to do
+                if (await master.execute_command("ROLE"))[0] != b"master":
+                    raise RedisConnectionError("it names a replica")
+        except BaseException:
+            await _close(master)
+            raise
+        return Masters([master], "SPUBLISH" if self._sharded else "PUBLISH")
+
+    async def _of_node(self, address: str) -> Masters:
+        """A Cluster carries what is published on one node to those who listen on another; sharded, only within the
+        shard."""
+        node = self._at(address, self._credentials)
+        try:
+            async with asyncio.timeout(ASK_WITHIN):
+                slots = await node.execute_command("CLUSTER SLOTS")
+            if not slots:
+                raise RedisConnectionError("it has no Cluster")
+            here = address.rpartition(":")[0].strip("[]")
+            ranges = [
+                (first, last, [_address(one[0] or here, one[1]) for one in nodes]) for first, last, *nodes in slots
+            ]
+            # A restarted Cluster may have other addresses, but those of the URL are tried first.
+            self._known = list(dict.fromkeys((*self._hosts, *sorted({one for *_, nodes in ranges for one in nodes}))))
+            if not self._sharded:
+                return Masters([node], "PUBLISH")
+        except BaseException:
+            await _close(node)
+            raise
+        await _close(node)
+        masters: dict[str, Redis] = {}
+        owners: list[Redis | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        for first, last, (owner, *_) in ranges:
+            if owner not in masters:
+                masters[owner] = self._at(owner, self._credentials)
+            owners[first : last + 1] = [masters[owner]] * (last + 1 - first)
+        return Masters(list(masters.values()), "SPUBLISH", owners)
+
+
+def _address(host: bytes | str, port: bytes | int) -> str:
+    text = host.decode() if isinstance(host, bytes) else host
+    return f"[{text}]:{int(port)}" if ":" in text else f"{text}:{int(port)}"
+
+
+def _client(url: str) -> Any:
     """A client that answers or fails within TIMEOUT, without retries of its own: ours know what to make up for."""
-    options: dict[str, Any] = {
-        "socket_timeout": TIMEOUT,
-        "socket_connect_timeout": TIMEOUT,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "redis+cluster":
-            return RedisCluster.from_url(
-                url.replace("redis+cluster", "redis", 1), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
-            )
-        if parts.scheme == "redis+sentinel":
-            credentials, _, hosts = parts.netloc.rpartition("@")
-            user, _, password = credentials.partition(":")
-            sentinels = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
-            service = parts.path.strip("/").split("/")[0] or "mymaster"
-            if password:
-                options |= {"username": user or None, "password": password}
-            sentinel_options = {"socket_timeout": TIMEOUT, **dict(parse_qsl(parts.query))}
-            return Sentinel(  # type: ignore[no-untyped-call]
-                sentinels, sentinel_kwargs=sentinel_options
-            ).master_for(service, Redis, **options)
-        return Redis.from_url(url, **options)
-    except ValueError as error:
-        raise StartError(f"redis.url: {error}") from None
+    return Redis.from_url(
+        url,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0, ()),  # of no error: else it would still connect again before it gives up
+    )
+
+
+def _check(pubsub: Any) -> None:
+    """redis-py would connect again behind our back, and nobody would know what was missed."""
+    if not pubsub.connection.is_connected:
+        raise RedisConnectionError("the link is broken")
+
+
+async def _close(client: Redis) -> None:
+    with contextlib.suppress(*_LINK_ERRORS):
+        async with asyncio.timeout(TIMEOUT):
+            await client.aclose()

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 
-from server.broker_redis import RedisBroker, client
+from server.broker_redis import Place, RedisBroker
 from server.config import Config
 from server.embedded import EmbeddedMongoDB
 from server.errors import StartError
@@ -198,21 +198,23 @@ async def redis(options: Config) -> AsyncIterator[Finding]:
         return
     finally:
         await broker.close()
-    async for finding in _output_buffer(options.redis.url or ""):
+    async for finding in _output_buffer(Place(options.redis.url or "")):
         yield finding
 
 
-async def _output_buffer(url: str) -> AsyncIterator[Finding]:
+async def _output_buffer(place: Place) -> AsyncIterator[Finding]:
     """When Redis cuts off an instance that reads too slowly."""
-    connection = client(url)
+    servers = None
     try:
-        answer = await connection.config_get("client-output-buffer-limit")
+        servers = await place.find()
+        answer: Any = await servers.all[0].config_get("client-output-buffer-limit")
         words = answer["client-output-buffer-limit"].split()
     except (RedisError, KeyError, AttributeError):
         yield Finding("note", "Redis: its client-output-buffer-limit cannot be read", "see docs/operations.md, Redis")
         return
     finally:
-        await connection.aclose()
+        if servers is not None:
+            await servers.close()
     limits = {words[index]: [int(word) for word in words[index + 1 : index + 4]] for index in range(0, len(words), 4)}
     hard, soft, _ = limits["pubsub"]
     if (hard and hard < PUBSUB_BUFFER) or (soft and soft < PUBSUB_BUFFER):

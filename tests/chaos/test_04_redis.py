@@ -1,4 +1,5 @@
-"""Cases 4 to 6: Redis dies, hangs, forgets, cuts its links, or vanishes behind a silent network. The log is enough."""
+"""Cases 4 to 6: Redis dies, hangs, forgets, cuts its links, fails over, or vanishes behind a silent network. The log is
+enough."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ import asyncio
 import time
 
 import pytest
+from redis.crc import key_slot
 
 from tests.chaos.world import CALM, HOT, PATIENCE, RATE, World, span
 from tests.support.ledger import PublisherLedger
-from tests.support.processes import Server
+from tests.support.processes import RedisCluster, SentinelSet, Server
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
@@ -58,6 +60,48 @@ async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(w
             remarks.append(f"ready again after {await _status(servers, 'ready', 30):.1f} s")
             await publishers[1].until_acknowledged(RATE)
         verdict = await world.verdict(f"4 Redis {fault}", *remarks)
+    assert verdict.ok, str(verdict)
+
+
+# Clusters start slowly; in `make test` one loses a node in tests/conformance.
+@pytest.mark.parametrize("kind", span(["sentinel"], ["sentinel", "cluster", "sharded cluster"]))
+async def test_4_a_master_dies_and_a_replica_takes_its_place(world: World, kind: str) -> None:
+    """The master that carries the announcements is killed under load, and the servers find its successor by themselves;
+    in the long version it comes back, and the successor is next."""
+    async with world:
+        redis = await world.start(
+            SentinelSet(world.directory) if kind == "sentinel" else RedisCluster(world.directory, True)
+        )
+        world.settings["redis.sharded"] = "sharded" in kind
+        one, two = servers = await world.start_servers([redis.url] * 2)
+        await world.watch(span(15, 50), one)
+        await world.watch(span(15, 50), two)
+        publishers = [await world.publisher(server, rate=RATE) for server in servers]
+        remarks = []
+        topic = "waterspout:nodes"
+        async with await world.bystanders(one, two), publishers[0], publishers[1]:
+            await publishers[0].until_acknowledged(RATE // 2)
+            world.remember_memory()
+            for more in reversed(range(span(1, 3))):
+                if isinstance(redis, SentinelSet):
+                    master = await redis.master()
+                elif kind == "cluster":
+                    running = [node for node in redis.nodes if node.running]
+                    master, *_ = [node for node in running if dict(await node.ask("PUBSUB NUMSUB", topic))[topic]]
+                else:
+                    master = await redis.owner(key_slot(topic.encode()))
+                await master.kill()
+                began = time.monotonic()
+                if kind != "cluster":  # there it may be over before one can look
+                    await _status(servers, "degraded", 15)
+                await _status(servers, "ready", 30)
+                remarks.append(f"ready again {time.monotonic() - began:.1f} s after the kill")
+                await publishers[1].until_acknowledged(RATE)
+                if more:
+                    await master.start()
+                    await redis.whole()
+                    await publishers[0].until_acknowledged(RATE)
+        verdict = await world.verdict(f"4 {kind}: master killed", *remarks)
     assert verdict.ok, str(verdict)
 
 

@@ -15,7 +15,7 @@ from tests.chaos.report import Report
 from tests.support.client import Client
 from tests.support.ledger import MIB, PublisherLedger, SubscriberLedger, Verdict, check, read_log
 from tests.support.load import Publisher, Resident, Watcher
-from tests.support.processes import UNLIMITED, Redis, Server
+from tests.support.processes import UNLIMITED, Redis, RedisCluster, SentinelSet, Server
 from tests.support.waiting import until
 
 LONG = os.environ.get("WATERSPOUT_CHAOS") == "long"
@@ -23,6 +23,7 @@ PATIENCE = 5.0  # s from the acknowledgement to every subscriber, whatever has f
 HOT, CALM = "chat:hot", "chat:calm"  # where the fault is provoked, and where the bystanders are
 
 T = TypeVar("T")
+S = TypeVar("S", Redis, SentinelSet, RedisCluster)
 
 
 def span(short: T, long: T) -> T:
@@ -62,7 +63,10 @@ class World:
     # --- what there is ----------------------------------------------------------------------------------------------
 
     async def redis(self) -> Redis:
-        return await self._stack.enter_async_context(Redis(self.directory))
+        return await self.start(Redis(self.directory))
+
+    async def start(self, servers: S) -> S:
+        return await self._stack.enter_async_context(servers)
 
     async def start_servers(self, redis_urls: Sequence[str]) -> list[Server]:
         """One server for each Redis address (the same one, or that of a proxy)."""

@@ -1,4 +1,4 @@
-"""A Redis for all that only need one."""
+"""A Redis for all that only need one, and the sets of several."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.processes import Redis
+from tests.support.processes import Redis, RedisCluster, SentinelSet
+
+
+def started(servers: Redis | SentinelSet | RedisCluster) -> Iterator[Redis | SentinelSet | RedisCluster]:
+    asyncio.run(servers.start())
+    yield servers
+    asyncio.run(servers.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    redis = Redis(tmp_path_factory.mktemp("redis"))
-    asyncio.run(redis.start())
-    yield redis
-    asyncio.run(redis.__aexit__(None, None, None))
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis | SentinelSet | RedisCluster]:
+    yield from started(Redis(tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture(scope="session")
+def shared_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis | SentinelSet | RedisCluster]:
+    yield from started(SentinelSet(tmp_path_factory.mktemp("sentinel")))
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis | SentinelSet | RedisCluster]:
+    yield from started(RedisCluster(tmp_path_factory.mktemp("cluster")))

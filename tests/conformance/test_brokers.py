@@ -1,4 +1,5 @@
-"""One suite for every broker: the contract in server/broker.py, against a real redis-server where there is one."""
+"""One suite for every broker: the contract in server/broker.py, against real servers: one redis-server, a master and
+a replica under three Sentinels, and a Cluster of three masters."""
 
 from __future__ import annotations
 
@@ -6,39 +7,45 @@ import asyncio
 import hashlib
 import hmac
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import msgpack
 import pytest
-from redis.asyncio import Redis as RedisClient
+from redis.crc import key_slot
 
 from server.broker import Announcement, Broker
 from server.broker_memory import MemoryBroker
 from server.broker_redis import RedisBroker
 from server.config import Redis as Options
 from server.messages import Message
-from tests.support.processes import Redis
+from tests.support.processes import Redis, RedisCluster, SentinelSet
 from tests.support.waiting import until
 
 KEY = "0123456789abcdef0123456789abcdef"
-KINDS: dict[str, dict[str, Any] | None] = {
-    "memory": None,
-    "redis": {},
-    "sharded": {"sharded": True},
-    "signed": {"hmac_key": KEY},
+SINGLE: dict[str, dict[str, Any]] = {"redis": {}, "sharded": {"sharded": True}, "signed": {"hmac_key": KEY}}
+"""What one redis-server is enough for."""
+REDIS: dict[str, dict[str, Any]] = {
+    **SINGLE,
+    "sentinel": {},
+    "cluster": {},
+    "sharded cluster": {"sharded": True},
 }
-REDIS = [kind for kind in KINDS if kind != "memory"]
+SERVERS = {"sentinel": "shared_sentinel", "cluster": "shared_cluster", "sharded cluster": "shared_cluster"}
+"""Fixtures."""
 prefixes = (f"test{number}" for number in itertools.count())
 
 
 class Peer:
     """A broker as a node holds it, and what the node was told. Entering waits for the link."""
 
-    def __init__(self, broker: Broker, node: str) -> None:
+    def __init__(self, broker: Broker, node: str, fences: Sequence[str] = ()) -> None:
         self.broker = broker
         self.node = node
+        self.fences = fences
+        """Channels on all servers that messages come through; none, if announcements come the same way as they."""
+        self.marks: list[Any] = []
         self.messages: list[Message] = []
         self.origins: list[str] = []
         self.announcements: list[Announcement] = []
@@ -56,6 +63,9 @@ class Peer:
         await self.broker.close()
 
     def _on_messages(self, messages: list[Message], node: str) -> None:
+        if messages[0].channel in self.fences:
+            self.marks += [(message.channel, message.data) for message in messages]
+            return
         self.messages += messages
         self.origins += [node] * len(messages)
 
@@ -69,15 +79,23 @@ class Peer:
         return [message.data for message in self.messages if channel in (None, message.channel)]
 
     async def got(self, *data: Any, channel: str | None = None) -> None:
-        """Wait for exactly these data, in this order."""
+        """Wait for exactly these data, in this order (that of one channel, if they come from several servers)."""
         await until(lambda: len(self.data(channel)) >= len(data), what=f"{len(data)} messages at {self.node}")
-        assert self.data(channel) == list(data)
+        if self.fences:
+            assert sorted(map(repr, self.data(channel))) == sorted(map(repr, data))
+        else:
+            assert self.data(channel) == list(data)
 
     async def fence(self) -> None:
         """Return when everything published before by anybody who was awaited has come, or will never come."""
         mark = Announcement(self.node, want=f"fence {len(self.announcements)}")
         self.broker.announce(mark)
         await until(lambda: mark in self.announcements, what=f"own announcement at {self.node}")
+        marks = [(channel, len(self.marks)) for channel in self.fences]
+        for channel, number in marks:
+            await self.broker.subscribe(channel)
+            self.broker.publish([message(number, channel)])
+        await until(lambda: set(marks) <= set(self.marks), what=f"own marks at {self.node}")
 
     async def settled(self) -> None:
         """Return when the link carries again both ways and the broker says so; meanwhile announce, as a node does."""
@@ -94,25 +112,38 @@ class Peer:
 class World:
     """Makes peers that share one broker's server and prefix."""
 
-    def __init__(self, kind: str, redis: Redis | None) -> None:
+    def __init__(self, kind: str, redis: Redis | SentinelSet | RedisCluster | None) -> None:
         self.kind = kind
-        self.options = KINDS[kind]
         self.redis = redis
         self.prefix = next(prefixes)
         self.names = (f"n{number}" for number in itertools.count())
 
     def peer(self, **changes: Any) -> Peer:
-        if self.options is None or self.redis is None:
+        if self.redis is None:
             return Peer(MemoryBroker(), next(self.names))
-        options = {"url": self.redis.url, "prefix": self.prefix, **self.options, **changes}
-        return Peer(RedisBroker(Options(**options)), next(self.names))
+        options = {"url": self.redis.url, "prefix": self.prefix, **REDIS[self.kind], **changes}
+        fences = self.everywhere(options["prefix"]) if self.kind == "sharded cluster" else ()
+        return Peer(RedisBroker(Options(**options)), next(self.names), fences)
+
+    @staticmethod
+    def everywhere(prefix: str) -> list[str]:
+        """A channel of every third of the slots."""
+        thirds = {key_slot(f"{prefix}:c:fence:{n}".encode()) * 3 // 16384: f"fence:{n}" for n in range(50)}
+        assert len(thirds) == 3
+        return list(thirds.values())
 
     async def inject(self, topic: str, payload: bytes) -> None:
         """Publish bytes behind the brokers' backs; `topic` is "nodes" or "c:" and a channel. They have a listener."""
         assert self.redis is not None
-        command = "SPUBLISH" if self.kind == "sharded" else "PUBLISH"
-        async with RedisClient.from_url(self.redis.url) as client:
-            assert await client.execute_command(command, f"{self.prefix}:{topic}", payload) == 1
+        topic = f"{self.prefix}:{topic}"
+        if isinstance(self.redis, SentinelSet):
+            server = await self.redis.master()
+        elif self.kind == "sharded cluster":
+            server = await self.redis.owner(key_slot(topic.encode()))  # type: ignore[union-attr]
+        else:
+            server = self.redis.nodes[0] if isinstance(self.redis, RedisCluster) else self.redis
+        command = "SPUBLISH" if "sharded" in self.kind else "PUBLISH"
+        assert await server.ask(command, topic, payload) == 1
 
     def sign(self, topic: str, payload: bytes, key: str = KEY) -> bytes:
         """What the broker itself would put in front of the payload."""
@@ -121,20 +152,20 @@ class World:
         return hmac.digest(key.encode(), f"{self.prefix}:{topic}".encode() + b"\0" + payload, hashlib.sha256) + payload
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["memory", *REDIS])
 def world(request: pytest.FixtureRequest) -> World:
     """Every broker."""
     kind = request.param
-    return World(kind, None if kind == "memory" else request.getfixturevalue("shared_redis"))
+    return World(kind, None if kind == "memory" else request.getfixturevalue(SERVERS.get(kind, "shared_redis")))
 
 
 @pytest.fixture(params=REDIS)
-def redis_world(request: pytest.FixtureRequest, shared_redis: Redis) -> World:
+def redis_world(request: pytest.FixtureRequest) -> World:
     """Every broker that joins several nodes."""
-    return World(request.param, shared_redis)
+    return World(request.param, request.getfixturevalue(SERVERS.get(request.param, "shared_redis")))
 
 
-@pytest.fixture(params=REDIS)
+@pytest.fixture(params=SINGLE)
 def fragile_world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     """The same with a Redis of the test's own, not started yet, to be struck."""
     return World(request.param, Redis(tmp_path))
