@@ -134,15 +134,15 @@ async def test_publishes_are_stored_in_the_order_of_the_calls(url: str) -> None:
 async def test_the_newest_and_then_the_live_ones(url: str) -> None:
     """`last` and `after` begin in the past; `Live` stands where it ends."""
     async with Client(url) as client:
-        receipts = [await client.publish(LOBBY, n) for n in range(5)]
-        async with client.subscribe(LOBBY, last=2) as events:
+        receipts = [await client.publish("chat:a/b", n) for n in range(5)]
+        async with client.subscribe("chat:a/b", last=2) as events:
             assert [event.data for event in await until_live(events) if isinstance(event, Message)] == [3, 4]
-            await client.publish(LOBBY, 5)
+            await client.publish("chat:a/b", 5)
             assert [message.data for message in await messages(events, 1)] == [5]
-        async with client.subscribe(LOBBY, after=receipts[1].cursor) as events:
+        async with client.subscribe("chat:a/b", after=receipts[1].cursor) as events:
             assert [message.data for message in await messages(events, 4)] == [2, 3, 4, 5]
             assert events.cursor == receipts[-1].cursor  # the loop has not finished with the last one
-        assert (await client.history(LOBBY)).cursor == events.cursor
+        assert (await client.history("chat:a/b")).cursor == events.cursor
 
 
 async def test_a_gap_is_told(url: str, node: Node) -> None:
