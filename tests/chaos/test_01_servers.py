@@ -24,7 +24,7 @@ async def test_1_a_server_killed_in_the_middle_of_a_burst_loses_nothing(world: W
         await world.watch(10, other)
         burst = [await world.publisher(struck, window=200, rate=span(0, 150)) for _ in range(2)]
         steady = await world.publisher(other, rate=50)
-        resident = await world.resident(struck)
+        resident = await world.resident(struck, rate=100, window=32)
         async with await world.bystanders(other, calm), steady, burst[0], burst[1], resident:
             await burst[0].until_acknowledged(100)
             world.remember_memory()

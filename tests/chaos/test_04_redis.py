@@ -32,8 +32,9 @@ async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(w
         await world.watch(span(15, 50), one)
         await world.watch(span(15, 50), two)
         publishers = [await world.publisher(server, rate=RATE) for server in servers]
+        resident = await world.resident(one)
         remarks = []
-        async with await world.bystanders(one, two), publishers[0], publishers[1]:
+        async with await world.bystanders(one, two), publishers[0], publishers[1], resident:
             await publishers[0].until_acknowledged(RATE // 2)
             world.remember_memory()
             if fault == "restarted empty":
@@ -115,8 +116,9 @@ async def test_5_links_killed_every_second_lose_and_double_nothing(world: World,
         await world.watch(span(15, 50), one)
         await world.watch(span(15, 50), two)
         publishers = [await world.publisher(server, rate=RATE) for server in (one, two)]
+        resident = await world.resident(one)
         killed = 0
-        async with await world.bystanders(one, two), publishers[0], publishers[1]:
+        async with await world.bystanders(one, two), publishers[0], publishers[1], resident:
             await publishers[0].until_acknowledged(RATE // 2)
             world.remember_memory()
             for _ in range(span(3, 60)):
@@ -171,7 +173,8 @@ async def test_6_a_link_into_a_black_hole_is_noticed(world: World) -> None:
             await world.watch(span(15, 50), alone)
             await world.watch(span(15, 50), other)
             publishers = [await world.publisher(server, rate=RATE) for server in (alone, other)]
-            async with await world.bystanders(other), publishers[0], publishers[1]:
+            resident = await world.resident(alone)
+            async with await world.bystanders(other), publishers[0], publishers[1], resident:
                 await publishers[0].until_acknowledged(RATE // 2)
                 world.remember_memory()
                 proxy.black_hole()

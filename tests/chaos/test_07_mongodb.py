@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.chaos.world import RATE, World, span
-from tests.support.load import Publisher
+from tests.support.load import Publisher, Resident
 from tests.support.processes import ReplicaSet
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.gen_test(timeout=span(120, 600))
 
 
-async def _load(world: World) -> list[Publisher]:
+class Load(NamedTuple):
+    first: Publisher
+    second: Publisher
+    resident: Resident
+    bystanders: Publisher
+
+
+async def _load(world: World) -> Load:
     """Two servers, subscribers and a publisher on each, and bystanders; nothing is started yet."""
     redis = await world.redis()
     one, two = await world.start_servers([redis.url] * 2)
     await world.watch(span(10, 50), one)
     await world.watch(span(10, 50), two)
-    publishers = [await world.publisher(server, rate=RATE) for server in (one, two)]
-    return [*publishers, await world.bystanders(one, two)]
+    return Load(
+        await world.publisher(one, rate=RATE),
+        await world.publisher(two, rate=RATE),
+        await world.resident(one),
+        await world.bystanders(one, two),
+    )
 
 
 @pytest.mark.parametrize("fault", ["stepped down", "killed"])
@@ -32,8 +43,8 @@ async def test_7_a_lost_primary_stalls_publishes_and_loses_none(
 ) -> None:
     """Elections in the middle of the load: an insert may have been stored, rolled back or never have arrived."""
     async with replicated_world as world:
-        first, second, bystanders = await _load(world)
-        async with first, second, bystanders:
+        first, second, resident, bystanders = await _load(world)
+        async with first, second, resident, bystanders:
             await first.until_acknowledged(RATE // 2)
             world.remember_memory()
             for _ in range(span(2, 6) if fault == "stepped down" else span(1, 3)):
@@ -57,8 +68,8 @@ async def test_7_without_a_majority_nothing_is_acknowledged(replicated_world: Wo
     `down`; when the members are back everything goes on, and what was acknowledged is there."""
     async with replicated_world as world:
         world.settings["mongodb.publish_timeout"] = f"{span(3, 10)}s"
-        first, second, bystanders = await _load(world)
-        async with first, second, bystanders:
+        first, second, resident, bystanders = await _load(world)
+        async with first, second, resident, bystanders:
             await first.until_acknowledged(RATE // 2)
             world.remember_memory()
             primary = await replica_set.primary()
@@ -103,8 +114,8 @@ async def test_8_an_insert_that_fails_is_neither_stored_twice_nor_denied(
 ) -> None:
     """With a write concern error the insert *is* stored, and with a closed connection nobody knows."""
     async with replicated_world as world:
-        first, second, bystanders = await _load(world)
-        async with first, second, bystanders:
+        first, second, resident, bystanders = await _load(world)
+        async with first, second, resident, bystanders:
             await first.until_acknowledged(RATE // 2)
             world.remember_memory()
             for _ in range(span(3, 30)):

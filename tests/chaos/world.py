@@ -109,9 +109,9 @@ class World:
         self.watchers += watchers
         return watchers
 
-    async def resident(self, server: Server) -> Resident:
+    async def resident(self, server: Server, *, rate: float = 10.0, window: int = 1) -> Resident:
         """A user of the Python client; it reads already, and does not publish yet."""
-        resident = Resident(server.base, HOT)
+        resident = Resident(server.base, HOT, rate=rate, window=window)
         self._stack.push_async_callback(resident.close)
         self.ledgers.append(resident.publishes)
         self.watchers.append(await resident.begin())

@@ -134,15 +134,15 @@ async def test_publishes_are_stored_in_the_order_of_the_calls(url: str) -> None:
 async def test_the_newest_and_then_the_live_ones(url: str) -> None:
     """`last` and `after` begin in the past; `Live` stands where it ends."""
     async with Client(url) as client:
-        receipts = [await client.publish(LOBBY, n) for n in range(5)]
-        async with client.subscribe(LOBBY, last=2) as events:
+        receipts = [await client.publish("chat:a/b", n) for n in range(5)]
+        async with client.subscribe("chat:a/b", last=2) as events:
             assert [event.data for event in await until_live(events) if isinstance(event, Message)] == [3, 4]
-            await client.publish(LOBBY, 5)
+            await client.publish("chat:a/b", 5)
             assert [message.data for message in await messages(events, 1)] == [5]
-        async with client.subscribe(LOBBY, after=receipts[1].cursor) as events:
+        async with client.subscribe("chat:a/b", after=receipts[1].cursor) as events:
             assert [message.data for message in await messages(events, 4)] == [2, 3, 4, 5]
             assert events.cursor == receipts[-1].cursor  # the loop has not finished with the last one
-        assert (await client.history(LOBBY)).cursor == events.cursor
+        assert (await client.history("chat:a/b")).cursor == events.cursor
 
 
 async def test_a_gap_is_told(url: str, node: Node) -> None:
@@ -411,14 +411,14 @@ class CommandLine:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "waterspout_client", *arguments),
             env=self.environment | environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    async def run(self, *arguments: str, **environment: str) -> tuple[int | None, str, str]:
-        """The exit code, and what it has written."""
+    async def run(self, *arguments: str, lines: str = "", **environment: str) -> tuple[int | None, str, str]:
+        """The exit code, and what it has written; `lines` are piped into it."""
         process = await self.start(*arguments, **environment)
         async with asyncio.timeout(30):
-            output, errors = await process.communicate()
+            output, errors = await process.communicate(lines.encode())
         return process.returncode, output.decode(), errors.decode()
 
 
@@ -459,16 +459,43 @@ async def test_tail_from_a_shell(url: str) -> None:
     assert (process.returncode, errors) == (130, b"")
 
 
+async def test_lines_are_published_from_a_shell(url: str) -> None:
+    """Each is stored before the next is read; the first that cannot be is the end."""
+    shell = CommandLine(url)
+    assert await shell.run("publish", LOBBY, "-", lines='1\n\n{"n": 2}') == (0, "#1\n#2\n", "")
+    code, output, errors = await shell.run("publish", LOBBY, "-", lines="3\nfour\n5\n")
+    assert (code, output) == (1, "#3\n")
+    assert errors.splitlines()[-1].endswith("a text has quotes: '\"four\"'")
+    code, output, _ = await shell.run("history", LOBBY, "--json")
+    assert [json.loads(line)["data"] for line in output.splitlines()] == [1, {"n": 2}, 3]
+
+
+async def test_a_tail_into_a_pipe_ends_when_nobody_reads(url: str) -> None:
+    """At once: the next message may never come."""
+    process = await CommandLine(url).start("tail", LOBBY)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == "── live ──\n".encode()
+            process.stdout._transport.close()  # type: ignore[attr-defined]
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["publish", "feed:news", "1"], 1, "permission_denied: "),
         (["tail", "nowhere:1"], 1, "unknown_channel: "),
         (["publish", LOBBY, "{no JSON"], 2, "not JSON"),
+        (["publish", LOBBY, "it's text"], 2, "a text has quotes: '\"it'\"'\"'s text\"'"),
         (["history", LOBBY, "--url", "ftp://x"], 1, "url: "),
         (["publish", LOBBY, "1", "--token", "no token"], 1, "closed: "),
     ],
-    ids=["not allowed", "no such channel", "not JSON", "not an address", "bad token"],
+    ids=["not allowed", "no such channel", "not JSON", "a text", "not an address", "bad token"],
 )
 async def test_a_refusal_in_a_shell(url: str, arguments: list[str], code: int, said: str) -> None:
     """One line to stderr, and an exit code."""
@@ -482,4 +509,4 @@ async def test_no_server_in_a_shell() -> None:
     shell = CommandLine(f"http://{LOOPBACK}:{free_port()}")
     code, output, errors = await shell.run("publish", LOBBY, "1", "--timeout", "0.5")
     assert (code, output) == (1, "")
-    assert "within 0.5 s" in errors.splitlines()[-1]
+    assert "within 0.5 s: [Errno 111]" in errors.splitlines()[-1]

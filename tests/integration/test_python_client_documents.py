@@ -15,7 +15,7 @@ from tests.integration.test_python_client import QUICK, SECRET, CommandLine
 from tests.support.client import make_token
 from tests.support.processes import UNLIMITED, Mongod, Server
 from tests.support.waiting import until
-from waterspout_client import Change, Client, Replaced, Watch, WaterspoutError
+from waterspout_client import Change, Client, Live, Message, Replaced, Watch, WaterspoutError
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -72,6 +72,49 @@ async def test_a_watch_follows_what_matches(url: str) -> None:
             change = await anext(watch)
             assert isinstance(change, Change)
             assert (change.op, change.id, set(watch.documents)) == ("delete", "1", {"2"})
+
+
+async def test_a_collection_is_watched_several_times(url: str) -> None:
+    """By one client, with different `where`, each of them a copy of its own; through a loss as well."""
+    async with ann(url) as writer, ann(url, **QUICK) as client:
+        orders, written = client.collection("orders"), writer.collection("orders")
+        await written.put("1", {"status": "open"})
+        await written.put("2", {"status": "shut"})
+
+        async def changed(watch: Watch) -> set[str]:
+            assert isinstance(await anext(watch), Change)
+            return set(watch.documents)
+
+        async with (
+            orders.watch() as everything,
+            orders.watch({"status": "open"}) as opened,
+            orders.watch({"status": "shut"}) as shut,
+        ):
+            for watch, ids in ((everything, {"1", "2"}), (opened, {"1"}), (shut, {"2"})):
+                assert isinstance(await anext(watch), Replaced)
+                assert set(watch.documents) == ids
+            await written.patch("1", {"status": "shut"})
+            assert [await changed(watch) for watch in (everything, opened, shut)] == [{"1", "2"}, set(), {"1", "2"}]
+            assert client._open_link is not None
+            client._open_link._socket.transport.abort()
+            await written.patch("2", {"status": "open"})
+            assert [await changed(watch) for watch in (everything, opened, shut)] == [{"1", "2"}, {"2"}, {"1"}]
+
+
+async def test_what_is_filtered_is_live_without_its_head(url: str) -> None:
+    async with ann(url) as client:
+        orders = client.collection("orders")
+        await orders.put("1", {"status": "open"})
+        await orders.put("2", {"status": "shut"})
+
+        async def told() -> bool:
+            return len((await client.history("docs:orders")).messages) == 2
+
+        await until(told, what="changes in the log")
+        for channel, where in (("docs:orders", {"status": "open"}), ("docs:orders/1", None)):
+            async with client.subscribe(channel, after="0", where=where) as events:
+                kinds = {type(await anext(events)) for _ in range(2)}
+                assert kinds == {Live, Message}
 
 
 async def test_a_copy_equals_the_collection_after_a_killed_server(tmp_path: Path, mongod: Mongod) -> None:

@@ -127,10 +127,11 @@ class Watcher:
 class Resident:
     """The Python client of clients/python, as its users have it: nobody helps it to come back, to resume or to try
     again. `await Resident(url, channel).begin()` reads; `async with` publishes as well, and leaving waits for
-    answers."""
+    answers. Its messages have to be stored in order: where they may be refused for a while, that takes a `window` of
+    1."""
 
-    def __init__(self, url: str, channel: str, *, rate: float = 100.0, name: str = "resident") -> None:
-        self.client = waterspout_client.Client(url, min_delay=0.1, max_delay=1.0)
+    def __init__(self, url: str, channel: str, *, rate: float, window: int, name: str = "resident") -> None:
+        self.client = waterspout_client.Client(url, min_delay=0.1, max_delay=1.0, window=window)
         self.ledger = SubscriberLedger(name, channel)
         self.publishes = PublisherLedger(name)
         self.rate = rate

@@ -129,6 +129,19 @@ async def test_every_attempt_has_the_same_key() -> None:
         assert [(one.offset, one.duplicate) for one in await asyncio.gather(*receipts)] == [(1, True), (2, False)]
 
 
+async def test_what_was_published_on_an_open_connection_outlives_it_too() -> None:
+    async with stage() as server, client(server) as ann:
+        peer = await server.peer()
+        await ann.ready()
+        for n in range(2):  # in a channel that is new, and in one that had nothing to do any more
+            receipt = ann.publish(LOBBY, n)
+            first = await peer.expect("publish", data=n)
+            await peer.end()
+            peer = await server.peer()
+            await peer.reply(await peer.expect("publish", key=first["key"]), channel=LOBBY, offset=n)
+            assert (await receipt).offset == n
+
+
 async def test_no_more_than_the_window_is_under_way() -> None:
     async with stage() as server, client(server, window=1) as ann:
         receipts = [ann.publish(LOBBY, n) for n in range(3)]
@@ -149,6 +162,57 @@ async def test_who_no_longer_waits_is_not_sent_for() -> None:
         peer = await server.peer()
         await peer.reply(await peer.expect("publish", data=2), channel=LOBBY, offset=1)
         assert (await second).offset == 1
+
+
+async def test_who_no_longer_waits_takes_no_place_in_the_queue() -> None:
+    async with stage() as server, client(server, max_queue=2) as ann:
+        for n in range(2):
+            ann.publish(LOBBY, n).cancel()
+        third = ann.publish(LOBBY, 2)
+        peer = await server.peer()
+        await peer.reply(await peer.expect("publish", data=2), channel=LOBBY, offset=1)
+        assert (await third).offset == 1
+
+
+async def test_channels_that_were_published_in_are_forgotten() -> None:
+    """A program may publish in a channel for each of its users."""
+    async with stage() as server, client(server) as ann:
+        ann.publish("chat:left", 1).cancel()
+        receipts = [ann.publish(f"chat:{n}", n) for n in range(3)]
+        peer = await server.peer()
+        for n in range(3):
+            await peer.reply(await peer.expect("publish", data=n), channel=f"chat:{n}", offset=1)
+        await asyncio.gather(*receipts)
+        assert ann._outboxes == {}
+
+
+async def test_whoever_waits_is_told_even_if_leaving_is_cancelled() -> None:
+    async with stage() as server:
+        ann = await client(server).__aenter__()
+        peer = await server.peer()
+        receipt, asking = ann.publish(LOBBY, 1), asyncio.create_task(ann.presence(LOBBY))
+        await peer.expect("publish")
+        await peer.expect("presence")
+        leaving = asyncio.create_task(ann.close())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        async with asyncio.timeout(5):
+            for waiting in (receipt, asking):
+                with pytest.raises(WaterspoutError, match="closed"):
+                    await waiting
+
+
+async def test_data_that_is_nested_too_deeply_is_refused_like_any_other_that_is_not_json() -> None:
+    class Deep(list[Any]):
+        def __repr__(self) -> str:  # pytest's own fails at it
+            return "deep"
+
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = Deep([deep])
+    async with stage() as server, client(server) as ann:
+        with pytest.raises(ValueError, match="deep"):
+            ann.publish(LOBBY, deep)
 
 
 # --- channels ---------------------------------------------------------------------------------------------------------
@@ -227,6 +291,61 @@ async def test_an_end_by_the_server_is_an_error_behind_what_came_before() -> Non
         await server.peer()  # and it is not subscribed to again
 
 
+async def test_a_right_that_is_gone_after_a_loss_ends_the_subscription_as_well() -> None:
+    async with stage() as server, client(server) as ann:
+        events = ann.subscribe(LOBBY)
+        entering = asyncio.create_task(events.__aenter__())
+        peer = await server.peer()
+        await peer.joined("e:0", "e:0")
+        await entering
+        await next_of(events, Live)
+        await peer.end()
+        peer = await server.peer()
+        await peer.refuse(await peer.expect("subscribe"), "permission_denied")
+        with pytest.raises(Unsubscribed, match="permission_denied: no"):
+            await anext(events)
+
+
+async def test_the_end_of_a_former_subscription_is_not_that_of_the_next() -> None:
+    """Both may be on their way at once; the reply to `subscribe` tells them apart."""
+    async with stage() as server, client(server) as ann:
+        events = ann.subscribe(LOBBY)
+        entering = asyncio.create_task(events.__aenter__())
+        peer = await server.peer()
+        await peer.joined("e:0", "e:0")
+        await entering
+        await events.__aexit__(None, None, None)
+        events = ann.subscribe(LOBBY)
+        entering = asyncio.create_task(events.__aenter__())
+        await peer.push({"type": "unsubscribed", "channel": LOBBY, "code": "unsubscribed", "reason": "by the server"})
+        await peer.expect("unsubscribe")
+        await peer.joined("e:1", "e:1")
+        await entering
+        await next_of(events, Live)
+
+
+async def test_a_cursor_that_cannot_be_kept_does_not_keep_the_subscription() -> None:
+    class Full:
+        def load(self, channel: str) -> str | None:
+            return None
+
+        def save(self, channel: str, cursor: str) -> None:
+            if cursor == "e:1":
+                raise OSError("no space left")
+
+    async with stage() as server, client(server, cursors=Full()) as ann:
+        events = ann.subscribe(LOBBY)
+        entering = asyncio.create_task(events.__aenter__())
+        peer = await server.peer()
+        await peer.joined("e:0", "e:1")
+        await peer.push(message(1))
+        await entering
+        await next_of(events, Message)
+        with pytest.raises(OSError, match="no space left"):
+            await events.__aexit__(None, None, None)
+        await peer.expect("unsubscribe")
+
+
 async def test_presence() -> None:
     async with stage() as server, client(server) as ann:
         asking = asyncio.create_task(ann.presence(LOBBY))
@@ -247,6 +366,41 @@ async def test_a_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPa
         peer = await server.peer(expires=time.time() + 0.02)
         await peer.refuse(await peer.expect("refresh", token="second"), "unavailable", retry=True)
         await peer.reply(await peer.expect("refresh", token="third"), expires=time.time() + 3600)
+
+
+async def test_a_token_is_waited_for_before_the_connection() -> None:
+    """The server gives it a few seconds only, and who says nothing until then is sent away for good."""
+    asked, given = asyncio.Event(), asyncio.Event()
+
+    async def token() -> str:
+        asked.set()
+        await given.wait()
+        return "late"
+
+    async with stage() as server:
+        sockets = server.peers
+        async with client(server, token=token):
+            await asked.wait()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await sockets.get()
+            given.set()
+            peer = await sockets.get()
+            await peer.expect("connect", token="late")
+
+
+async def test_a_failing_callback_ends_nothing() -> None:
+    changes: list[str] = []
+
+    def on_state(change: Any) -> None:
+        changes.append(change.state)
+        raise ZeroDivisionError
+
+    async with stage() as server, client(server, on_state=on_state) as ann:
+        await (await server.peer()).end()
+        await server.peer()
+        await ann.ready()
+    assert changes == ["connecting", "open", "waiting", "connecting", "open", "closed"]
 
 
 async def test_close_codes_say_whether_to_come_back() -> None:
@@ -309,6 +463,43 @@ async def test_a_watch_keeps_a_copy() -> None:
         await peer.push(snapshot("z", start=True, cursor="f:1"))
         await next_of(watch, Replaced)
         assert set(watch.documents) == {"z"}
+
+
+async def test_a_copy_is_not_gone_on_with_behind_a_gap() -> None:
+    """A fresh snapshot follows the gap; if it is lost on its way, it is asked for again."""
+    async with stage() as server, client(server) as ann:
+        watch = ann.collection("orders").watch()
+        entering = asyncio.create_task(watch.__aenter__())
+        peer = await server.peer()
+        await peer.joined("e:3", "e:3", snapshot=True)
+        await entering
+        await peer.push(snapshot("a", start=True, cursor="e:3"))
+        await next_of(watch, Replaced)
+        await peer.push({"type": "gap", "channel": ORDERS, "from": 4, "to": 9, "cursor": "e:9"})
+        await next_of(watch, Gap)
+        await peer.end()
+        peer = await server.peer()
+        assert "after" not in await peer.joined("e:9", "e:9", snapshot=True)
+
+
+async def test_a_collection_is_watched_several_times_under_the_first_free_label() -> None:
+    async with stage() as server, client(server) as ann:
+        orders = ann.collection("orders")
+        peer = await server.peer()
+
+        async def begin(channel: str) -> Any:
+            watch = orders.watch()
+            entering = asyncio.create_task(watch.__aenter__())
+            await peer.joined("e:1", "e:1", channel=channel, snapshot=True)
+            return await entering
+
+        _, second, third = [await begin(channel) for channel in (ORDERS, f"{ORDERS}#2", f"{ORDERS}#3")]
+        await second.__aexit__(None, None, None)
+        await peer.expect("unsubscribe", channel=f"{ORDERS}#2")
+        await begin(f"{ORDERS}#2")
+        await peer.push({**snapshot("c", start=True, cursor="e:1"), "channel": f"{ORDERS}#3"})
+        await next_of(third, Replaced)
+        assert set(third.documents) == {"c"}
 
 
 async def test_commands_of_documents() -> None:

@@ -9,6 +9,9 @@ import io
 import json
 import logging
 import os
+import shlex
+import signal
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -25,10 +28,12 @@ EXAMPLES = """\
 examples:
   %(prog)s tail chat:lobby --last 20
   %(prog)s publish chat:lobby '{"text": "hi"}'
+  jq -c '.[]' messages.json | %(prog)s publish chat:lobby -
   %(prog)s watch orders --where '{"status": "open"}'
   %(prog)s history chat:lobby --limit 5 --json
 
-WATERSPOUT_URL and WATERSPOUT_TOKEN stand for --url and --token. Other users of the machine can see arguments.
+COMMAND --help has the options of each. WATERSPOUT_URL and WATERSPOUT_TOKEN stand for --url and --token: other users of
+the machine can see arguments.
 """
 
 
@@ -41,7 +46,8 @@ class Screen:
 
     def show(self, value: Any, *parts: tuple[str | None, str]) -> None:
         if self._json:
-            print(json.dumps(value, ensure_ascii=False), flush=True)
+            text = json.dumps(value, ensure_ascii=False)
+            print("".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text), flush=True)
         else:
             print("  ".join(paint(sys.stdout, colour, text) for colour, text in parts if text), flush=True)
 
@@ -136,7 +142,19 @@ async def watch(client: Client, screen: Screen, arguments: argparse.Namespace) -
 
 
 async def publish(client: Client, screen: Screen, arguments: argparse.Namespace) -> None:
-    receipt = await client.publish(arguments.channel, arguments.data, key=arguments.key, tag=arguments.tag)
+    if arguments.data is not sys.stdin:
+        return await publish_one(client, screen, arguments, arguments.data)
+    if arguments.key is not None:
+        raise ValueError("key: it is one message's, and there may be many lines")
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # else Ctrl-C waits for the thread, and that for a line
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        if line.strip():
+            async with asyncio.timeout(arguments.timeout):
+                await publish_one(client, screen, arguments, json_value(line))
+
+
+async def publish_one(client: Client, screen: Screen, arguments: argparse.Namespace, data: Any) -> None:
+    receipt = await client.publish(arguments.channel, data, key=arguments.key, tag=arguments.tag)
     offset = f"#{receipt.offset}" if receipt.offset is not None else "passed on"
     screen.show(dataclasses.asdict(receipt), (GREEN, offset), (DIM, "stored before" if receipt.duplicate else ""))
 
@@ -175,7 +193,14 @@ def json_value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON ({error}); a text has quotes: '\"hi\"'") from None
+        text = text.strip()
+        quoted = shlex.quote(json.dumps(text, ensure_ascii=False))
+        hint = "" if text.startswith(("{", "[")) else f"; a text has quotes: {quoted}"
+        raise argparse.ArgumentTypeError(f"not JSON ({error}){hint}") from None
+
+
+def json_or_lines(text: str) -> Any:
+    return sys.stdin if text == "-" else json_value(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -208,8 +233,8 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--last", type=int, metavar="N", help="begin with the newest N messages")
     start.add_argument("--after", metavar="CURSOR", help="begin after a cursor; 0: with the oldest")
 
-    one = command("publish", publish, "publish one message")
-    one.add_argument("data", type=json_value, help="any JSON value")
+    one = command("publish", publish, "publish a message, or one for each line")
+    one.add_argument("data", type=json_or_lines, help="any JSON value; -: one on each line of the standard input")
     one.add_argument("--key", help="the idempotency key; by default a random one")
     one.add_argument("--tag", help="what a conflating channel keeps the newest message of")
 
@@ -226,12 +251,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def stop_when_nobody_reads() -> None:
+    """`tail … | head` has had enough: that is to be noticed before there is something to write."""
+    output, loop, task = sys.stdout.fileno(), asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        loop.remove_reader(output)
+        task.cancel()
+
+    if stat.S_ISFIFO(os.fstat(output).st_mode):
+        loop.add_reader(output, stop)
+
+
 async def run(arguments: argparse.Namespace, screen: Screen) -> int:
     last_reason = ""
 
     def on_state(change: StateChange) -> None:
         nonlocal last_reason
-        last_reason = change.reason or last_reason
+        if change.state == "waiting":
+            last_reason = change.reason
         screen.state(change)
 
     try:
@@ -239,13 +278,16 @@ async def run(arguments: argparse.Namespace, screen: Screen) -> int:
             async with asyncio.timeout(arguments.timeout) as limit:
                 await client.ready()
                 if arguments.run in (tail, watch):
+                    stop_when_nobody_reads()
+                    limit.reschedule(None)
+                elif getattr(arguments, "data", None) is sys.stdin:
                     limit.reschedule(None)
                 await arguments.run(client, screen, arguments)
     except WaterspoutError as error:
         screen.tell(RED, str(error))
     except TimeoutError:
         screen.tell(RED, f"no answer from {arguments.url} within {arguments.timeout:g} s: {last_reason}".rstrip(": "))
-    except ValueError as error:
+    except (ValueError, argparse.ArgumentTypeError) as error:
         screen.tell(RED, str(error))
     else:
         return 0
@@ -262,5 +304,6 @@ def main() -> None:
         sys.exit(asyncio.run(run(arguments, Screen(arguments.json))))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # `tail … | head`: nobody reads, and nobody wants to hear of it at the exit
+    except (BrokenPipeError, asyncio.CancelledError):
+        # `tail … | head`: nobody reads, and nobody wants to hear of it at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

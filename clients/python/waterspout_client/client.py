@@ -123,10 +123,12 @@ class Client:
 
     async def close(self) -> None:
         """Leave, and do not come back. What was not acknowledged yet is refused with `closed`, its outcome unknown."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
-        self._close(End(1000, "closed by this program"))
+        try:
+            if self._running is not None:
+                self._running.cancel()
+                await asyncio.wait([self._running])
+        finally:  # whoever waits for something is told, even if this here is cancelled
+            self._close(End(1000, "closed by this program"))
 
     async def ready(self) -> Push:
         """Wait for a connection; the server's reply to `connect`."""
@@ -137,8 +139,8 @@ class Client:
         try:
             await self._stay()
         except Exception as error:
+            logger.exception("%s: the client failed", self.url)
             self._close(End(ABNORMAL, f"the client failed: {error!r}"))
-            raise
 
     async def _stay(self) -> None:
         attempt = 0
@@ -162,11 +164,15 @@ class Client:
     async def _connection(self) -> End:
         """One connection, from the attempt to its end."""
         self.session = {}
+        try:  # before the connection: the server does not wait long for what is said first
+            token = await self._fresh_token()
+        except Exception as error:
+            return End(ABNORMAL, f"no token: {error!r}")
         link = await open_link(self.url, self._codec, self._patience, self._ping, self._take)
         if isinstance(link, End):
             return link
         running = asyncio.create_task(link.run())
-        greeting = asyncio.create_task(self._greet(link))
+        greeting = asyncio.create_task(self._greet(link, token))
         try:
             await asyncio.wait((running, greeting), return_when=asyncio.FIRST_COMPLETED)
             refused = greeting.result() if greeting.done() else None
@@ -179,15 +185,11 @@ class Client:
             await asyncio.wait((running, greeting))
             for stream in list(self._streams.values()):
                 stream.lost()
-            for outbox in self._outboxes.values():
+            for outbox in list(self._outboxes.values()):
                 outbox.lost()
 
-    async def _greet(self, link: Link) -> End | None:
+    async def _greet(self, link: Link, token: str | None) -> End | None:
         """Say who we are, go on where we were, and renew the token in time. Why not, if the server refuses."""
-        try:
-            token = await self._fresh_token()
-        except Exception as error:
-            return End(ABNORMAL, f"no token: {error!r}")
         try:
             session = await link.ask("connect", **({"token": token} if token else {}))
         except WaterspoutError as error:
@@ -203,7 +205,7 @@ class Client:
         self._changed.set()
         for stream in list(self._streams.values()):
             stream.opened(link)
-        for outbox in self._outboxes.values():
+        for outbox in list(self._outboxes.values()):
             outbox.opened(link)
         expires = session.get("expires")
         while callable(self._token) and expires is not None:
@@ -231,19 +233,25 @@ class Client:
             stream.ended(self._closed)
         for outbox in self._outboxes.values():
             outbox.closed(self._closed)
-        self._set(StateChange("closed", end.reason, end.code))
         self._changed.set()
+        self._set(StateChange("closed", end.reason, end.code))
 
     def _set(self, change: StateChange) -> None:
         self.state = change.state
         if self._on_state is not None:
-            self._on_state(change)
+            try:
+                self._on_state(change)
+            except Exception:  # the connection is not at fault
+                logger.exception("%s: on_state failed", self.url)
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)  # else it would grow with each who is told
 
     async def _link(self) -> Link:
         """The link commands may be sent on, as soon as there is one; WaterspoutError once the client is closed."""
         while self._open_link is None or not self._open_link.usable:
-            if self._closed is not None:
-                raise self._closed
+            self._check_open()
             if self._open_link is not None:
                 self._changed.clear()  # on its way out
             await self._changed.wait()
@@ -273,8 +281,7 @@ class Client:
         tag        what a conflating channel keeps the newest message of
         ephemeral  pass it on without storing it, in a durable channel that allows it
         """
-        if self._closed is not None:
-            raise self._closed
+        self._check_open()
         # Copied: the caller may change the object, and a retry with other data would be a conflict.
         fields = {"channel": channel, "data": json.loads(to_json(data)), "key": key or secrets.token_hex(16)}
         if not echo:
@@ -284,11 +291,14 @@ class Client:
         if ephemeral:
             fields["ephemeral"] = True
         outbox = self._outboxes.get(channel)
-        if outbox is None:
-            outbox = self._outboxes[channel] = Outbox(self._window, self._max_queue)
-            if self._open_link is not None:
-                outbox.opened(self._open_link)
-        return outbox.put(fields)
+        if outbox is not None:
+            return outbox.put(fields)
+        outbox = Outbox(self._window, self._max_queue, lambda: self._outboxes.pop(channel, None))
+        self._outboxes[channel] = outbox
+        receipt = outbox.put(fields)  # first: with nothing to do it would be forgotten
+        if self._open_link is not None:
+            outbox.opened(self._open_link)
+        return receipt
 
     def subscribe(
         self,
@@ -356,9 +366,11 @@ class Client:
     # --- for the streams ----------------------------------------------------------------------------------------------
 
     def join(self, stream: Stream[Any]) -> Link | None:
-        if self._closed is not None:
-            raise self._closed
-        if stream.channel in self._streams:
+        self._check_open()
+        if stream.labelled:
+            names = (f"{stream.channel}#{number}" if number > 1 else stream.channel for number in itertools.count(1))
+            stream.channel = next(name for name in names if name not in self._streams)
+        elif stream.channel in self._streams:
             raise WaterspoutError("conflict", f"channel: this client is subscribed to {stream.channel} already")
         self._streams[stream.channel] = stream
         return self._open_link

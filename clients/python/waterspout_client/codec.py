@@ -27,6 +27,9 @@ def codec(encoding: Encoding) -> Codec:
 
 def to_json(value: Any) -> str:
     """ValueError or TypeError for what JSON cannot say, lone surrogates among it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     text.encode()
     return text

@@ -17,8 +17,8 @@ class Cursors(Protocol):
 
 
 class FileCursors:
-    """A JSON file, replaced as a whole at each step. One program, one file. It survives `kill -9`; the step before a
-    power failure may be missing, and then those messages come again."""
+    """A JSON file, replaced as a whole and synchronized at each step. One program, one file. It survives `kill -9`; the
+    step before a power failure may be missing, and then those messages come again."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
@@ -33,5 +33,8 @@ class FileCursors:
     def save(self, channel: str, cursor: str) -> None:
         self._cursors[channel] = cursor
         beside = self._path.with_name(self._path.name + ".new")
-        beside.write_text(json.dumps(self._cursors))
+        with beside.open("w") as file:
+            file.write(json.dumps(self._cursors))
+            file.flush()
+            os.fsync(file.fileno())  # else some file systems have the new name before the new content
         os.replace(beside, self._path)

@@ -113,6 +113,8 @@ class Collection:
 class Watch(Stream[Change | Replaced | Gap]):
     """Hands on each change after it has been made in `documents`; first a `Replaced` with all there is."""
 
+    labelled = True
+
     documents: dict[str, Document]
     """The copy, by `_id`. It moves with the loop that reads, and only with it."""
 

@@ -65,7 +65,8 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Caught up: all that was there when the subscription began, or came back, has been handed on."""
+    """Caught up: all that was there when the subscription began, or came back, has been handed on. (A `where` or one
+    document is only a view of a log, and live at once.)"""
 
     channel: str
     resumed: bool

@@ -130,11 +130,14 @@ class Link:
             self.over = True
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
             replies, self._replies = self._replies, {}
             for _, report in replies.values():
                 report(disconnected(), {})
-            await self._socket.close()
+            try:
+                await asyncio.wait(tasks)
+                await self._socket.close()
+            finally:
+                self._socket.transport.abort()  # if nobody waits for that
 
     async def _read(self) -> str:
         try:

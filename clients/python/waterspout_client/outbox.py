@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from waterspout_client.errors import WaterspoutError
@@ -27,9 +28,12 @@ class Entry:
 
 
 class Outbox:
-    def __init__(self, window: int, max_queue: int) -> None:
+    """`idle` is called whenever there is nothing left to do: what comes next may as well come into a new one."""
+
+    def __init__(self, window: int, max_queue: int, idle: Callable[[], object]) -> None:
         self._window = window
         self._max_queue = max_queue
+        self._idle = idle
         self._next_number = 0
         self._waiting: deque[Entry] = deque()
         self._under_way: dict[int, Entry] = {}
@@ -40,13 +44,18 @@ class Outbox:
 
     def put(self, fields: Push) -> asyncio.Future[Published]:
         receipt: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        if len(self._waiting) + len(self._under_way) + len(self._refused) >= self._max_queue:
+        if self._full():  # and even without those that nobody waits for any more
+            self._waiting = deque(entry for entry in self._waiting if not entry.receipt.done())
+        if self._full():
             receipt.set_exception(WaterspoutError("limit_exceeded", f"{self._max_queue} publishes wait already"))
         else:
             self._waiting.append(Entry(self._next_number, fields, receipt))
             self._next_number += 1
             self._flush()
         return receipt
+
+    def _full(self) -> bool:
+        return len(self._waiting) + len(self._under_way) + len(self._refused) >= self._max_queue
 
     def opened(self, link: Link) -> None:
         self._link = link
@@ -74,6 +83,8 @@ class Outbox:
             if not entry.receipt.done():  # cancelled before it was sent
                 self._under_way[entry.number] = entry
                 self._send(self._link, entry)
+        if not (self._waiting or self._under_way or self._refused):
+            self._idle()
 
     def _send(self, link: Link, entry: Entry) -> None:
         def done(error: WaterspoutError | None, reply: Push) -> None:

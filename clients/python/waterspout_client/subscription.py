@@ -50,6 +50,9 @@ class Home(Protocol):
 class Stream(Generic[T]):
     """An asynchronous iterator and context manager; leaving it unsubscribes."""
 
+    labelled = False
+    """Whether the client may subscribe to the channel under another name, if it is subscribed to it already."""
+
     def __init__(
         self,
         home: Home,
@@ -112,9 +115,11 @@ class Stream(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._finished()
-        self._end()
+        try:
+            if error is None:
+                self._finished()
+        finally:
+            self._end()
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -133,7 +138,7 @@ class Stream(Generic[T]):
                 item, self._dropped = Dropped(self.channel, self._dropped), 0
             elif not self._items:
                 if self._error is not None:
-                    raise self._error
+                    raise self._error.with_traceback(None)
                 raise StopAsyncIteration
             else:
                 item, self._in_hand = self._items.popleft()
@@ -186,10 +191,12 @@ class Stream(Generic[T]):
 
     def take(self, push: Push) -> None:
         kind = push["type"]
+        # Before the reply to `subscribe` it belongs to a former subscription, which was left.
+        if self._over or self._stage is Stage.JOINING:
+            return
         if kind == "unsubscribed":
             return self.ended(Unsubscribed(str(push.get("code")), str(push.get("reason", ""))))
-        # Before the reply to `subscribe` it belongs to a former subscription, which was left for a while.
-        if self._over or self._stage not in (Stage.REPLAYING, Stage.LIVE):
+        if self._stage is Stage.FULL:
             return
         if len(self._items) >= self._max_pending and not self._make_room():
             return
@@ -198,6 +205,8 @@ class Stream(Generic[T]):
             self._put(Message.of(push), cursor)
         elif kind == "gap":
             self._put(Gap.of(push, self.channel), cursor)
+            if "snapshot" in self._options:
+                self._received = None  # a new copy follows, and until it is there, there is none to go on from
         elif kind == "progress":
             self._put(None, cursor)
         elif kind == "snapshot":
@@ -256,14 +265,17 @@ class Stream(Generic[T]):
             if error.code == "disconnected":
                 return  # asked again by `opened`
             if not error.retry:
-                return self.ended(error)
+                begun = self._first is not None and self._first.done()
+                return self.ended(Unsubscribed(error.code, error.reason) if begun else error)
             self._attempt += 1
             pause = error.retry_after or jitter(self._attempt, 0.2, 5)
             self._timer = asyncio.get_running_loop().call_later(pause, self._ask)
             return
         self._attempt = 0
         self._stage = Stage.REPLAYING
-        self._head = reply.get("head")
+        # What is only a view of a log need not come to its head: it is live at once.
+        view = "where" in self._options or (self.channel.startswith("docs:") and "/" in self.channel)
+        self._head = None if view else reply.get("head")
         self._durable = "cursor" in reply
         if reply.get("recovered") is not False and "snapshot" not in self._options:
             # Otherwise a gap or a snapshot is still to come, and the cursor moves together with it.
