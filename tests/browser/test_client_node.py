@@ -485,22 +485,81 @@ async def test_live_documents(node: list[str], server: Server) -> None:
         await ann.do("unwatch", name="orders")
 
 
-@scenario
-async def test_members(node: list[str], server: Server) -> None:
+@pytest.mark.parametrize("transport", ["websocket", "sse", "poll"])
+def test_several_copies_of_one_collection(node: list[str], running: Server, transport: str) -> None:
+    """Each with its own `where`, through a kill -9; closing one leaves the others alone, and its place can be taken."""
+
+    async def run() -> None:
+        owner = secrets.token_hex(4)
+        ids = {name: f"{owner}-{name}" for name in "abc"}
+        mine = {"owner": owner}
+
+        async def put(name: str, status: str) -> None:
+            path = f"/v1/documents/orders/{ids[name]}"
+            answer = await running.request("PUT", path, {**mine, "status": status}, token=SHOP)
+            assert answer.status in (200, 201), answer
+
+        async with client(node, running.ws, token=SHOP, transports=[transport]) as ann:
+
+            async def watch(copy: str, **where: Any) -> None:
+                await ann.do("watch", **{"name": "orders", "as": copy, "where": {**mine, **where}})
+                await until(lambda: ann.do("ready", name=copy), 10, f"the copy {copy}")
+
+            async def hold(**wanted: str) -> None:
+                """Each copy has just the documents that are wanted."""
+
+                async def same() -> bool:
+                    now = {copy: {one["_id"] for one in await ann.do("copy", name=copy)} for copy in wanted}
+                    return now == {copy: {ids[name] for name in names} for copy, names in wanted.items()}
+
+                await until(same, 20, str(wanted))
+
+            await put("a", "open")
+            await put("b", "shut")
+            await watch("all")
+            await watch("open", status="open")
+            await watch("shut", status="shut")
+            await hold(all="ab", open="a", shut="b")
+            await put("c", "open")
+            await put("a", "shut")
+            await hold(all="abc", open="c", shut="ab")
+            await running.kill()
+            await running.start()
+            await put("c", "shut")
+            await put("b", "open")
+            await hold(all="abc", open="b", shut="ac")
+            await ann.do("unwatch", name="open")
+            await put("a", "open")
+            await hold(all="abc", open="b", shut="c")
+            await watch("other", status={"$ne": "shut"})
+            await put("b", "shut")
+            await hold(all="abc", open="b", shut="bc", other="a")
+            assert ann.told("ended") == []
+            assert len(ann.told("reset")) == 4, "all went on where they were"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_members(node: list[str], running: Server, transport: str) -> None:
     """Who is here, kept up to date by joins and leaves."""
-    channel = room()
-    async with client(node, server.ws, token=make_token(SECRET, "ann")) as ann:
-        await ann.do("subscribe", name=channel)
 
-        async def are(*users: str) -> bool:
-            return (await ann.do("members", name=channel))["users"] == list(users)
+    async def run() -> None:
+        channel = room()
+        async with client(node, running.ws, token=make_token(SECRET, "ann"), transports=[transport]) as ann:
+            await ann.do("subscribe", name=channel)
 
-        await until(lambda: are("ann"), 5, "oneself")
-        async with client(node, server.ws, token=make_token(SECRET, "bob")) as bob:
-            await bob.do("subscribe", name=channel)
-            await until(lambda: are("ann", "bob"), 5, "the other")
-            await bob.do("unsubscribe", name=channel)
-            await until(lambda: are("ann"), 5, "alone again")
+            async def are(*users: str) -> bool:
+                return (await ann.do("members", name=channel))["users"] == list(users)
+
+            await until(lambda: are("ann"), 5, "oneself")
+            async with client(node, running.ws, token=make_token(SECRET, "bob")) as bob:
+                await bob.do("subscribe", name=channel)
+                await until(lambda: are("ann", "bob"), 5, "the other")
+                await bob.do("unsubscribe", name=channel)
+                await until(lambda: are("ann"), 5, "alone again")
+
+    asyncio.run(run())
 
 
 def test_on_a_scripted_socket(node: list[str]) -> None:
