@@ -228,7 +228,7 @@ export class Subscription extends Emitter {
   #flush() {
     const link = this.#client._link;
     if (!link || this.#hold !== undefined) return;
-    let room = this.#client.options.window - this.#outbox.filter((entry) => entry.sent).length;
+    let room = Math.min(this.#client.options.window, link._window) - this.#outbox.filter((entry) => entry.sent).length;
     for (const entry of this.#outbox) {
       if (entry.sent) continue;
       if (room-- <= 0) break;

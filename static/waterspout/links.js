@@ -53,6 +53,11 @@ class Link {
     return 20_000;
   }
 
+  /** How many publishes of a channel may be under way at once. */
+  get _window() {
+    return Infinity;
+  }
+
   /** The size of what was sent, where it matters. @protected @param {any} command @returns {number} */
   _transmit(command) {
     throw new TypeError(`a link transmits ${command.type}`);
@@ -263,6 +268,11 @@ export class HttpLink extends Link {
   /** Every request has a limit of its own, and some commands wait for others. */
   get _deadline() {
     return Infinity;
+  }
+
+  /** They have to wait for each other in any case, and so not even a refusal changes their order. */
+  get _window() {
+    return 1;
   }
 
   _close() {

@@ -304,18 +304,22 @@ async def test_another_epoch(node: list[str], server: Server) -> None:
         assert len(ann.told("gap")) == 1
 
 
-@scenario
-async def test_gap_moves_the_cursor(node: list[str], server: Server) -> None:
+@pytest.mark.parametrize("transport", ["websocket", "sse", "poll"])
+def test_gap_moves_the_cursor(node: list[str], running: Server, transport: str) -> None:
     """A gap with nothing behind it is told once, not at every resumption."""
-    channel = room()
-    async with client(node, server.ws) as ann:
-        await ann.do("subscribe", name=channel, options={"after": "elsewhere:7"})
-        await until(lambda: ann.told("gap"), 5, "the gap")
-        await server.kill()
-        await server.start()
-        await post(server, channel, "first")
-        assert await ann.received(1) == ["first"]
-        assert len(ann.told("gap")) == 1
+
+    async def run() -> None:
+        channel = room()
+        async with client(node, running.ws, transports=[transport]) as ann:
+            await ann.do("subscribe", name=channel, options={"after": "elsewhere:7"})
+            await until(lambda: ann.told("gap"), 5, "the gap")
+            await running.kill()
+            await running.start()
+            await post(running, channel, "first")
+            assert await ann.received(1) == ["first"]
+            assert len(ann.told("gap")) == 1
+
+    asyncio.run(run())
 
 
 @scenario
@@ -378,7 +382,7 @@ def test_over_plain_http(node: list[str], running: Server, transport: str) -> No
             publishes = [ann.start("publish", name=first, data=number) for number in range(10)]
             async with asyncio.timeout(20):
                 await asyncio.gather(*publishes)
-            await post(running, second, "elsewhere")
+            await post(running, second, "else\u2028where")  # which ends a line for JavaScript, not for a stream
             await ann.received(12)
             await running.kill()
             queued = [ann.start("publish", name=first, data=f"away {number}") for number in range(3)]
@@ -392,7 +396,7 @@ def test_over_plain_http(node: list[str], running: Server, transport: str) -> No
             of = {
                 name: [one["data"] for one in ann.told("message") if one["channel"] == name] for name in (first, second)
             }
-            assert of == {first: await stored(running, first), second: ["elsewhere", "back"]}
+            assert of == {first: await stored(running, first), second: ["else\u2028where", "back"]}
             assert ann.told("gap") == []
             with pytest.raises(ClientError, match="unknown_channel"):
                 await ann.do("subscribe", name="nowhere:1")
@@ -562,9 +566,10 @@ def test_members(node: list[str], running: Server, transport: str) -> None:
     asyncio.run(run())
 
 
-def test_on_a_scripted_socket(node: list[str]) -> None:
-    """What a real server does not do on demand: client.test.mjs has the cases."""
-    script = ROOT / "tests/browser/client.test.mjs"
+@pytest.mark.parametrize("cases", ["client", "http"])
+def test_on_a_scripted_server(node: list[str], cases: str) -> None:
+    """What a real server does not do on demand: client.test.mjs (WebSocket) and http.test.mjs have the cases."""
+    script = ROOT / f"tests/browser/{cases}.test.mjs"
     done = subprocess.run([*node, "--test", str(script)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
