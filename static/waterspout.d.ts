@@ -65,7 +65,8 @@ export interface ClientEvents {
 
 export class Waterspout extends Emitter<ClientEvents> {
   constructor(url?: string | URL, options?: Options);
-  readonly options: Required<Pick<Options, "transports" | "minDelay" | "maxDelay" | "patience" | "window" | "maxQueue">> & Options;
+  readonly options: Options &
+    Required<Pick<Options, "transports" | "minDelay" | "maxDelay" | "patience" | "window" | "maxQueue">>;
   readonly state: State;
   readonly transport: Transport | null;
   readonly session: { session?: string; user?: string | null; node?: string; [field: string]: any } | null;

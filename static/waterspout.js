@@ -274,6 +274,7 @@ export class Waterspout extends Emitter {
       if (error?.code === "token_expired") return link.end(4002, error.reason);
       if (error) return this.#close(4500, error.reason);
       link.watch(this.#options.ping ?? (reply.ping > 0 ? reply.ping : 25));
+      link._largest = 2 * reply.message_bytes || Infinity;
       this.session = reply;
       this.#ready = true;
       this.#unopened = 0;

@@ -27,6 +27,8 @@ class Link {
   /** Oldest first. @type {Map<number, Command>} */
   #replies = new Map();
   _heard = 0;
+  /** A longer frame would end a WebSocket, and the reason might get lost on the way. */
+  _largest = Infinity;
   #quiet = Infinity;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
@@ -81,7 +83,12 @@ class Link {
     this.#replies.set(id, command);
     // For some MessagePack libraries, what is undefined is something nevertheless.
     const given = Object.entries(fields).filter(([, value]) => value !== undefined);
-    command.size = this._transmit({ type, id, ...Object.fromEntries(given) });
+    try {
+      command.size = this._transmit({ type, id, ...Object.fromEntries(given) });
+    } catch (/** @type {any} */ error) {
+      if (!this.#replies.delete(id)) throw error;
+      done(error, null);
+    }
   }
 
   /** From now on notice when the server has been silent for so many seconds. @param {number} quiet */
@@ -147,7 +154,7 @@ class Link {
   }
 }
 
-const TOO_LARGE = { code: "too_large", reason: "the server refused a frame of this size" };
+const TOO_LARGE = { code: "too_large", reason: "a frame has at most twice the server's message_bytes" };
 
 /** @typedef {{encode: (value: any) => Uint8Array, decode: (bytes: Uint8Array) => any}} MessagePack */
 
@@ -181,6 +188,7 @@ export class WebSocketLink extends Link {
   /** @param {any} command */
   _transmit(command) {
     const data = this.#msgpack ? this.#msgpack.encode(command) : JSON.stringify(command);
+    if (data.length > this._largest) throw new WaterspoutError(TOO_LARGE);
     this.#socket.send(data);
     return data.length;
   }
@@ -375,10 +383,11 @@ export class HttpLink extends Link {
     if (this.#cursors.size >= MAX_CHANNELS && !this.#cursors.has(channel)) {
       throw new WaterspoutError({ code: "limit_exceeded", reason: `${MAX_CHANNELS} channels over plain HTTP` });
     }
+    const path = `/v1/channels/${encodeURIComponent(channel)}/messages`;
     const query = { after, limit: after === undefined && last ? last : 1 };
     let page;
     try {
-      page = await this.#request("GET", `/v1/channels/${encodeURIComponent(channel)}/messages`, { query });
+      page = await this.#request("GET", path, { query });
     } catch (/** @type {any} */ error) {
       // It has no history to ask for, and can be listened to all the same: in a stream, not by asking now and then.
       if (this.#polling || !/ is ephemeral/.test(error.reason) || after !== undefined || last !== undefined)
@@ -398,6 +407,11 @@ export class HttpLink extends Link {
       pushes.push(...(await this.#snapshot(channel, where, head)));
       this.#follow(channel, head);
       return { cursor: null, head, recovered: true, snapshot: true };
+    }
+    // A page may be shorter than what was asked for.
+    while (last && messages.length && messages.length < last && page.more) {
+      page = await this.#request("GET", path, { query: { before: messages[0].cursor, limit: last - messages.length } });
+      messages.unshift(...page.messages);
     }
     if (last) pushes.push(...messages);
     this.#follow(channel, head);
@@ -508,6 +522,7 @@ export class HttpLink extends Link {
     } finally {
       clearTimeout(timer);
       signal.removeEventListener("abort", abort);
+      abort(); // the body of a response that is read no further would be kept
     }
     if (opened && !this.goodbye && !signal.aborted) await pause(Math.random() * 1000); // a proxy's time limit, perhaps
   }

@@ -518,7 +518,7 @@ test("whoever has to wait longest decides when publishing goes on", async (t) =>
   const [socket] = sockets;
   const all = Promise.all([channel.publish("a"), channel.publish("b")]);
   const [a, b] = socket.publishes();
-  socket.refuse(a, { code: "rate_limited", retry_after: 0.1 });
+  socket.refuse(a, { code: "rate_limited", retry_after: 5 });
   socket.refuse(b, { code: "rate_limited", retry_after: 0.01 });
   await pause(50);
   assert.equal(socket.publishes().length, 2);
@@ -580,6 +580,20 @@ test("too large a frame is refused to who sent it", async (t) => {
   assert.equal(sockets[1].sent.filter(({ type }) => type === "put").length, 0);
   sockets[1].reply(sockets[1].publishes()[0], { offset: 1 });
   assert.equal((await publish).offset, 1);
+});
+
+test("what the server would not take is not sent", async (t) => {
+  const { client, sockets } = begin(t);
+  sockets[0].send = function (text) {
+    const command = JSON.parse(text);
+    this.sent.push(command);
+    this.reply(command, { message_bytes: 100 });
+  };
+  await pause(5);
+  const channel = client.channel("chat:a");
+  await assert.rejects(channel.publish("x".repeat(200)), { code: "too_large" });
+  await channel.publish("x");
+  assert.deepEqual([client.state, sockets[0].publishes().length], ["open", 1]);
 });
 
 test("a write that is sent again is the write that was made", async (t) => {

@@ -22,6 +22,8 @@ async function begin(t, answer, options = {}) {
     const { authorization } = request.headers;
     const call = { method: request.method, path: decodeURIComponent(pathname), response, authorization };
     Object.assign(call, { after: searchParams.getAll("after"), body: body && JSON.parse(body) });
+    call.channels = searchParams.getAll("channel");
+    Object.assign(call, { before: searchParams.get("before"), limit: Number(searchParams.get("limit")) });
     call.json = (value, status = 200, headers = {}) => {
       response.writeHead(status, { "Content-Type": "application/json", ...headers }).end(JSON.stringify(value));
     };
@@ -125,6 +127,31 @@ test("a proxy's own refusals: later, with the same key, or not at all", async (t
   assert.equal(calls.filter(({ path }) => path.startsWith("/v1/channels/chat:b")).length, 1);
 });
 
+test("a right to one of several channels that is lost ends that one, and a farewell for good all", async (t) => {
+  let lost = false;
+  const { client, states, to } = await begin(t, (call) => {
+    if (!lost) return false;
+    if (call.path === "/v1/channels/chat:b/messages") call.json(problem("permission_denied"), 403);
+    else if (call.path === "/v1/events" && call.channels.includes("chat:b")) call.json(problem("permission_denied"), 403);
+    else return false;
+    return true;
+  });
+  const [a, b] = ["chat:a", "chat:b"].map((name) => client.channel(name));
+  const ended = [];
+  b.on("ended", ({ code }) => ended.push(code));
+  await Promise.all([a.subscribe(), b.subscribe()]);
+  await until(() => to("/v1/events").length === 1);
+  lost = true;
+  to("/v1/events")[0].response.end();
+  await until(() => ended.length === 1 && a.state === "live" && client.state === "open");
+  assert.deepEqual([ended, b.state], [["permission_denied"], "idle"]);
+  await until(() => to("/v1/events").at(-1).channels.length === 1 && to("/v1/events").at(-1).response.headersSent);
+  const farewell = { type: "disconnect", code: 4502, reason: "out", reconnect: false };
+  to("/v1/events").at(-1).response.end(event(farewell));
+  await until(() => client.state === "closed");
+  assert.deepEqual(states.at(-1), { state: "closed", code: 4502, reason: "out" });
+});
+
 test("a stream that is held back: long polls, if they may be used", async (t) => {
   const hold = (call) => call.path === "/v1/events";
   const both = await begin(t, hold, { patience: 0.05 });
@@ -219,6 +246,24 @@ test("a publish that is refused for now keeps its place", async (t) => {
     to("/v1/channels/chat:a/messages").map(({ body }) => body.data),
     [1, 1, 2, 3],
   );
+});
+
+test("the newest messages, though a page has fewer", async (t) => {
+  const parse = (push) => JSON.parse(push.split("data: ")[1]);
+  const { client } = await begin(t, (call) => {
+    if (call.path !== "/v1/channels/chat:a/messages") return false;
+    const { before, limit } = call;
+    const to = before === null ? 9 : Number(before.slice(2)) - 1;
+    const offsets = Array.from({ length: Math.min(2, limit, to) }, (_, index) => to - index).reverse();
+    const messages = offsets.map((offset) => parse(message(offset, offset)));
+    call.json({ messages, cursor: "e:9", head: "e:9", more: offsets[0] > 1, gap: null });
+    return true;
+  });
+  const channel = client.channel("chat:a");
+  const seen = [];
+  channel.on("message", ({ offset }) => seen.push(offset));
+  await channel.subscribe({ last: 5 });
+  assert.deepEqual([seen, channel.cursor, channel.state], [[5, 6, 7, 8, 9], "e:9", "live"]);
 });
 
 test("a new token in time, and a stream that lives by it", async (t) => {
