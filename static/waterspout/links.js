@@ -604,11 +604,14 @@ export class HttpLink extends Link {
   }
 }
 
-/** When a JSON Web Token expires, in seconds since 1970; null where it does not say. @param {string | undefined} token */
+/** When a JSON Web Token expires, in seconds since 1970; null where it does not say.
+ *
+ * @param {string | undefined} token */
 function expiry(token) {
   try {
     const claims = String(token).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-    return JSON.parse(atob(claims)).exp ?? null;
+    const { exp } = JSON.parse(atob(claims));
+    return Number.isFinite(exp) ? exp : null;
   } catch {
     return null; // an API key, or none at all
   }
