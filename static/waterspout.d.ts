@@ -14,6 +14,8 @@ export interface Message<Data = any> {
   user: string | null;
   time: number;
   data: Data;
+  /** Of an ephemeral message. */
+  tag?: string;
 }
 
 /** Messages that are gone for good, both ends inclusive. */
@@ -21,6 +23,7 @@ export interface Gap {
   from: number | null;
   to: number | null;
   reason?: string;
+  cursor?: string;
 }
 
 export interface Options {
@@ -62,7 +65,8 @@ export interface ClientEvents {
 
 export class Waterspout extends Emitter<ClientEvents> {
   constructor(url?: string | URL, options?: Options);
-  readonly options: Required<Pick<Options, "minDelay" | "maxDelay" | "patience" | "window" | "maxQueue">> & Options;
+  readonly options: Options &
+    Required<Pick<Options, "transports" | "minDelay" | "maxDelay" | "patience" | "window" | "maxQueue">>;
   readonly state: State;
   readonly transport: Transport | null;
   readonly session: { session?: string; user?: string | null; node?: string; [field: string]: any } | null;
@@ -93,6 +97,7 @@ export interface ChannelEvents<Data = any> {
 }
 
 export class Subscription<Data = any> extends Emitter<ChannelEvents<Data>> {
+  private constructor();
   readonly name: string;
   readonly state: "idle" | "joining" | "replaying" | "live";
   cursor: string | null;
@@ -102,7 +107,7 @@ export class Subscription<Data = any> extends Emitter<ChannelEvents<Data>> {
     where?: object;
     snapshot?: boolean;
     conflate?: number;
-  }): Promise<{ cursor?: string; head?: string; recovered?: boolean }>;
+  }): Promise<{ cursor?: string | null; head?: string; recovered?: boolean; snapshot?: boolean }>;
   unsubscribe(): Promise<void>;
   publish(
     data: Data,
@@ -126,6 +131,7 @@ export interface Member {
 }
 
 export class Members extends Emitter<{ change: void; join: Member; leave: Member; failed: WaterspoutError }> {
+  private constructor();
   readonly users: Map<string, Member>;
   readonly count: number;
   readonly guests: number;
@@ -139,6 +145,7 @@ export interface Guard {
 }
 
 export class Collection<Fields = Record<string, any>> {
+  private constructor();
   readonly name: string;
   get(id: string): Promise<Document<Fields>>;
   find(query?: {
@@ -146,7 +153,9 @@ export class Collection<Fields = Record<string, any>> {
     sort?: string;
     limit?: number;
     page?: string;
-  }): Promise<{ documents: Document<Fields>[]; page: string | null }>;
+    fields?: string;
+    count?: boolean;
+  }): Promise<{ documents: Document<Fields>[]; page: string | null; count?: number }>;
   create(document: Fields): Promise<Document<Fields>>;
   put(id: string, document: Fields, guard?: Guard & { absent?: boolean }): Promise<Document<Fields>>;
   patch(id: string, changes: object, guard?: Guard): Promise<Document<Fields>>;
@@ -167,6 +176,7 @@ export interface CopyEvents<Fields> {
 }
 
 export class LiveCopy<Fields = Record<string, any>> extends Emitter<CopyEvents<Fields>> {
+  private constructor();
   readonly documents: Map<string, Document<Fields>>;
   readonly ready: boolean;
   readonly channel: Subscription;

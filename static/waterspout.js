@@ -19,7 +19,7 @@
 import { Subscription } from "./waterspout/channel.js";
 import { Collection, LiveCopy } from "./waterspout/documents.js";
 import { HttpLink, WebSocketLink } from "./waterspout/links.js";
-import { CLOSED, deferred, Emitter, handled, jitter, LOST, WaterspoutError } from "./waterspout/tools.js";
+import { CLOSED, deferred, Emitter, handled, jitter, LOST, plain, WaterspoutError } from "./waterspout/tools.js";
 
 export { Subscription } from "./waterspout/channel.js";
 export { Collection, LiveCopy } from "./waterspout/documents.js";
@@ -147,14 +147,17 @@ export class Waterspout extends Emitter {
   }
 
   /**
-   * A copy of a collection, or of the documents that `where` selects, that follows every change. One copy of a
-   * collection at a time.
+   * A copy of a collection, or of the documents that `where` selects, that follows every change. There may be any number
+   * of them: the first comes from the channel `docs:orders`, others from `docs:orders#2`, `#3`…
    *
    * @param {string} collection @param {object} [where] @param {{conflate?: number}} [options]  `conflate`: seconds in
    *   which only the newest change of each document is sent
    */
   watch(collection, where, options = {}) {
-    return new LiveCopy(this.channel(`docs:${collection}`), where ? { where, ...options } : options);
+    const name = `docs:${collection}`;
+    let channel = this.channel(name);
+    for (let label = 2; !channel._free; label++) channel = this.channel(`${name}#${label}`);
+    return new LiveCopy(channel, where ? { where, ...options } : options);
   }
 
   /** Connect now: instead of at the end of the current pause, or again after `closed`; the subscriptions go on. */
@@ -167,7 +170,7 @@ export class Waterspout extends Emitter {
       const found = this.#mayFallBack && this.#finding === "" && this.#unopened >= 2;
       // Twice no WebSocket: is it the server that is away, or the WebSocket that is blocked?
       if (found && this.#WebSocket)
-        this.#open((events) => new HttpLink(this.#base, false, this.#options.patience, events), true);
+        this.#open((events) => new HttpLink(this.#base, ["sse"], this.#options.patience, events), true);
       else this.#open((events) => this.#makeLink(events));
     } catch (error) {
       this.#close(1006, String(error)); // no such constructor, no such address: trying again would not help
@@ -194,14 +197,14 @@ export class Waterspout extends Emitter {
     if (this.#WebSocket && this.#finding !== "blocked")
       return new WebSocketLink(this.#WebSocket, this.#url, msgpack, patience, events);
     if (!this.#mayFallBack) throw new TypeError("there is no WebSocket here: pass one in the options");
-    return new HttpLink(this.#base, !transports.includes("sse"), patience, events);
+    return new HttpLink(this.#base, transports, patience, events);
   }
 
   /** @param {(events: import("./waterspout/links.js").Events) => Link} make @param {boolean} [onlyAsk]  whether anybody is there */
   #open(make, onlyAsk = false) {
     /** @type {Link} */
     const link = make({
-      open: () => void (onlyAsk ? this.#ask(link) : this.#greet(link)),
+      open: () => void (link.over || (onlyAsk ? this.#ask(link) : this.#greet(link))),
       push: (push) => this.#channels.get(push.channel)?._take(push),
       end: (end) => this.#link === link && this.#lost(end),
     });
@@ -233,11 +236,12 @@ export class Waterspout extends Emitter {
    */
   request(type, fields = {}) {
     return new Promise((resolve, reject) => {
+      const copy = plain(fields); // what is sent again is what was sent
       const attempt = () => {
         if (this.state === "closed") return reject(new WaterspoutError(CLOSED));
         const link = this._link;
         if (!link) return void once();
-        link.send(type, fields, (error, reply) => {
+        link.send(type, copy, (error, reply) => {
           if (!error) resolve(reply);
           else if (error.code === LOST.code) once();
           else reject(error);
@@ -260,13 +264,17 @@ export class Waterspout extends Emitter {
     try {
       token = await this.#token();
     } catch (error) {
-      return link.end(1006, `no token: ${error}`);
+      return link.end(4002, `no token: ${error}`);
     }
     link.send("connect", token ? { token } : {}, (error, reply) => {
       if (error?.code === LOST.code) return; // told by `end`
-      if (error?.retry) return link.end(1006, error.reason);
+      // A server that refuses for now says `disconnect` next, with a delay that spreads a herd.
+      if (error?.retry && link instanceof WebSocketLink) return;
+      if (error?.retry || error?.code === "unavailable") return link.end(4004, error.reason, error.retryAfter);
+      if (error?.code === "token_expired") return link.end(4002, error.reason);
       if (error) return this.#close(4500, error.reason);
       link.watch(this.#options.ping ?? (reply.ping > 0 ? reply.ping : 25));
+      link._largest = 2 * reply.message_bytes || Infinity;
       this.session = reply;
       this.#ready = true;
       this.#unopened = 0;
@@ -289,6 +297,7 @@ export class Waterspout extends Emitter {
     clearTimeout(this.#refreshing);
     if (!expires || typeof this.#options.token !== "function") return;
     const left = expires * 1000 - Date.now();
+    if (left <= 0) return; // the server has just taken it: it is this clock that is wrong
     const wait = Math.max(left - 60_000, left / 2, 1000);
     // A longer timer would go off at once. By then the connection is another one in any case.
     this.#refreshing = setTimeout(() => void this.#refresh(), Math.min(wait, 0x7fffffff));
@@ -306,7 +315,7 @@ export class Waterspout extends Emitter {
   }
 
   /** @param {End} end */
-  #lost({ code, reason, goodbye }) {
+  #lost({ code, reason, goodbye, delay: asked }) {
     const wasOpen = this.#ready;
     const link = this.#link;
     clearTimeout(this.#refreshing);
@@ -316,7 +325,10 @@ export class Waterspout extends Emitter {
     if (goodbye ? goodbye.reconnect === false : code >= 4500 && code <= 4999) {
       return this.#close(goodbye?.code ?? code, goodbye?.reason ?? reason);
     }
-    if (!wasOpen && link instanceof WebSocketLink) {
+    // A token that stays the same stays expired.
+    if (code === 4002 && typeof this.#options.token !== "function") return this.#close(code, reason);
+    // Codes of 4000 and more come from who was reached.
+    if (!wasOpen && link instanceof WebSocketLink && code < 4000) {
       this.#unopened++;
       if (this.#finding === "reachable" && this.#mayFallBack) {
         this.#finding = "blocked";
@@ -327,24 +339,16 @@ export class Waterspout extends Emitter {
       this.#unopened = 2;
     }
     if (wasOpen) this.#caughtUp ??= 0;
-    if (code === 1009) this.#refuseLargest();
     for (const channel of this.#channels.values()) channel._lost();
     // A server that lets in and throws out at once has not answered: only a connection that lasted starts afresh.
     if (wasOpen && performance.now() - this.#openedAt > 5000) this.#attempt = 0;
     // The server's delay spreads a whole herd and is kept exactly, unless we are sent away again and again.
-    const told = Number.isFinite(goodbye?.delay) && goodbye.delay >= 0 ? goodbye.delay : null;
+    const told = [goodbye?.delay, asked].find((seconds) => Number.isFinite(seconds) && seconds >= 0) ?? null;
     const backoff = jitter(this.#attempt, this.#options.minDelay, this.#options.maxDelay);
     const delay = told === null ? backoff : this.#attempt === 0 ? told : Math.max(told, backoff);
     this.#attempt++;
     this.#timer = setTimeout(() => this.connect(), delay * 1000);
     this.#setState("waiting", { delay, at: Date.now() + delay * 1000, code, reason: goodbye?.reason ?? reason });
-  }
-
-  /** 1009: one frame was far too big. Sent again it would end every connection from now on. */
-  #refuseLargest() {
-    const entries = [...this.#channels.values()].flatMap((channel) => channel._underWay);
-    const largest = entries.reduce((most, entry) => (entry.size > most.size ? entry : most), entries[0]);
-    largest?.refuse(new WaterspoutError({ code: "too_large", reason: "the server refused a frame of this size" }));
   }
 
   /** @param {number} code @param {string} reason */
@@ -398,7 +402,7 @@ export class Waterspout extends Emitter {
     const { promise, resolve, reject } = deferred();
     const link = this._link;
     if (!link) reject(new WaterspoutError(LOST));
-    else link.send(type, fields, (error, reply) => (error ? reject(error) : resolve(reply)));
+    else link.send(type, plain(fields), (error, reply) => (error ? reject(error) : resolve(reply)));
     return handled(promise);
   }
 

@@ -1,10 +1,13 @@
 /** A channel, as a client of it sees it. @module */
 
 import { Members } from "./presence.js";
-import { CLOSED, deferred, Emitter, handled, jitter, LOST, randomKey, WaterspoutError } from "./tools.js";
+import { CLOSED, deferred, Emitter, handled, jitter, LOST, plain, randomKey, WaterspoutError } from "./tools.js";
+
+const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
 
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
 /** @typedef {import("../waterspout.js").Message} Message */
+/** @typedef {ReturnType<typeof deferred>} Deferred */
 
 /**
  * A channel: what comes from it and what goes to it.
@@ -15,11 +18,11 @@ import { CLOSED, deferred, Emitter, handled, jitter, LOST, randomKey, Waterspout
  */
 export class Subscription extends Emitter {
   #client;
-  /** @type {object | null} What to subscribe with, while the subscription is wanted. */
+  /** @type {any} What to subscribe with, while the subscription is wanted. */
   #wanted = null;
   /** @type {"idle" | "joining" | "replaying" | "live"} */
   #state = "idle";
-  /** @type {{promise: Promise<any>, resolve: (reply: any) => void, reject: (error: Error) => void} | null} */
+  /** @type {Deferred | null} */
   #first = null;
   /** @type {string | null} */
   #head = null;
@@ -29,14 +32,20 @@ export class Subscription extends Emitter {
   #resumed = false;
   /** Where delivery starts behind a gap that is announced but not handed on yet. @type {string | null} */
   #behindGap = null;
-  /** @type {Promise<void> | null} */
+  /** `subscribe` is under way. */
+  #asking = false;
+  /** `unsubscribe` is under way. @type {Promise<void> | null} */
   #leaving = null;
+  /** Wanted again before that was done. @type {(Deferred & {options: object}) | null} */
+  #again = null;
   #attempt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   /** @type {Publish[]} in order; the front ones are under way */
   #outbox = [];
-  #held = false;
+  /** While set, publishes wait: the server asked for it. @type {ReturnType<typeof setTimeout> | undefined} */
+  #hold;
+  #heldUntil = 0;
   /** @type {Members | null} */
   #members = null;
 
@@ -60,16 +69,20 @@ export class Subscription extends Emitter {
    *
    * @param {{after?: string, last?: number, where?: object, snapshot?: boolean, conflate?: number}} [options]  the
    *   latter three for documents, `docs:…`
-   * @returns {Promise<{cursor?: string, head?: string, recovered?: boolean}>}
+   * @returns {Promise<{cursor?: string | null, head?: string, recovered?: boolean, snapshot?: boolean}>}
    */
   subscribe({ after, ...options } = {}) {
-    if (this.#leaving) return handled(this.#leaving.then(() => this.subscribe({ after, ...options })));
+    if (this.#leaving) {
+      this.#again ??= { options: { after, ...options }, ...deferred() };
+      return handled(this.#again.promise);
+    }
     if (this.#first) return this.#first.promise;
     if (after !== undefined) this.cursor = after;
-    else if (options.last !== undefined) this.cursor = null;
-    // A copy of documents is not kept with its cursor, so it begins with a new one.
-    if (after === undefined && !options.snapshot) this.cursor = this.#client._cursors.get(this.name) ?? this.cursor;
-    this.#wanted = options;
+    else if (!this.#client.options.storage) this.cursor = options.last === undefined ? this.cursor : null;
+    // A copy of documents is not kept with its cursor, so it begins with a new one. Other tabs write what they have
+    // handed on, so where this one stopped goes first.
+    else if (!options.snapshot) this.cursor ??= this.#client._cursors.get(this.name);
+    this.#wanted = plain(options);
     this.#state = "joining";
     const { promise } = (this.#first = deferred());
     this.#ask();
@@ -78,19 +91,23 @@ export class Subscription extends Emitter {
 
   /** Stop delivery; the cursor stays. Resolves when nothing more will come. @returns {Promise<void>} */
   async unsubscribe() {
-    if (!this.#wanted) return;
-    this.#leaving ??= new Promise((resolve) => {
-      const left = () => {
-        this.#leaving = null;
-        this.#end(new WaterspoutError({ code: "closed", reason: "unsubscribed" }));
-        resolve();
-      };
-      // Until the reply the last messages may still come, and count.
-      const link = this.#client._link;
-      if (link) link.send("unsubscribe", { channel: this.name }, left);
-      else left();
+    this.#again?.reject(new WaterspoutError(UNSUBSCRIBED));
+    this.#again = null;
+    if (this.#leaving || !this.#wanted) return this.#leaving ?? undefined;
+    const link = this.#client._link;
+    if (!link) return this.#end(new WaterspoutError(UNSUBSCRIBED));
+    const { promise, resolve } = deferred();
+    this.#leaving = promise;
+    // Until the reply the last messages may still come, and count.
+    link.send("unsubscribe", { channel: this.name }, () => {
+      this.#leaving = null;
+      this.#end(new WaterspoutError(UNSUBSCRIBED));
+      const again = this.#again;
+      this.#again = null;
+      if (again) this.subscribe(again.options).then(again.resolve, again.reject);
+      resolve();
     });
-    return this.#leaving;
+    return promise;
   }
 
   /**
@@ -106,9 +123,8 @@ export class Subscription extends Emitter {
    */
   publish(data, { key = randomKey(), ...options } = {}) {
     if (options.ephemeral) return this.#client._once("publish", { channel: this.name, data, ...options });
-    // Closed before anything else: the caller may change the object, and a retry with other data would be a conflict.
-    const text = JSON.stringify(data);
-    const fields = { channel: this.name, key, data: JSON.parse(text), ...options };
+    // Copied before anything else: the caller may change the object, and a retry with other data would be a conflict.
+    const fields = plain({ channel: this.name, key, data, ...options });
     const { promise, resolve, reject } = deferred();
     if (this.#client.state === "closed") reject(new WaterspoutError(CLOSED));
     else if (this.#outbox.length >= this.#client.options.maxQueue) {
@@ -119,7 +135,7 @@ export class Subscription extends Emitter {
         reject(error);
       };
       /** @type {Publish} */
-      const entry = { fields, size: text.length, sent: false, attempt: 0, resolve, refuse };
+      const entry = { fields, sent: false, attempt: 0, resolve, refuse };
       this.#outbox.push(entry);
       this.#flush();
     }
@@ -154,12 +170,14 @@ export class Subscription extends Emitter {
   #ask() {
     clearTimeout(this.#timer);
     const link = this.#client._link;
-    if (!link || !this.#wanted) return;
+    if (!link || !this.#wanted || this.#leaving || this.#asking) return;
     this.#resumed = this.cursor !== null;
     const from = this.#resumed ? { ...this.#wanted, last: undefined, after: this.cursor } : this.#wanted;
     this.#state = "joining";
+    this.#asking = true;
     link.send("subscribe", { channel: this.name, ...from }, (error, reply) => {
-      if (error?.code === LOST.code) return; // asked again by `_opened`
+      this.#asking = false;
+      if (error?.code === LOST.code || !this.#wanted) return; // asked again by `_opened`
       if (error?.retry) {
         const pause = error.retryAfter ?? jitter(this.#attempt++, 0.2, 5);
         this.#timer = setTimeout(() => this.#ask(), pause * 1000);
@@ -168,8 +186,8 @@ export class Subscription extends Emitter {
       if (error) return this.#end(error, true);
       this.#attempt = 0;
       this.#state = "replaying";
-      // What is only a view of a log need not come to its head: live behind the snapshot, or at once.
-      const view = this.#wanted !== null && ("where" in this.#wanted || "snapshot" in this.#wanted);
+      // What may be only a view of a log need not come to its head: live behind the snapshot, or at once.
+      const view = this.name.startsWith("docs:");
       this.#head = view ? null : (reply.head ?? null);
       this.#copying = reply.snapshot === true;
       this.#count = 0;
@@ -177,10 +195,15 @@ export class Subscription extends Emitter {
       if (reply.recovered === false) this.#behindGap = reply.cursor ?? null;
       else this.cursor = reply.cursor ?? this.cursor;
       this.#first?.resolve(reply);
-      if (!view && reply.recovered !== false && this.cursor !== null) this.#client._cursors.set(this.name, this.cursor);
+      if (reply.recovered !== false) this.#keep();
       this.emit("subscribed", { ...reply, resumed: this.#resumed });
       this.#arrive();
     });
+  }
+
+  /** In the storage. Not that of a copy of documents, which itself is not kept. */
+  #keep() {
+    if (this.cursor !== null && !this.#wanted?.snapshot) this.#client._cursors.set(this.name, this.cursor);
   }
 
   /** Live from the moment the cursor has reached what was the head. */
@@ -204,8 +227,8 @@ export class Subscription extends Emitter {
 
   #flush() {
     const link = this.#client._link;
-    if (!link || this.#held) return;
-    let room = this.#client.options.window - this.#outbox.filter((entry) => entry.sent).length;
+    if (!link || this.#hold !== undefined) return;
+    let room = Math.min(this.#client.options.window, link._window) - this.#outbox.filter((entry) => entry.sent).length;
     for (const entry of this.#outbox) {
       if (entry.sent) continue;
       if (room-- <= 0) break;
@@ -223,17 +246,29 @@ export class Subscription extends Emitter {
     } else if (error.retry && error.code !== "internal") {
       // Everything behind waits as well, so that the order holds.
       entry.sent = false;
-      this.#held = true;
-      const pause = error.retryAfter ?? jitter(entry.attempt++, 0.2, 5);
-      setTimeout(() => {
-        this.#held = false;
-        this.#flush();
-      }, pause * 1000);
+      this.#holdFor(error.retryAfter ?? jitter(entry.attempt++, 0.2, 5));
       return;
     } else {
       entry.refuse(error);
     }
     this.#flush();
+  }
+
+  /** @param {number} seconds */
+  #holdFor(seconds) {
+    const until = performance.now() + seconds * 1000;
+    if (this.#hold !== undefined && until <= this.#heldUntil) return;
+    this.#letGo();
+    this.#heldUntil = until;
+    this.#hold = setTimeout(() => {
+      this.#letGo();
+      this.#flush();
+    }, seconds * 1000);
+  }
+
+  #letGo() {
+    clearTimeout(this.#hold);
+    this.#hold = undefined;
   }
 
   // --- what the connection calls ------------------------------------------------------------------------------------
@@ -244,19 +279,19 @@ export class Subscription extends Emitter {
     if (push.type === "unsubscribed") return this.#end(new WaterspoutError(push), true);
     if (push.type === "message") this.#count++;
     this.emit(push.type, push);
+    if (!this.#wanted) return; // a listener has ended it
     // Only now: a cursor stands for what was handed on, and a gap is a part of that.
     if (push.type === "gap") this.cursor = push.cursor ?? this.#behindGap ?? this.cursor;
     else if (typeof push.cursor === "string") this.cursor = push.cursor;
     if (push.type === "snapshot") this.#copying = push.more;
-    if (this.cursor !== null && !("snapshot" in this.#wanted)) this.#client._cursors.set(this.name, this.cursor);
+    this.#keep();
     this.#behindGap = null;
     this.#arrive();
   }
 
   /** @internal */
   _opened() {
-    this.#held = false;
-    this.#ask();
+    if (this.#state === "joining") this.#ask(); // a listener of `open` may have been quicker
     this.#flush();
   }
 
@@ -264,11 +299,14 @@ export class Subscription extends Emitter {
   _lost() {
     if (this.#wanted) this.#state = "joining";
     this.#behindGap = null;
+    this.#letGo();
     for (const entry of this.#outbox) entry.sent = false;
   }
 
   /** @internal @param {WaterspoutError} error */
   _closed(error) {
+    clearTimeout(this.#timer);
+    this.#letGo();
     for (const entry of [...this.#outbox]) entry.refuse(error);
     if (!this.#wanted) return;
     this.#state = "joining";
@@ -282,16 +320,15 @@ export class Subscription extends Emitter {
     return this.#state === "joining" || this.#state === "replaying";
   }
 
-  /** @internal */
-  get _underWay() {
-    return this.#outbox.filter((entry) => entry.sent);
+  /** Nobody has subscribed to it. @internal */
+  get _free() {
+    return this.#wanted === null;
   }
 }
 
 /**
  * @typedef {object} Publish
  * @property {object} fields
- * @property {number} size
  * @property {boolean} sent     under way on the present link
  * @property {number} attempt
  * @property {(reply: any) => void} resolve

@@ -5,7 +5,7 @@ import { Emitter, randomKey } from "./tools.js";
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
 /** @typedef {import("./channel.js").Subscription} Subscription */
 /** @typedef {{_id: string, _rev: string, [field: string]: any}} Document */
-/** @typedef {{where?: object, sort?: string, limit?: number, page?: string}} Query */
+/** @typedef {{where?: object, sort?: string, limit?: number, page?: string, fields?: string, count?: boolean}} Query */
 
 /**
  * A collection. Writes are sent again after a loss, with the same key: they have the same effect twice. Not so one that
@@ -25,7 +25,7 @@ export class Collection {
     return (await this.#client.request("get", { collection: this.name, document_id: id })).document;
   }
 
-  /** @param {Query} [query] @returns {Promise<{documents: Document[], page: string | null}>} */
+  /** @param {Query} [query] @returns {Promise<{documents: Document[], page: string | null, count?: number}>} */
   find(query = {}) {
     return this.#client.request("find", { collection: this.name, ...query });
   }
@@ -78,6 +78,10 @@ export class Collection {
  */
 export class LiveCopy extends Emitter {
   #channel;
+  /** Ends what it hears of the channel, which may be another copy's afterwards. @type {(() => void)[]} */
+  #off;
+  /** @type {Promise<void> | undefined} */
+  #closed;
   /** What has come of a snapshot that is not complete. @type {Map<string, Document> | null} */
   #coming = null;
   /** @type {Map<string, Document>} by id */
@@ -89,17 +93,27 @@ export class LiveCopy extends Emitter {
   constructor(channel, options) {
     super();
     this.#channel = channel;
-    const off = [
+    this.#off = [
       channel.on("snapshot", (page) => this.#take(page)),
       channel.on("message", ({ data }) => this.#change(data)),
-      channel.on("ended", (error) => this.emit("ended", error)),
+      channel.on("ended", (error) => {
+        this.#closed ??= Promise.resolve();
+        this.#leave();
+        this.emit("ended", error);
+      }),
     ];
-    this.close = async () => {
-      for (const end of off.splice(0)) end();
-      await channel.unsubscribe();
-    };
     channel.cursor = null;
     channel.subscribe({ ...options, snapshot: true });
+  }
+
+  #leave() {
+    for (const off of this.#off.splice(0)) off();
+  }
+
+  /** Follow no longer. Resolves when the server has been told. @returns {Promise<void>} */
+  close() {
+    this.#leave();
+    return (this.#closed ??= this.#channel.unsubscribe());
   }
 
   /** The channel it comes from. */

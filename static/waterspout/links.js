@@ -7,7 +7,13 @@
 import { LOST, WaterspoutError } from "./tools.js";
 import { matches } from "./where.js";
 
-/** @typedef {{code: number, reason: string, goodbye: any}} End  `goodbye`: the server's `disconnect`, if it sent one */
+/**
+ * `goodbye`: the server's `disconnect`, if it sent one; `delay`: after how many seconds to come back, if it said so.
+ *
+ * @typedef {{code: number, reason: string, goodbye: any, delay: number | null}} End
+ */
+/** @typedef {(error: WaterspoutError | null, reply: any) => void} Done */
+/** @typedef {{sent: number, size: number, done: Done}} Command */
 /** @typedef {{open: () => void, push: (push: any) => void, end: (end: End) => void}} Events */
 
 /**
@@ -18,9 +24,11 @@ class Link {
   _events;
   _patience;
   #nextId = 1;
-  /** Oldest first. @type {Map<number, {sent: number, done: (error: WaterspoutError | null, reply: any) => void}>} */
+  /** Oldest first. @type {Map<number, Command>} */
   #replies = new Map();
   _heard = 0;
+  /** A longer frame would end a WebSocket, and the reason might get lost on the way. */
+  _largest = Infinity;
   #quiet = Infinity;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
@@ -42,7 +50,17 @@ class Link {
     throw new TypeError("a link has a transport");
   }
 
-  /** @protected @param {any} command */
+  /** How long a command may go without its reply, in ms: the server decides a publish within 10 s. */
+  get _deadline() {
+    return 20_000;
+  }
+
+  /** How many publishes of a channel may be under way at once. */
+  get _window() {
+    return Infinity;
+  }
+
+  /** The size of what was sent, where it matters. @protected @param {any} command @returns {number} */
   _transmit(command) {
     throw new TypeError(`a link transmits ${command.type}`);
   }
@@ -56,13 +74,21 @@ class Link {
    *
    * @param {string} type
    * @param {object} fields
-   * @param {(error: WaterspoutError | null, reply: any) => void} done
+   * @param {Done} done
    */
   send(type, fields, done) {
     if (this.over) return done(new WaterspoutError(LOST), null);
     const id = this.#nextId++;
-    this.#replies.set(id, { sent: performance.now(), done });
-    this._transmit({ type, id, ...fields });
+    const command = { sent: performance.now(), size: 0, done };
+    this.#replies.set(id, command);
+    // For some MessagePack libraries, what is undefined is something nevertheless.
+    const given = Object.entries(fields).filter(([, value]) => value !== undefined);
+    try {
+      command.size = this._transmit({ type, id, ...Object.fromEntries(given) });
+    } catch (/** @type {any} */ error) {
+      if (!this.#replies.delete(id)) throw error;
+      done(error, null);
+    }
   }
 
   /** From now on notice when the server has been silent for so many seconds. @param {number} quiet */
@@ -70,10 +96,10 @@ class Link {
     clearTimeout(this.#timer);
     this.#quiet = quiet * 1000;
     this.#check();
-    // The server decides a publish within 10 s. Whoever does not answer at all is left, and asked again elsewhere.
+    // Whoever does not answer at all is left, and asked again elsewhere.
     this.#sweep = setInterval(() => {
       const [oldest] = this.#replies.values();
-      if (oldest && performance.now() - oldest.sent > 20_000) this.end(1006, "a command was not answered");
+      if (oldest && performance.now() - oldest.sent > this._deadline) this.end(1006, "a command was not answered");
     }, 5000);
   }
 
@@ -112,17 +138,23 @@ class Link {
     }
   }
 
-  /** @param {number} code @param {string} reason */
-  end(code, reason) {
+  /** @param {number} code @param {string} reason @param {number | null} [delay] */
+  end(code, reason, delay = null) {
     if (this.over) return;
     this.over = true;
     clearTimeout(this.#timer);
     clearInterval(this.#sweep);
     this._close();
-    for (const { done } of this.#replies.values()) done(new WaterspoutError(LOST), null);
-    this._events.end({ code, reason, goodbye: this.goodbye });
+    // 1009: one frame was far too big. Sent again it would end every connection from now on.
+    const largest = code === 1009 ? Math.max(...Array.from(this.#replies.values(), ({ size }) => size)) : Infinity;
+    for (const { size, done } of this.#replies.values()) {
+      done(new WaterspoutError(size < largest ? LOST : TOO_LARGE), null);
+    }
+    this._events.end({ code, reason, goodbye: this.goodbye, delay });
   }
 }
+
+const TOO_LARGE = { code: "too_large", reason: "a frame has at most twice the server's message_bytes" };
 
 /** @typedef {{encode: (value: any) => Uint8Array, decode: (bytes: Uint8Array) => any}} MessagePack */
 
@@ -155,7 +187,10 @@ export class WebSocketLink extends Link {
 
   /** @param {any} command */
   _transmit(command) {
-    this.#socket.send(this.#msgpack ? this.#msgpack.encode(command) : JSON.stringify(command));
+    const data = this.#msgpack ? this.#msgpack.encode(command) : JSON.stringify(command);
+    if (data.length > this._largest) throw new WaterspoutError(TOO_LARGE);
+    this.#socket.send(data);
+    return data.length;
   }
 
   /** @param {any} data */
@@ -177,6 +212,17 @@ export class WebSocketLink extends Link {
 /** A stream that says nothing for so long has lost its server, whose heartbeat comes every 25 s. In ms. */
 const STREAM_QUIET = 60_000;
 const POLL_SECONDS = 25;
+const MAX_CHANNELS = 128;
+/** What is carried out in order. @type {Record<string, string | undefined>} */
+const LANES = {
+  publish: "publish",
+  subscribe: "subscribe",
+  unsubscribe: "subscribe",
+  get: "document",
+  put: "document",
+  patch: "document",
+  delete: "document",
+};
 
 /**
  * Commands as requests; one event stream for all channels, or, where a proxy holds that back, long polls. The stream
@@ -185,24 +231,41 @@ const POLL_SECONDS = 25;
  */
 export class HttpLink extends Link {
   #base;
+  #transports;
   #polling;
   /** @type {string | undefined} */
   #token;
   /** Where each channel is; null: ephemeral. @type {Map<string, string | null>} */
   #cursors = new Map();
-  /** What documents are wanted of a channel: an event stream brings the changes of all. @type {Map<string, object>} */
-  #wheres = new Map();
+  /** Where all of them are that are polled, in the server's own words. It knows what views have passed over. */
+  #place = "";
+  /**
+   * What was asked for: an event stream brings the changes of all documents, and no snapshots.
+   *
+   * @type {Map<string, {where?: object, snapshot?: boolean}>}
+   */
+  #views = new Map();
   #requests = new AbortController();
   /** @type {AbortController | null} */
   #listening = null;
-  /** The last publish of each channel: requests that are under way together have no order. @type {Map<string, Promise<any>>} */
+  /**
+   * The last of the commands that go one after the other: requests that are under way together have no order.
+   *
+   * @type {Map<string, Promise<void>>}
+   */
   #lanes = new Map();
 
-  /** @param {string} base  the address before `/v1/…` @param {boolean} polling @param {number} patience @param {Events} events */
-  constructor(base, polling, patience, events) {
+  /**
+   * @param {string} base  the address before `/v1/…`
+   * @param {string[]} transports  which of "sse" and "poll" may be used
+   * @param {number} patience
+   * @param {Events} events
+   */
+  constructor(base, transports, patience, events) {
     super(patience, events);
     this.#base = base;
-    this.#polling = polling;
+    this.#transports = transports;
+    this.#polling = !transports.includes("sse");
     setTimeout(() => events.open());
   }
 
@@ -210,13 +273,40 @@ export class HttpLink extends Link {
     return this.#polling ? "poll" : "sse";
   }
 
+  /** Every request has a limit of its own, and some commands wait for others. */
+  get _deadline() {
+    return Infinity;
+  }
+
+  /** They have to wait for each other in any case, and so not even a refusal changes their order. */
+  get _window() {
+    return 1;
+  }
+
   _close() {
     this.#requests.abort();
     this.#listening?.abort();
   }
 
+  /** As over a WebSocket: commands on one channel or document are carried out in order. @param {any} command */
+  _transmit(command) {
+    const { type, channel, collection, document_id: document } = command;
+    const kind = LANES[type];
+    const lane = kind && `${kind} ${channel ?? `${collection}/${document}`}`;
+    if (!lane || (kind === "document" && document === undefined)) {
+      void this.#perform(command);
+      return 0;
+    }
+    const before = this.#lanes.get(lane) ?? Promise.resolve();
+    const last = before.then(() => this.#perform(command));
+    this.#lanes.set(lane, last);
+    void last.then(() => this.#lanes.get(lane) === last && this.#lanes.delete(lane));
+    return 0;
+  }
+
   /** @param {any} command */
-  async _transmit({ type, id, ...fields }) {
+  async #perform({ type, id, ...fields }) {
+    if (this.over) return;
     try {
       /** @type {any[]} */
       const pushes = [];
@@ -238,31 +328,26 @@ export class HttpLink extends Link {
   async #carryOut(type, fields, pushes) {
     const { channel, collection, document_id: id } = fields;
     const path = channel === undefined ? "" : `/v1/channels/${encodeURIComponent(channel)}`;
-    const document = `/v1/documents/${collection}${id === undefined ? "" : `/${encodeURIComponent(id)}`}`;
+    const document = documents(collection) + (id === undefined ? "" : `/${encodeURIComponent(id)}`);
     switch (type) {
       case "connect":
         this.#token = fields.token;
-        return this.#request("GET", "/healthz");
+        return { ...(await this.#request("GET", "/healthz")), expires: expiry(fields.token) };
       case "refresh":
         this.#token = fields.token;
-        return {};
+        this.#listen(); // a stream ends with the token that it was opened with
+        return { expires: expiry(fields.token) };
       case "ping":
         return this.#request("GET", "/healthz");
       case "subscribe":
         return this.#subscribe(fields, pushes);
       case "unsubscribe":
-        this.#cursors.delete(channel);
+        this.#forget(channel);
         this.#listen();
         return {};
       case "publish": {
         const { key, data, tag, ephemeral } = fields;
-        const before = this.#lanes.get(channel);
-        const publish = (async () => {
-          await before?.catch(() => {});
-          return this.#request("POST", `${path}/messages`, { body: { key, data, tag, ephemeral } });
-        })();
-        this.#lanes.set(channel, publish);
-        return publish;
+        return this.#request("POST", `${path}/messages`, { body: { key, data, tag, ephemeral } });
       }
       case "history": {
         const { after, before, limit } = fields;
@@ -273,8 +358,8 @@ export class HttpLink extends Link {
       case "get":
         return { document: await this.#request("GET", document) };
       case "find": {
-        const { where, sort, limit, page } = fields;
-        return this.#request("GET", document, { query: { where: asJson(where), sort, limit, page } });
+        const { collection: _, where, ...query } = fields;
+        return this.#request("GET", document, { query: { where: asJson(where), ...query } });
       }
       case "put":
       case "patch":
@@ -295,10 +380,14 @@ export class HttpLink extends Link {
 
   /** @param {any} fields @param {any[]} pushes */
   async #subscribe({ channel, after, last, where, snapshot }, pushes) {
+    if (this.#cursors.size >= MAX_CHANNELS && !this.#cursors.has(channel)) {
+      throw new WaterspoutError({ code: "limit_exceeded", reason: `${MAX_CHANNELS} channels over plain HTTP` });
+    }
+    const path = `/v1/channels/${encodeURIComponent(channel)}/messages`;
     const query = { after, limit: after === undefined && last ? last : 1 };
     let page;
     try {
-      page = await this.#request("GET", `/v1/channels/${encodeURIComponent(channel)}/messages`, { query });
+      page = await this.#request("GET", path, { query });
     } catch (/** @type {any} */ error) {
       // It has no history to ask for, and can be listened to all the same: in a stream, not by asking now and then.
       if (this.#polling || !/ is ephemeral/.test(error.reason) || after !== undefined || last !== undefined)
@@ -307,16 +396,22 @@ export class HttpLink extends Link {
       return {};
     }
     const { head, gap, messages } = page;
-    if (where) this.#wheres.set(channel, where);
-    else this.#wheres.delete(channel);
+    // The changes are selected here, so nobody has looked yet whether this is a `where`.
+    if (where && !snapshot) await this.#find(channel, where, { limit: 1 });
+    this.#views.set(channel, { where, snapshot });
     if (after !== undefined && !(snapshot && gap)) {
       this.#follow(channel, after); // the gap itself is the stream's to tell
-      return { cursor: after, head, recovered: gap === null, snapshot: false };
+      return { cursor: gap && !messages.length ? head : after, head, recovered: gap === null, snapshot: false };
     }
     if (snapshot) {
       pushes.push(...(await this.#snapshot(channel, where, head)));
       this.#follow(channel, head);
       return { cursor: null, head, recovered: true, snapshot: true };
+    }
+    // A page may be shorter than what was asked for.
+    while (last && messages.length && messages.length < last && page.more) {
+      page = await this.#request("GET", path, { query: { before: messages[0].cursor, limit: last - messages.length } });
+      messages.unshift(...page.messages);
     }
     if (last) pushes.push(...messages);
     this.#follow(channel, head);
@@ -327,12 +422,10 @@ export class HttpLink extends Link {
    *
    * @param {string} channel @param {any} where @param {string} head */
   async #snapshot(channel, where, head) {
-    const [collection, id] = channel.slice("docs:".length).split(/\/(.*)/s);
     const pushes = [];
     let page;
     do {
-      const query = { where: asJson(id === undefined ? where : { _id: id }), limit: 1000, page };
-      const found = await this.#request("GET", `/v1/documents/${collection}`, { query });
+      const found = await this.#find(channel, where, { limit: 1000, page });
       page = found.page ?? undefined;
       const place = page === undefined ? { cursor: head } : {};
       pushes.push({
@@ -347,15 +440,30 @@ export class HttpLink extends Link {
     return pushes;
   }
 
+  /** The documents that a channel shows. @param {string} channel @param {any} where @param {object} query */
+  #find(channel, where, query) {
+    // `docs:orders`, `docs:orders#2`, `docs:orders/7`: behind a slash `#` is a part of the id.
+    const [, collection, id] = /^docs:([^/#]*)(?:\/(.*))?/s.exec(channel) ?? [];
+    const selection = id === undefined ? where : { ...where, _id: id };
+    return this.#request("GET", documents(collection), { query: { where: asJson(selection), ...query } });
+  }
+
   /** @param {string} channel @param {string | null} cursor */
   #follow(channel, cursor) {
     this.#cursors.set(channel, cursor);
     this.#listen();
   }
 
+  /** @param {string} channel */
+  #forget(channel) {
+    this.#cursors.delete(channel);
+    this.#views.delete(channel);
+  }
+
   async #listen() {
     this.#listening?.abort();
     const { signal } = (this.#listening = new AbortController());
+    this.#place = "";
     await pause(10); // several subscriptions that are made in one go share a stream
     while (!signal.aborted && this.#cursors.size) {
       try {
@@ -363,7 +471,7 @@ export class HttpLink extends Link {
       } catch (/** @type {any} */ error) {
         if (signal.aborted) return;
         // A right that was lost meanwhile is told by the next subscription, channel by channel.
-        return this.end(error.code === "token_expired" ? 4002 : 1006, error.reason ?? String(error));
+        return this.end(error.code === "token_expired" ? 4002 : 1006, error.reason ?? String(error), error.retryAfter);
       }
       if (this.goodbye) return this.end(this.goodbye.code ?? 1001, this.goodbye.reason ?? "");
     }
@@ -397,6 +505,8 @@ export class HttpLink extends Link {
       for (;;) {
         const { value, done } = await reader.read();
         if (done) break;
+        // What is told in the moment (who comes and goes) was not heard until now.
+        if (!opened) for (const channel of this.#cursors.keys()) this._take({ type: "listening", channel });
         opened = true;
         this._heard = performance.now();
         wait(STREAM_QUIET);
@@ -406,26 +516,30 @@ export class HttpLink extends Link {
       }
     } catch (error) {
       if (!attempt.signal.aborted) throw error;
-      if (!opened && !signal.aborted) this.#polling = true; // something on the way keeps the stream to itself
+      // Something on the way keeps the stream to itself.
+      if (!opened && !signal.aborted && !this.#transports.includes("poll")) throw error;
+      if (!opened && !signal.aborted) this.#polling = true;
     } finally {
       clearTimeout(timer);
       signal.removeEventListener("abort", abort);
+      abort(); // the body of a response that is read no further would be kept
     }
     if (opened && !this.goodbye && !signal.aborted) await pause(Math.random() * 1000); // a proxy's time limit, perhaps
   }
 
   /** @param {string} event */
   #read(event) {
-    const data = /^data: (.*)$/m.exec(event);
-    if (data) this.#deliver(JSON.parse(data[1]));
+    const data = event.split("\n").find((line) => line.startsWith("data: "));
+    if (data) this.#deliver(JSON.parse(data.slice("data: ".length)));
   }
 
   /** @param {any} push */
   #deliver(push) {
-    if (push.type === "unsubscribed") this.#cursors.delete(push.channel);
+    const { where, snapshot } = this.#views.get(push.channel) ?? {};
+    if (push.type === "gap" && snapshot) return this.end(1006, "a copy has to begin anew"); // seen by `#subscribe`
+    if (push.type === "unsubscribed") this.#forget(push.channel);
     else if (typeof push.cursor === "string" && this.#cursors.has(push.channel))
       this.#cursors.set(push.channel, push.cursor);
-    const where = this.#wheres.get(push.channel);
     const document = push.data?.document;
     if (push.type === "message" && where && document && !document._truncated && !matches(document, where)) {
       push = { ...push, data: { op: "delete", id: push.data.id, rev: null, document: null } };
@@ -439,14 +553,16 @@ export class HttpLink extends Link {
     for (const [channel, cursor] of this.#cursors) {
       if (cursor === null) continue;
       query.append("channel", channel);
-      query.append("after", cursor);
+      if (!this.#place) query.append("after", cursor);
     }
     if (!query.has("channel")) return pause(1000);
+    if (this.#place) query.append("after", this.#place);
     const limit = AbortSignal.timeout(POLL_SECONDS * 1000 + this._patience);
     const response = await this.#fetch("GET", `/v1/poll?${query}`, { signal: AbortSignal.any([signal, limit]) });
-    const { messages, gaps } = await response.json();
+    const { messages, gaps, cursor: place } = await response.json();
     for (const gap of gaps) this.#deliver({ type: "gap", ...gap });
     for (const message of messages) this.#deliver(message);
+    this.#place = place;
     this._heard = performance.now();
   }
 
@@ -478,17 +594,31 @@ export class HttpLink extends Link {
       ...options,
     });
     if (response.ok) return response;
-    let problem;
-    try {
-      problem = await response.json();
-    } catch {
-      // A proxy's own page: nothing is known of what became of the command.
-      problem = { code: "unavailable", reason: `HTTP ${response.status}`, retry: response.status >= 500 };
-    }
-    throw new WaterspoutError(problem);
+    const problem = await response.json().catch(() => null);
+    if (typeof problem?.code === "string") throw new WaterspoutError(problem);
+    // A proxy's own page: nothing is known of what became of the command.
+    const { status } = response;
+    const after = Number.parseFloat(response.headers.get("Retry-After") ?? "");
+    const retry = status >= 500 || status === 429 || status === 408;
+    throw new WaterspoutError({ code: "unavailable", reason: `HTTP ${status}`, retry, retry_after: after });
   }
 }
 
+/** When a JSON Web Token expires, in seconds since 1970; null where it does not say.
+ *
+ * @param {string | undefined} token */
+function expiry(token) {
+  try {
+    const claims = String(token).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const { exp } = JSON.parse(atob(claims));
+    return Number.isFinite(exp) ? exp : null;
+  } catch {
+    return null; // an API key, or none at all
+  }
+}
+
+/** @param {string} collection */
+const documents = (collection) => `/v1/documents/${encodeURIComponent(collection)}`;
 /** @param {any} value */
 const asJson = (value) => (value === undefined || value === null ? undefined : JSON.stringify(value));
 /** @param {number} ms @returns {Promise<void>} */

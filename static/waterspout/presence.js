@@ -15,6 +15,8 @@ export class Members extends Emitter {
   #channel;
   /** Joins and leaves that came while the list was on its way. @type {any[] | null} */
   #meanwhile = null;
+  /** Since it was asked for, something may have been missed. */
+  #stale = false;
   /** @type {Map<string, Member>} */
   users = new Map();
   count = 0;
@@ -25,14 +27,18 @@ export class Members extends Emitter {
     super();
     this.#channel = channel;
     for (const type of ["join", "leave", "occupancy"]) channel.on(type, (push) => this.#take(push));
-    channel.on("subscribed", () => void this.refresh());
+    for (const type of ["subscribed", "listening", "dropped"]) channel.on(type, () => void this.refresh());
     if (channel.state !== "idle") void this.refresh();
   }
 
   /** Ask again: the way to learn how many guests there are. */
   async refresh() {
-    if (this.#meanwhile) return;
+    if (this.#meanwhile) {
+      this.#stale = true;
+      return;
+    }
     this.#meanwhile = [];
+    this.#stale = false;
     try {
       const { users, count, guests } = await this.#channel.presence();
       this.users = new Map(users.map((member) => [member.user, member]));
@@ -45,6 +51,7 @@ export class Members extends Emitter {
     this.#meanwhile = null;
     for (const push of pushes) this.#apply(push);
     this.emit("change");
+    if (this.#stale) await this.refresh();
   }
 
   /** @param {any} push */
@@ -60,6 +67,10 @@ export class Members extends Emitter {
       this.count = count;
       this.guests = guests;
       return true;
+    }
+    if (this.users.size !== this.count) {
+      void this.refresh(); // they were too many to be named, and are no longer
+      return false;
     }
     if (this.users.has(user) === (type === "join")) return false;
     const member = this.users.get(user) ?? { user, sessions: 1, info };

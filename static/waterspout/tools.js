@@ -69,6 +69,13 @@ export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** As JSON has it, without what is undefined, and so that nobody changes it any more.
+ *
+ * @param {any} value @returns {any} */
+export function plain(value) {
+  return JSON.parse(JSON.stringify(value));
+}
+
 /** Events tell of the failure as well: nobody has to wait for this promise.
  *
  * @template T @param {Promise<T>} promise @returns {Promise<T>} */

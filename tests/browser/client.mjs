@@ -36,12 +36,12 @@ function channel(name) {
   return subscription;
 }
 
-/** Copies by collection. */
+/** Copies, by the name that the test gives them: else that of the collection. */
 const copies = new Map();
 
-function watch({ name, where }) {
+function watch({ name, where, as = name }) {
   const copy = client.watch(name, where);
-  copies.set(name, copy);
+  copies.set(as, copy);
   copy.on("reset", () => tell({ event: "reset", collection: name }));
   copy.on("change", ({ op, id, before }) => tell({ event: "change", op, document: id, known: before !== null }));
   copy.on("ended", ({ code, reason }) => tell({ event: "ended", code, reason }));
@@ -50,6 +50,7 @@ function watch({ name, where }) {
 const commands = {
   watch,
   copy: ({ name }) => [...copies.get(name).documents.values()],
+  ready: ({ name }) => copies.get(name).ready,
   unwatch: ({ name }) => copies.get(name).close(),
   collection: ({ name, call, args }) => client.collection(name)[call](...args),
   members: ({ name }) => {

@@ -310,7 +310,18 @@ test("a new token in time, on the same connection", async (t) => {
     const expires = Math.ceil(Date.now() / 1000) + (count === 1 ? 2 : 3600);
     this.reply(command, { expires });
   };
+  // By this machine's clock all tokens have expired: it is the clock that is wrong.
+  const wrong = begin(t, { token: () => "token" });
+  wrong.sockets[0].send = function (text) {
+    const command = JSON.parse(text);
+    this.sent.push(command);
+    this.reply(command, { expires: 1 });
+  };
   await pause(2200);
+  assert.deepEqual(
+    wrong.sockets[0].sent.map(({ type }) => type),
+    ["connect"],
+  );
   assert.deepEqual(
     sockets[0].sent.map(({ type, token }) => [type, token]),
     [
@@ -411,6 +422,306 @@ test("a copy of documents: a snapshot in pages, changes, a resumption, a new beg
   assert.deepEqual(events, ["reset", "ready", "put", "delete", "put", "reset", "ready"]);
 });
 
+// --- what may come in between ----------------------------------------------------------------------------------------
+
+const subscriptions = (socket) => socket.sent.filter(({ type }) => type === "subscribe");
+/** A socket that answers nothing but `connect` by itself. */
+const reticent = (sockets) => {
+  sockets[0].send = function (text) {
+    const command = JSON.parse(text);
+    this.sent.push(command);
+    if (command.type === "connect") this.reply(command, {});
+  };
+};
+
+test("a subscription made by a listener of `open` is asked for once", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  client.on("open", () => channel.subscribe());
+  await pause(5);
+  assert.equal(subscriptions(sockets[0]).length, 1);
+  sockets[0].drop(1006);
+  await pause(60);
+  assert.equal(subscriptions(sockets[1]).length, 1);
+});
+
+test("unsubscribed while away, a channel can be subscribed again", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  await channel.subscribe();
+  sockets[0].push(message(3));
+  sockets[0].drop(1006);
+  await channel.unsubscribe();
+  assert.equal(channel.state, "idle");
+  await channel.subscribe();
+  assert.deepEqual([channel.state, subscriptions(sockets[1])[0].after], ["live", "e:3"]);
+});
+
+test("the last word of subscribe and unsubscribe counts", async (t) => {
+  const { client, sockets } = begin(t);
+  reticent(sockets);
+  await pause(5);
+  const [socket] = sockets;
+  const channel = client.channel("chat:a");
+  const first = channel.subscribe();
+  const left = channel.unsubscribe();
+  const again = channel.subscribe({ last: 3 });
+  void channel.unsubscribe();
+  await assert.rejects(again, { code: "closed" });
+  const third = channel.subscribe({ last: 4 });
+  const [subscribe, unsubscribe, ...rest] = socket.sent.slice(1);
+  assert.deepEqual([subscribe.type, unsubscribe.type, rest], ["subscribe", "unsubscribe", []]);
+  socket.refuse(subscribe, { code: "unavailable", retry_after: 0 }); // must not be tried again: it is being left
+  await pause(20);
+  assert.equal(subscriptions(socket).length, 1);
+  socket.reply(unsubscribe, {});
+  await left;
+  await assert.rejects(first, { code: "closed" });
+  socket.reply(subscriptions(socket)[1], { cursor: "e:1", head: "e:1" });
+  assert.equal((await third).head, "e:1");
+  assert.deepEqual([subscriptions(socket)[1].last, channel.state], [4, "live"]);
+});
+
+test("a listener may end everything", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  channel.on("message", () => {
+    client.close();
+    void channel.unsubscribe();
+  });
+  await channel.subscribe();
+  sockets[0].push(message(1));
+  assert.deepEqual([client.state, channel.state], ["closed", "idle"]);
+});
+
+test("nothing is left running behind a closed client", async (t) => {
+  const timers = () => process.getActiveResourcesInfo().filter((one) => one === "Timeout").length;
+  const before = timers();
+  const { client, sockets } = begin(t);
+  reticent(sockets);
+  await pause(5);
+  const channel = client.channel("chat:a");
+  channel.subscribe();
+  const publish = channel.publish(1);
+  const [, subscribe, command] = sockets[0].sent;
+  sockets[0].refuse(subscribe, { code: "unavailable", retry_after: 30 });
+  sockets[0].refuse(command, { code: "rate_limited", retry_after: 30 });
+  client.close();
+  await assert.rejects(publish, { code: "closed" });
+  assert.equal(timers(), before);
+});
+
+test("whoever has to wait longest decides when publishing goes on", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  await pause(5);
+  const [socket] = sockets;
+  const all = Promise.all([channel.publish("a"), channel.publish("b")]);
+  const [a, b] = socket.publishes();
+  socket.refuse(a, { code: "rate_limited", retry_after: 5 });
+  socket.refuse(b, { code: "rate_limited", retry_after: 0.01 });
+  await pause(50);
+  assert.equal(socket.publishes().length, 2);
+  socket.drop(1006); // a new connection is another matter
+  await pause(40);
+  assert.deepEqual(
+    sockets[1].publishes().map(({ data }) => data),
+    ["a", "b"],
+  );
+  for (const command of sockets[1].publishes()) sockets[1].reply(command, { offset: 1 });
+  await all;
+});
+
+test("no token is no reason to give WebSockets up", async (t) => {
+  let count = 0;
+  const token = () => (++count < 6 ? Promise.reject(new Error("not now")) : "token");
+  const { client, sockets } = begin(t, { token });
+  while (client.state !== "open") await pause(5);
+  assert.deepEqual([client.transport, sockets.length], ["websocket", 6]);
+});
+
+test("an expired token: a function is asked for another, a fixed one stays expired", async (t) => {
+  let count = 0;
+  const refuse = (sockets) => {
+    sockets[0].send = function (text) {
+      this.push({ type: "error", id: JSON.parse(text).id, code: "token_expired", reason: "expired", retry: false });
+      this.push({ type: "disconnect", code: 4500, reason: "expired", reconnect: false });
+      this.drop(4500);
+    };
+  };
+  const asked = begin(t, { token: () => `token ${++count}` });
+  refuse(asked.sockets);
+  const fixed = begin(t, { token: "token" });
+  refuse(fixed.sockets);
+  await pause(60);
+  assert.deepEqual([asked.client.state, asked.sockets[1].sent[0].token], ["open", "token 2"]);
+  assert.deepEqual([fixed.client.state, fixed.sockets.length], ["closed", 1]);
+});
+
+test("refused for now at `connect`: the delay that follows is kept", async (t) => {
+  const { sockets, states } = begin(t);
+  sockets[0].send = function (text) {
+    this.refuse(JSON.parse(text), { code: "unavailable", retry_after: 1 });
+    this.push({ type: "disconnect", code: 4004, reason: "not now", reconnect: true, delay: 0.07 });
+    this.drop(4004);
+  };
+  await pause(5);
+  assert.equal(states.at(-1).delay, 0.07);
+});
+
+test("too large a frame is refused to who sent it", async (t) => {
+  const { client, sockets } = begin(t);
+  await pause(5);
+  const publish = client.channel("chat:a").publish("small");
+  const put = client.collection("orders").put("x", { text: "x".repeat(5000) });
+  sockets[0].drop(1009);
+  await assert.rejects(put, { code: "too_large" });
+  await pause(60);
+  assert.equal(sockets[1].sent.filter(({ type }) => type === "put").length, 0);
+  sockets[1].reply(sockets[1].publishes()[0], { offset: 1 });
+  assert.equal((await publish).offset, 1);
+});
+
+test("what the server would not take is not sent", async (t) => {
+  const { client, sockets } = begin(t);
+  sockets[0].send = function (text) {
+    const command = JSON.parse(text);
+    this.sent.push(command);
+    this.reply(command, { message_bytes: 100 });
+  };
+  await pause(5);
+  const channel = client.channel("chat:a");
+  await assert.rejects(channel.publish("x".repeat(200)), { code: "too_large" });
+  await channel.publish("x");
+  assert.deepEqual([client.state, sockets[0].publishes().length], ["open", 1]);
+});
+
+test("a write that is sent again is the write that was made", async (t) => {
+  const { client, sockets } = begin(t);
+  await pause(5);
+  const order = { total: 1 };
+  const create = client.collection("orders").create(order);
+  order.total = 2;
+  sockets[0].drop(1006);
+  await pause(60);
+  const [before, after] = [0, 1].map((index) => sockets[index].sent.find(({ type }) => type === "put"));
+  assert.deepEqual([after.document, after.key], [{ total: 1 }, before.key]);
+  sockets[1].reply(after, { document: { _id: "a", total: 1 } });
+  assert.equal((await create)._id, "a");
+});
+
+test("nothing undefined reaches a MessagePack library, for which it may be something", async (t) => {
+  const { encode, decode } = await import("./msgpack.mjs");
+  const strict = (value) => {
+    assert.ok(!JSON.stringify(value, (_, one) => (one === undefined ? "undefined" : one)).includes('"undefined"'));
+    return encode(value);
+  };
+  const commands = [];
+  class Socket {
+    constructor() {
+      queueMicrotask(() => this.onopen());
+    }
+    send(bytes) {
+      const command = decode(bytes);
+      commands.push(command);
+      const reply = { type: "reply", id: command.id, cursor: "e:1", head: "e:1", document: {} };
+      this.onmessage({ data: encode(reply).buffer });
+    }
+    close() {}
+  }
+  const client = new Waterspout("ws://localhost/v1/ws", { WebSocket: Socket, msgpack: { encode: strict, decode } });
+  t.after(() => client.close());
+  await client.channel("chat:a").subscribe({ last: 5 });
+  await client.channel("chat:a").unsubscribe();
+  await client.channel("chat:a").subscribe({ last: undefined });
+  await client.channel("chat:a").publish({ a: undefined }, { tag: undefined });
+  await client.collection("orders").put("x", { a: undefined });
+  assert.equal(commands.at(-1).type, "put");
+});
+
+test("where this tab stopped goes before what another tab has kept", async (t) => {
+  const kept = new Map();
+  const storage = { getItem: (name) => kept.get(name) ?? null, setItem: (name, value) => kept.set(name, value) };
+  const { client, sockets } = begin(t, { storage });
+  const channel = client.channel("chat:a");
+  await channel.subscribe();
+  sockets[0].push(message(3));
+  const left = channel.unsubscribe();
+  sockets[0].reply(sockets[0].sent.at(-1), {});
+  await left;
+  client._cursors.save();
+  kept.set("waterspout.cursor.chat:a", "e:9");
+  await channel.subscribe({ last: 5 });
+  assert.equal(sockets[0].sent.at(-1).after, "e:3");
+});
+
+test("several copies of one collection, each on a channel of its own", async (t) => {
+  const { client, sockets } = begin(t);
+  await pause(5);
+  const [socket] = sockets;
+  const own = client.channel("docs:orders");
+  const first = client.watch("orders");
+  const open = client.collection("orders").watch({ status: "open" });
+  assert.deepEqual([first.channel.name, open.channel.name], ["docs:orders", "docs:orders#2"]);
+  const snapshot = (channel, ...ids) =>
+    socket.push({ type: "snapshot", channel, documents: ids.map((_id) => ({ _id })), more: false, cursor: "e:1" });
+  snapshot("docs:orders", "a", "b");
+  snapshot("docs:orders#2", "a");
+  const ids = (copy) => [...copy.documents.keys()];
+  assert.deepEqual([ids(first), ids(open)], [["a", "b"], ["a"]]);
+  const closing = first.close();
+  const third = client.watch("orders");
+  assert.equal(third.channel.name, "docs:orders#3", "the first one's is not free before the reply");
+  socket.reply(socket.sent.find(({ type }) => type === "unsubscribe"), {});
+  await closing;
+  const fourth = client.watch("orders");
+  assert.equal(fourth.channel.name, "docs:orders");
+  assert.deepEqual([ids(fourth), fourth.ready], [[], false]);
+  await first.close(); // again: the channel is another copy's
+  const ended = [];
+  open.on("ended", ({ code }) => ended.push(code));
+  socket.push({ type: "unsubscribed", channel: "docs:orders#2", code: "permission_denied", reason: "" });
+  assert.deepEqual(ended, ["permission_denied"]);
+  const fifth = client.watch("orders");
+  assert.equal(fifth.channel.name, "docs:orders#2");
+  await open.close(); // ended before
+  snapshot("docs:orders#2", "z");
+  assert.deepEqual([ids(open), ids(fifth)], [["a"], ["z"]]);
+  assert.equal(socket.sent.filter(({ type }) => type === "unsubscribe").length, 1);
+  assert.equal(own, fourth.channel);
+});
+
+test("a channel that a user subscribes is none that a copy takes", async (t) => {
+  const { client } = begin(t);
+  await client.channel("docs:orders").subscribe();
+  assert.equal(client.watch("orders").channel.name, "docs:orders#2");
+});
+
+test("who is here is asked again whenever something may have been missed", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("chat:a");
+  const members = channel.members();
+  await channel.subscribe();
+  const [socket] = sockets;
+  const asked = () => socket.sent.filter(({ type }) => type === "presence");
+  const here = async (...users) => {
+    const list = users.map((user) => ({ user, sessions: 1 }));
+    socket.reply(asked().at(-1), { users: list, count: users.length, guests: 0 });
+    await pause(1);
+  };
+  socket.push({ type: "dropped", channel: "chat:a", count: 3 }); // while the first answer is on its way
+  await here("ann");
+  assert.equal(asked().length, 2);
+  await here("ann", "bob");
+  assert.deepEqual([[...members.users.keys()], members.count, asked().length], [["ann", "bob"], 2, 2]);
+  socket.push({ type: "occupancy", channel: "chat:a", count: 2000, guests: 1 });
+  assert.deepEqual([members.users.size, members.count], [0, 2000]);
+  socket.push({ type: "leave", channel: "chat:a", user: "eve" }); // they have names again
+  assert.equal(asked().length, 3);
+  await here("ann");
+  assert.deepEqual([[...members.users.keys()], members.count], [["ann"], 1]);
+});
+
 test("a where means to the client what it means to the server", async () => {
   const { matches } = await import("../../static/waterspout/where.js");
   const document = {
@@ -466,8 +777,8 @@ test("every export has a type, and every type an export", async () => {
         typeof Object.getOwnPropertyDescriptor(module[name].prototype, one).value === "function",
     );
     assert.deepEqual(
-      typed.filter((one) => one !== "constructor" && one !== "close").sort(),
-      methods.filter((one) => one !== "constructor" && one !== "close").sort(),
+      typed.filter((one) => one !== "constructor").sort(),
+      methods.filter((one) => one !== "constructor").sort(),
       name,
     );
   }
