@@ -468,7 +468,7 @@ class Page {
 
   /** @param {Room} room @param {Entry} entry */
   append(room, entry) {
-    if (room === this.room) this.#transcript.append(entry);
+    if (room === this.room) this.#transcript.append(entry, room.channel.state === "replaying");
   }
 
   /** @param {Room} room @param {Entry[]} entries */
@@ -510,7 +510,10 @@ class Page {
     const here = count + guests;
     $("present").hidden = here === 0;
     $("present").querySelector("b").textContent = String(here);
-    $("present").title = [...users.keys(), ...(guests ? [some(guests, "guest")] : [])].join(", ");
+    const names = [...users.keys()].map((user) => cleanName(user)).sort();
+    if (count > names.length) names.push(some(count - names.length, "user")); // of many the names are not told
+    if (guests) names.push(some(guests, "guest"));
+    $("people").replaceChildren(...names.map((name) => element("li", "", name)));
   }
 
   /** Who types. @param {Room} room */

@@ -261,6 +261,7 @@ class Shop {
     const way = STEPS.map((step, index) =>
       element("li", index < reached ? "done" : index === reached ? "here" : "", step),
     );
+    way[reached]?.setAttribute("aria-current", "step");
     if (row.dataset.status !== status) row.lastElementChild?.replaceChildren(...way);
     row.dataset.status = status;
     return row;
