@@ -387,6 +387,28 @@ async def test_unread_rooms(new: NewChat, server: Server, artifacts: Path) -> No
 
 
 @chat
+async def test_a_busy_room_that_nobody_looks_at(new: NewChat, server: Server, artifacts: Path) -> None:
+    """It counts what comes, and keeps the newest of it only; the rest is had from the server when one scrolls up."""
+    first, second = room(), room()
+    ann = await (await new()).open(server.base, first, "Ann")
+    await ann.page.wait_for_selector("text=Nothing here yet")
+    await ann.page.evaluate("room => { location.hash = room }", second)
+    await ann.page.wait_for_selector(f"text=Say the first word in #{second}.")
+    for number in range(0, 600, 20):
+        await asyncio.gather(*(post(server, first, said(f"{number + more}")) for more in range(20)))
+    await post(server, first, said("last"))
+    await ann.page.locator("#rooms .badge:has-text('99+')").wait_for()
+    await until(lambda: ann.page.evaluate("() => document.title.startsWith('(601)')"), 20, "all of them")
+    await ann.page.click(f"#rooms a:has-text('{first}')")
+    shown = await ann.texts()
+    assert 400 <= len(shown) <= 500
+    assert shown[-1] == "last"
+    await ann.page.evaluate("() => { scroller.scrollTop = 0 }")
+    await until(lambda: _count(ann, len(shown) + 50), 10, "the older page")
+    assert (await ann.texts())[-len(shown) :] == shown
+
+
+@chat
 async def test_presence_and_typing(new: NewChat, server: Server, artifacts: Path) -> None:
     """How many are here and who, as far as they have a user, and who types; nothing of that is stored."""
     name = room()

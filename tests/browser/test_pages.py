@@ -231,8 +231,12 @@ def test_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
         assert reached == await page.locator("#order-list .order").evaluate_all(
             "all => all.map(one => one.dataset.status)"
         )
+        connections: list[str] = []
+        page.on("websocket", lambda socket: connections.append(socket.url))
         await page.click("#leave")
         await page.wait_for_selector("#token:visible")
+        await tab.state("open")
+        assert len(connections) == 1
 
     async def open_and_run() -> None:
         async with browsing.tabs(Tab) as new:
@@ -298,6 +302,13 @@ def test_the_market_under_load(browsing: Browsing, trading: Server, artifacts: P
             await page.keyboard.press("Space")
             await page.wait_for_selector("#pause[aria-pressed=true]")
 
+            await page.emulate_media(reduced_motion="reduce")
+            await page.reload()
+            await page.wait_for_selector("#rates:text-matches('^[1-9].* received$')")
+            price = await page.inner_text("#price")
+            await until(lambda: _other(tab, price), 5, "another price")
+            assert await page.evaluate("() => document.getAnimations().length") == 0
+
     browsing.run(run())
 
 
@@ -359,6 +370,28 @@ def test_looks(browsing: Browsing, trading: Server, artifacts: Path) -> None:
             for name, tab in plots.items():
                 await tab.page.wait_for_selector("#rates >> text=/[1-9].* updates/")
                 await take(tab, name)
+
+    browsing.run(run())
+
+
+def test_where_guests_are_not_let_in(browsing: Browsing, mongod: Mongod, tmp_path: Path) -> None:
+    """The landing page says how the server is all the same, and the shop lets people in who have a token."""
+
+    async def run() -> None:
+        settings = {"auth.secret": SECRET, "auth.guests": False, "mongodb.database": "members"}
+        async with Server(tmp_path, mongod.uri, settings=settings) as server, browsing.tabs(Tab) as new:
+            tab = await new()
+            page = tab.page
+            await page.goto(server.base)
+            await page.wait_for_selector("#state >> text=Disconnected: a token is needed here")
+            await page.wait_for_selector("#status >> text=Ready")
+            await page.goto(f"{server.base}/feed/")
+            await page.fill("#token", make_token(SECRET, "ann"))
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#no-products >> text=The shop is empty")
+            assert await page.locator("#token").is_hidden()
+            await page.click("#leave")
+            await page.wait_for_selector("#token:visible")
 
     browsing.run(run())
 
