@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
@@ -166,11 +167,14 @@ class Example:
         await self._forget("orders", "created")
 
     async def _advance(self) -> None:
-        """An order on its way: paid, packed, shipped."""
+        """Orders on their way: paid, packed, shipped. A few wait at each step, and the oldest go on."""
         if "orders" not in self._declared:
             return
-        status = self._chance.randrange(len(_STEPS) - 1)
-        await self._database["orders"].update_one({"status": _STEPS[status]}, {"$set": {"status": _STEPS[status + 1]}})
+        orders = self._database["orders"]
+        for status, following in itertools.pairwise(_STEPS):
+            waiting = await orders.count_documents({"status": status})
+            for _ in range(min(2, waiting - self._chance.randint(1, 3))):
+                await orders.update_one({"status": status}, {"$set": {"status": following}})
 
     async def _trade(self) -> None:
         if "instruments" not in self._declared:

@@ -26,6 +26,10 @@ client.on("open", () => {
   $("node").textContent = client.session?.node ?? "behind HTTP";
   void look();
 });
+client.on("closed", () => {
+  for (const id of ["node", "trip"]) $(id).textContent = "–";
+});
+void look();
 setInterval(() => document.hidden || void look(), LOOK_EVERY);
 
 /** Ask how it is. A server that does not answer is told by the connection's state. */
@@ -33,6 +37,12 @@ async function look() {
   try {
     const { status, reasons = [] } = await (await fetch("/readyz")).json();
     show(status, reasons);
+  } catch {
+    if (client.state !== "open") show("down", []);
+    return;
+  }
+  if (client.state !== "open") return;
+  try {
     const began = performance.now();
     await client.request("ping");
     const took = performance.now() - began;
@@ -41,7 +51,7 @@ async function look() {
     const here = count + guests;
     $("chat-now").textContent = here ? `${here} in #lobby now` : "Nobody in #lobby yet";
   } catch {
-    if (client.state !== "open") show("down", []);
+    // lost just now: the next look tells
   }
 }
 

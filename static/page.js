@@ -44,25 +44,29 @@ const TRANSPORTS = new Map([
   ["sse", "Live, by event stream"],
   ["poll", "Live, by polling"],
 ]);
+const AWAY = "Away";
 
 /** Show a client's state in the bar: `#state` with its word, and `#retry`, the way not to wait. @param {Waterspout} client */
 export function followConnection(client) {
   /** @type {ReturnType<typeof setInterval> | undefined} */
   let ticking;
+  const word = $("state").querySelector(".word");
+  /** What is read out, when it is another, and what is not: seconds and attempts. @param {string} words @param {string} [more] */
+  const say = (words, more = "") => {
+    if (word.textContent !== words) word.textContent = words;
+    $("state").querySelector(".more").textContent = more;
+  };
   /** @param {any} event */
   const show = ({ state, at, reason }) => {
     document.body.dataset.state = state;
     clearInterval(ticking);
-    const word = $("state").querySelector(".word");
     $("retry").hidden = state !== "waiting" && state !== "closed";
-    if (state === "open") word.textContent = TRANSPORTS.get(client.transport ?? "");
-    else if (state === "connecting") word.textContent = "Connecting";
-    else if (state === "closed") word.textContent = `Disconnected: ${reason || "closed"}`;
+    if (state === "open") say(TRANSPORTS.get(client.transport ?? "") ?? "Live");
+    else if (state === "closed") say(`Disconnected: ${reason || "closed"}`);
+    else if (state === "connecting" && word.textContent === AWAY) say(AWAY, ", trying");
+    else if (state === "connecting") say("Connecting");
     else {
-      const tick = () => {
-        const seconds = Math.max(0, Math.ceil((at - Date.now()) / 1000));
-        word.textContent = `Away, next try in ${seconds} s`;
-      };
+      const tick = () => say(AWAY, `, next try in ${Math.max(0, Math.ceil((at - Date.now()) / 1000))} s`);
       tick();
       ticking = setInterval(tick, 250);
     }

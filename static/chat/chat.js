@@ -16,6 +16,8 @@ import { hue, initial, Transcript } from "./transcript.js";
 
 const DEFAULT_ROOM = "lobby";
 const PAGE = 50;
+/** Entries of a room that nobody looks at; scrolling up brings older ones back from the server. */
+const UNSEEN = 400;
 /** How many entries and own keys a tab remembers of a room over a reload. */
 const REMEMBERED = 100;
 const MAX_NAME = 40;
@@ -220,6 +222,10 @@ class Room {
   /** @param {Entry} entry */
   #add(entry) {
     this.entries.push(entry);
+    if (this.entries.length > 1.2 * UNSEEN && this.page.room !== this) {
+      this.entries.splice(0, this.entries.length - UNSEEN);
+      this.more = true;
+    }
     this.#saveSoon();
     this.page.append(this, entry);
     if (this.entries.length === 1) this.page.edge(this);
@@ -468,7 +474,7 @@ class Page {
 
   /** @param {Room} room @param {Entry} entry */
   append(room, entry) {
-    if (room === this.room) this.#transcript.append(entry);
+    if (room === this.room) this.#transcript.append(entry, room.channel.state === "replaying");
   }
 
   /** @param {Room} room @param {Entry[]} entries */
@@ -510,7 +516,10 @@ class Page {
     const here = count + guests;
     $("present").hidden = here === 0;
     $("present").querySelector("b").textContent = String(here);
-    $("present").title = [...users.keys(), ...(guests ? [some(guests, "guest")] : [])].join(", ");
+    const names = [...users.keys()].map((user) => cleanName(user)).sort();
+    if (count > names.length) names.push(some(count - names.length, "user")); // of many the names are not told
+    if (guests) names.push(some(guests, "guest"));
+    $("people").replaceChildren(...names.map((name) => element("li", "", name)));
   }
 
   /** Who types. @param {Room} room */

@@ -72,6 +72,8 @@ export class Transcript {
   #top = 0;
   #unseen = 0;
   #framed = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #quiet;
 
   /** Rows were taken off at the top: called with the first message left. @type {(first: Message) => void} */
   onTrim = () => {};
@@ -107,8 +109,14 @@ export class Transcript {
     this.toEnd();
   }
 
-  /** One more at the end. @param {Entry} entry */
-  append(entry) {
+  /** One more at the end; of many at once none is read out. @param {Entry} entry @param {boolean} [many] */
+  append(entry, many = false) {
+    if (many) this.#quietly(() => this.#append(entry));
+    else this.#append(entry);
+  }
+
+  /** @param {Entry} entry */
+  #append(entry) {
     const row = this.#row(entry);
     this.#rows.append(row);
     if (!("line" in entry)) {
@@ -278,7 +286,8 @@ export class Transcript {
   #quietly(change) {
     this.log.ariaLive = "off";
     change();
-    setTimeout(() => (this.log.ariaLive = "polite"), 500);
+    clearTimeout(this.#quiet);
+    this.#quiet = setTimeout(() => (this.log.ariaLive = "polite"), 500);
   }
 
   #scrolled() {

@@ -178,8 +178,9 @@ class Market {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const inButton = event.target instanceof HTMLButtonElement && !$("rows").contains(event.target);
-    if (event.key === " " && !inButton) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const ofButton = event.target instanceof HTMLButtonElement && event.target !== this.#chosen?.button;
+    if (event.key === " " && !ofButton) {
       event.preventDefault();
       this.pause(!this.#paused);
     } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {

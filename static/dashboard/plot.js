@@ -174,7 +174,7 @@ export class Plot extends Sheet {
       context.fillText(axis.format(price), width + 10, at);
     }
     context.textAlign = "center";
-    const every = span < 10_000 ? 2 : span < 40_000 ? 5 : span < 80_000 ? 15 : 30;
+    const every = [2, 5, 10, 20, 30].find((seconds) => (1000 * seconds * width) / span > 50) ?? 60;
     for (let seconds = every; 1000 * seconds < span * 0.95; seconds += every) {
       context.fillText(`−${seconds} s`, x(seconds * 1000), this.height - MARGIN.bottom / 2 + 2);
     }

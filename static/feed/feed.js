@@ -69,7 +69,7 @@ class Shop {
     this.client = token ? new Waterspout(undefined, { token }) : new Waterspout();
     this.signedIn = token !== null;
     followConnection(this.client);
-    this.client.on("closed", ({ reason }) => this.signedIn && this.#turnedAway(reason));
+    this.client.on("closed", ({ reason }) => shop === this && this.#turnedAway(reason));
     this.#watchProducts();
     this.#watchStock();
     this.#watchOrders();
@@ -261,6 +261,7 @@ class Shop {
     const way = STEPS.map((step, index) =>
       element("li", index < reached ? "done" : index === reached ? "here" : "", step),
     );
+    way[reached]?.setAttribute("aria-current", "step");
     if (row.dataset.status !== status) row.lastElementChild?.replaceChildren(...way);
     row.dataset.status = status;
     return row;
@@ -284,8 +285,9 @@ class Shop {
         : `They cannot be shown: ${error.reason}.`;
   }
 
-  /** @param {string} reason */
+  /** Not by us. A guest may still have a token. @param {string} reason */
   #turnedAway(reason) {
+    if (!this.signedIn) return this.#askForToken({ reason });
     begin(null);
     $("refused").textContent = `This token is not taken: ${reason}.`;
     $("refused").hidden = false;

@@ -28,8 +28,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What a browser says by itself about a server that is away; anything else on the console is a bug of the page.
-EXPECTED = re.compile(r"WebSocket connection to|net::ERR_")
+# What a browser says by itself about a server that is away or just starting; anything else on the console is a bug of
+# the page.
+EXPECTED = re.compile(r"WebSocket connection to|net::ERR_|status of 503")
 # A network that lets plain HTTP through, and no WebSocket.
 NO_WEBSOCKET = """
 window.WebSocket = class {
@@ -37,6 +38,53 @@ window.WebSocket = class {
     close() {}
 }
 """
+
+# Text that stands out from what is behind it by less than WCAG's AA asks for. Invisible text is meant to be.
+PALE = """() => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const rgba = (colour) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        const [red, green, blue, alpha] = canvas.getImageData(0, 0, 1, 1).data;
+        return [red, green, blue, alpha / 255];
+    };
+    const over = ([red, green, blue, alpha], below) =>
+        [red, green, blue].map((part, index) => alpha * part + (1 - alpha) * below[index]);
+    const light = (colour) => {
+        const linear = (part) => (part <= 10 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * linear(colour[0]) + 0.7152 * linear(colour[1]) + 0.0722 * linear(colour[2]);
+    };
+    const behind = new Map([[null, { ground: [255, 255, 255], solid: 1 }]]);
+    const place = (one) => {
+        if (!behind.has(one)) {
+            const { ground, solid } = place(one.parentElement);
+            const { backgroundColor, opacity } = getComputedStyle(one);
+            behind.set(one, { ground: over(rgba(backgroundColor), ground), solid: solid * opacity });
+        }
+        return behind.get(one);
+    };
+    const found = [];
+    const look = (one, words, { color, fontSize, fontWeight }) => {
+        const { ground, solid } = place(one);
+        const ink = rgba(color);
+        if (!ink[3]) return;
+        ink[3] *= solid;
+        const [less, more] = [light(ground), light(over(ink, ground))].sort((a, b) => a - b);
+        const large = parseFloat(fontSize) >= (fontWeight >= 700 ? 18.66 : 24);
+        const contrast = (more + 0.05) / (less + 0.05);
+        if (contrast < (large ? 3 : 4.5)) found.push(`${words.slice(0, 40)}: ${contrast.toFixed(2)}`);
+    };
+    for (const one of document.body.querySelectorAll(":not(script, noscript)")) {
+        if (!one.checkVisibility({ visibilityProperty: true })) continue;
+        const texts = [...one.childNodes].filter((child) => child.nodeType === 3);
+        const words = texts.map((text) => text.data).join(" ").trim();
+        if (words) look(one, words, getComputedStyle(one));
+        if (one.matches("input, textarea") && one.value) look(one, one.value, getComputedStyle(one));
+        else if (one.placeholder) look(one, one.placeholder, getComputedStyle(one, "::placeholder"));
+    }
+    return found;
+}"""
 
 
 class Tab:
@@ -67,6 +115,11 @@ class Tab:
     async def fits(self) -> bool:
         """Nothing sticks out sideways."""
         return bool(await self.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"))
+
+    async def pale(self) -> list[str]:
+        """Text of too little contrast, with what it has."""
+        found: list[str] = await self.page.evaluate(PALE)
+        return found
 
 
 class Browsing:
@@ -108,7 +161,7 @@ class Browsing:
             for context in contexts:
                 await context.close()
         for tab in opened:
-            assert tab.complaints == []
+            assert tab.complaints == [], tab.complaints  # not a file whose assertions pytest explains
 
 
 Scenario = Callable[[NewTab[AnyTab], Server, Path], Coroutine[Any, Any, None]]

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.browser.conftest import SECRET
 from tests.browser.tabs import NO_WEBSOCKET, NewTab, Tab, scenario
+from tests.support.client import Client, make_token
 from tests.support.processes import Server
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
@@ -117,6 +119,7 @@ async def test_server_killed(new: NewChat, server: Server, artifacts: Path) -> N
     assert await ann.pending() == ["written while it was away", "and another"]
     await asyncio.sleep(0.8)
     assert "Waiting to be sent" in await ann.page.locator("#outbox").inner_text()
+    assert await ann.pale() == []
     await ann.page.screenshot(path=artifacts / "chat-waiting.png")
     await bob.page.screenshot(path=artifacts / "chat-waiting-phone.png")
 
@@ -158,6 +161,8 @@ async def test_resumed_is_said(new: NewChat, server: Server, artifacts: Path) ->
         await ann.state("waiting")
         for number in range(3):
             await post(server, name, said(f"missed {number}"))
+        # Long enough for the button to be what brings it back.
+        await ann.page.wait_for_selector("#banner >> text=/Next attempt in ([4-9]|\\d\\d) s/")
         await proxy.heal()
         await ann.page.get_by_role("button", name="Try now").click()
         await ann.shows("here", "missed 0", "missed 1", "missed 2")
@@ -179,6 +184,14 @@ async def test_long_absence(new: NewChat, server: Server, artifacts: Path) -> No
         ann = await (await new()).open(f"http://127.0.0.1:{proxy.port}", name, "Ann")
         await ann.say("before")
         await ann.shows("before")
+        await ann.page.evaluate("""() => {
+            window.readOut = [];
+            new MutationObserver((changes) => {
+                const added = changes.flatMap((change) => [...change.addedNodes]);
+                const texts = added.map((one) => one.querySelector?.(".text")?.innerText);
+                if (log.ariaLive === "polite") readOut.push(...texts);
+            }).observe(log, { childList: true, subtree: true });
+        }""")
         await proxy.cut()
         for number in range(0, 600, 20):
             await asyncio.gather(*(post(server, name, said(f"{number + more}")) for more in range(20)))
@@ -192,6 +205,12 @@ async def test_long_absence(new: NewChat, server: Server, artifacts: Path) -> No
         assert 400 <= len(shown) <= 500
         await ann.page.evaluate("() => { scroller.scrollTop = 0 }")
         await until(lambda: _count(ann, len(shown) + 50), 10, "the older page")
+        # A screen reader is told the number, and then what comes.
+        await ann.page.wait_for_selector("#log[aria-live=polite]")
+        assert await ann.page.evaluate("() => readOut") == []
+        await post(server, name, said("now"))
+        await ann.page.wait_for_function("() => readOut.includes('now')")
+        shown.append("now")
         texts = await ann.texts()
         assert texts[-len(shown) :] == shown
         history = await server.get(f"/v1/channels/chat:{name}/messages?limit={len(texts)}")
@@ -226,6 +245,32 @@ async def test_offline_and_online(new: NewChat, server: Server, artifacts: Path)
         texts = await ann.texts()
         assert sorted(texts) == sorted(["before", "into the tunnel", "still there?", "meanwhile"])
         assert texts.index("into the tunnel") < texts.index("still there?")
+        await ann.shows(*texts)
+    finally:
+        await proxy.stop()
+
+
+@chat
+async def test_a_long_queue(new: NewChat, server: Server, artifacts: Path) -> None:
+    """More was written offline than may be sent at once: all of it goes out, once, as fast as the server allows."""
+    name = room()
+    lines = [f"line {number}" for number in range(160)]
+    assert len(lines) > 100  # the burst that the default limits allow
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        ann = await (await new()).open(f"http://127.0.0.1:{proxy.port}", name, "Ann")
+        await ann.say("before")
+        await ann.shows("before")
+        await proxy.cut()
+        await ann.state("waiting")
+        await ann.say(*lines)
+        assert await ann.pending() == lines
+        await proxy.heal()
+        await ann.now()
+        await until(lambda: _count(ann, 161), 30, "the messages")
+        texts = await ann.texts()
+        assert sorted(texts) == sorted(["before", *lines])
         await ann.shows(*texts)
     finally:
         await proxy.stop()
@@ -342,12 +387,44 @@ async def test_unread_rooms(new: NewChat, server: Server, artifacts: Path) -> No
 
 
 @chat
+async def test_a_busy_room_that_nobody_looks_at(new: NewChat, server: Server, artifacts: Path) -> None:
+    """It counts what comes, and keeps the newest of it only; the rest is had from the server when one scrolls up."""
+    first, second = room(), room()
+    ann = await (await new()).open(server.base, first, "Ann")
+    await ann.page.wait_for_selector("text=Nothing here yet")
+    await ann.page.evaluate("room => { location.hash = room }", second)
+    await ann.page.wait_for_selector(f"text=Say the first word in #{second}.")
+    for number in range(0, 600, 20):
+        await asyncio.gather(*(post(server, first, said(f"{number + more}")) for more in range(20)))
+    await post(server, first, said("last"))
+    await ann.page.locator("#rooms .badge:has-text('99+')").wait_for()
+    await until(lambda: ann.page.evaluate("() => document.title.startsWith('(601)')"), 20, "all of them")
+    await ann.page.click(f"#rooms a:has-text('{first}')")
+    shown = await ann.texts()
+    assert 400 <= len(shown) <= 500
+    assert shown[-1] == "last"
+    await ann.page.evaluate("() => { scroller.scrollTop = 0 }")
+    await until(lambda: _count(ann, len(shown) + 50), 10, "the older page")
+    assert (await ann.texts())[-len(shown) :] == shown
+
+
+@chat
 async def test_presence_and_typing(new: NewChat, server: Server, artifacts: Path) -> None:
-    """How many are here, and who types; nothing of that is stored."""
+    """How many are here and who, as far as they have a user, and who types; nothing of that is stored."""
     name = room()
     ann = await (await new()).open(server.base, name, "Ann")
     bob = await (await new()).open(server.base, name, "Bob")
     await bob.page.wait_for_selector("#present b:text-is('2')")
+    async with Client(server.ws, token=make_token(SECRET, "mara")) as mara:
+        await mara.subscribe(f"chat:{name}")
+        await bob.page.wait_for_selector("#present b:text-is('3')")
+        await bob.page.get_by_role("button", name="3 here").focus()
+        await bob.page.keyboard.press("Enter")
+        here = bob.page.get_by_role("list", name="Who is here")
+        assert await here.get_by_role("listitem").all_inner_texts() == ["mara", "2 guests"]
+    await bob.page.keyboard.press("Escape")
+    assert await here.count() == 0
+    assert await bob.page.evaluate("() => document.activeElement.id") == "present"
     await ann.page.locator("#text").press_sequentially("Hm")
     await bob.page.wait_for_selector("#typing.shown >> text=Ann is typing")
     assert not await ann.page.locator("#typing.shown").count()
@@ -450,7 +527,8 @@ async def test_keyboard_and_screen_reader(new: NewChat, server: Server, artifact
     await ann.shows("first line\nsecond line")
     for role, label in (("log", "Messages"), ("textbox", "Message"), ("button", "Send"), ("region", "Conversation")):
         assert await page.get_by_role(role, name=label, exact=True).count() == 1, label  # type: ignore[arg-type]
-    assert await page.locator("#log").get_attribute("aria-live") == "polite"
+    await page.wait_for_selector("#log[aria-live=polite]")
+    assert "Ann" in await page.locator("#log").aria_snapshot()  # whose it is, is heard though it is not seen
 
     menu = page.get_by_role("button", name="Rooms and your name")
     await menu.focus()
@@ -496,37 +574,60 @@ async def test_strict_policy(new: NewChat, server: Server, artifacts: Path) -> N
 
 @chat
 async def test_looks(new: NewChat, server: Server, artifacts: Path) -> None:
-    """Screenshots: wide and phone, light and dark, the drawer, the keyboard. Nothing sticks out sideways."""
-    name = "pump-test"
-    for author, text in (
-        ("Mara", "Morning. The pump test is at ten, is the gauge calibrated?"),
-        ("Jonas", "Yes, did it last night."),
-        ("Jonas", "Numbers are in the sheet: https://example.org/gauges/2026-11?sheet=calibration"),
-        ("Mara", "Perfect, thank you"),
-        ("Ümit", "I will be ten minutes late, the ferry is still in the fog."),
-        ("Mara", "No hurry. We start with the dry run anyway, and there is coffee."),
-        ("نور", "صباح الخير، أنا في الطريق"),
-    ):
-        await post(server, name, said(text, author))
-    for scheme in ("light", "dark"):
-        for phone in (False, True):
-            tab = await (await new(scheme, phone)).open(server.base, name)
-            await tab.page.locator("#log .message").nth(6).wait_for()
+    """Screenshots: wide and phone, light and dark, the drawer, the keyboard. A room with people in it, another one with
+    something unread. Nothing sticks out sideways, and all text stands out from what is behind it."""
+    people = [Client(server.ws, token=make_token(SECRET, name)) for name in ("mara", "jonas", "ümit", "nour")]
+    async with people[0] as mara, people[1], people[2], people[3]:
+        for scheme, phone in (("light", False), ("light", True), ("dark", False), ("dark", True)):
+            kind = "phone" if phone else "wide"
+            name, other = "pump-test", "ferry"
+            if (scheme, kind) != ("light", "wide"):  # that one is in the README
+                name, other = (f"{each}-{scheme}-{kind}" for each in (name, other))
+            for one in people:
+                await one.subscribe(f"chat:{name}")
+            for author, text in (
+                ("Mara", "Morning. The pump test is at ten, is the gauge calibrated?"),
+                ("Jonas", "Yes, did it last night."),
+                ("Jonas", "Numbers are in the sheet: https://example.org/gauges?sheet=11"),
+                ("Mara", "Perfect, thank you"),
+                ("Ümit", "I will be ten minutes late, the ferry is still in the fog."),
+                ("نور", "صباح الخير، أنا في الطريق"),
+            ):
+                await post(server, name, said(text, author))
+            tab = await (await new(scheme, phone)).open(server.base, other)
+            await tab.page.wait_for_selector("text=Nothing here yet")
+            await tab.page.evaluate("room => { location.hash = room }", name)
+            await tab.page.locator("#log .message").nth(5).wait_for()
             assert await tab.fits()
+            assert await tab.pale() == []
             await tab.page.fill("#name", "Ann")
             await tab.page.keyboard.press("Enter")
-            await tab.page.fill("#text", "On my way, with the spare valve and the long hose.\nAnd biscuits.")
-            assert await tab.fits()
-            kind = "phone" if phone else "wide"
-            await asyncio.sleep(0.3)
+            await tab.say("No hurry. We start with the dry run anyway, and there is coffee.")
+            await tab.page.wait_for_selector("#log .mine")
+            for text in ("It is moving again", "Nine forty"):
+                await post(server, other, said(text, "Captain"))
+            await tab.page.locator("#rooms .badge").wait_for(state="attached")
+            await tab.page.wait_for_selector("#present b:text-is('5')")
+            if not phone:
+                await tab.page.click("#present")
+            await tab.page.fill("#text", "And biscuits.")
+            await until(tab.at_end, 5, "the end")
+            await mara.publish(f"chat:{name}", {"typing": "Mara"}, ephemeral=True)
+            await tab.page.wait_for_selector("#typing.shown")
+            assert await tab.pale() == []
             await tab.page.screenshot(path=artifacts / f"chat-{scheme}-{kind}.png")
-            if phone:
-                await tab.page.set_viewport_size({"width": 390, "height": 400})  # an on-screen keyboard
-                await until(tab.at_end, 5, "the end")
-                assert await tab.page.locator("#text").is_visible()
-                await tab.page.screenshot(path=artifacts / f"chat-{scheme}-keyboard.png")
-                await tab.page.set_viewport_size({"width": 320, "height": 560})
-                assert await tab.fits()
-                await tab.page.click("#menu")
-                await asyncio.sleep(0.3)
-                await tab.page.screenshot(path=artifacts / f"chat-{scheme}-drawer.png")
+            if not phone:
+                continue
+            await tab.page.fill(
+                "#text", "And biscuits.\nAnd the spare valve, and the long hose, if it fits into the car."
+            )
+            assert await tab.fits()
+            await tab.page.set_viewport_size({"width": 390, "height": 400})  # an on-screen keyboard
+            await until(tab.at_end, 5, "the end")
+            assert await tab.page.locator("#text").is_visible()
+            await tab.page.screenshot(path=artifacts / f"chat-{scheme}-keyboard.png")
+            await tab.page.set_viewport_size({"width": 320, "height": 560})
+            assert await tab.fits()
+            await tab.page.click("#menu")
+            await tab.page.wait_for_function("() => side.getAnimations().length === 0")
+            await tab.page.screenshot(path=artifacts / f"chat-{scheme}-drawer.png")

@@ -89,6 +89,7 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             await page.wait_for_selector("#history >> text=from the console")
             await asyncio.sleep(2)  # for plots that show something
             await page.evaluate("scrollTo(0, 0)")
+            assert await tab.pale() == []
             await page.screenshot(path=artifacts / "console.png", full_page=True)
 
             await page.click("#close")
@@ -107,6 +108,7 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             width = await phone.page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert width <= 0
             await phone.page.evaluate("scrollTo(0, 0)")
+            assert await phone.pale() == []
             await phone.page.screenshot(path=artifacts / "console-phone.png", full_page=True)
             tab.complaints = [text for text in tab.complaints if "404" not in text]
 

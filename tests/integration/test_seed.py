@@ -42,6 +42,11 @@ async def test_orders_flow_and_prices_move(node: Node, url: str) -> None:
         moving = asyncio.create_task(example.simulate())
         try:
             await until(lambda: orders.changes and prices.changes, 15)
+            # The oldest go on faster than new ones come: the way of an order can be watched from its begin to its end.
+            newest = {"created": {"$gt": max(one["created"] for one in orders.documents.values())}}
+            for status in ("placed", "shipped"):
+                query = {**newest, "status": status}
+                await until(lambda query=query: node._database["orders"].find_one(query), 20, status)
         finally:
             moving.cancel()
 
