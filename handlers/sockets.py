@@ -13,7 +13,7 @@ import fcntl
 import socket
 import sys
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import cast
 
@@ -96,8 +96,10 @@ class Socket(asyncio.Protocol):
 
     # the outbox's side
 
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """The transport's own: a frame of Python less for each delivery."""
+        return self._transport.write
 
     def buffered(self) -> int:
         """What the transport holds and what the kernel has not been told is there: of a slow reader's progress the

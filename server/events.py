@@ -126,6 +126,7 @@ class Listener(Outbox):
             self._gaps.append(gap)
 
     def begin(self) -> None:
+        self.open()
         self._begun = True
         for subscription in tuple(self._subscriptions.values()):
             subscription.start()
@@ -186,6 +187,9 @@ class JoinedEventStream(EventStream):
     not stand in the cursor of an event that is sent."""
 
     __slots__ = ()
+
+    def _straighten(self) -> None:
+        """Never straight: `send` has something to do with each delivery."""
 
     def send(self, delivery: Delivery) -> None:
         if not self._clear or self._turn_bytes >= TURN_BYTES:
@@ -297,6 +301,9 @@ class Poll(Listener):
         """Answer after so many seconds in any case."""
         self._timer = asyncio.get_running_loop().call_later(seconds, self._time_out)
         self._wanted = {channel: after or self._cursors[channel] for channel, after in self._wanted.items()}
+
+    def _straighten(self) -> None:
+        """Never straight, as above."""
 
     def send(self, delivery: Delivery) -> None:
         if delivery.passing:

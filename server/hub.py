@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from server.codec import Codec
@@ -48,6 +48,8 @@ class Sink(Protocol):
 
     id: str
     codec: Codec
+    straight: Callable[[bytes], None] | None
+    """Writes frames at once; None where they have to go by `send`, as something waits that goes out before."""
 
     def send(self, delivery: Delivery) -> None: ...
 
@@ -87,7 +89,7 @@ class Hub:
         self._dirty: list[_Topic] = []
         self._woken: list[Sink] = []
         self._scheduled = False
-        self.lone = False
+        self._lone = False
         """The delivery being sent is the turn's only one: there is nothing to collect it with."""
         self.encodes = 0
         self.sends = 0
@@ -235,14 +237,14 @@ class Hub:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
-        self.lone = len(dirty) == 1 and len(dirty[0].pending) <= DELIVERY_MESSAGES
+        self._lone = len(dirty) == 1 and len(dirty[0].pending) <= DELIVERY_MESSAGES
         for topic in dirty:
             try:
                 self._flush_topic(topic)
             except Exception:
                 # Such as data that cannot be encoded: a bug, but one channel's alone.
                 logger.exception("%s: messages could not be sent", topic.channel)
-        self.lone = False
+        self._lone = False
         woken, self._woken = self._woken, []
         for sink in woken:
             try:
@@ -280,8 +282,17 @@ class Hub:
         self.sends += count
         self.messages += count * delivery.size
         self.bytes += count * len(delivery.data)
+        if not self._lone:
+            for sink in sinks:
+                sink.send(delivery)
+            return
+        data = delivery.data
         for sink in sinks:
-            sink.send(delivery)
+            write = sink.straight
+            if write is not None:
+                write(data)
+            else:
+                sink.send(delivery)
 
     def _send_skipping(
         self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message], skipping: set[str]

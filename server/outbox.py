@@ -54,8 +54,9 @@ class Outbox:
     """A sink of the hub, a client of the node; the base of whatever is connected."""
 
     __slots__ = (
-        "id", "codec", "address", "origin", "_node", "_connection", "_write", "_principal", "_ended", "_subscriptions",
-        "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_progress_at", "_progress",
+        "id", "codec", "address", "origin", "straight", "_node", "_connection", "_write", "_principal", "_ended",
+        "_subscriptions", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_progress_at",
+        "_progress",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +69,8 @@ class Outbox:
         self.origin = origin
         self._node = node
         self._connection = connection
-        self._write: Callable[[bytes], None] = connection.write
+        self._write: Callable[[bytes], None]
+        self.straight: Callable[[bytes], None] | None = None
         self._principal: Principal | None = None
         self._ended = False
         self._subscriptions: dict[str, Subscription] = {}
@@ -87,6 +89,14 @@ class Outbox:
             self._identify(principal)
 
     transport = "stream"
+
+    def open(self) -> None:
+        """The connection takes bytes from now on."""
+        self._write = self._connection.write
+        self._straighten()
+
+    def _straighten(self) -> None:
+        self.straight = self._write if self._clear and not self._turn else None
 
     @property
     def principal(self) -> Principal | None:
@@ -115,10 +125,7 @@ class Outbox:
     def send(self, delivery: Delivery) -> None:
         """From the hub, or from a subscription that catches up."""
         if self._clear and self._turn_bytes < TURN_BYTES:
-            if self._node.hub.lone and not self._turn:
-                self._write(delivery.data)
-            else:
-                self._out(delivery.data)
+            self._out(delivery.data)
         else:
             self.flush()
             if self._clear:
@@ -129,6 +136,7 @@ class Outbox:
     def _out(self, data: bytes) -> None:
         if not self._turn:
             self._node.hub.wake(self)
+            self.straight = None
         self._turn.append(data)
         self._turn_bytes += len(data)
 
@@ -140,6 +148,7 @@ class Outbox:
             turn.clear()
             self._turn_bytes = 0
             self._write(data)
+            self._straighten()
 
     def _push(self, push: Push) -> None:
         """A reply or a push that must not be dropped."""
@@ -258,6 +267,7 @@ class Outbox:
     def pause(self) -> None:
         """The connection's buffer is full. Only `flush` and `resume` write, so nothing of this turn is left behind."""
         self._clear = False
+        self.straight = None
         self._progress_at = asyncio.get_running_loop().time()
         self._progress = self._connection.buffered()
 
@@ -282,6 +292,7 @@ class Outbox:
         if self._clear:
             self._queue = None
             self._tell_dropped()
+        self._straighten()
         if self._clear and self._waiting:
             waiting, self._waiting = self._waiting, None
             for future in waiting:
@@ -378,6 +389,7 @@ class Outbox:
         self._queue = None
         self._turn.clear()
         self._clear = False
+        self.straight = None
         for future in self._waiting or ():
             if not future.done():
                 future.set_result(None)

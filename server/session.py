@@ -89,6 +89,7 @@ class Session(Outbox):
         self._opened_at = now
         self._ping_at = now + PING_EVERY
         self._pong_due = 0.0
+        self.open()
 
     # --- inbound ------------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Sink:
     def __init__(self, codec: Codec = JSON, name: str = "s", then: Callable[[], None] = lambda: None) -> None:
         self.id = name
         self.codec = codec
+        self.straight: Callable[[bytes], None] | None = None
         self.deliveries: list[Delivery] = []
         self.flushes = 0
         self.then = then
@@ -111,6 +112,27 @@ async def test_one_send_a_turn(hub: Hub) -> None:
         assert delivery[2:] == (1, 8, 8)
         assert sink.data == list(range(1, 9))
     assert hub.sends == 5
+
+
+@hub_test
+async def test_a_turns_only_delivery_is_written_straight(hub: Hub) -> None:
+    """To the sinks that have nothing waiting; with a second channel in the turn there is something to collect."""
+    free, busy = Sink(name="free"), Sink(name="busy")
+    written: list[bytes] = []
+    free.straight = written.append
+    for sink in (free, busy):
+        hub.add("c:1", sink)
+        hub.add("c:2", sink)
+    hub.deliver([message(1), message(2)])
+    await turn()
+    assert [push["data"] for push in pushes(b"".join(written))] == busy.data == [1, 2]
+    assert free.deliveries == []
+    assert (hub.sends, hub.messages) == (2, 4)
+    hub.deliver([message(3)])
+    hub.deliver([message(1, "c:2")])
+    await turn()
+    assert len(written) == 1
+    assert free.data == [3, 1]
 
 
 @hub_test

@@ -13,7 +13,7 @@ from server.channels import Position
 from server.codec import JSON
 from server.hub import Hub
 from server.messages import Message, Page
-from server.outbox import Outbox
+from server.outbox import Connection, Outbox
 from server.sequencer import Sequencer
 from server.subscription import Stream, Subscription
 
@@ -40,7 +40,7 @@ class Full:
 class Channel:
     """One subscriber of one channel, whose queue takes two messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection | None = None) -> None:
         self.log: list[Message] = []
         self.hub = Hub()
         node: Any = SimpleNamespace(
@@ -60,7 +60,8 @@ class Channel:
         )
         self.sequencer.start(Position("e", 0))
         stream = Stream("chat:a", 0.0, self.sequencer)
-        self.outbox = Outbox(node, Full(), JSON, None, "127.0.0.1")
+        self.outbox = Outbox(node, connection or Full(), JSON, None, "127.0.0.1")
+        self.outbox.open()
         self.subscription = Subscription(
             stream, self.hub, self.read, self.outbox, Position("e", 0), release=lambda _: None
         )
@@ -78,6 +79,41 @@ class Channel:
         number = len(self.log) + 1
         self.log.append(Message("chat:a", "e", number, f"k{number}", None, 0, "x" * 300))
         self.sequencer.offer([self.log[-1]])
+
+
+def test_nothing_overtakes_what_waits() -> None:
+    """The hub may write straight only while nothing is in the turn or in the queue."""
+
+    class Written(Full):
+        def __init__(self) -> None:
+            self.data = b""
+
+        def write(self, data: bytes) -> None:
+            self.data += data
+
+    async def run() -> None:
+        connection = Written()
+        outbox = Channel(connection).outbox
+        assert outbox.straight is None  # it is full
+        outbox.resume()
+        assert outbox.straight is not None
+        outbox.straight(b"1")
+        outbox._out(b"2")
+        assert outbox.straight is None
+        outbox._out(b"3")
+        outbox.flush()
+        assert outbox.straight is not None
+        outbox.pause()
+        outbox._put(b"4", 1)
+        assert outbox.straight is None
+        outbox.resume()
+        assert outbox.straight is not None
+        outbox.straight(b"5")
+        assert connection.data == b"12345"
+        outbox.closed()
+        assert outbox.straight is None
+
+    asyncio.run(run())
 
 
 async def _full() -> Channel:
