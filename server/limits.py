@@ -7,6 +7,9 @@ from typing import Final
 
 _ROOM: Final = 10_000
 """Buckets before the full ones are looked for."""
+PAUSE: Final = 0.2
+"""Seconds for which a refusal holds, if as much is saved up meanwhile: a token that came 20 ms later would let through
+what was sent behind the refused message, and their order would be lost."""
 
 
 class TokenBucket:
@@ -15,13 +18,14 @@ class TokenBucket:
     A rate of 0 means no limit.
     """
 
-    __slots__ = ("_rate", "_burst", "_tokens", "_at")
+    __slots__ = ("_rate", "_burst", "_tokens", "_at", "_shut_until")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate = rate
         self._burst = max(burst, 1.0)
         self._tokens = self._burst
         self._at = now
+        self._shut_until = now
 
     def take(self, now: float) -> float:
         """Take one token: 0.0, or, if there is none, the seconds until there will be one."""
@@ -29,10 +33,13 @@ class TokenBucket:
             return 0.0
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        if self._tokens >= 1.0:
-            self._tokens -= 1.0
-            return 0.0
-        return (1.0 - self._tokens) / self._rate
+        if now >= self._shut_until:
+            if self._tokens >= 1.0:
+                self._tokens -= 1.0
+                return 0.0
+            wait = (1.0 - self._tokens) / self._rate
+            self._shut_until = now + max(wait, min(PAUSE, self._burst / self._rate))
+        return self._shut_until - now
 
     def full(self, now: float) -> bool:
         return self._tokens + (now - self._at) * self._rate >= self._burst

@@ -281,7 +281,8 @@ export class Subscription extends Emitter {
     this.emit(push.type, push);
     if (!this.#wanted) return; // a listener has ended it
     // Only now: a cursor stands for what was handed on, and a gap is a part of that.
-    if (push.type === "gap") this.cursor = push.cursor ?? this.#behindGap ?? this.cursor;
+    // A copy cannot go on behind a gap: it has no place until the snapshot that follows is complete.
+    if (push.type === "gap") this.cursor = this.#wanted.snapshot ? null : (push.cursor ?? this.#behindGap ?? this.cursor);
     else if (typeof push.cursor === "string") this.cursor = push.cursor;
     if (push.type === "snapshot") this.#copying = push.more;
     this.#keep();

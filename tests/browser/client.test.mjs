@@ -420,6 +420,15 @@ test("a copy of documents: a snapshot in pages, changes, a resumption, a new beg
   page([{ _id: "z", _rev: "1" }], false, { start: true, cursor: "e:40" });
   assert.deepEqual([...copy.documents.keys()], ["z"]);
   assert.deepEqual(events, ["reset", "ready", "put", "delete", "put", "reset", "ready"]);
+  // Lost between a gap and the snapshot that makes up for it: behind the gap the copy must not go on.
+  sockets[2].push({ type: "gap", channel: "docs:orders", from: 41, to: 60, cursor: "e:60" });
+  page([{ _id: "y", _rev: "1" }], true, { start: true });
+  sockets[2].drop(1006);
+  await pause(60);
+  assert.equal(commands()[0].after, undefined);
+  answer(sockets[3], true);
+  page([{ _id: "y", _rev: "1" }], false, { start: true, cursor: "e:61" });
+  assert.deepEqual([...copy.documents.keys()], ["y"]);
 });
 
 // --- what may come in between ----------------------------------------------------------------------------------------

@@ -252,7 +252,8 @@ async def test_offline_and_online(new: NewChat, server: Server, artifacts: Path)
 
 @chat
 async def test_a_long_queue(new: NewChat, server: Server, artifacts: Path) -> None:
-    """More was written offline than may be sent at once: all of it goes out, once, as fast as the server allows."""
+    """More was written offline than may be sent at once: all of it goes out, once and in order, as fast as the server
+    allows."""
     name = room()
     lines = [f"line {number}" for number in range(160)]
     assert len(lines) > 100  # the burst that the default limits allow
@@ -269,9 +270,7 @@ async def test_a_long_queue(new: NewChat, server: Server, artifacts: Path) -> No
         await proxy.heal()
         await ann.now()
         await until(lambda: _count(ann, 161), 30, "the messages")
-        texts = await ann.texts()
-        assert sorted(texts) == sorted(["before", *lines])
-        await ann.shows(*texts)
+        await ann.shows("before", *lines)
     finally:
         await proxy.stop()
 

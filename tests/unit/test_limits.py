@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.limits import TokenBucket
+from server.limits import PAUSE, TokenBucket
 
 
 def test_a_burst_and_then_the_rate() -> None:
     """The burst goes at once; then a token comes every 1/rate seconds, and the answer says when."""
-    bucket = TokenBucket(rate=10, burst=3, now=100.0)
-    assert [bucket.take(100.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    bucket = TokenBucket(rate=10, burst=1, now=100.0)
+    assert bucket.take(100.0) == 0.0
     wait = bucket.take(100.0)
     assert abs(wait - 0.1) < 1e-9
     assert bucket.take(100.0 + wait + 1e-9) == 0.0
     assert bucket.take(100.0 + wait + 1e-9) > 0.0
+
+
+def test_a_refusal_holds_for_a_while() -> None:
+    """What was sent behind a refused message does not overtake it on the first token; what was saved up meanwhile is
+    given out afterwards."""
+    bucket = TokenBucket(rate=50, burst=100, now=0.0)
+    assert [bucket.take(0.0) for _ in range(100)] == [0.0] * 100
+    wait = bucket.take(0.0)
+    assert wait == PAUSE
+    assert bucket.take(0.15) == pytest.approx(0.05)
+    assert [bucket.take(wait) == 0.0 for _ in range(11)] == [True] * 10 + [False]
 
 
 def test_no_more_than_the_burst_is_saved_up() -> None:
