@@ -13,12 +13,13 @@ from tornado.web import Application
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import BaseHandler, Compressed, NotFound
 from handlers.channels import Batch, Messages, Polls
+from handlers.documentation import DocumentationPage
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
 from handlers.events import Events, JoinedEvents, Tickets
 from handlers.nodes import ChannelList, Nodes
 from handlers.openapi import OpenApi, document
-from handlers.ops import DocsPage, Health, Metrics, Page, Readiness, log_request
+from handlers.ops import Health, Metrics, Page, Readiness, log_request
 from handlers.presence import Presence
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
@@ -28,7 +29,6 @@ from server.node import Node
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "static"
-DOCS = ROOT / "docs"
 
 ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/ws": WebSocketHandler,
@@ -84,7 +84,8 @@ def make_app(node: Node) -> Application:
             (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
             Rule(PageFolder(), Page, {"path": str(STATIC), "default_filename": "index.html"}),
-            (r"/docs/([\w-]+\.md)", DocsPage, {"path": str(DOCS)}),
+            (r"/((?:README|CHANGELOG|docs/[\w-]+|clients/python/README)\.md)", DocumentationPage, {"path": str(ROOT)}),
+            (r"/(LICENSE|docs/images/[\w-]+\.png|bench/results/\w+\.svg)", Page, {"path": str(ROOT)}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
         ],
         default_handler_class=NotFound,

@@ -91,13 +91,6 @@ class Page(StaticFileHandler):
             logger.error("%s failed", self.request.path, exc_info=(kind, error, trace))
 
 
-class DocsPage(Page):
-    """A page of docs/, as it was written."""
-
-    def get_content_type(self) -> str:
-        return "text/plain; charset=utf-8"
-
-
 def log_request(handler: RequestHandler) -> None:
     """The path without its query, which may hold secrets."""
     status = handler.get_status()

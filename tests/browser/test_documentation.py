@@ -91,3 +91,32 @@ async def test_the_snippets_about_eventsource(new: NewTab[Tab], server: Server, 
 
     await check(plain, "chat:lobby")
     await check(with_ticket, "feed:news", "listen();")
+
+
+@scenario(Tab)
+async def test_the_documentation_as_pages(new: NewTab[Tab], server: Server, artifacts: Path) -> None:
+    """From the README on, each page fits and can be read, wide and on a phone, and each link leads somewhere: to a
+    page, a file, and a heading that is there."""
+    wide, phone = await new(), await new("dark", phone=True)
+    todo, linked, headings = ["/README.md"], dict[str, str](), dict[str, set[str]]()
+    while todo:
+        path = todo.pop()
+        if path in headings:
+            continue
+        for tab in (wide, phone):
+            await tab.page.goto(server.base + path)
+            assert await tab.fits(), path
+            assert await tab.pale() == [], path
+        headings[path] = set(await wide.page.locator("main [id]").evaluate_all("all => all.map(one => one.id)"))
+        for link in await wide.page.locator("a, img").evaluate_all("all => all.map(one => one.href ?? one.src)"):
+            if link.startswith(server.base):
+                linked[link.removeprefix(server.base)] = path
+        todo += [link for link in (one.partition("#")[0] for one in linked) if link.endswith(".md")]
+        if path == "/docs/quick-start.md":
+            await wide.page.screenshot(path=artifacts / "documentation-wide.png")
+            await phone.page.screenshot(path=artifacts / "documentation-phone.png")
+    assert len(headings) == len(list((ROOT / "docs").glob("*.md"))) + 3  # README.md twice, CHANGELOG.md
+    for link, page in linked.items():
+        path, _, heading = link.partition("#")
+        assert (await server.get(path)).status in (200, 301), f"{page}: {link}"
+        assert not heading or heading == "main" or heading in headings.get(path, {heading}), f"{page}: {link}"
