@@ -93,7 +93,9 @@ export class Transcript {
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     newest.addEventListener("click", () => this.toEnd());
     // A keyboard that opens, a turned phone, a growing message field: who was at the end stays there.
-    new ResizeObserver(() => this.#keepEnd()).observe(scroller);
+    const observer = new ResizeObserver(() => this.#keepEnd());
+    // Of rows too: they grow and shrink when their neighbours change.
+    for (const part of [scroller, log, outbox]) observer.observe(part);
   }
 
   /** @param {Entry[]} entries @param {Draft[]} drafts */

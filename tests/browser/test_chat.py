@@ -610,7 +610,7 @@ async def test_looks(new: NewChat, server: Server, artifacts: Path) -> None:
             if not phone:
                 await tab.page.click("#present")
             await tab.page.fill("#text", "And biscuits.")
-            await until(tab.at_end, 5, "the end")
+            await until(tab.at_end, 20, "the end")
             await mara.publish(f"chat:{name}", {"typing": "Mara"}, ephemeral=True)
             await tab.page.wait_for_selector("#typing.shown")
             assert await tab.pale() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,12 @@ from tests.support.waiting import until
 
 async def lists(tab: Tab, *lines: str) -> None:
     await until(lambda: _has(tab, lines), 20, f"{lines}")
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 async def _has(tab: Tab, lines: tuple[str, ...]) -> bool:
@@ -56,6 +63,7 @@ def test_the_page_of_another_origin(browsing: Browsing, tmp_path: Path) -> None:
     async def look() -> None:
         async with browsing.tabs(Tab) as new:
             tab = await new()
+            await until(lambda: _listens(reader.other), 20, "the other web server")
             await tab.page.goto(f"http://{reader.other}/")
             await lists(tab, "Rain")
 

@@ -408,8 +408,9 @@ class CommandLine:
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python"), "WATERSPOUT_URL": url}
 
     async def start(self, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+        # What is started in the background by a shell ignores Ctrl-C, and so would its children.
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "waterspout_client", *arguments),
+            *("env", "--default-signal=INT", sys.executable, "-m", "waterspout_client", *arguments),
             env=self.environment | environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
