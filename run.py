@@ -53,7 +53,8 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     )
     common.add_argument("--check-config", action="store_true", help="check the configuration and leave")
     parser = argparse.ArgumentParser(
-        parents=[common], description="A self-hosted real-time server: durable channels. Without a command, it serves."
+        parents=[common],
+        description="A self-hosted real-time server: channels and live documents. Without a command, it serves.",
     )
     parser.add_argument("--version", action="version", version=f"waterspout {__version__}")
     parser.set_defaults(run=run_server)

@@ -87,6 +87,7 @@ def make_app(node: Node) -> Application:
             (r"/((?:README|CHANGELOG|docs/[\w-]+|clients/python/README)\.md)", DocumentationPage, {"path": str(ROOT)}),
             (r"/(LICENSE|docs/images/[\w-]+\.png|bench/results/\w+\.svg)", Page, {"path": str(ROOT)}),
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
+            (r"/favicon\.ico()", Page, {"path": str(STATIC / "icon.svg")}),
         ],
         default_handler_class=NotFound,
         default_handler_args={"node": node},

@@ -77,7 +77,8 @@ class Messages(Waiting):
     @operation("Read the history, or wait for messages", {200: HistoryPage, 304: None})
     async def get(self, channel: str, query: HistoryQuery) -> None:
         """Bounds are exclusive; with neither, the newest. With `wait` it is a long poll: answered at once when there is
-        something after the cursor, else when there is, else with nothing and the same cursor."""
+        something after the cursor, otherwise as soon as there is, or after that time with an empty page and the same
+        cursor."""
         if query.wait:
             if query.before is not None:
                 raise bad_request("wait: what is before a cursor is there already")

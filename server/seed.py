@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,11 +111,18 @@ class Example:
 
     async def simulate(self) -> None:
         """Until cancelled; a MongoDB that is away for a moment is waited for."""
+        await asyncio.gather(
+            self._forever(0.02, 0.06, self._trade),
+            self._forever(0.1, 0.5, self._order, self._advance),
+        )
+
+    async def _forever(self, least: float, most: float, *steps: Callable[[], Awaitable[None]]) -> None:
+        """So many seconds apart."""
         while True:
-            for step in (self._trade, self._order, self._advance):
+            for step in steps:
                 with contextlib.suppress(PyMongoError):
                     await step()
-                await asyncio.sleep(self._chance.uniform(0.02, 0.2))
+                await asyncio.sleep(self._chance.uniform(least, most))
 
     def _beginning(self) -> dict[str, list[Document]]:
         products: list[Document] = []

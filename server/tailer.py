@@ -5,12 +5,14 @@ only. What makes each change appear once, however many tail at once, is the log'
 stored right behind a message whose token is smaller. And what makes none be missed is where the stream starts: at a
 checkpoint written with majority after the appends that it stands for, never from now.
 
-    meta  {_id: "tailer", token: resume token, names: collections it stands for, holder: node, until: end of the lease}
+    meta  {_id: "tailer", token: resume token, names: collections it stands for, known: all that it ever stood for,
+           holder: node, until: end of the lease}
           {_id: "mark"}    written to by whoever needs a checkpoint behind this moment
 
 A stream that cannot be resumed, a collection dropped or renamed, and a change without its images (they were switched
 off) all mean that changes are lost: the channel starts over with a new epoch. So it is with a collection that the
-checkpoint does not stand for: the node that wrote it had not declared it, and nobody has followed its changes.
+checkpoint does not stand for and once did: the node that wrote it had not declared it, and nobody has followed its
+changes. Of a collection that is new nobody has been told anything that could be out of date.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from server import rendered
 from server.config import Collection
 from server.errors import Error
 from server.messages import Change, Images, Tail
-from server.mongodb import mapped
+from server.mongodb import brief, mapped
 from server.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -98,11 +100,11 @@ class Tailer:
     async def _first_checkpoint(self) -> None:
         if await self._meta.find_one({"_id": "tailer", "token": {"$exists": True}}) is None:
             async with await self._database.client.start_session() as session:
-                token = (await self._watch(session, None))["postBatchResumeToken"]["_data"]
+                token = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
             with suppress(DuplicateKeyError):  # another node has written it
                 await self._meta.update_one(
                     {"_id": "tailer", "token": {"$exists": False}},
-                    {"$set": {"token": token, "names": list(self._collections)}},
+                    {"$set": {"token": token, "names": list(self._collections), "known": list(self._collections)}},
                     upsert=True,
                 )
 
@@ -146,15 +148,15 @@ class Tailer:
     async def _run(self) -> None:
         while True:
             try:
-                token = await self._take_lease()
-                if token is not None:
+                start = await self._take_lease()
+                if start is not None:
                     self.holds = True
-                    await self._tail(token)
+                    await self._tail(start)
             except OperationFailure as error:
                 if error.code in _LOST:
                     await self._lose_all(error)
                 else:
-                    logger.warning("changes of documents: %s", error)
+                    logger.warning("changes of documents: %s", brief(error))
             except (PyMongoError, Error) as error:
                 logger.warning("changes of documents: %s", error)
             except Exception:
@@ -162,8 +164,8 @@ class Tailer:
             self.holds = False
             await asyncio.sleep(random.uniform(0.5, 1.0))
 
-    async def _take_lease(self) -> str | None:
-        """The checkpoint, if the lease is ours, or is nobody's and now ours."""
+    async def _take_lease(self) -> dict[str, Any] | None:
+        """Where the stream starts, if the lease is ours, or is nobody's and now ours."""
         found = await self._meta.find_one_and_update(
             {
                 "_id": "tailer",
@@ -179,16 +181,22 @@ class Tailer:
         if found is None:
             return None
         token: str = found["token"]
-        unknown = self._collections.keys() - set(found.get("names", ()))
-        if unknown:
-            logger.warning("changes of documents were not followed: %s", ", ".join(sorted(unknown)))
-            await self._start_over(unknown)
-            if not await self._renew(token):
-                return None
-        return token
+        names = set(found.get("names", ()))
+        if names == self._collections.keys():
+            return {"startAfter": {"_data": token}}
+        unfollowed = (self._collections.keys() - names) & set(found.get("known") or ())
+        if unfollowed:
+            logger.warning("changes of documents were not followed: %s", ", ".join(sorted(unfollowed)))
+            await self._start_over(unfollowed)
+        if not await self._renew(token):
+            return None
+        # The token may be that of a change which this stream does not show: MongoDB would look for it in vain. So by
+        # its time; what comes again is dropped by the log.
+        return {"startAtOperationTime": _time_of(token)}
 
     async def _renew(self, token: str) -> bool:
-        fields = {"token": token, "names": list(self._collections)}
+        names = list(self._collections)
+        fields = {"token": token, "names": names, "known": {"$setUnion": [{"$ifNull": ["$known", "$names"]}, names]}}
         result = await self._meta.update_one({"_id": "tailer", "holder": self._node}, self._lease(fields))
         return result.matched_count > 0
 
@@ -197,13 +205,13 @@ class Tailer:
 
     # --- the stream ---------------------------------------------------------------------------------------------------
 
-    async def _tail(self, token: str) -> None:
+    async def _tail(self, start: dict[str, Any]) -> None:
         """From the checkpoint on, until the lease is lost."""
         loop = asyncio.get_running_loop()
         self._tails.clear()
         renewed = loop.time()
         async with await self._database.client.start_session() as session:
-            cursor = await self._watch(session, token)
+            cursor = await self._watch(session, start)
             try:
                 while True:
                     reply = await self._database.command(
@@ -218,7 +226,7 @@ class Tailer:
                     )
                     events = reply["cursor"]["nextBatch"]
                     ended = await self._publish(events)
-                    token = reply["cursor"]["postBatchResumeToken"]["_data"]
+                    token: str = reply["cursor"]["postBatchResumeToken"]["_data"]
                     marked = any(event.get("ns", {}).get("coll") == "meta" for event in events)
                     if ended or marked or loop.time() - renewed > RENEW:
                         renewed = loop.time()
@@ -230,10 +238,9 @@ class Tailer:
                         {"killCursors": "$cmd.aggregate", "cursors": [cursor["id"]]}, session=session
                     )
 
-    async def _watch(self, session: Any, token: str | None) -> Any:
+    async def _watch(self, session: Any, start: dict[str, Any]) -> Any:
         """A change stream's cursor. The commands themselves: their replies show batches and tokens as they are."""
         names = list(self._collections)
-        resume = {} if token is None else {"startAfter": {"_data": token}}
         images = {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
         wanted = [
             {"ns.coll": {"$in": names}},
@@ -243,7 +250,7 @@ class Tailer:
         ]
         kept = dict.fromkeys(("operationType", "ns", "to", "documentKey", "clusterTime", "wallTime"), 1)
         pipeline: list[dict[str, Any]] = [
-            {"$changeStream": {**images, **resume}},
+            {"$changeStream": {**images, **start}},
             {"$match": {"$or": wanted}},
             {"$project": {**kept, "after": self._image("$fullDocument"),
                           "before": self._image("$fullDocumentBeforeChange")}},
@@ -309,7 +316,7 @@ class Tailer:
 
     async def _lose_all(self, error: PyMongoError) -> None:
         """The checkpoint cannot be gone on from: every channel starts over, now."""
-        logger.error("changes of documents were lost: %s", error)
+        logger.error("changes of documents were lost: %s", brief(error))
         try:
             await self._renew(await self._start_over(self._collections))
         except (PyMongoError, Error) as failed:
@@ -318,7 +325,7 @@ class Tailer:
     async def _start_over(self, names: Iterable[str]) -> str:
         """The token of now, where they start."""
         async with await self._database.client.start_session() as session:
-            token: str = (await self._watch(session, None))["postBatchResumeToken"]["_data"]
+            token: str = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
         self._tails.clear()
         for name in names:
             await self._append(f"docs:{name}", [Change(token, _time_of(token), _key(token), 0, None)])

@@ -180,8 +180,10 @@ async def play_websocket(server: Server, block: str) -> None:
         pytest.fail(f"{text} did not come; left: {received}")
     finally:
         other.close()
+        while await other.read_message() is not None:  # until the socket itself is closed
+            pass
         socket.close()
-        while (message := await socket.read_message()) is not None:  # until the socket itself is closed
+        while (message := await socket.read_message()) is not None:
             received.append(json.loads(message))
     assert received == [], "more came than is shown"
 

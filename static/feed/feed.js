@@ -281,7 +281,7 @@ class Shop {
     $("orders").hidden = true;
     $("why").textContent =
       error.code === "permission_denied" && !this.signedIn
-        ? "Guests see the shelf; orders are for users. A token comes from run.py token --user ann, where auth.secret is set."
+        ? "Guests see the shelf; orders are for users. Start the server with an auth.secret (--set auth.secret=…, 32 characters or more); run.py token --user ann with the same then prints a token."
         : `They cannot be shown: ${error.reason}.`;
   }
 

@@ -11,6 +11,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
+from server.documents import Documents
 from server.errors import StartError
 from server.messages import Change, Tail
 from server.node import Node
@@ -86,6 +87,33 @@ async def test_another_node_takes_over(node: Node, mongod: Mongod, direct: Any) 
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_other_collections_are_declared(node: Node, mongod: Mongod, direct: Any) -> None:
+    """The checkpoint stands at a change of a collection that is not declared any more, where a stream of others cannot
+    resume: it goes on there all the same. Nobody has been told anything of a new collection, so it has lost nothing."""
+    direct.orders.insert_one({"_id": "1", "n": 1})
+    await until(lambda: node.tailer.changes == 1)
+    at_a_change = (await node.log.tail("docs:orders")).token
+    await node.tailer.close()
+    direct.meta.update_one({"_id": "tailer"}, {"$set": {"token": at_a_change}})
+    declared = {"tasks": node.config.collections["orders"]}
+    documents = Documents(node._database, declared, node.config.mongodb, 0)
+    await documents.open()
+    other = Tailer(node._database, declared, node.log, node="o", prepare=documents.prepare)
+    await other.open()
+    try:
+        await until(lambda: other.holds)
+        await other.position("tasks")
+        direct.tasks.insert_one({"_id": "t", "n": 1})
+        direct.tasks.update_one({"_id": "t"}, {"$set": {"n": 2}})
+        await until(lambda: other.changes == 2)
+        page = await node.log.read("docs:tasks", 0, 10)
+        assert [message.data["document"]["n"] for message in page.messages] == [1, 2]
+        assert (page.gap, page.messages[0].offset) == (None, 1)
+    finally:
+        await other.close()
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_what_the_checkpoint_does_not_stand_for_starts_over(
     url: str, node: Node, mongod: Mongod, direct: Any
 ) -> None:
@@ -130,8 +158,8 @@ async def test_two_tailers_at_once_store_each_change_once(
         await until(lambda: node.tailer.holds)
         checkpoint = direct.meta.find_one({"_id": "tailer"})["token"]
 
-        async def take() -> str:
-            return str(checkpoint)
+        async def take() -> dict[str, Any]:
+            return {"startAfter": {"_data": checkpoint}}
 
         append = second.log.append_changes
         lost = 0
