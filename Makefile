@@ -61,4 +61,4 @@ lock: setup    ## resolve pyproject.toml anew into requirements.lock
 		--no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* .pytest_cache* .mypy_cache .ruff_cache

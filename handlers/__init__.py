@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class PageFolder(PathMatches):
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         found = super().match(request)
-        return found if found and (STATIC / request.path.split("/")[1] / "index.html").is_file() else None
+        return found if found and os.path.isfile(STATIC / request.path.split("/")[1] / "index.html") else None
 
 
 def make_app(node: Node) -> Application:
@@ -92,6 +93,7 @@ def make_app(node: Node) -> Application:
         default_handler_class=NotFound,
         default_handler_args={"node": node},
         log_function=log_request,
+        static_hash_cache=False,  # who edits a page sees it
     )
     application.add_transform(Compressed)
     return application

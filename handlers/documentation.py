@@ -1,4 +1,4 @@
-"""The documentation as pages: docs/ and the two README files, rendered from what they are."""
+"""The documentation as pages: docs/, the two README files and CHANGELOG.md, rendered from what they are."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class DocumentationPage(Page):
 @lru_cache(maxsize=32)
 def _page(path: Path, *_versions: int) -> bytes:
     environment: dict[str, Any] = {}
-    tokens = _MARKDOWN.parse(path.read_text(), environment)
+    tokens = _MARKDOWN.parse(path.read_text(encoding="utf-8"), environment)
     _dress(tokens)
     title = next((tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"), path.name)
     content = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, environment)
     # Wide ones scroll by themselves, not the page.
     content = content.replace("<table>", '<div class="wide" tabindex="0"><table>').replace("</table>", "</table></div>")
     here = f"/{path.relative_to(ROOT)}"
-    return Template(TEMPLATE.read_text()).generate(title=title, content=content, here=here)
+    return Template(TEMPLATE.read_text(encoding="utf-8")).generate(title=title, content=content, here=here)
 
 
 def _dress(tokens: list[Token]) -> None:

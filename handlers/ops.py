@@ -75,8 +75,12 @@ class Metrics(BaseHandler):
 
 
 class Page(StaticFileHandler):
-    """A page of static/, with a strict Content-Security-Policy. Nothing there is secret, so pages of other origins may
+    """A file as it is, with a strict Content-Security-Policy. Nothing of it is secret, so pages of other origins may
     import the client from here."""
+
+    def get_content_type(self) -> str:
+        named = "." in str(self.absolute_path).rpartition("/")[2]
+        return super().get_content_type() if named else "text/plain; charset=utf-8"
 
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Access-Control-Allow-Origin", "*")

@@ -303,7 +303,7 @@ class Poll(Listener):
         self._wanted = {channel: after or self._cursors[channel] for channel, after in self._wanted.items()}
 
     def _straighten(self) -> None:
-        """Never straight, as above."""
+        """Never straight: it collects an answer."""
 
     def send(self, delivery: Delivery) -> None:
         if delivery.passing:

@@ -289,10 +289,13 @@ class Hub:
         data = delivery.data
         for sink in sinks:
             write = sink.straight
-            if write is not None:
-                write(data)
-            else:
+            if write is None:
                 sink.send(delivery)
+                continue
+            try:
+                write(data)
+            except Exception:  # a bug, but this one's alone
+                logger.exception("%r: cannot be written to", sink)
 
     def _send_skipping(
         self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message], skipping: set[str]

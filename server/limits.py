@@ -38,7 +38,7 @@ class TokenBucket:
                 self._tokens -= 1.0
                 return 0.0
             wait = (1.0 - self._tokens) / self._rate
-            self._shut_until = now + max(wait, min(PAUSE, self._burst / self._rate))
+            self._shut_until = now + max(wait, min(PAUSE, (self._burst - self._tokens) / self._rate))
         return self._shut_until - now
 
     def full(self, now: float) -> bool:

@@ -74,8 +74,8 @@ class JSONFormatter(logging.Formatter):
 
 
 class Repeats(logging.Filter):
-    """A client that is refused a thousand times a second must not fill the disk, or hide what else happens. Whoever
-    asks for `debug` gets everything."""
+    """A client that is refused a thousand times a second must not fill the disk, or hide what else happens.
+    What is shown at `debug` only is shown in full."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -371,7 +371,8 @@ class Node:
         self._must_be_admin(principal)
         if self._accounts is not None and token is None and not channels:
             await self._accounts.log_out(user)  # first: what its refresh tokens are exchanged for is older than now
-        await self._revoke(principal, Revocation("revoke", user, time.time(), token, channels))
+        patterns = [without_label(pattern) for pattern in channels]
+        await self._revoke(principal, Revocation("revoke", user, time.time(), token, patterns))
 
     async def unsubscribe_user(self, principal: Principal, channel: str, user: str, reason: str) -> None:
         """End the user's subscriptions to the channel, on every node within a second. It may subscribe again."""

@@ -273,6 +273,8 @@ class Outbox:
 
     def resume(self) -> None:
         """The connection takes more: hand on what has waited, until it is full again or all is gone."""
+        if self._ended:
+            return
         self._clear = True
         self._progress = -1
         while self._queue and self._clear:

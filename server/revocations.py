@@ -56,7 +56,7 @@ class Revocation(NamedTuple):
         return (principal.issued or 0.0) <= self.at
 
     def names(self, channel: str) -> bool:
-        return without_label(channel) in self.channels
+        return not {channel, without_label(channel)}.isdisjoint(self.channels)
 
     def covers(self, channel: str) -> bool:
         """Whether the right to the channel is taken; that to a collection takes those to its documents along."""

@@ -175,7 +175,7 @@ class Example:
         await self._forget("orders", "created")
 
     async def _advance(self) -> None:
-        """Orders on their way: paid, packed, shipped. A few wait at each step, and the oldest go on."""
+        """Orders on their way: paid, packed, shipped. A few wait at each step."""
         if "orders" not in self._declared:
             return
         orders = self._database["orders"]

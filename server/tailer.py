@@ -12,7 +12,7 @@ checkpoint written with majority after the appends that it stands for, never fro
 A stream that cannot be resumed, a collection dropped or renamed, and a change without its images (they were switched
 off) all mean that changes are lost: the channel starts over with a new epoch. So it is with a collection that the
 checkpoint does not stand for and once did: the node that wrote it had not declared it, and nobody has followed its
-changes. Of a collection that is new nobody has been told anything that could be out of date.
+changes. Of one that no node has declared before, nobody has been told anything yet that could be out of date.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class Tailer:
         self._tails: dict[str, Tail] = {}
         self._task: asyncio.Task[None] | None = None
         self._marking: dict[str | None, asyncio.Task[Timestamp]] = {}
+        self._announced = False
+        """Whether it is known which collections this node serves, though another one tails."""
         self.holds = False
         """Whether this node is the one that tails."""
         self.changes = 0
@@ -179,26 +181,29 @@ class Tailer:
             return_document=ReturnDocument.AFTER,
         )
         if found is None:
+            if not self._announced:
+                await self._meta.update_one({"_id": "tailer"}, [{"$set": {"known": self._known()}}])
+                self._announced = True
             return None
         token: str = found["token"]
         names = set(found.get("names", ()))
         if names == self._collections.keys():
             return {"startAfter": {"_data": token}}
-        unfollowed = (self._collections.keys() - names) & set(found.get("known") or ())
+        unfollowed = (self._collections.keys() - names) & set(found.get("known") or self._collections)
         if unfollowed:
             logger.warning("changes of documents were not followed: %s", ", ".join(sorted(unfollowed)))
             await self._start_over(unfollowed)
-        if not await self._renew(token):
-            return None
         # The token may be that of a change which this stream does not show: MongoDB would look for it in vain. So by
-        # its time; what comes again is dropped by the log.
+        # its time; what comes again is dropped by the log. The checkpoint has our names with our stream's first token.
         return {"startAtOperationTime": _time_of(token)}
 
     async def _renew(self, token: str) -> bool:
-        names = list(self._collections)
-        fields = {"token": token, "names": names, "known": {"$setUnion": [{"$ifNull": ["$known", "$names"]}, names]}}
+        fields = {"token": token, "names": list(self._collections), "known": self._known()}
         result = await self._meta.update_one({"_id": "tailer", "holder": self._node}, self._lease(fields))
         return result.matched_count > 0
+
+    def _known(self) -> dict[str, Any]:
+        return {"$setUnion": [{"$ifNull": ["$known", "$names"]}, list(self._collections)]}
 
     def _lease(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"$set": {**fields, "holder": self._node, "until": {"$add": ["$$NOW", LEASE]}}}]

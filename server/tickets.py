@@ -15,6 +15,7 @@ from typing import Any, Final
 import jwt
 from motor.motor_asyncio import AsyncIOMotorDatabase
 
+from server.channels import without_label
 from server.errors import Error, bad_request
 from server.mongodb import agreed
 from server.principals import Principal
@@ -72,7 +73,7 @@ class Tickets:
             raise Error("unauthenticated", f"the ticket is not valid: {error}") from None
         if not set(channels) <= set(claims["channels"]):
             raise Error("permission_denied", "ticket: it is for other channels")
-        rights = {channel: ["subscribe"] for channel in claims["channels"]}
+        rights = {without_label(channel): ["subscribe"] for channel in claims["channels"]}
         return Principal(
             user=claims["user"],
             server=claims["server"],

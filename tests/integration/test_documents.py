@@ -569,6 +569,14 @@ async def test_one_client_watches_a_collection_several_times(url: str, base_url:
         assert mine.changes == [("put", "anns")]
 
 
+@pytest.mark.gen_test
+async def test_a_ticket_for_a_label_has_the_collections_right(node: Node) -> None:
+    principal = Principal(user="ann", channels={"docs:secret": ["subscribe"]})
+    ticket, _ = await node.ticket(principal, ["docs:secret#2"])
+    redeemed = node.redeem(ticket, ["docs:secret#2"])
+    assert await node.readable(redeemed, "docs:secret#2")
+
+
 @pytest.mark.gen_test(timeout=30)
 async def test_rows_have_owners(url: str, base_url: str, direct: Any) -> None:
     """Everybody sees and writes their own rows, and nothing else of the collection, by whatever way."""

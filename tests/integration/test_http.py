@@ -79,7 +79,17 @@ async def test_pages(url: str) -> None:
             assert page.headers["access-control-allow-origin"] == "*"
         moved = await http.get("/chat")
         assert (moved.status_code, moved.headers["location"]) == (301, "/chat/")
-        for path in ("/nothing", "/nothing/", "/waterspout/", "/common.css", "/%2e%2e/run.py", "/chat%00/"):
+        license = await http.get("/LICENSE")
+        assert license.headers["content-type"].startswith("text/plain")
+        for path in (
+            "/nothing",
+            "/nothing/",
+            "/" + "a" * 300,
+            "/waterspout/",
+            "/common.css",
+            "/%2e%2e/run.py",
+            "/chat%00/",
+        ):
             assert problem(await http.get(path)) == (404, "not_found"), path
         for path in ("/chat/../../run.py", "/chat/%2e%2e/%2e%2e/run.py", "/static/..%2frun.py", "/chat/nothing.js"):
             assert (await raw(url, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))[0] in (403, 404), path

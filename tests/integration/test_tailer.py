@@ -87,9 +87,12 @@ async def test_another_node_takes_over(node: Node, mongod: Mongod, direct: Any) 
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_other_collections_are_declared(node: Node, mongod: Mongod, direct: Any) -> None:
+async def test_other_collections_are_declared(
+    node: Node, mongod: Mongod, direct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The checkpoint stands at a change of a collection that is not declared any more, where a stream of others cannot
-    resume: it goes on there all the same. Nobody has been told anything of a new collection, so it has lost nothing."""
+    resume: it goes on there all the same, even if it fails at first. Nobody has been told anything of a new
+    collection, so it has lost nothing."""
     direct.orders.insert_one({"_id": "1", "n": 1})
     await until(lambda: node.tailer.changes == 1)
     at_a_change = (await node.log.tail("docs:orders")).token
@@ -99,9 +102,19 @@ async def test_other_collections_are_declared(node: Node, mongod: Mongod, direct
     documents = Documents(node._database, declared, node.config.mongodb, 0)
     await documents.open()
     other = Tailer(node._database, declared, node.log, node="o", prepare=documents.prepare)
+    starts: list[dict[str, Any]] = []
+    begin = other._watch
+
+    async def stumble(session: Any, start: dict[str, Any]) -> Any:
+        starts.append(start)
+        if len(starts) == 1:
+            raise AutoReconnect("the primary has stepped down")
+        return await begin(session, start)
+
+    monkeypatch.setattr(other, "_watch", stumble)
     await other.open()
     try:
-        await until(lambda: other.holds)
+        await until(lambda: other.holds and len(starts) == 2)
         await other.position("tasks")
         direct.tasks.insert_one({"_id": "t", "n": 1})
         direct.tasks.update_one({"_id": "t"}, {"$set": {"n": 2}})
@@ -109,6 +122,33 @@ async def test_other_collections_are_declared(node: Node, mongod: Mongod, direct
         page = await node.log.read("docs:tasks", 0, 10)
         assert [message.data["document"]["n"] for message in page.messages] == [1, 2]
         assert (page.gap, page.messages[0].offset) == (None, 1)
+    finally:
+        await other.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_new_collection_that_only_a_waiting_node_serves_starts_over(
+    node: Node, mongod: Mongod, direct: Any
+) -> None:
+    """It has had subscribers before the node that serves it tails: they must learn that changes are missing."""
+    declared = dict.fromkeys(("orders", "tasks"), node.config.collections["orders"])
+    documents = Documents(node._database, declared, node.config.mongodb, 0)
+    await documents.open()
+    await until(lambda: node.tailer.holds)
+    other = Tailer(node._database, declared, node.log, node="o", prepare=documents.prepare)
+    await other.open()
+    try:
+        await until(lambda: other._announced)
+        direct.tasks.insert_one({"_id": "missed"})
+        await node.tailer.position()
+        await node.tailer.close()
+        await until(lambda: other.holds, 10)
+        await other.position("tasks")
+        direct.tasks.insert_one({"_id": "told"})
+        await until(lambda: other.changes == 1)
+        page = await node.log.read("docs:tasks", 0, 10)
+        assert [message.data["id"] for message in page.messages] == ["told"]
+        assert page.gap is not None
     finally:
         await other.close()
 

@@ -50,11 +50,8 @@ def blocks(page: Path, *infos: str) -> list[Block]:
 
 def pattern(lines: Sequence[str]) -> re.Pattern[str]:
     """Of what is printed, from its first line on."""
-    parts = [
-        r"(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + ("" if line is lines[-1] else r"\n")
-        for line in lines
-    ]
-    return re.compile("".join(parts))
+    parts = [r"(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + r"\n" for line in lines[:-1]]
+    return re.compile("".join(parts) + re.escape(lines[-1]).replace("…", ".*"))
 
 
 def node() -> list[str] | None:

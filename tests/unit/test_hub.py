@@ -136,6 +136,18 @@ async def test_a_turns_only_delivery_is_written_straight(hub: Hub) -> None:
 
 
 @hub_test
+async def test_a_sink_that_cannot_be_written_to_is_alone_with_that(hub: Hub) -> None:
+    """The others get the message all the same."""
+    broken, whole = Sink(name="broken"), Sink(name="whole")
+    broken.straight = [].remove
+    for sink in (broken, whole):
+        hub.add("c:1", sink)
+    hub.deliver([message(1)])
+    await turn()
+    assert whole.data == [1]
+
+
+@hub_test
 async def test_a_long_turn_is_cut_without_holes(hub: Hub) -> None:
     """More messages than one delivery holds come in several, one behind the other."""
     sink = Sink()

@@ -30,6 +30,13 @@ def test_a_refusal_holds_for_a_while() -> None:
     assert [bucket.take(wait) == 0.0 for _ in range(11)] == [True] * 10 + [False]
 
 
+def test_a_refusal_throws_nothing_away() -> None:
+    """It holds no longer than until the bucket is full again."""
+    bucket = TokenBucket(rate=5, burst=1, now=0.0)
+    assert bucket.take(0.0) == 0.0
+    assert bucket.take(0.19) == pytest.approx(0.01)
+
+
 def test_no_more_than_the_burst_is_saved_up() -> None:
     """An idle hour gives no more than one burst."""
     bucket = TokenBucket(rate=50, burst=5, now=0.0)

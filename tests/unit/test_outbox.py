@@ -111,6 +111,7 @@ def test_nothing_overtakes_what_waits() -> None:
         outbox.straight(b"5")
         assert connection.data == b"12345"
         outbox.closed()
+        outbox.resume()  # of a transport that has drained
         assert outbox.straight is None
 
     asyncio.run(run())

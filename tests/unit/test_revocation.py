@@ -19,8 +19,22 @@ from server.revocations import Revocation
         ("docs:orders/o1", "docs:orders/o1", True),
         ("docs:orders", "docs:orders#open", True),
         ("docs:orders/a", "docs:orders/a#b", False),
+        ("docs:*", "docs:orders#open", True),
         ("docs:orders/a", "docs:orders#/a", False),
     ],
 )
 def test_a_collection_takes_its_documents_along(pattern: str, channel: str, covered: bool) -> None:
     assert Revocation("revoke", "ann", 0.0, channels=[pattern]).covers(channel) is covered
+
+
+@pytest.mark.parametrize(
+    ("channel", "subscription", "meant"),
+    [
+        ("docs:orders", "docs:orders#open", True),
+        ("docs:orders#open", "docs:orders#open", True),
+        ("docs:orders#open", "docs:orders", False),
+        ("docs:orders", "docs:orders/1", False),
+    ],
+)
+def test_a_subscription_is_ended_by_either_of_its_names(channel: str, subscription: str, meant: bool) -> None:
+    assert Revocation("unsubscribe", "ann", 0.0, channels=[channel]).names(subscription) is meant
