@@ -21,8 +21,6 @@ sys.path.insert(0, str(PAGE.parents[1]))
 
 from server import config  # noqa: E402
 
-UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-
 
 class Option(NamedTuple):
     """`path` has a `*` where a name of the user's own stands."""
@@ -66,7 +64,8 @@ def default(field: msgspec.structs.FieldInfo) -> str:
         return "required"
     value: Any = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     if isinstance(value, config.Seconds):
-        return next((f"{value / size:g}{unit}" for unit, size in UNITS if value and value % size == 0), f"{value:g}")
+        units = reversed(config._UNITS.items())  # the largest first
+        return next((f"{value / size:g}{unit}" for unit, size in units if value and value % size == 0), f"{value:g}")
     if isinstance(value, list):
         return f"[{', '.join(value)}]"
     if value is None or isinstance(value, bool):

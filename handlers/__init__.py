@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -20,16 +19,13 @@ from handlers.documents import Document, Documents
 from handlers.events import Events, JoinedEvents, Tickets
 from handlers.nodes import ChannelList, Nodes
 from handlers.openapi import OpenApi, document
-from handlers.ops import Health, Metrics, Page, Readiness, log_request
+from handlers.ops import ROOT, STATIC, Health, Metrics, Page, Readiness, log_request
 from handlers.presence import Presence
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
 from server.codec import JSON
 from server.metrics import registry
 from server.node import Node
-
-ROOT = Path(__file__).resolve().parents[1]
-STATIC = ROOT / "static"
 
 ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/ws": WebSocketHandler,
@@ -93,7 +89,6 @@ def make_app(node: Node) -> Application:
         default_handler_class=NotFound,
         default_handler_args={"node": node},
         log_function=log_request,
-        static_hash_cache=False,  # who edits a page sees it
     )
     application.add_transform(Compressed)
     return application

@@ -12,10 +12,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from tornado.template import Template
 
-from handlers.ops import Page
+from handlers.ops import ROOT, STATIC, Page
 
-ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE = ROOT / "static" / "prose.html"
+TEMPLATE = STATIC / "prose.html"
 _MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")  # ours: nobody else's HTML is in it
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, exposition
@@ -18,6 +19,8 @@ from server.protocol import HealthStatus, ReadinessQuery, ReadinessStatus
 
 logger = logging.getLogger("waterspout.access")
 
+ROOT = Path(__file__).resolve().parents[1]
+STATIC = ROOT / "static"
 ONLY_JSON = (JSON.media_type,)
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
@@ -81,6 +84,10 @@ class Page(StaticFileHandler):
     def get_content_type(self) -> str:
         named = "." in str(self.absolute_path).rpartition("/")[2]
         return super().get_content_type() if named else "text/plain; charset=utf-8"
+
+    def compute_etag(self) -> str:
+        """Of the file as it is now: who edits a page sees it. (Tornado remembers the first one it has seen.)"""
+        return f'"{self.get_content_version(self.absolute_path or "")}"'
 
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Access-Control-Allow-Origin", "*")

@@ -54,6 +54,11 @@ def without_label(channel: str) -> str:
     return name if label and name.startswith(f"{DOCUMENTS}:") and "/" not in name else channel
 
 
+def collection_of(channel: str) -> str:
+    """`orders`, of `docs:orders`, `docs:orders#open` and `docs:orders/17`."""
+    return without_label(channel).partition(":")[2].partition("/")[0]
+
+
 def matches(pattern: str, channel: str) -> bool:
     """Whether a well-formed name is one of `pattern`: `chat:*`, `chat:room-*`, `*:lobby`, `*`.
 

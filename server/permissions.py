@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from server.channels import DOCUMENTS, SYSTEM, SYSTEM_CHANNELS, matches, namespace_of, owners_of, without_label
+from server.channels import (
+    DOCUMENTS,
+    SYSTEM,
+    SYSTEM_CHANNELS,
+    collection_of,
+    matches,
+    namespace_of,
+    owners_of,
+    without_label,
+)
 from server.config import Collection, Namespace
 from server.errors import Error
 from server.principals import Principal
@@ -76,7 +85,7 @@ class Permissions:
 
     def _check_changes(self, principal: Principal, action: Action, channel: str) -> Namespace:
         """Of the changes of documents; nobody but the tailer publishes there."""
-        name = channel.partition(":")[2].partition("/")[0]
+        name = collection_of(channel)
         if name not in self._collections:
             raise Error("unknown_channel", f"channel: no collection is declared for {channel}")
         if action == "publish":
@@ -107,7 +116,7 @@ class Permissions:
         """Whether deliveries have to wait while revocations cannot be confirmed: not of what any guest could read."""
         namespace = self._namespaces.get(namespace_of(channel))
         if namespace_of(channel) == DOCUMENTS:
-            collection = self._collections.get(without_label(channel).partition(":")[2].partition("/")[0])
+            collection = self._collections.get(collection_of(channel))
             return revocable(principal) and (collection is None or self._guarded(collection.read))
         return revocable(principal) and (namespace is None or self._guarded(namespace.subscribe))
 

@@ -459,7 +459,27 @@ class _Sentinel(Redis):
         return [str(redis_binary()), str(self.directory / f"{self.name}.conf"), "--sentinel"]
 
 
-class SentinelSet:
+class Group:
+    """Several processes that come and go together."""
+
+    async def start(self) -> Self:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+class SentinelSet(Group):
     """A master, a replica and three Sentinels that promote it half a second after they miss the master. A server that
     was killed stays dead until `start`; the Sentinels then make a replica of it."""
 
@@ -519,18 +539,8 @@ class SentinelSet:
         for process in (*self.sentinels, *self.servers):
             await process.stop()
 
-    async def __aenter__(self) -> Self:
-        try:
-            return await self.start()
-        except BaseException:
-            await self.stop()
-            raise
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-
-class RedisCluster:
+class RedisCluster(Group):
     """Three masters that share the slots, each with a replica if so asked. They miss each other after 1.5 s."""
 
     def __init__(self, directory: Path, replicas: bool = False) -> None:
@@ -612,16 +622,6 @@ class RedisCluster:
     async def stop(self) -> None:
         for node in self.nodes:
             await node.kill()
-
-    async def __aenter__(self) -> Self:
-        try:
-            return await self.start()
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
 
 @dataclass(frozen=True)
