@@ -399,6 +399,7 @@ async def test_a_busy_room_that_nobody_looks_at(new: NewChat, server: Server, ar
     await ann.page.locator("#rooms .badge:has-text('99+')").wait_for()
     await until(lambda: ann.page.evaluate("() => document.title.startsWith('(601)')"), 20, "all of them")
     await ann.page.click(f"#rooms a:has-text('{first}')")
+    await ann.page.locator("#log .message .text:text-is('last')").wait_for()
     shown = await ann.texts()
     assert 400 <= len(shown) <= 500
     assert shown[-1] == "last"

@@ -33,4 +33,5 @@ def world(tmp_path: Path, mongod: Mongod, report: Report) -> World:
 
 @pytest.fixture
 def replicated_world(tmp_path: Path, replica_set: ReplicaSet, report: Report) -> World:
+    asyncio.run(replica_set.heal())
     return World(tmp_path, replica_set.uri, report)

@@ -378,6 +378,16 @@ class ReplicaSet:
             if member.running:
                 await member.fail_command({}, "off")
 
+    async def heal(self) -> None:
+        """Undo whatever a test that broke off has left: members that are dead or paused, and fail points."""
+        for member in self.members:
+            if member.running:
+                member.resume()
+            else:
+                await self.restart(member)
+        await self.all_in_step()
+        await self.clear_fail_points()
+
     async def stop(self) -> None:
         # All are signalled before any is waited for: a primary that leaves alone first hands over to somebody.
         for member in self.members:
