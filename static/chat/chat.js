@@ -638,10 +638,9 @@ class Page {
   }
 
   #fitText() {
-    const text = $("text");
-    text.style.height = "auto";
-    text.style.height = `${text.scrollHeight}px`;
-    $("composer").classList.toggle("empty", !text.value.trim());
+    const text = $("text").value;
+    $("text").parentElement.dataset.text = text;
+    $("composer").classList.toggle("empty", !text.trim());
   }
 
   // the name

@@ -71,7 +71,6 @@ export class Transcript {
   #atEnd = true;
   #top = 0;
   #unseen = 0;
-  #framed = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #quiet;
 
@@ -92,10 +91,13 @@ export class Transcript {
     this.actions = actions;
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     newest.addEventListener("click", () => this.toEnd());
-    // A keyboard that opens, a turned phone, a growing message field: who was at the end stays there.
-    const observer = new ResizeObserver(() => this.#keepEnd());
-    // Of rows too: they grow and shrink when their neighbours change.
-    for (const part of [scroller, log, outbox]) observer.observe(part);
+    // Rows, a keyboard that opens, a turned phone, a growing message field: who is at the end stays there. Once a frame,
+    // between layout and paint, however many messages are caught up in one go.
+    const observer = new ResizeObserver(() => {
+      this.#keepEnd();
+      if (this.#nearTop) this.actions.older(); // may be too short to be scrolled
+    });
+    for (const part of [scroller, edge, log, outbox]) observer.observe(part);
   }
 
   /** @param {Entry[]} entries @param {Draft[]} drafts */
@@ -129,7 +131,6 @@ export class Transcript {
     const first = this.#outbox.firstElementChild;
     if (first) this.#arrange(first);
     if (this.#atEnd) this.#trim();
-    this.#keepEnd();
   }
 
   /** A page of the past above everything, without moving what is being read. @param {Entry[]} entries */
@@ -153,7 +154,6 @@ export class Transcript {
     else this.#outbox.append(row);
     this.#drafts.set(draft.key, row);
     this.#arrange(row);
-    this.#keepEnd();
   }
 
   /** @param {string} key */
@@ -176,7 +176,6 @@ export class Transcript {
     const { scrollHeight, scrollTop } = this.#scroller;
     this.#edge.replaceChildren(...words);
     if (!this.#atEnd) this.#scroller.scrollTop = scrollTop + this.#scroller.scrollHeight - scrollHeight;
-    this.#keepEnd();
   }
 
   /** Take away the line above what was new. */
@@ -305,15 +304,10 @@ export class Transcript {
     if (this.#nearTop) this.actions.older();
   }
 
-  /** At most once a frame: thousands of messages may be caught up in one go. */
   #keepEnd() {
-    if (!this.#atEnd || this.#framed) return;
-    this.#framed = true;
-    requestAnimationFrame(() => {
-      this.#framed = false;
-      if (this.#atEnd) this.#scroller.scrollTop = this.#scroller.scrollHeight;
-      if (this.#nearTop) this.actions.older(); // too short to be scrolled
-    });
+    if (!this.#atEnd) return;
+    this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    this.#top = this.#scroller.scrollTop;
   }
 
   /** @param {number} more */

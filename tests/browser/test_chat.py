@@ -65,6 +65,10 @@ class ChatTab(Tab):
             await self.page.evaluate("() => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 2")
         )
 
+    async def frames(self) -> None:
+        """Let the page lay out, tell of it and paint, twice."""
+        await self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
 
 NewChat = NewTab[ChatTab]
 chat = scenario(ChatTab)
@@ -406,6 +410,50 @@ async def test_a_busy_room_that_nobody_looks_at(new: NewChat, server: Server, ar
     await ann.page.evaluate("() => { scroller.scrollTop = 0 }")
     await until(lambda: _count(ann, len(shown) + 50), 10, "the older page")
     assert (await ann.texts())[-len(shown) :] == shown
+
+
+@chat
+async def test_who_is_at_the_end_stays_there(new: NewChat, server: Server, artifacts: Path) -> None:
+    """While one writes, while rows come and go, while the window changes; and who reads further up stays there."""
+    name = room()
+    for number in range(60):
+        await post(server, name, said(f"{number}"))
+    ann = await (await new()).open(server.base, name, "Ann")
+    await ann.page.locator("#log .message .text:text-is('59')").wait_for()
+    await until(ann.at_end, 5, "the end")
+    await ann.page.focus("#text")
+    for line in ("one", "two", "three", "four"):
+        await ann.page.keyboard.type(line)
+        await ann.page.keyboard.press("Shift+Enter")
+        await ann.frames()
+        assert await ann.at_end()
+    high = await ann.page.locator("#text").bounding_box()
+    assert high is not None
+    assert high["height"] > 100
+    for number in range(5):
+        await ann.page.keyboard.type("x")
+        await post(server, name, said(f"more {number}"))
+        await ann.page.locator(f"#log .message .text:text-is('more {number}')").wait_for()
+        await ann.frames()
+        assert await ann.at_end()
+    await ann.page.set_viewport_size({"width": 390, "height": 400})
+    await ann.frames()
+    assert await ann.at_end()
+    await ann.page.keyboard.press("Enter")
+    await ann.page.wait_for_selector("#log .mine")
+    await ann.frames()
+    assert await ann.at_end()
+    assert await ann.page.locator("#newest").is_hidden()
+
+    await ann.page.evaluate("() => { scroller.scrollTop -= 200 }")
+    await ann.page.locator("#newest").wait_for()
+    place = await ann.page.evaluate("() => scroller.scrollTop")
+    await post(server, name, said("unseen"))
+    await ann.page.locator("#newest:has-text('1 new message')").wait_for()
+    assert await ann.page.evaluate("() => scroller.scrollTop") == place
+    await ann.page.click("#newest")
+    assert await ann.at_end()
+    await ann.page.locator("#newest").wait_for(state="hidden")
 
 
 @chat
