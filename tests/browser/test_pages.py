@@ -364,7 +364,9 @@ def test_looks(browsing: Browsing, trading: Server, artifacts: Path) -> None:
                     plots[name] = tab  # they get some time
                     continue
                 if page == "feed":
-                    await tab.page.wait_for_selector("#order-list .order:nth-child(-n + 5)[data-status=packed]")
+                    # For the picture's sake; when that comes is the back end's chance.
+                    packed = "#order-list .order:nth-child(-n + 5)[data-status=packed]"
+                    await tab.page.wait_for_selector(packed, timeout=60_000)
                     await tab.page.wait_for_selector("#log li:nth-child(3)")
                 await take(tab, name)
             for name, tab in plots.items():

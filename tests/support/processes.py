@@ -244,7 +244,7 @@ class Mongod(Process):
         async def answers() -> bool:
             assert self.running, f"{self.name} ended with {self.exit_code}:\n{self.log_tail()}"
             try:
-                await self.admin("ping")
+                await self.admin("ping", patience=1)
             except ConnectionFailure:
                 return False
             return True
@@ -255,20 +255,20 @@ class Mongod(Process):
         if not self.running:
             return False
         try:
-            return bool((await self.admin("hello"))["isWritablePrimary"])
+            return bool((await self.admin("hello", patience=1))["isWritablePrimary"])
         except ConnectionFailure:
             return False
 
-    async def admin(self, command: str, value: Any = 1, **options: Any) -> dict[str, Any]:
-        """Run one command on the `admin` database of exactly this member."""
+    async def admin(self, command: str, value: Any = 1, *, patience: float = 15, **options: Any) -> dict[str, Any]:
+        """Run one command on the `admin` database of exactly this member, which may take `patience` s to be found."""
 
         def run() -> dict[str, Any]:
             with MongoClient[dict[str, Any]](
                 LOOPBACK,
                 self.port,
                 directConnection=True,
-                serverSelectionTimeoutMS=1000,
-                connectTimeoutMS=1000,
+                serverSelectionTimeoutMS=int(patience * 1000),
+                connectTimeoutMS=int(patience * 1000),
                 socketTimeoutMS=20_000,
             ) as client:
                 return client.admin.command(command, value, **options)
