@@ -391,7 +391,7 @@ def test_where_guests_are_not_let_in(browsing: Browsing, mongod: Mongod, tmp_pat
             await page.fill("#token", make_token(SECRET, "ann"))
             await page.keyboard.press("Enter")
             await page.wait_for_selector("#no-products >> text=The shop is empty")
-            assert await page.locator("#token").is_hidden()
+            await page.locator("#token").wait_for(state="hidden")
             await page.click("#leave")
             await page.wait_for_selector("#token:visible")
 

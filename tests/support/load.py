@@ -128,7 +128,9 @@ class Resident:
     """The Python client of clients/python, as its users have it: nobody helps it to come back, to resume or to try
     again. `await Resident(url, channel).begin()` reads; `async with` publishes as well, and leaving waits for
     answers. Its messages have to be stored in order: where they may be refused for a while, that takes a `window` of
-    1."""
+    1. At most BACKLOG of them wait in its queue: more than can be stored would only pile up."""
+
+    BACKLOG = 20
 
     def __init__(self, url: str, channel: str, *, rate: float, window: int, name: str = "resident") -> None:
         self.client = waterspout_client.Client(url, min_delay=0.1, max_delay=1.0, window=window)
@@ -183,6 +185,8 @@ class Resident:
             receipt.add_done_callback(self._stored)
             self._receipts.append(receipt)
             await asyncio.sleep(1 / self.rate)
+            if len(self._receipts) > self.BACKLOG:
+                await asyncio.wait([self._receipts[-self.BACKLOG]])
 
     def _stored(self, receipt: asyncio.Future[waterspout_client.Published]) -> None:
         if not receipt.cancelled() and receipt.exception() is None:
