@@ -15,6 +15,7 @@ from server.errors import StartError
 from tests.conformance.test_brokers import Peer, World, message, run
 from tests.support.processes import Redis, RedisCluster, SentinelSet
 from tests.support.proxy import Proxy
+from tests.support.tls import Authority
 from tests.support.waiting import until
 
 PASSWORD = "p@ss:/wo%rd{}"
@@ -55,6 +56,46 @@ def test_what_addresses_mean() -> None:
         assert pool.connection_kwargs.items() >= expected.items()
         assert pool.connection_kwargs.get("username") == user
     assert Place("redis+cluster://a,b")._known == ["a:6379", "b:6379"]
+
+
+def test_tls(shared_redis: Redis, tmp_path: Path) -> None:
+    """What is sent is received, over links that are lost as well; only of who is who it says to be, and to who shows a
+    certificate where one is asked for."""
+    world = World("redis", shared_redis)
+    authority, strangers = Authority(tmp_path), Authority(tmp_path / "strangers")
+    certificate, key = authority.issue("node")
+    ours = f"ssl_ca_certs={authority.certificate}"
+    shown = f"ssl_certfile={certificate}&ssl_keyfile={key}"
+
+    async def refused(proxy: Proxy, query: str, *words: str) -> None:
+        peer = world.peer(url=f"rediss://127.0.0.1:{proxy.port}/0?{query}")
+        await peer.start()
+        await troubled(peer, *words)
+        await peer.broker.close()
+
+    async def test() -> None:
+        async with (
+            Proxy(shared_redis.port, tls=authority.server()) as proxy,
+            Proxy(shared_redis.port, tls=authority.server(mutual=True)) as strict,
+            Proxy(shared_redis.port, tls=authority.server("other", "127.0.0.2")) as other,
+            Proxy(shared_redis.port) as plain,
+            world.peer(url=f"rediss://127.0.0.1:{proxy.port}/0?{ours}") as one,
+            world.peer(url=f"rediss://127.0.0.1:{strict.port}/0?{ours}&{shown}") as two,
+        ):
+            await two.broker.subscribe("chat:a")
+            one.broker.publish([message("hello")])
+            await two.got("hello")
+            await strict.drop()
+            await two.settled()
+            one.broker.publish([message("again")])
+            await two.got("hello", "again")
+            await refused(proxy, "", "certificate verify failed")
+            await refused(proxy, f"ssl_ca_certs={strangers.certificate}", "certificate verify failed")
+            await refused(other, ours, "IP address mismatch")
+            await refused(strict, ours, "Error")
+            await refused(plain, ours, "Error")
+
+    run(test)
 
 
 def test_sentinels_and_servers_have_passwords_of_their_own(shared_sentinel: SentinelSet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from enum import Enum
 from types import TracebackType
@@ -21,7 +22,7 @@ class _State(Enum):
 
 
 class Proxy:
-    """Listens on a loopback port of its own and forwards to `host:port`.
+    """Listens on a loopback port of its own, with TLS if it is given a context, and forwards to `host:port`.
 
     `delay(s)`      every chunk arrives `s` seconds late (order is kept)
     `drop()`        resets (RST) the links there are; new ones are served
@@ -30,10 +31,11 @@ class Proxy:
                     that has been in the hole is never useful again (bytes are missing in it): `heal()` resets those
     """
 
-    def __init__(self, port: int, host: str = LOOPBACK) -> None:
+    def __init__(self, port: int, host: str = LOOPBACK, tls: ssl.SSLContext | None = None) -> None:
         self.host = host
         self.target = port
         self.port = free_port()
+        self.tls = tls
         self.swallowed = 0  # bytes
         self._listener: asyncio.Server | None = None
         self._links: set[_Link] = set()
@@ -46,7 +48,7 @@ class Proxy:
         return len(self._links)
 
     async def start(self) -> Self:
-        self._listener = await asyncio.start_server(self._accept, LOOPBACK, self.port, backlog=1024)
+        self._listener = await asyncio.start_server(self._accept, LOOPBACK, self.port, backlog=1024, ssl=self.tls)
         return self
 
     async def stop(self) -> None:
