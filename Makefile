@@ -55,10 +55,10 @@ images: setup  ## the screenshots of docs/images, by the browser tests
 	cp $$dir/chat-light-wide.png docs/images/chat.png && cp $$dir/feed-light-wide.png docs/images/shop.png && \
 	cp $$dir/dashboard-dark-wide.png docs/images/market.png && rm -r $$dir
 
-lock: setup    ## resolve pyproject.toml anew into requirements.lock
-	$(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --all-extras --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
+lock: setup    ## resolve pyproject.toml anew into requirements.lock, for every Python and platform at once
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url \
+		--no-header --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf .venv .venv-* .pytest_cache* .mypy_cache .ruff_cache
