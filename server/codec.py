@@ -55,6 +55,7 @@ class Codec:
 
 # Possessive, and an unfinished string goes to the end: no input makes it look at a byte twice.
 _JSON_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _QUOTE_SPACE: Final = re.compile(rb'"[ \n\r\t]').search
 _ALL_BYTES: Final = bytes(range(256))
 _NOT_BRACKETS: Final = _ALL_BYTES.translate(None, b"[]{}")
@@ -97,7 +98,10 @@ def _decode_json(raw: bytes) -> Any:
     try:
         value = _json_decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request(f"not JSON: {error}") from None
+        reason = str(error)
+        if "truncated" in reason and _SURROGATE.search(raw):  # so msgspec calls the half at the end of a short text
+            reason = "truncated, or half a utf-16 surrogate pair"
+        raise bad_request(f"not JSON: {reason}") from None
     # A duplicate key leaves fewer keys than there are colons outside strings. Where no quote is followed by white
     # space, those are the ones behind a quote; only what does not add up is looked at without its strings.
     keys = check(value)
@@ -242,7 +246,6 @@ class _Identified(msgspec.Struct):
 _ID_READERS: Final = {
     TEXT: msgspec.json.Decoder(_Identified).decode, BINARY: msgspec.msgpack.Decoder(_Identified).decode
 }  # fmt: skip
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def id_of(opcode: int, raw: bytes) -> int | None:

@@ -270,3 +270,12 @@ def test_what_cannot_be_taken_may_have_an_id(codec: Codec) -> None:
 def test_what_cannot_be_read_has_no_id(codec: Codec, data: bytes) -> None:
     """What is broken, or nested without end, has none."""
     assert id_of(codec.opcode, data) is None
+
+
+def test_half_an_emoji_is_called_what_it_is() -> None:
+    """What clients send most that is wrong: a text cut in the middle of one."""
+    for raw in (b'{"text":"cut \\ud83d"}', b'{"text":"cut \\ud83d, and going on"}', b'["\\udc00"]'):
+        with pytest.raises(Error, match="surrogate pair"):
+            JSON.decode(raw)
+    with pytest.raises(Error, match=r"truncated$"):
+        JSON.decode(b'{"text":')
