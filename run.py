@@ -66,7 +66,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     token.add_argument("--user", required=True, help="its sub")
     token.add_argument(
         "--channels", action="append", default=[], metavar="PATTERN=ACTIONS",
-        help="rights beyond the namespaces', such as 'chat:*=publish,subscribe'; repeatable",
+        help="rights beyond the namespaces', such as 'chat:*=publish,subscribe' or 'docs:orders=write'; repeatable",
     )  # fmt: skip
     token.add_argument("--ttl", default="1h", metavar="DURATION", help="until it expires (default: 1h)")
     token.add_argument("--info", metavar="JSON", help="what others may be shown of the user")
@@ -242,10 +242,12 @@ def run_token(flags: argparse.Namespace, options: config.Config) -> int:
     for right in flags.channels:
         pattern, _, actions = right.partition("=")
         channels[pattern] = [action.strip() for action in actions.split(",")]
-        if not pattern or not set(channels[pattern]) <= {"publish", "subscribe"}:
-            raise StartError(f"--channels {right}: expected PATTERN=publish,subscribe")
+        if (":" not in pattern and pattern != "*") or not set(channels[pattern]) <= {"publish", "subscribe", "write"}:
+            raise StartError(f"--channels {right}: expected NAMESPACE:PATTERN=publish,subscribe,write")
     try:
         ttl = config.parse_duration(config.parse_value(flags.ttl, "--ttl"))
+        if ttl <= 0:
+            raise ValueError("it would have expired")
     except ValueError as error:
         raise StartError(f"--ttl {flags.ttl}: {error}") from None
     try:

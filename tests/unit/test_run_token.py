@@ -28,11 +28,15 @@ def made(capsys: pytest.CaptureFixture[str], *arguments: str) -> Principal:
 def test_the_token_says_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """User, rights, end and info."""
     ann = made(
-        capsys, "--channels", "chat:*=publish,subscribe", "--channels", "feed:x=subscribe", "--ttl", "2h", "--info",
-        '{"name": "Ann"}',
+        capsys, "--channels", "chat:*=publish,subscribe", "--channels", "docs:x=subscribe,write", "--channels",
+        "*=subscribe", "--ttl", "2h", "--info", '{"name": "Ann"}',
     )  # fmt: skip
     assert (ann.user, ann.info) == ("ann", {"name": "Ann"})
-    assert ann.channels == {"chat:*": ["publish", "subscribe"], "feed:x": ["subscribe"]}
+    assert ann.channels == {
+        "chat:*": ["publish", "subscribe"],
+        "docs:x": ["subscribe", "write"],
+        "*": ["subscribe"],
+    }
     assert ann.expires is not None
     assert abs(ann.expires - time.time() - 7200) < 60
 
@@ -52,6 +56,8 @@ def test_an_hour_is_the_default_and_seconds_are_a_number(capsys: pytest.CaptureF
     ("arguments", "named"),
     [
         (["--ttl", "soon"], "--ttl"),
+        (["--ttl", "0"], "--ttl"),
+        (["--channels", "chat=publish"], "--channels"),
         (["--channels", "chat:*"], "--channels"),
         (["--channels", "=publish"], "--channels"),
         (["--channels", "chat:*=fly"], "--channels"),
