@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import logging
 import random
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -476,14 +477,17 @@ class Place:
         self._url = url
         self._sharded = sharded
         try:
-            parts = urlsplit(url)
-            self._scheme, _, self._kind = parts.scheme.partition("+")
+            scheme, _, rest = url.partition("://")
+            self._scheme, _, self._kind = scheme.lower().partition("+")
             if not self._kind:
                 _client(url)
                 return
             if self._kind not in ("sentinel", "cluster"):
-                raise ValueError(f"{parts.scheme}:// is not known")
-            self._credentials, _, hosts = parts.netloc.rpartition("@")
+                raise ValueError(f"{scheme}:// is not known")
+            # Without urlsplit, which has come to refuse several addresses in brackets.
+            place = re.split(r"[/?#]", rest, maxsplit=1)[0]
+            parts = urlsplit(rest[len(place) :])
+            self._credentials, _, hosts = place.rpartition("@")
             self._service = parts.path.strip("/").split("/")[0] or "mymaster"
             query = dict(parse_qsl(parts.query))
             user, password = (quote(query.pop(f"sentinel_{name}", ""), safe="") for name in ("username", "password"))
