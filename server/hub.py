@@ -50,6 +50,8 @@ class Sink(Protocol):
     codec: Codec
     straight: Callable[[bytes], None] | None
     """Writes frames at once; None where they have to go by `send`, as something waits that goes out before."""
+    topics: int
+    """The hub's own: how many it gets. One of a single topic has nothing to collect."""
 
     def send(self, delivery: Delivery) -> None: ...
 
@@ -110,7 +112,9 @@ class Hub:
             topic = topics[key] = _Topic(channel, conflate, view)
         self.settle(channel, view)  # what came before is not for the newcomer
         self._flush_topic(topic)
-        topic.sinks.setdefault(sink.codec, {})[sink] = None
+        sinks = topic.sinks.setdefault(sink.codec, {})
+        sink.topics += sink not in sinks
+        sinks[sink] = None
         topic.snapshot.pop(sink.codec, None)
 
     def remove(self, channel: str, sink: Sink, view: View | None = None) -> None:
@@ -122,7 +126,9 @@ class Hub:
             return
         self._flush_topic(topic)
         sinks = topic.sinks.get(sink.codec, {})
-        sinks.pop(sink, None)
+        if sink in sinks:
+            sink.topics -= 1
+            del sinks[sink]
         topic.snapshot.pop(sink.codec, None)
         if not sinks:
             topic.sinks.pop(sink.codec, None)
@@ -282,13 +288,9 @@ class Hub:
         self.sends += count
         self.messages += count * delivery.size
         self.bytes += count * len(delivery.data)
-        if not self._lone:
-            for sink in sinks:
-                sink.send(delivery)
-            return
-        data = delivery.data
+        data, lone = delivery.data, self._lone
         for sink in sinks:
-            write = sink.straight
+            write = sink.straight if lone or sink.topics == 1 else None
             if write is None:
                 sink.send(delivery)
                 continue

@@ -54,9 +54,9 @@ class Outbox:
     """A sink of the hub, a client of the node; the base of whatever is connected."""
 
     __slots__ = (
-        "id", "codec", "address", "origin", "straight", "_node", "_connection", "_write", "_principal", "_ended",
-        "_subscriptions", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped", "_progress_at",
-        "_progress",
+        "id", "codec", "address", "origin", "straight", "topics", "_node", "_connection", "_write", "_principal",
+        "_ended", "_subscriptions", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped",
+        "_progress_at", "_progress",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,7 @@ class Outbox:
         self._connection = connection
         self._write: Callable[[bytes], None]
         self.straight: Callable[[bytes], None] | None = None
+        self.topics = 0
         self._principal: Principal | None = None
         self._ended = False
         self._subscriptions: dict[str, Subscription] = {}

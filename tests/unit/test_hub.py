@@ -33,6 +33,7 @@ class Sink:
         self.id = name
         self.codec = codec
         self.straight: Callable[[bytes], None] | None = None
+        self.topics = 0
         self.deliveries: list[Delivery] = []
         self.flushes = 0
         self.then = then
@@ -133,6 +134,34 @@ async def test_a_turns_only_delivery_is_written_straight(hub: Hub) -> None:
     await turn()
     assert len(written) == 1
     assert free.data == [3, 1]
+
+
+@hub_test
+async def test_who_listens_to_one_channel_alone_is_written_to_straight(hub: Hub) -> None:
+    """However many channels the turn brings: for this one there is nothing to collect. Not while it has another one."""
+    one, other = Sink(name="one"), Sink(name="other")
+    written: list[bytes] = []
+    one.straight = written.append
+    for channel in ("c:1", "c:2"):
+        hub.add(channel, other)
+    for _ in range(2):  # twice is once
+        hub.add("c:1", one)
+
+    async def both() -> list[Any]:
+        written.clear()
+        one.deliveries.clear()
+        for channel in ("c:1", "c:2"):
+            hub.deliver([message(1, channel)])
+        await turn()
+        return [len(written), len(one.deliveries)]
+
+    assert await both() == [1, 0]
+    hub.add("c:2", one)
+    assert await both() == [0, 2]
+    for _ in range(2):
+        hub.remove("c:2", one)
+    assert await both() == [1, 0]
+    assert len(other.deliveries) == 6
 
 
 @hub_test
