@@ -476,6 +476,7 @@ class Place:
     def __init__(self, url: str, sharded: bool = False) -> None:
         self._url = url
         self._sharded = sharded
+        self._credentials = ""
         try:
             scheme, _, rest = url.partition("://")
             self._scheme, _, self._kind = scheme.lower().partition("+")

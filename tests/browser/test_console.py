@@ -63,7 +63,7 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             await page.wait_for_selector("#events >> text=no namespace is declared for nowhere:a")
 
             await page.click("text=chat:lobby")
-            assert await page.evaluate("document.activeElement.id") == "channel-title"
+            await page.wait_for_selector("#channel-title:focus")
             await page.wait_for_selector("#history >> text=Hello")
             await page.wait_for_selector("#present >> text=ann")
             assert await page.inner_text("#present-note") == "1 user, 0 guests"
