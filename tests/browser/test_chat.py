@@ -471,7 +471,7 @@ async def test_presence_and_typing(new: NewChat, server: Server, artifacts: Path
         here = bob.page.get_by_role("list", name="Who is here")
         assert await here.get_by_role("listitem").all_inner_texts() == ["mara", "2 guests"]
     await bob.page.keyboard.press("Escape")
-    assert await here.count() == 0
+    await here.wait_for(state="hidden")
     assert await bob.page.evaluate("() => document.activeElement.id") == "present"
     await ann.page.locator("#text").press_sequentially("Hm")
     await bob.page.wait_for_selector("#typing.shown >> text=Ann is typing")

@@ -93,9 +93,9 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             await page.screenshot(path=artifacts / "console.png", full_page=True)
 
             await page.click("#close")
-            assert await page.locator("#channel").is_hidden()
+            await page.locator("#channel").wait_for(state="hidden")
             await page.click("#leave")
-            assert await page.evaluate("sessionStorage.length") == 0
+            await page.wait_for_function("sessionStorage.length === 0")
             await page.reload()
             await page.wait_for_selector("#key:focus")
 

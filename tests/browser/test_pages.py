@@ -293,7 +293,7 @@ def test_the_market_under_load(browsing: Browsing, trading: Server, artifacts: P
             await page.click("#pause")
             await until(lambda: _other(tab, price), 5, "another price")
             await page.keyboard.press("ArrowDown")
-            assert await page.inner_text("#chosen") == sorted(SYMBOLS)[1]
+            await page.wait_for_selector(f"#chosen:text-is('{sorted(SYMBOLS)[1]}')")
             await page.keyboard.press("Tab")
             await page.keyboard.press("Space")  # as on any button; on the chosen one it stands still
             third = sorted(SYMBOLS)[2]
