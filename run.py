@@ -23,6 +23,7 @@ from handlers import make_app, make_metrics_app
 from handlers.base import BODY_BYTES
 from server import __version__, config, doctor, logs, seed
 from server.auth import Authenticator
+from server.channels import is_pattern
 from server.codec import JSON
 from server.embedded import EmbeddedMongoDB
 from server.errors import Error, StartError
@@ -242,7 +243,7 @@ def run_token(flags: argparse.Namespace, options: config.Config) -> int:
     for right in flags.channels:
         pattern, _, actions = right.partition("=")
         channels[pattern] = [action.strip() for action in actions.split(",")]
-        if (":" not in pattern and pattern != "*") or not set(channels[pattern]) <= {"publish", "subscribe", "write"}:
+        if not is_pattern(pattern) or not set(channels[pattern]) <= {"publish", "subscribe", "write"}:
             raise StartError(f"--channels {right}: expected NAMESPACE:PATTERN=publish,subscribe,write")
     try:
         ttl = config.parse_duration(config.parse_value(flags.ttl, "--ttl"))

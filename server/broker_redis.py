@@ -476,7 +476,6 @@ class Place:
     def __init__(self, url: str, sharded: bool = False) -> None:
         self._url = url
         self._sharded = sharded
-        self._credentials = ""
         try:
             scheme, _, rest = url.partition("://")
             self._scheme, _, self._kind = scheme.lower().partition("+")
@@ -486,9 +485,9 @@ class Place:
             if self._kind not in ("sentinel", "cluster"):
                 raise ValueError(f"{scheme}:// is not known")
             # Without urlsplit, which has come to refuse several addresses in brackets.
-            place = re.split(r"[/?#]", rest, maxsplit=1)[0]
-            parts = urlsplit(rest[len(place) :])
-            self._credentials, _, hosts = place.rpartition("@")
+            netloc: str = re.split(r"[/?#]", rest, maxsplit=1)[0]
+            parts = urlsplit(rest[len(netloc) :])
+            self._credentials, _, hosts = netloc.rpartition("@")
             self._service = parts.path.strip("/").split("/")[0] or "mymaster"
             query = dict(parse_qsl(parts.query))
             user, password = (quote(query.pop(f"sentinel_{name}", ""), safe="") for name in ("username", "password"))

@@ -59,6 +59,11 @@ def collection_of(channel: str) -> str:
     return without_label(channel).partition(":")[2].partition("/")[0]
 
 
+def is_pattern(text: str) -> bool:
+    """Whether it may match anything (see `matches`): it has a namespace, or is `*`."""
+    return text == "*" or ":" in text
+
+
 def matches(pattern: str, channel: str) -> bool:
     """Whether a well-formed name is one of `pattern`: `chat:*`, `chat:room-*`, `*:lobby`, `*`.
 

@@ -18,6 +18,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, field
 
+from server.channels import is_pattern
 from server.errors import StartError
 from server.rules import Rule, problem
 
@@ -409,7 +410,7 @@ def _check(config: Config) -> None:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", api_key.sha256):
             raise StartError(f"configuration: auth.api_keys.{name}.sha256: expected 64 hexadecimal digits")
         for pattern in api_key.channels:
-            if pattern != "*" and ":" not in pattern:
+            if not is_pattern(pattern):
                 raise StartError(f"configuration: auth.api_keys.{name}.channels: {pattern!r} has no namespace: chat:*")
     key = config.redis.hmac_key
     if key is not None and len(key.encode()) < 32:

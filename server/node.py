@@ -34,6 +34,7 @@ from server.channels import (
     MAX_OFFSET,
     NODES,
     Position,
+    is_pattern,
     namespace_of,
     parse_cursor,
     without_label,
@@ -366,7 +367,7 @@ class Node:
         if token is not None and channels:
             raise bad_request("token, channels: one of them")
         for pattern in channels:
-            if pattern != "*" and ":" not in pattern:
+            if not is_pattern(pattern):
                 raise bad_request(f"channels: {pattern} has no namespace, as chat:* has")
         self._must_be_admin(principal)
         if self._accounts is not None and token is None and not channels:
