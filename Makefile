@@ -17,7 +17,7 @@ $(BIN)/.done: requirements.lock clients/python/pyproject.toml Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e clients/python
-	@$(BIN)/python -m server.preflight
+	@$(BIN)/python -m server.tools.preflight
 	@touch $@
 
 run: setup     ## the server on 127.0.0.1:8888, with an embedded MongoDB in data/

@@ -21,13 +21,15 @@ from tornado.web import Application
 
 from handlers import make_app, make_metrics_app
 from handlers.base import BODY_BYTES
-from server import __version__, config, doctor, logs, seed
-from server.auth import Authenticator
-from server.channels import is_pattern
-from server.codec import JSON
-from server.embedded import EmbeddedMongoDB
-from server.errors import Error, StartError
+from server import __version__
+from server.access.auth import Authenticator
+from server.core import config, logs
+from server.core.errors import Error, StartError
+from server.core.names import is_pattern
+from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
+from server.tools import doctor, seed
+from server.wire.codec import JSON
 
 logger = logging.getLogger("waterspout")
 

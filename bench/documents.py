@@ -16,11 +16,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from server.codec import JSON
-from server.hub import Delivery, Hub
-from server.messages import Message
-from server.views import View
-from server.where import parse
+from server.delivery.hub import Delivery, Hub
+from server.documents.views import View
+from server.documents.where import parse
+from server.wire.codec import JSON
+from server.wire.messages import Message
 from tests.support.client import Client
 from tests.support.documents import watch
 from tests.support.processes import Server

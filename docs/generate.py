@@ -1,4 +1,4 @@
-"""Writes what documents the code from the code: the tables of docs/configuration.md, from server/config.py.
+"""Writes what documents the code from the code: the tables of docs/configuration.md, from server/core/config.py.
 
 `make docs`. A test fails while the page is not what this makes of it.
 """
@@ -19,7 +19,7 @@ import msgspec
 PAGE = Path(__file__).with_name("configuration.md")
 sys.path.insert(0, str(PAGE.parents[1]))
 
-from server import config  # noqa: E402
+from server.core import config  # noqa: E402
 
 
 class Option(NamedTuple):

@@ -23,9 +23,9 @@ from handlers.ops import ROOT, STATIC, Health, Metrics, Page, Readiness, log_req
 from handlers.presence import Presence
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
-from server.codec import JSON
 from server.metrics import registry
 from server.node import Node
+from server.wire.codec import JSON
 
 ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/ws": WebSocketHandler,

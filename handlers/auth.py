@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.accounts import Accounts
-from server.principals import GUEST, Principal
-from server.protocol import LoginRequest, RefreshRequest, RegisterRequest, Tokens
+from server.access.accounts import Accounts
+from server.core.principals import GUEST, Principal
+from server.wire.protocol import LoginRequest, RefreshRequest, RegisterRequest, Tokens
 
 
 class AccountHandler(BaseHandler):

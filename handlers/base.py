@@ -12,11 +12,11 @@ from tornado.http1connection import HTTP1Connection
 from tornado.web import GZipContentEncoding, HTTPError, RequestHandler, stream_request_body
 
 from handlers.operations import declared
-from server.codec import JSON, MSGPACK, Codec
-from server.errors import Error, bad_request
+from server.core.errors import Error, bad_request
+from server.core.principals import GUEST, Principal
 from server.node import Node
-from server.principals import GUEST, Principal
-from server.protocol import problem
+from server.wire.codec import JSON, MSGPACK, Codec
+from server.wire.protocol import problem
 
 logger = logging.getLogger(__name__)
 

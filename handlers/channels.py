@@ -12,10 +12,10 @@ from handlers.base import BaseHandler
 from handlers.events import wanted_channels
 from handlers.operations import operation
 from handlers.sockets import PollSocket, adopt
-from server.errors import Error, bad_request
-from server.events import Poll
-from server.log import Receipt
-from server.protocol import (
+from server.core.errors import Error, bad_request
+from server.log.log import Receipt
+from server.sessions.events import Poll
+from server.wire.protocol import (
     MAX_BATCH,
     Accepted,
     BatchRequest,

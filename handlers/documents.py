@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.codec import JSON
-from server.documents import Written
-from server.errors import Error, bad_request
-from server.protocol import (
+from server.core.errors import Error, bad_request
+from server.documents.store import Written
+from server.wire.codec import JSON
+from server.wire.protocol import (
     Conditions,
     DocumentBatch,
     DocumentPage,

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from handlers.base import BaseHandler
 from handlers.operations import operation
 from handlers.sockets import EventSocket, adopt
-from server.channels import split_cursor
-from server.errors import bad_request
-from server.events import EVENTS, EventStream, JoinedEventStream
-from server.principals import Principal
-from server.protocol import EventsQuery, JoinedEventsQuery, LastEventId, Ticket, TicketRequest
+from server.core.cursors import split_cursor
+from server.core.errors import bad_request
+from server.core.principals import Principal
+from server.sessions.events import EVENTS, EventStream, JoinedEventStream
+from server.wire.protocol import EventsQuery, JoinedEventsQuery, LastEventId, Ticket, TicketRequest
 
 EVENT_STREAM = (EVENTS.media_type,)
 

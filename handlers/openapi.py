@@ -13,9 +13,9 @@ from msgspec.structs import fields as fields_of
 from handlers.base import BaseHandler
 from handlers.operations import Operation, declared, is_list, operation
 from server import __version__
-from server.codec import JSON, MSGPACK
 from server.node import Node
-from server.protocol import Channel, Problem, PublishItem
+from server.wire.codec import JSON, MSGPACK
+from server.wire.protocol import Channel, Problem, PublishItem
 
 REFERENCE: Final = "#/components/schemas/{name}"
 PLACES: Final = {"query": "query", "headers": "header"}

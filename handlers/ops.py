@@ -12,10 +12,10 @@ from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.codec import JSON
-from server.errors import NOTABLE, Error
+from server.core.errors import NOTABLE, Error
 from server.node import Node
-from server.protocol import HealthStatus, ReadinessQuery, ReadinessStatus
+from server.wire.codec import JSON
+from server.wire.protocol import HealthStatus, ReadinessQuery, ReadinessStatus
 
 logger = logging.getLogger("waterspout.access")
 

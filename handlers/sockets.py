@@ -21,10 +21,10 @@ from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
 
 from handlers.base import problem_body, problem_headers
-from server.errors import Error
-from server.events import Listener
+from server.core.errors import Error
 from server.node import Node
-from server.outbox import STALLED_AFTER, Outbox
+from server.sessions.events import Listener
+from server.sessions.outbox import STALLED_AFTER, Outbox
 
 CLOSE_WITHIN = 5.0
 """Seconds a client has to take our last words before the connection is cut."""

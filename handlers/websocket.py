@@ -16,13 +16,13 @@ from tornado.websocket import WebSocketProtocol13
 
 from handlers.base import BaseHandler
 from handlers.sockets import Socket, adopt
-from server.codec import CODECS, JSON, Codec
-from server.config import MAX_STORED
-from server.errors import SHUTDOWN, Disconnect, Error, bad_request
-from server.frames import CLOSE, PING, PONG, Parser, close_frame
+from server.core.config import MAX_STORED
+from server.core.errors import SHUTDOWN, Disconnect, Error, bad_request
+from server.core.principals import Principal
 from server.node import Node
-from server.principals import Principal
-from server.session import Session
+from server.sessions.session import Session
+from server.wire.codec import CODECS, JSON, Codec
+from server.wire.frames import CLOSE, PING, PONG, Parser, close_frame
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from server import __version__
-from server.errors import ERRORS
-from server.histogram import Histogram
+from server.core.errors import ERRORS
+from server.core.histogram import Histogram
+from server.delivery.sequencer import CAUSES
 from server.node import Node
-from server.sequencer import CAUSES
 
 
 def registry(node: Node) -> CollectorRegistry:

@@ -22,49 +22,39 @@ from functools import partial
 from typing import Any, Final, Literal, Protocol, cast
 
 from server import __version__
-from server.accounts import Accounts
-from server.auth import Authenticator
-from server.broker import Announcement, Answer, Broker, Question
-from server.broker_memory import MemoryBroker
-from server.broker_redis import RedisBroker
-from server.channels import (
-    BEGINNING,
-    DOCUMENTS,
-    EVENTS,
-    MAX_OFFSET,
-    NODES,
-    Position,
-    is_pattern,
-    namespace_of,
-    parse_cursor,
-    without_label,
-)
-from server.clock import now_ms
-from server.codec import JSON
-from server.config import MAX_STORED, Collection, Config, Namespace, UserRate
-from server.documents import Documents, Written
-from server.errors import DISCONNECTED, REVOKED, SHUT_OUT, SHUTDOWN, Disconnect, Error, bad_request
-from server.histogram import Histogram
-from server.hooks import Hooks
-from server.hub import Hub
-from server.limits import Buckets
-from server.log import TRIM_ALL_EVERY, Log, Receipt
-from server.messages import Message, Notice
-from server.mongodb import connect, mapped
-from server.permissions import Permissions, revocable
-from server.presence import Presence
-from server.principals import Principal
-from server.protocol import DocumentWrite, Find, Gap, HistoryPage, MessagePush, Push, gap_push
-from server.revocations import Revocation, Revocations
-from server.seen import Seen
-from server.sequencer import Sequencer
-from server.stats import REASON, Events, Rates
-from server.subscription import Stream, Subscriber, Subscription
-from server.tailer import Tailer
-from server.tasks import end
-from server.tickets import Tickets
-from server.views import Owner, View
-from server.where import parse as parse_where
+from server.access.accounts import Accounts
+from server.access.auth import Authenticator
+from server.access.hooks import Hooks
+from server.access.permissions import Permissions, revocable
+from server.access.revocations import Revocation, Revocations
+from server.access.tickets import Tickets
+from server.brokers.base import Announcement, Answer, Broker, Question
+from server.brokers.memory import MemoryBroker
+from server.brokers.redis import RedisBroker
+from server.cluster.stats import REASON, Events, Rates
+from server.core.clock import now_ms
+from server.core.config import MAX_STORED, Collection, Config, Namespace, UserRate
+from server.core.cursors import BEGINNING, MAX_OFFSET, Position, parse_cursor
+from server.core.errors import DISCONNECTED, REVOKED, SHUT_OUT, SHUTDOWN, Disconnect, Error, bad_request
+from server.core.histogram import Histogram
+from server.core.names import DOCUMENTS, EVENTS, NODES, is_pattern, namespace_of, without_label
+from server.core.principals import Principal
+from server.core.rates import Buckets
+from server.core.tasks import end
+from server.delivery.hub import Hub
+from server.delivery.sequencer import Sequencer
+from server.delivery.subscription import Stream, Subscriber, Subscription
+from server.documents.store import Documents, Written
+from server.documents.tailer import Tailer
+from server.documents.views import Owner, View
+from server.documents.where import parse as parse_where
+from server.log.log import TRIM_ALL_EVERY, Log, Receipt
+from server.mongo.client import connect, mapped
+from server.presence.last_seen import Seen
+from server.presence.presence import Presence
+from server.wire.codec import JSON
+from server.wire.messages import Message, Notice
+from server.wire.protocol import DocumentWrite, Find, Gap, HistoryPage, MessagePush, Push, gap_push
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import yaml
 from tornado.websocket import websocket_connect
 
 import run
-from server import config
+from server.core import config
 from server.metrics import registry
 from server.node import Node
 from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Process, Server, free_port

@@ -25,7 +25,7 @@ from pymongo import MongoClient
 from tornado.websocket import websocket_connect
 
 from docs import generate
-from server import config
+from server.core import config
 from tests.support.client import make_token
 from tests.support.processes import ROOT, Mongod, Server
 from tests.support.reader import Reader, blocks

@@ -9,68 +9,73 @@ from pathlib import Path
 
 import pytest
 
-from server import config
+from server.core import config
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVER = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "server").glob("*.py"))}
-HANDLERS = {path.stem: ast.parse(path.read_text()) for path in sorted((ROOT / "handlers").glob("*.py"))}
 
-# The table. A module may import what lies on a lower level, and what EXCEPTIONS names; those of level 0 one another.
-LEVELS = {
-    0: "__init__ protocol codec frames channels errors config messages principals histogram rules where views rendered",
-    1: "mongodb clock tasks hub sequencer log documents tailer broker broker_memory broker_redis presence auth keys "
-    "accounts permissions limits hooks revocations seen stats embedded preflight logs tickets",
-    2: "subscription node doctor seed",
-    3: "outbox session events metrics",
-}
-LEVEL = {module: level for level, modules in LEVELS.items() for module in modules.split()}
-EXCEPTIONS = {
-    ("accounts", "clock"),
-    ("accounts", "mongodb"),
-    ("auth", "keys"),
-    ("broker_memory", "broker"),
-    ("broker_redis", "broker"),
-    ("broker_redis", "tasks"),
-    ("log", "clock"),
-    ("log", "mongodb"),
-    ("log", "tasks"),
-    ("revocations", "tasks"),
-    ("tailer", "tasks"),
-    ("revocations", "mongodb"),
-    ("documents", "mongodb"),
-    ("tailer", "mongodb"),
-    ("preflight", "embedded"),
-    ("presence", "broker"),
-    ("presence", "clock"),
-    ("seen", "mongodb"),
-    ("node", "subscription"),
-    ("session", "outbox"),
-    ("events", "outbox"),
-    ("tickets", "mongodb"),
-}
+
+def _sources(folder: str) -> dict[str, ast.Module]:
+    """Dotted name below `folder` → source: `log.shard`; of a package's `__init__.py` that is the package's name."""
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    names = (path.relative_to(ROOT / folder).with_suffix("").parts for path in paths)
+    return {
+        ".".join(name[:-1] if name[-1] == "__init__" else name) or folder: ast.parse(path.read_text())
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+SERVER = _sources("server")
+HANDLERS = _sources("handlers")
+
+# The plan of the house, from the top down: whatever stands on a line may import what stands on the lines below it.
+# Within a package imports are free, but never in a circle.
+FLOORS = [
+    "tools",
+    "metrics",
+    "sessions",
+    "node",
+    "channels",
+    "cluster",
+    "delivery",
+    "presence",
+    "documents",
+    "access",
+    "log",
+    "brokers",
+    "wire",
+    "mongo",
+    "core",
+]
+FLOOR = {package: -height for height, package in enumerate(FLOORS)}
 
 # Third-party libraries, and the modules they stay behind; None: pure ones, for everybody.
 LIBRARIES = {
     "msgspec": None,
     "prometheus_client": {"metrics"},
-    "msgpack": {"codec"},
-    "yaml": {"config"},
+    "msgpack": {"wire.codec"},
+    "yaml": {"core.config"},
     "motor": {
-        *("mongodb", "log", "documents", "tailer", "accounts", "revocations", "embedded", "seen", "tickets", "seed"),
+        *("mongo", "log", "documents", "presence.last_seen", "tools.seed"),
+        *("access.accounts", "access.revocations", "access.tickets"),
     },
     "pymongo": {
-        *("mongodb", "log", "documents", "tailer", "accounts", "revocations", "embedded", "doctor", "seen", "seed"),
+        *("mongo", "log", "documents", "presence.last_seen", "tools.seed", "tools.doctor"),
+        *("access.accounts", "access.revocations"),
     },
-    "bson": {"log", "documents", "tailer", "rendered"},
+    "bson": {"log", "documents"},
     "jsonschema": {"documents"},
     "referencing": {"documents"},
-    "redis": {"broker_redis", "doctor"},
-    "jwt": {"auth", "keys", "tickets"},
-    "cryptography": {"keys"},
-    "argon2": {"accounts"},
-    "httpx": {"hooks"},
+    "redis": {"brokers.redis", "tools.doctor"},
+    "jwt": {"access.auth", "access.keys", "access.tickets"},
+    "cryptography": {"access.keys"},
+    "argon2": {"access.accounts"},
+    "httpx": {"access.hooks"},
 }
-# What L0 is free of: waiting, the network, the clock, chance, and other processes.
+# What only waits for nobody and looks at nothing: no network, no clock, no chance, no other processes.
+PURE = {
+    *("core.errors", "core.config", "core.names", "core.cursors", "core.principals", "core.rules", "core.histogram"),
+    *("core.rates", "documents.where", "documents.views", "documents.document_json"),
+}
 IMPURE = {
     "asyncio",
     "concurrent",
@@ -91,7 +96,7 @@ IMPURE = {
 }
 
 # Functions with a cache of their own are pure: two nodes may share what they return.
-PURE_CACHES = {("rules", "_split"), ("channels", "namespace_of"), ("channels", "owners_of")}
+PURE_CACHES = {("core.rules", "_split"), ("core.names", "namespace_of"), ("core.names", "owners_of")}
 MUTABLE = {
     "list",
     "dict",
@@ -135,8 +140,18 @@ def imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
             assert node.module is not None
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from names if node.module == "server" else [node.module]
+            if node.module.partition(".")[0] == "server":
+                yield from (_module(f"{node.module}.{alias.name}") for alias in node.names)
+            else:
+                yield node.module
+
+
+def _module(name: str) -> str:
+    """The module that `server.a.b.C` lies in: the longest beginning of it that is one."""
+    parts = name.split(".")
+    while len(parts) > 1 and ".".join(parts[1:]) not in SERVER:
+        parts.pop()
+    return ".".join(parts)
 
 
 def test_the_python_client_stands_alone() -> None:
@@ -147,38 +162,53 @@ def test_the_python_client_stands_alone() -> None:
         assert foreign <= sys.stdlib_module_names, path.name
 
 
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
 @pytest.mark.parametrize("module", SERVER)
-def test_every_module_is_in_the_table(module: str) -> None:
-    """A module of server/ that the table does not name has no place in the house."""
-    assert module in LEVEL
+def test_every_module_is_on_a_floor(module: str) -> None:
+    """A folder of server/ that the plan does not name has no place in the house."""
+    assert module == "server" or _package(module) in FLOOR
 
 
 @pytest.mark.parametrize("module", SERVER)
 def test_imports_point_downwards(module: str) -> None:
-    """A module imports only from lower levels, never from its own, but for the exceptions spelled out."""
+    """A module imports from lower floors and from its own package, never from above."""
     for name in imports(SERVER[module]):
         package, _, other = name.partition(".")
-        if package == "server":
-            other = other.partition(".")[0]
-            other = other if other in SERVER else "__init__"  # a name of the package itself
-            downwards = LEVEL[other] < LEVEL[module] or LEVEL[other] == 0
-            assert downwards or (module, other) in EXCEPTIONS, f"{module} imports {other}"
+        if package == "server" and other:
+            own, below = _package(module), _package(other)
+            assert own == below or FLOOR[below] < FLOOR[own], f"{module} imports {other}"
+
+
+def test_no_imports_in_a_circle() -> None:
+    """Whoever reads a module can read what it stands on first."""
+    graph = {module: {name.partition(".")[2] for name in imports(SERVER[module])} - {module} for module in SERVER}
+    graph = {module: {name for name in names if name in SERVER} for module, names in graph.items()}
+    while leaves := {module for module, names in graph.items() if not names}:
+        graph = {module: names - leaves for module, names in graph.items() if module not in leaves}
+    assert not graph, f"circles among {sorted(graph)}"
+
+
+def _allowed(module: str, places: set[str]) -> bool:
+    return module in places or _package(module) in places
 
 
 @pytest.mark.parametrize("module", SERVER)
 def test_third_party_libraries_stay_behind_their_modules(module: str) -> None:
-    """Nothing in server/ knows Tornado or handlers; MongoDB, Redis and the formats each have their modules."""
+    """Nothing in server/ knows Tornado or handlers; MongoDB, Redis and the formats each have their places."""
     for name in imports(SERVER[module]):
         package = name.partition(".")[0]
         if package != "server" and package not in sys.stdlib_module_names:
             assert package in LIBRARIES, f"{module} imports {package}"
-            allowed = LIBRARIES[package]
-            assert allowed is None or module in allowed, f"{module} imports {package}"
+            places = LIBRARIES[package]
+            assert places is None or _allowed(module, places), f"{module} imports {package}"
 
 
-@pytest.mark.parametrize("module", LEVELS[0].split())
-def test_the_lowest_level_is_pure(module: str) -> None:
-    """L0 neither waits nor looks at a clock: no asyncio, socket, time or chance in it."""
+@pytest.mark.parametrize("module", [name for name in SERVER if name in PURE or _package(name) == "wire"])
+def test_what_is_pure_stays_pure(module: str) -> None:
+    """It neither waits nor looks at a clock: no asyncio, socket, time or chance in it."""
     assert not IMPURE & {name.partition(".")[0] for name in imports(SERVER[module])}
 
 
@@ -192,7 +222,7 @@ def test_the_servers_own_collections_cannot_be_declared() -> None:
                 name = node.slice
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".get_collection"):
                 name = node.args[0]
-            if isinstance(name, ast.Constant) and module != "seed":  # which writes documents
+            if isinstance(name, ast.Constant) and module != "tools.seed":  # which writes documents
                 named.add(name.value)
     assert {"messages", "meta", "accounts", "seen"} <= named
     assert named <= config.OWN_COLLECTIONS

@@ -13,7 +13,7 @@ import tornado.websocket
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import WriteConcern
 
-from server.embedded import EmbeddedMongoDB
+from server.mongo.embedded import EmbeddedMongoDB
 
 
 class Publisher(tornado.websocket.WebSocketHandler):

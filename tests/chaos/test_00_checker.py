@@ -11,10 +11,10 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 from handlers import make_app
-from server import config
-from server.broker_memory import MemoryBroker
-from server.messages import Message
+from server.brokers.memory import MemoryBroker
+from server.core import config
 from server.node import Node
+from server.wire.messages import Message
 from tests.chaos.report import Report
 from tests.chaos.world import PATIENCE
 from tests.support.client import Client

@@ -1,5 +1,5 @@
-"""One suite for every broker: the contract in server/broker.py, against real servers: one redis-server, a master and
-a replica under three Sentinels, and a Cluster of three masters."""
+"""One suite for every broker: the contract in server/brokers/base.py, against real servers: one redis-server, a
+master and a replica under three Sentinels, and a Cluster of three masters."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import msgpack
 import pytest
 from redis.crc import key_slot
 
-from server.broker import Announcement, Broker
-from server.broker_memory import MemoryBroker
-from server.broker_redis import RedisBroker
-from server.config import Redis as Options
-from server.messages import Message
+from server.brokers.base import Announcement, Broker
+from server.brokers.memory import MemoryBroker
+from server.brokers.redis import RedisBroker
+from server.core.config import Redis as Options
+from server.wire.messages import Message
 from tests.support.processes import Redis, RedisCluster, SentinelSet
 from tests.support.waiting import until
 

@@ -17,11 +17,11 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 import server.node
-import server.presence
+import server.presence.presence
 from handlers import make_app
-from server import config
+from server.core import config
+from server.core.principals import Principal
 from server.node import Node
-from server.principals import Principal
 from tests.support.client import Client, make_token
 from tests.support.processes import UNLIMITED, Mongod, Redis, Server
 from tests.support.waiting import until

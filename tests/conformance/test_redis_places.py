@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 from redis.crc import key_slot
 
-from server.broker_redis import QUEUED_BYTES, Place
-from server.errors import StartError
+from server.brokers.redis import QUEUED_BYTES, Place
+from server.core.errors import StartError
 from tests.conformance.test_brokers import Peer, World, message, run
 from tests.support.processes import Redis, RedisCluster, SentinelSet
 from tests.support.proxy import Proxy

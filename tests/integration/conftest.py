@@ -10,7 +10,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from handlers import make_app
-from server import config
+from server.core import config
 from server.node import Node
 from tests.support.processes import Mongod
 

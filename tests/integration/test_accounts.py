@@ -12,8 +12,8 @@ import jwt
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from server import accounts
-from server.errors import Error
+from server.access import accounts
+from server.core.errors import Error
 from server.node import Node
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client

@@ -8,9 +8,9 @@ import pytest
 from kosoku import run_fuzzingclient
 
 import handlers.websocket
-from server.frames import frame
 from server.node import Node
-from server.session import Session
+from server.sessions.session import Session
+from server.wire.frames import frame
 
 # 9: the time that messages of up to 16 MiB take, beyond any `message_bytes`. 12, 13: compression, which would undo
 # encode-once, and is not offered.

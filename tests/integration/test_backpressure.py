@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 import handlers.sockets
-import server.outbox
+import server.sessions.outbox
 from server.node import Node
-from server.session import Session
+from server.sessions.session import Session
 from tests.support.client import Client, Push
 from tests.support.processes import LOOPBACK
 from tests.support.sockets import abort, connect

@@ -14,7 +14,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 import handlers.sockets
 import run
-import server.session
+import server.sessions.session
 from handlers import make_app
 from server.node import Node
 from tests.support.client import Client, Refused, make_token

@@ -11,8 +11,9 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
 import run
-from server import config, doctor
+from server.core import config
 from server.node import Node
+from server.tools import doctor
 from tests.support.processes import ROOT, Mongod, Redis
 
 NOWHERE = "mongodb://127.0.0.1:1/"

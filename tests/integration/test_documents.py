@@ -14,9 +14,9 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 
+from server.core.principals import Principal
 from server.node import Node
-from server.principals import Principal
-from server.seed import Example
+from server.tools.seed import Example
 from tests.support.client import Client, Refused, make_token
 from tests.support.documents import watch
 from tests.support.processes import Mongod

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 import handlers.sockets
-import server.events
-import server.outbox
-from server.channels import split_cursor
-from server.errors import REVOKED, Disconnect
-from server.events import EventStream
+import server.sessions.events
+import server.sessions.outbox
+from server.core.cursors import split_cursor
+from server.core.errors import REVOKED, Disconnect
+from server.core.principals import GUEST, Principal
 from server.node import Node
-from server.principals import GUEST, Principal
+from server.sessions.events import EventStream
 from tests.support.client import make_token
 from tests.support.events import EventSource
 from tests.support.ledger import offset_of

@@ -18,9 +18,9 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-import server.hooks
-from server import config
-from server.errors import StartError
+import server.access.hooks
+from server.core import config
+from server.core.errors import StartError
 from server.node import Node
 from tests.support.client import Client, Refused, make_token
 
@@ -235,10 +235,10 @@ async def test_the_circuit_breaker(url: str, backend: BackEnd, monkeypatch: pyte
     monkeypatch.setattr(server.hooks, "RESTS", 0.3)
     backend.rule = lambda question: 500
     async with Client(url) as client:
-        for _ in range(server.hooks.FAILURES + 5):
+        for _ in range(server.access.hooks.FAILURES + 5):
             with pytest.raises(Refused, match="unavailable"):
                 await client.publish("web:x", 1)
-        assert len(backend.questions) == server.hooks.FAILURES
+        assert len(backend.questions) == server.access.hooks.FAILURES
         backend.rule = lambda question: None
         async with asyncio.timeout(5):
             while True:
@@ -247,7 +247,7 @@ async def test_the_circuit_breaker(url: str, backend: BackEnd, monkeypatch: pyte
                     break
                 except Refused as refused:
                     await asyncio.sleep(min(refused.retry_after, 0.3))
-        assert len(backend.questions) == server.hooks.FAILURES + 1
+        assert len(backend.questions) == server.access.hooks.FAILURES + 1
         await client.publish("web:x", 1)
 
 
@@ -293,7 +293,7 @@ async def test_a_right_that_is_revoked_while_the_hook_thinks(url: str, backend: 
     async with Client(url, token=make_token(str(node.config.auth.secret), "ann")) as ann:
         publishing = asyncio.ensure_future(ann.publish("web:x", 1))
         await asked.wait()
-        from server.revocations import Revocation
+        from server.access.revocations import Revocation
 
         await node.revocations.add(Revocation("revoke", "ann", time.time(), channels=["web:*"]))
         go_on.set()
@@ -324,4 +324,4 @@ def test_a_hook_that_is_not_there() -> None:
         config.load(None, {}, [("namespaces.room", {"hook": "nowhere"})])
     for function in ("no.such.module:f", "json:no_such_function", "json:__doc__"):
         with pytest.raises(StartError, match=r"hooks\.x\.function"):
-            server.hooks.Hooks({"x": config.Hook(function=function)})
+            server.access.hooks.Hooks({"x": config.Hook(function=function)})

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from server.errors import Error
+from server.core.errors import Error
 from server.node import Node
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
-from server import logs
-from server.config import Log
+from server.core import logs
+from server.core.config import Log
 from tests.support.client import Client, ConnectionLost, Refused, make_token
 from tests.support.processes import free_port
 

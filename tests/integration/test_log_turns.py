@@ -7,10 +7,10 @@ import uuid
 
 import pytest
 
-from server.config import MongoDB
-from server.log import Log
-from server.messages import Message
-from server.mongodb import connect
+from server.core.config import MongoDB
+from server.log.log import Log
+from server.mongo.client import connect
+from server.wire.messages import Message
 from tests.support.processes import Mongod
 
 CHANNELS = [f"chat:{number}" for number in range(20)]

@@ -21,8 +21,8 @@ from tornado.httpclient import AsyncHTTPClient
 import handlers
 from handlers.openapi import document
 from handlers.operations import declared
-from server.codec import MSGPACK
-from server.protocol import BatchRequest, PublishItem, PublishRequest
+from server.wire.codec import MSGPACK
+from server.wire.protocol import BatchRequest, PublishItem, PublishRequest
 from tests.support.processes import UNLIMITED, Mongod, Server
 
 

@@ -13,10 +13,10 @@ import msgpack
 import msgspec
 import pytest
 
-from server.errors import SHUTDOWN, Disconnect
-from server.events import Poll
+from server.core.errors import SHUTDOWN, Disconnect
+from server.core.principals import GUEST, Principal
 from server.node import Node
-from server.principals import GUEST, Principal
+from server.sessions.events import Poll
 from tests.support.client import make_token
 from tests.support.waiting import until
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
-import server.presence
+import server.presence.presence
 from server.node import Node
 from tests.integration.test_backpressure import BIG, Raw
 from tests.support.client import Client, Refused, make_token

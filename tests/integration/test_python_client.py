@@ -18,8 +18,8 @@ import pytest
 
 import waterspout_client.client
 import waterspout_client.link
-from server.config import Retention, Seconds
-from server.errors import Disconnect
+from server.core.config import Retention, Seconds
+from server.core.errors import Disconnect
 from server.node import Node
 from tests.support.client import make_token
 from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server, free_port

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from server.channels import MAX_OFFSET
-from server.config import Retention, Seconds
-from server.errors import Error
+from server.core.config import Retention, Seconds
+from server.core.cursors import MAX_OFFSET
+from server.core.errors import Error
 from server.node import Node
 from tests.support.client import Client, Push
 from tests.support.processes import Mongod

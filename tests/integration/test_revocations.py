@@ -17,9 +17,9 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
-import server.revocations
+import server.access.revocations
 from handlers import make_app
-from server import config
+from server.core import config
 from server.node import Node
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Refused, make_token

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
-import server.permissions
+import server.access.permissions
 from server.node import Node
 from tests.support.client import Client, Refused, make_token
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server import config
+from server.core import config
 from server.node import Node
-from server.seed import Example
+from server.tools.seed import Example
 from tests.support.client import Client
 from tests.support.documents import watch
 from tests.support.processes import ROOT, Server

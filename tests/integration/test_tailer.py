@@ -11,12 +11,12 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
-from server.documents import Documents
-from server.errors import StartError
-from server.messages import Change, Tail
+from server.core.errors import StartError
+from server.core.principals import GUEST
+from server.documents.store import Documents
+from server.documents.tailer import LEASE, Tailer
 from server.node import Node
-from server.principals import GUEST
-from server.tailer import LEASE, Tailer
+from server.wire.messages import Change, Tail
 from tests.support.client import Client
 from tests.support.documents import Copy, watch
 from tests.support.processes import Mongod

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
-from server import keys, outbox
+from server.access import keys
 from server.node import Node
+from server.sessions import outbox
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Refused, make_token
 from tests.support.waiting import until

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from server.config import MAX_STORED
+from server.core.config import MAX_STORED
 from server.node import Node
 from tests.support.client import Client, Refused
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from server import rendered
-from server.errors import Error
-from server.where import parse
+from server.core.errors import Error
+from server.documents import document_json as rendered
+from server.documents.where import parse
 from tests.support.processes import Mongod
 
 NUMBERS = [0, 1, -1, 2, 1.0, 0.5, -0.0, 2**53, 2**53 + 1, float(2**53), 2**63 - 1, 1e300, 0.1]

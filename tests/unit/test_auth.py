@@ -16,12 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from server import auth
-from server.auth import Authenticator
-from server.config import ApiKey, Auth
-from server.errors import Error, StartError
-from server.keys import read_jwks
-from server.principals import GUEST, Principal
+from server.access import auth
+from server.access.auth import Authenticator
+from server.access.keys import read_jwks
+from server.core.config import ApiKey, Auth
+from server.core.errors import Error, StartError
+from server.core.principals import GUEST, Principal
 
 SECRET = "s" * 64
 HOUR = 3600

@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.channels import (
-    BEGINNING,
-    MAX_OFFSET,
-    Position,
-    join_cursors,
-    namespace_of,
-    parse_cursor,
-    split_cursor,
-)
-from server.errors import Error
+from server.core.cursors import BEGINNING, MAX_OFFSET, Position, join_cursors, parse_cursor, split_cursor
+from server.core.errors import Error
+from server.core.names import namespace_of
 
 epochs = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32)
 

@@ -14,9 +14,9 @@ from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.codec import CODECS, JSON, MAX_DEPTH, MAX_NODES, MSGPACK, Codec, id_of
-from server.errors import Error
-from server.protocol import MessagePush
+from server.core.errors import Error
+from server.wire.codec import CODECS, JSON, MAX_DEPTH, MAX_NODES, MSGPACK, Codec, id_of
+from server.wire.protocol import MessagePush
 
 both = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 

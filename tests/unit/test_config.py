@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from server.config import (
+from server.core.config import (
     ApiKey,
     Auth,
     Collection,
@@ -25,7 +25,7 @@ from server.config import (
     load,
     parse_value,
 )
-from server.errors import StartError
+from server.core.errors import StartError
 
 FILE = Path(__file__).resolve().parents[2] / "config.yaml"
 

@@ -8,10 +8,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from server.codec import JSON, MSGPACK
-from server.events import EVENTS, ITEMS
-from server.messages import Message
-from server.protocol import dropped_push, gap_push
+from server.sessions.events import EVENTS, ITEMS
+from server.wire.codec import JSON, MSGPACK
+from server.wire.messages import Message
+from server.wire.protocol import dropped_push, gap_push
 
 
 def message(offset: int, data: Any = None) -> Message:

@@ -9,8 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import Disconnect
-from server.frames import BINARY, CLOSE, CONTINUATION, PING, PING_FRAME, PONG, TEXT, Parser, close_frame, frame, unmask
+from server.core.errors import Disconnect
+from server.wire.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PING_FRAME,
+    PONG,
+    TEXT,
+    Parser,
+    close_frame,
+    frame,
+    unmask,
+)
 
 LIMIT = 1 << 17
 MASK = b"\x37\xfa\x21\x3d"

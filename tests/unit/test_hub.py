@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from server.codec import JSON, MSGPACK, Codec
-from server.hub import DELIVERY_MESSAGES, Delivery, Hub
-from server.messages import Message
+from server.delivery.hub import DELIVERY_MESSAGES, Delivery, Hub
+from server.wire.codec import JSON, MSGPACK, Codec
+from server.wire.messages import Message
 from tests.unit.virtual_time import run
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.limits import PAUSE, TokenBucket
+from server.core.rates import PAUSE, TokenBucket
 
 
 def test_a_burst_and_then_the_rate() -> None:

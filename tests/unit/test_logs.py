@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.config import Log
-from server.logs import BURST, PER_SECONDS, JSONFormatter, Repeats, TextFormatter, readable
+from server.core.config import Log
+from server.core.logs import BURST, PER_SECONDS, JSONFormatter, Repeats, TextFormatter, readable
 
 
 def record(message: str = "refused: %s", *values: object, created: float = 0.0, **extra: object) -> logging.LogRecord:

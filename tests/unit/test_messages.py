@@ -8,9 +8,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from server.codec import JSON, MSGPACK, Codec
-from server.frames import BINARY, TEXT, frame
-from server.messages import Message
+from server.wire.codec import JSON, MSGPACK, Codec
+from server.wire.frames import BINARY, TEXT, frame
+from server.wire.messages import Message
 
 DURABLE = {"type": "message", "channel": "chat:a", "offset": 42, "cursor": "k3f9:42", "key": "k", "user": "ann",
            "time": 1764000000123, "data": {"text": "hi"}}  # fmt: skip

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from server.channels import Position
-from server.codec import JSON
-from server.hub import Hub
-from server.messages import Message, Page
-from server.outbox import Connection, Outbox
-from server.sequencer import Sequencer
-from server.subscription import Stream, Subscription
+from server.core.cursors import Position
+from server.delivery.hub import Hub
+from server.delivery.sequencer import Sequencer
+from server.delivery.subscription import Stream, Subscription
+from server.sessions.outbox import Connection, Outbox
+from server.wire.codec import JSON
+from server.wire.messages import Message, Page
 
 
 class Full:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.channels import matches
-from server.config import Namespace
-from server.errors import Error
-from server.permissions import Action, Permissions
-from server.principals import GUEST, Principal
+from server.access.permissions import Action, Permissions
+from server.core.config import Namespace
+from server.core.errors import Error
+from server.core.names import matches
+from server.core.principals import GUEST, Principal
 
 USER = Principal(user="ann")
 SERVER = Principal(user="shop", server=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from server.broker import Announcement
-from server.messages import Notice
-from server.presence import GATHER, GRACE, LEASE, ROWS, Presence
+from server.brokers.base import Announcement
+from server.presence.presence import GATHER, GRACE, LEASE, ROWS, Presence
+from server.wire.messages import Notice
 from tests.unit.virtual_time import run
 
 TEST = Callable[[], Coroutine[Any, Any, None]]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.errors import ERRORS, STALLED, Disconnect, Error
-from server.protocol import (
+from server.core.errors import ERRORS, STALLED, Disconnect, Error
+from server.wire.protocol import (
     Connect,
     History,
     Ping,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.revocations import Revocation
+from server.access.revocations import Revocation
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import time
 import pytest
 
 import run
-from server.auth import Authenticator
-from server.config import Auth, Config
-from server.errors import StartError
-from server.principals import Principal
+from server.access.auth import Authenticator
+from server.core.config import Auth, Config
+from server.core.errors import StartError
+from server.core.principals import Principal
 from tests.support.processes import ROOT
 
 AUTH = Auth(secret="a secret of at least thirty-two bytes", issuer="us", audience="them")

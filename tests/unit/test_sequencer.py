@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.channels import MAX_OFFSET, Position
-from server.errors import Error
-from server.messages import Message, Page
-from server.sequencer import EARLY_MESSAGES, Sequencer
+from server.core.cursors import MAX_OFFSET, Position
+from server.core.errors import Error
+from server.delivery.sequencer import EARLY_MESSAGES, Sequencer
+from server.wire.messages import Message, Page
 from tests.unit.virtual_time import run
 
 CHANNEL = "c:1"

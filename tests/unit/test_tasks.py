@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.tasks import end
+from server.core.tasks import end
 
 
 async def _forever(losing: int) -> None:

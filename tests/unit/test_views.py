@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from server.hub import PROGRESS_MESSAGES, PROGRESS_SECONDS, Hub
-from server.messages import Message
-from server.views import Owner, View
-from server.where import Where, parse
+from server.delivery.hub import PROGRESS_MESSAGES, PROGRESS_SECONDS, Hub
+from server.documents.views import Owner, View
+from server.documents.where import Where, parse
+from server.wire.messages import Message
 from tests.unit.test_hub import Sink, hub_test, turn
 
 CHANNEL = "docs:c"

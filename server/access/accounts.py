@@ -1,0 +1,244 @@
+"""Accounts, for products without a user database of their own (`auth.accounts`).
+
+    accounts        {_id: name in lower case, user: name, password: argon2 hash, info: JSON text, created: ms}
+    refresh_tokens  {_id: family, user: an account's _id, current: SHA-256 of the secret, expires: date}
+    meta            {_id: "secret", secret: …}      signs the tokens where auth.secret is null
+
+A login begins a family of refresh tokens, of which one is good at a time: `family.secret`. Using it replaces it. If
+an earlier one of the family comes along, there are two who hold it, and one is a thief: the family ends, for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+import time
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Callable, Container, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo.errors import DuplicateKeyError
+
+from server.core.clock import now_ms
+from server.core.errors import Error, bad_request
+from server.mongo.client import agreed, mapped
+from server.wire.codec import JSON
+from server.wire.protocol import Tokens
+
+logger = logging.getLogger(__name__)
+
+ACCESS_SECONDS: Final = 15 * 60
+REFRESH_WITHIN: Final = timedelta(days=30)
+PASSWORD_BYTES: Final = range(8, 1025)
+INFO_BYTES: Final = 1024
+HASHING: Final = 2
+"""Hashes under way: each takes a core for about 30 ms, and 19 MiB (OWASP's recommendation for argon2id)."""
+WAITING: Final = 100
+FREE_ATTEMPTS: Final = 5
+"""Wrong passwords for one name from one address before the first wait, which then doubles."""
+FREE_ADDRESS: Final = 100
+"""The same for all names, and for new accounts: many people may share an address."""
+LONGEST_WAIT: Final = 300.0
+FORGET_AFTER: Final = 900.0
+
+_USER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+_HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
+
+
+class Throttle:
+    """Counts failures per key; after `free` of them, each doubles the wait, from one second on."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._failures: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
+
+    def wait(self, key: Hashable) -> float:
+        """Seconds."""
+        return max(0.0, self._failures.get(key, (0, 0.0))[1] - time.monotonic())
+
+    def check(self, key: Hashable) -> None:
+        """`rate_limited` while `key` has to wait."""
+        wait = self.wait(key)
+        if wait:
+            raise Error("rate_limited", "too many attempts", retry_after=wait)
+
+    def fail(self, key: Hashable) -> None:
+        now = time.monotonic()
+        count, until = self._failures.pop(key, (0, now))
+        count = 1 if now > until + FORGET_AFTER else count + 1
+        wait = 0.0 if count < self._free else min(2.0 ** min(count - self._free, 30), LONGEST_WAIT)
+        self._failures[key] = count, now + wait
+        if len(self._failures) > 10_000:
+            self._failures.popitem(last=False)
+
+    def forget(self, key: Hashable) -> None:
+        self._failures.pop(key, None)
+
+
+class Accounts:
+    """`sign(user, seconds, info=…)` makes an access token and tells when it expires. `reserved` names are not given."""
+
+    def __init__(
+        self,
+        database: AsyncIOMotorDatabase[dict[str, Any]],
+        sign: Callable[..., tuple[str, int]],
+        reserved: Container[str],
+    ) -> None:
+        self._accounts = database["accounts"]
+        self._families = database["refresh_tokens"]
+        self._database = database
+        self._sign = sign
+        self._reserved = reserved
+        self._pool = ThreadPoolExecutor(HASHING, thread_name_prefix="argon2")
+        self._hashing = 0
+        self._dummy = ""
+        self._logins = Throttle(FREE_ATTEMPTS)
+        self._addresses = Throttle(FREE_ADDRESS)
+        self._registrations = Throttle(FREE_ADDRESS)
+
+    async def open(self) -> None:
+        """`unavailable` if MongoDB is not there."""
+        with mapped():
+            await self._families.create_index("expires", expireAfterSeconds=0)
+            await self._families.create_index("user")
+        self._dummy = await self._work(_HASHER.hash, secrets.token_urlsafe())
+
+    async def kept_secret(self) -> str:
+        """A secret to sign with, made at the first start and the same for all nodes."""
+        return await agreed(self._database, "secret", "secret", secrets.token_urlsafe(48))
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- the use cases: each answers {"user", "token", "expires", "refresh_token"} ------------------------------------
+
+    async def register(self, user: str, password: str, info: Any, address: str) -> Tokens:
+        """A new account, logged in; `conflict` if the name is taken, in whatever case."""
+        name, password = _name(user), _password(password)
+        encoded = JSON.encode(info)
+        if len(encoded) > INFO_BYTES:
+            raise Error("too_large", f"info: {len(encoded)} bytes; {INFO_BYTES} at most")
+        self._registrations.check(address)
+        self._registrations.fail(address)
+        if user in self._reserved or name in self._reserved:
+            raise Error("conflict", "user: this name is taken")
+        account = {
+            "_id": name,
+            "user": user,
+            "password": await self._work(_HASHER.hash, password),
+            "info": encoded.decode(),
+            "created": now_ms(),
+        }
+        try:
+            with mapped():
+                await self._accounts.insert_one(account)
+        except Error as error:
+            if isinstance(error.__cause__, DuplicateKeyError):
+                raise Error("conflict", "user: this name is taken") from None
+            raise
+        logger.info("account registered", extra={"user": user, "ip": address})
+        return await self._log_in(account)
+
+    async def login(self, user: str, password: str, address: str) -> Tokens:
+        """`unauthenticated`, after the same work, whether the account or the password is the wrong one."""
+        name, password = _name(user), _password(password)
+        self._addresses.check(address)
+        self._logins.check((name, address))
+        self._logins.fail((name, address))  # before the wait: attempts side by side count as well
+        with mapped():
+            account = await self._accounts.find_one({"_id": name})
+        hashed = self._dummy if account is None else account["password"]
+        good = await self._work(_verify, hashed, password)
+        if account is None or not good:
+            self._addresses.fail(address)
+            logger.info("login refused", extra={"user": name, "ip": address})
+            raise Error("unauthenticated", "user, password: they do not belong together")
+        self._logins.forget((name, address))
+        return await self._log_in(account)
+
+    async def refresh(self, refresh_token: str) -> Tokens:
+        """New tokens for the newest refresh token of a family; `unauthenticated` ends the family."""
+        family, _, secret = refresh_token.partition(".")
+        new, now = secrets.token_urlsafe(32), datetime.now(UTC)
+        with mapped():
+            found = await self._families.find_one_and_update(
+                {"_id": family, "current": _digest(secret), "expires": {"$gt": now}},
+                {"$set": {"current": _digest(new), "expires": now + REFRESH_WITHIN}},
+            )
+            account = found and await self._accounts.find_one({"_id": found["user"]})
+            if account:
+                return self._tokens(account, f"{family}.{new}")
+            ended = await self._families.find_one_and_delete({"_id": family})
+        if ended is not None:
+            logger.warning("a used refresh token came again: its login is ended", extra={"user": ended["user"]})
+        raise Error("unauthenticated", "refresh_token: not valid, or not any more; log in")
+
+    async def logout(self, refresh_token: str) -> None:
+        """End the family, if there is one. Access tokens live on for their minutes."""
+        with mapped():
+            await self._families.delete_one({"_id": refresh_token.partition(".")[0]})
+
+    async def log_out(self, user: str) -> None:
+        """End all families of a user, who need not have an account."""
+        with mapped():
+            await self._families.delete_many({"user": user.lower()})
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    async def _log_in(self, account: dict[str, Any]) -> Tokens:
+        family, secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
+        expires = datetime.now(UTC) + REFRESH_WITHIN
+        with mapped():
+            await self._families.insert_one(
+                {"_id": family, "user": account["_id"], "current": _digest(secret), "expires": expires}
+            )
+        return self._tokens(account, f"{family}.{secret}")
+
+    def _tokens(self, account: dict[str, Any], refresh_token: str) -> Tokens:
+        token, expires = self._sign(account["user"], ACCESS_SECONDS, info=JSON.decode(account["info"].encode()))
+        return {"user": account["user"], "token": token, "expires": expires, "refresh_token": refresh_token}
+
+    async def _work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """In a thread, since a hash takes its time on purpose; `unavailable` if too many wait already."""
+        if self._hashing >= WAITING:
+            raise Error("unavailable", "too many logins at a time", retry_after=2.0)
+        self._hashing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        finally:
+            self._hashing -= 1
+
+
+def _verify(hashed: str, password: str) -> bool:
+    try:
+        return _HASHER.verify(hashed, password)
+    except VerificationError:
+        return False
+
+
+def _name(user: str) -> str:
+    if not _USER.fullmatch(user):
+        raise bad_request("user: 1 to 64 letters (a-z), digits and . _ @ + - with a letter or a digit in front")
+    return user.lower()
+
+
+def _password(password: str) -> str:
+    """As the same text in every form of Unicode (NIST SP 800-63B, section 3.1.1.2)."""
+    if len(password) <= PASSWORD_BYTES[-1]:
+        password = unicodedata.normalize("NFKC", password)
+        if len(password.encode()) in PASSWORD_BYTES:
+            return password
+    raise bad_request(f"password: {PASSWORD_BYTES[0]} to {PASSWORD_BYTES[-1]} bytes")
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,134 @@
+"""Who may do what in a channel: deny by default, one place that decides.
+
+Every door (WebSocket, REST, history, resume) asks `Permissions.check` before it touches a channel. A right comes from
+the namespace's rule (rules.py) or from what the token or the API key carries itself; a revocation takes either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from server.core.config import Collection, Namespace
+from server.core.errors import Error
+from server.core.names import (
+    DOCUMENTS,
+    SYSTEM,
+    SYSTEM_CHANNELS,
+    collection_of,
+    matches,
+    namespace_of,
+    owners_of,
+    without_label,
+)
+from server.core.principals import Principal
+from server.core.rules import Rule, satisfies, terms
+
+Action = Literal["publish", "subscribe"]
+
+
+class Revoked(Protocol):
+    """What has been taken back, as far as this node knows."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether that is up to date."""
+
+    def token(self, principal: Principal) -> bool: ...
+
+    def right(self, principal: Principal, channel: str) -> bool: ...
+
+
+class Permissions:
+    """`guests`: whether there are any; without them not even `anyone` is open to the world."""
+
+    def __init__(
+        self,
+        namespaces: Mapping[str, Namespace],
+        revoked: Revoked | None = None,
+        guests: bool = True,
+        collections: Mapping[str, Collection] | None = None,
+    ) -> None:
+        self._namespaces = namespaces
+        self._collections = collections or {}
+        self._system = Namespace(durable=False)
+        self._revoked = revoked
+        self._guests = guests
+
+    def check(self, principal: Principal, action: Action, channel: str) -> Namespace:
+        """The channel's options if `principal` may `action`; else `bad_request` (the name), `unknown_channel` (no such
+        namespace), `permission_denied`, or `unavailable` (nobody knows at the moment whether the right was revoked).
+        The right to subscribe is also the right to history, presence and resume."""
+        if namespace_of(channel) == SYSTEM and channel in SYSTEM_CHANNELS:
+            if action == "publish" or not principal.admin:
+                raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
+            return self._system
+        namespace = self._namespaces.get(namespace_of(channel))
+        if namespace_of(channel) == DOCUMENTS:
+            return self._check_changes(principal, action, without_label(channel))
+        if namespace is None:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        rule = namespace.publish if action == "publish" else namespace.subscribe
+        if not (satisfies(principal, rule, owners_of(channel)) or _granted(principal, action, channel)):
+            raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
+        self._check_revoked(principal, channel, rule, f"{action} in {channel}")
+        return namespace
+
+    def _check_revoked(self, principal: Principal, channel: str, rule: Rule, what: str) -> None:
+        if self._revoked is not None and revocable(principal):
+            if self._revoked.token(principal):
+                raise Error("unauthenticated", "the token has been revoked")
+            if self._revoked.right(principal, channel):
+                raise Error("permission_denied", f"{principal.name} may not {what}: revoked")
+            if not self._revoked.confirmed and self._guarded(rule):
+                raise Error("unavailable", "revocations cannot be confirmed: MongoDB is away", retry_after=1.0)
+
+    def _check_changes(self, principal: Principal, action: Action, channel: str) -> Namespace:
+        """Of the changes of documents; nobody but the tailer publishes there."""
+        name = collection_of(channel)
+        if name not in self._collections:
+            raise Error("unknown_channel", f"channel: no collection is declared for {channel}")
+        if action == "publish":
+            raise Error("permission_denied", f"{principal.name} may not publish in {channel}")
+        collection = self.check_documents(principal, "read", name, channel)
+        return Namespace(history=collection.history, hook=collection.hook)
+
+    def check_documents(
+        self, principal: Principal, action: Literal["read", "write"], name: str, channel: str | None = None
+    ) -> Collection:
+        """The collection's options; else `not_found` (not declared), or what `check` raises. A token may carry the
+        right to `subscribe` (to read and to watch) or to `write` in docs:NAME; or to subscribe to one document's
+        `channel`."""
+        collection = self._collections.get(name)
+        if collection is None:
+            raise Error("not_found", f"collection: {name[:100]} is not declared")
+        channel = channel or f"{DOCUMENTS}:{name}"
+        rule = collection.read if action == "read" else collection.write
+        # Rows with owners are shown to their owners alone: anybody may be one.
+        owners = (principal.user,) if collection.owner is not None and principal.user is not None else ()
+        carried = "subscribe" if action == "read" else "write"
+        if not (satisfies(principal, rule, owners) or _granted(principal, carried, channel)):
+            raise Error("permission_denied", f"{principal.name} may not {action} documents of {name}")
+        self._check_revoked(principal, channel, rule, f"{action} documents of {name}")
+        return collection
+
+    def held(self, principal: Principal, channel: str) -> bool:
+        """Whether deliveries have to wait while revocations cannot be confirmed: not of what any guest could read."""
+        namespace = self._namespaces.get(namespace_of(channel))
+        if namespace_of(channel) == DOCUMENTS:
+            collection = self._collections.get(collection_of(channel))
+            return revocable(principal) and (collection is None or self._guarded(collection.read))
+        return revocable(principal) and (namespace is None or self._guarded(namespace.subscribe))
+
+    def _guarded(self, rule: Rule) -> bool:
+        return not self._guests or "anyone" not in terms(rule)
+
+
+def revocable(principal: Principal) -> bool:
+    """A user. Guests have nothing to take back, and API keys are taken back in the configuration."""
+    return principal.user is not None and not principal.server
+
+
+def _granted(principal: Principal, action: str, channel: str) -> bool:
+    """Rights a token or an API key carries itself: patterns of channels with `*`."""
+    return any(action in actions and matches(pattern, channel) for pattern, actions in principal.channels.items())

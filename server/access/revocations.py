@@ -1,0 +1,237 @@
+"""Revocations: what was taken back before its time. Not trusted to Redis: written with a majority, asked for by all.
+
+    revocations  {_id: n, kind, user, at, until?, …}      n is 1, 2, 3… without holes
+
+    revoke       all tokens of `user` issued until `at`; or the one named `token`; or all their rights in `channels`
+    unsubscribe  ends the user's subscriptions to `channel`, once
+    disconnect   ends the user's sessions, once
+
+Since the numbers have no holes, asking for the one after the last known says everything: if a *linearizable* read does
+not find it, there is nothing newer, and the primary that says so is no deposed one. Every node asks every half second.
+What it has not been told for CONFIRM_WITHIN seconds it does not know (`confirmed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from server.core.errors import Error
+from server.core.names import DOCUMENTS, matches, without_label
+from server.core.principals import Principal
+from server.core.tasks import end
+from server.mongo.client import LINEARIZABLE, brief, mapped
+
+logger = logging.getLogger(__name__)
+
+POLL_EVERY: Final = 0.5
+ANSWER_WITHIN: Final = 2.0
+CONFIRM_WITHIN: Final = 3.0
+ONCE_KEPT: Final = 86400.0
+"""Seconds what happens once stays in the collection, for nodes that were cut off."""
+EXPIRE_EVERY: Final = 3600.0
+
+
+class Revocation(NamedTuple):
+    kind: str
+    user: str
+    at: float
+    """Seconds since 1970, UTC, by the clock of the node that wrote it."""
+    token: str | None = None
+    channels: Sequence[str] = ()
+    reason: str = ""
+    reconnect: bool = False
+
+    def concerns(self, principal: Principal) -> bool:
+        """Whether the principal's token is one of those that are revoked. One that does not say when it was issued is
+        as old as can be."""
+        if self.token is not None:
+            return principal.token == self.token
+        return (principal.issued or 0.0) <= self.at
+
+    def names(self, channel: str) -> bool:
+        return not {channel, without_label(channel)}.isdisjoint(self.channels)
+
+    def covers(self, channel: str) -> bool:
+        """Whether the right to the channel is taken; that to a collection takes those to its documents along."""
+        channel = without_label(channel)
+        whole = channel.partition("/")[0] if channel.startswith(f"{DOCUMENTS}:") else channel
+        return any(matches(pattern, one) for pattern in self.channels for one in {channel, whole})
+
+
+class Revocations:
+    """`on_revocation` is called for each new one, `on_confirmed` when `confirmed` changes. `token_ttl`: seconds that no
+    token outlives its issue by; 0: not known, so what is revoked is kept for ever."""
+
+    def __init__(
+        self,
+        database: AsyncIOMotorDatabase[dict[str, Any]],
+        token_ttl: float,
+        *,
+        on_revocation: Callable[[Revocation], None],
+        on_confirmed: Callable[[bool], None],
+    ) -> None:
+        self._collection = database["revocations"]
+        self._linearizable = self._collection.with_options(read_concern=LINEARIZABLE)
+        self._token_ttl = token_ttl
+        self._on_revocation = on_revocation
+        self._on_confirmed = on_confirmed
+        self.confirmed = False
+        self._last = 0
+        self._users: dict[str, float] = {}
+        """User → all tokens issued until then are revoked."""
+        self._tokens: set[tuple[str, str]] = set()
+        self._rights: dict[str, list[Revocation]] = {}
+        self._doubt: asyncio.TimerHandle | None = None
+        self._wanted = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Load all that there is, and keep asking; `unavailable` if MongoDB does not answer (try again)."""
+        with mapped():
+            async for document in self._collection.find().sort("_id"):
+                self._last = document["_id"]
+                self._remember(_revocation(document))
+        await self._ask()
+        self._tasks = [asyncio.create_task(self._poll(), name="poll"), asyncio.create_task(self._expire())]
+
+    async def close(self) -> None:
+        await end(self._tasks)
+        if self._doubt is not None:
+            self._doubt.cancel()
+
+    # --- what is revoked ----------------------------------------------------------------------------------------------
+
+    def token(self, principal: Principal) -> bool:
+        """Whether all that the principal has is revoked."""
+        user = principal.user
+        if user is None or principal.server:
+            return False
+        if principal.token is not None and (user, principal.token) in self._tokens:
+            return True
+        revoked = self._users.get(user)
+        return revoked is not None and (principal.issued or 0.0) <= revoked
+
+    def right(self, principal: Principal, channel: str) -> bool:
+        """Whether the principal's rights in the channel are revoked."""
+        if principal.user is None or principal.server:
+            return False
+        return any(one.concerns(principal) and one.covers(channel) for one in self._rights.get(principal.user, ()))
+
+    def _remember(self, revocation: Revocation) -> None:
+        if revocation.kind != "revoke":
+            return
+        user = revocation.user
+        if revocation.channels:
+            self._rights.setdefault(user, []).append(revocation)
+        elif revocation.token is not None:
+            self._tokens.add((user, revocation.token))
+        else:
+            self._users[user] = max(revocation.at, self._users.get(user, 0.0))
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def add(self, revocation: Revocation) -> None:
+        """Return when a majority has it and this node acts on it. `outcome_unknown`: it may have been written; writing
+        it again does no harm."""
+        kept = self._token_ttl if revocation.kind == "revoke" else ONCE_KEPT
+        document = {name: value for name, value in revocation._asdict().items() if value}
+        if kept:
+            document["until"] = revocation.at + kept
+        while True:
+            await self._ask()
+            try:
+                await self._collection.insert_one(document | {"_id": self._last + 1})
+                break
+            except DuplicateKeyError:
+                pass  # another node was faster with that number: read what it has, and take the next one
+            except PyMongoError as error:
+                reason = f"MongoDB: {brief(error)}; the revocation may have been written, send it again"
+                raise Error("outcome_unknown", reason, retry_after=1.0) from error
+        await self._ask()
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Ask now: somebody says that there is something new."""
+        self._wanted.set()
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                await self._ask()
+            except Error as error:
+                logger.warning("revocations cannot be confirmed: %s", error.reason)
+            except Exception:
+                logger.exception("revocations cannot be confirmed")
+            try:
+                async with asyncio.timeout(POLL_EVERY):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+
+    async def _ask(self) -> None:
+        """Act on what is new. What had been acknowledged when this was called is known when it returns."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                with mapped():
+                    newer = await self._linearizable.find_one({"_id": self._last + 1}, {"_id": 1})
+                    # After a long silence the next number may have come and expired, and others behind it not.
+                    if newer is not None or not self.confirmed:
+                        async for document in self._collection.find({"_id": {"$gt": self._last}}).sort("_id"):
+                            self._take(document)
+        except TimeoutError:
+            raise Error("unavailable", f"MongoDB: no answer within {ANSWER_WITHIN:.0f} s", retry_after=1.0) from None
+        self._confirm(began)
+
+    def _take(self, document: dict[str, Any]) -> None:
+        if document["_id"] <= self._last:
+            return  # another `_ask` was faster
+        self._last = document["_id"]
+        revocation = _revocation(document)
+        self._remember(revocation)
+        try:
+            self._on_revocation(revocation)
+        except Exception:
+            logger.exception("a revocation could not be carried out at once")
+
+    def _confirm(self, at: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._doubt is not None:
+            if self._doubt.when() >= at + CONFIRM_WITHIN:
+                return
+            self._doubt.cancel()
+        self._doubt = loop.call_at(at + CONFIRM_WITHIN, self._lose)
+        if not self.confirmed:
+            self.confirmed = True
+            self._on_confirmed(True)
+
+    def _lose(self) -> None:
+        self._doubt = None
+        self.confirmed = False
+        self._on_confirmed(False)
+
+    async def _expire(self) -> None:
+        """Never the last one: the numbers must not start again."""
+        while True:
+            try:
+                with mapped():
+                    await self._collection.delete_many({"_id": {"$lt": self._last}, "until": {"$lt": time.time()}})
+            except Error as error:
+                logger.warning("old revocations stay: %s", error.reason)
+            await asyncio.sleep(EXPIRE_EVERY)
+
+
+def _revocation(document: dict[str, Any]) -> Revocation:
+    return Revocation(**{name: document[name] for name in Revocation._fields if name in document})

@@ -1,0 +1,105 @@
+"""The broker carries messages between nodes. This docstring is its contract; tests/conformance holds all to it.
+
+- At most once: what is published may be lost, doubled or reordered, and nobody is told. Order is normally kept,
+  but not between channels that lie on different masters of a Cluster.
+- `publish` and `announce` never block, never await and never raise; what cannot be sent is dropped and counted.
+- A node receives what it publishes itself, by the same path, if it is subscribed.
+- `subscribe` returns once messages published from now on arrive, or at once if the link is down (`problem` says so):
+  it is then made up for on reconnecting, after which `on_reconnect` is called.
+- Callbacks run on the event loop, never inside `subscribe`; what they raise is logged.
+- Foreign or tampered payloads are dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from msgspec import Struct, field
+
+from server.wire.messages import Message
+
+Row = tuple[str, str | None, int, Any]
+"""(channel, user or None for the guests, sessions or −1 for who has left, info)"""
+
+
+class Attendance(Struct, frozen=True, array_like=True):
+    """Who is where on one node (presence.py): the change `number`, or one of the `parts` of its whole table as it was
+    after that change."""
+
+    number: int
+    rows: list[Row]
+    part: int = 0
+    parts: int = 0
+
+
+class Question(Struct, frozen=True, array_like=True):
+    """Which channels have subscribers: the first `limit` names behind `after` that begin with `prefix`."""
+
+    id: str
+    prefix: str
+    after: str
+    limit: int
+
+
+class Answer(Struct, frozen=True, array_like=True):
+    id: str
+    channels: dict[str, tuple[int, float]]
+    """(subscribers on this node, messages a second)"""
+
+
+class Announcement(Struct, frozen=True, omit_defaults=True):
+    """What a node tells all the others, and itself."""
+
+    node: str
+    beat: bool = False
+    """Sent once a second by every node: the canary it must hear itself."""
+    stats: dict[str, Any] | None = None
+    """With the beat: how it is (stats.py)."""
+    attended: int = 0
+    """With the beat: the number of its last attendance."""
+    attendance: Attendance | None = None
+    ask: list[str] = field(default_factory=list)
+    """Nodes that are to announce their whole attendance."""
+    question: Question | None = None
+    answer: Answer | None = None
+    heads: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """The channels it has committed to since the last beat: (epoch, offset)."""
+    revoked: bool = False
+    """There is a new revocation: it is found without this, but later."""
+    want: str | None = None
+    """A channel it cannot get its messages into, because others are faster."""
+
+
+OnMessages = Callable[[list[Message], str], None]
+"""(contiguous messages of one channel, id of the node they come from)"""
+OnAnnouncement = Callable[[Announcement], None]
+OnReconnect = Callable[[], None]
+
+
+class Broker(Protocol):
+    dropped: int
+    """Publications that could not be sent."""
+    refused: int
+    """Payloads that were not ours."""
+
+    async def start(
+        self, node: str, on_messages: OnMessages, on_announcement: OnAnnouncement, on_reconnect: OnReconnect
+    ) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def publish(self, messages: list[Message]) -> None:
+        """Messages of one channel: contiguous offsets, or all ephemeral."""
+
+    def announce(self, announcement: Announcement) -> None: ...
+
+    async def subscribe(self, channel: str) -> None: ...
+
+    async def unsubscribe(self, channel: str) -> None: ...
+
+    def suspect(self) -> None:
+        """The node has not heard itself for too long: the link is to be made anew."""
+
+    def problem(self) -> str | None:
+        """Why messages do not get through at the moment, or None."""

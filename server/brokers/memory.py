@@ -1,0 +1,48 @@
+"""The broker of a single node: what is published arrives at once."""
+
+from __future__ import annotations
+
+from server.brokers.base import Announcement, OnAnnouncement, OnMessages, OnReconnect
+from server.wire.messages import Message
+
+
+class MemoryBroker:
+    """Fulfils the contract in broker.py, and never loses anything."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.refused = 0
+        self._subscribed: set[str] = set()
+        self._node = ""
+        self._on_messages: OnMessages | None = None
+        self._on_announcement: OnAnnouncement | None = None
+
+    async def start(
+        self, node: str, on_messages: OnMessages, on_announcement: OnAnnouncement, on_reconnect: OnReconnect
+    ) -> None:
+        self._node = node
+        self._on_messages = on_messages
+        self._on_announcement = on_announcement
+
+    async def close(self) -> None:
+        self._on_messages = self._on_announcement = None
+
+    def publish(self, messages: list[Message]) -> None:
+        if self._on_messages is not None and messages[0].channel in self._subscribed:
+            self._on_messages(messages, self._node)
+
+    def announce(self, announcement: Announcement) -> None:
+        if self._on_announcement is not None:
+            self._on_announcement(announcement)
+
+    async def subscribe(self, channel: str) -> None:
+        self._subscribed.add(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        self._subscribed.discard(channel)
+
+    def suspect(self) -> None:
+        pass
+
+    def problem(self) -> str | None:
+        return None

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, configuration, names, cursors, principals, clocks, tasks."""

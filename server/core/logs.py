@@ -1,0 +1,97 @@
+"""The log: lines for people on a terminal, JSON for machines elsewhere. What repeats is counted, not repeated.
+
+A record says more than its message through `extra`: the names in FIELDS. Tokens, passwords, payloads and queries are
+not among them, and must not be in messages either.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+import msgspec
+
+from server.core.config import Log
+
+FIELDS: Final = ("session", "request", "user", "ip", "origin", "code", "suppressed")
+"""`suppressed`: so many records like this one were left out before it."""
+BURST: Final = 10
+PER_SECONDS: Final = 10.0
+"""Of records with the same message (before its values are put in), BURST are let through in so many seconds."""
+KINDS: Final = 1000
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def configure(options: Log, stream: TextIO) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter() if readable(options, stream) else JSONFormatter())
+    handler.addFilter(Repeats())
+    level = logging.getLevelNamesMapping()[options.level.upper()]
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Where these say more, they say everything: commands with their documents, addresses with their queries.
+    for library, least in (("pymongo", logging.INFO), ("redis", logging.INFO), ("asyncio", logging.INFO),
+                           ("httpx", logging.WARNING), ("httpcore", logging.INFO)):  # fmt: skip
+        logging.getLogger(library).setLevel(max(level, least))
+
+
+def readable(options: Log, stream: TextIO) -> bool:
+    """Whether the log is for people."""
+    return stream.isatty() if options.format is None else options.format == "text"
+
+
+def _fields(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
+    for name in FIELDS:
+        value = getattr(record, name, None)
+        if value is not None:
+            yield name, value
+
+
+class TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        words = [super().formatMessage(record), *(f"{name}={value}" for name, value in _fields(record))]
+        # A client's own words are among them: they must not look like lines of ours.
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], " ".join(words))
+
+
+class JSONFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **dict(_fields(record)),
+        }
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(entry, enc_hook=str).decode()
+
+
+class Repeats(logging.Filter):
+    """A client that is refused a thousand times a second must not fill the disk, or hide what else happens.
+    What is shown at `debug` only is shown in full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        """Kind of record → when its count began, and the count."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.DEBUG:
+            return True
+        kind = record.name, str(record.msg)
+        began, count = self._seen.get(kind, (record.created, 0))
+        if record.created - began >= PER_SECONDS:
+            if count > BURST:
+                record.suppressed = count - BURST
+            began, count = record.created, 0
+        if len(self._seen) >= KINDS:
+            self._seen.clear()
+        self._seen[kind] = began, count + 1
+        return count < BURST

@@ -1,0 +1,82 @@
+"""Channel names: `namespace:rest`. The namespace decides the options (config.yaml), the rest is the user's."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from server.core.errors import bad_request
+
+MAX_NAME_BYTES: Final = 255
+DOCUMENTS: Final = "docs"
+"""The built-in namespace of the changes of documents."""
+SYSTEM: Final = "$sys"
+"""The other built-in one: what the server tells of itself, to who has an API key that is `admin`."""
+NODES: Final = "$sys:nodes"
+EVENTS: Final = "$sys:events"
+SYSTEM_CHANNELS: Final = (NODES, EVENTS)
+
+# White space and control characters in the sense of Unicode: \s, C0, DEL and C1.
+_NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys):[^\s\x00-\x1f\x7f-\x9f]+")
+
+
+@lru_cache(maxsize=16384)
+def namespace_of(channel: str) -> str:
+    """The namespace of a well-formed name; `bad_request` for any other."""
+    match = _NAME.fullmatch(channel)
+    if match is None:
+        raise bad_request("channel: a name is namespace:rest, without white space or control characters")
+    if len(channel.encode()) > MAX_NAME_BYTES:
+        raise bad_request(f"channel: a name has {MAX_NAME_BYTES} bytes at most")
+    return match["namespace"]
+
+
+@lru_cache(maxsize=16384)
+def owners_of(channel: str) -> tuple[str, ...]:
+    """The parts of a well-formed name behind the namespace: whoever is named by one owns the channel."""
+    return tuple(channel.split(":")[1:])
+
+
+def without_label(channel: str) -> str:
+    """`docs:orders#open` is `docs:orders` under a name of the client's own, so that it may watch a collection several
+    times: the same rights, the same log. (Behind a slash `#` is a part of the document's id.)"""
+    name, label, _ = channel.partition("#")
+    return name if label and name.startswith(f"{DOCUMENTS}:") and "/" not in name else channel
+
+
+def collection_of(channel: str) -> str:
+    """`orders`, of `docs:orders`, `docs:orders#open` and `docs:orders/17`."""
+    return without_label(channel).partition(":")[2].partition("/")[0]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether it may match anything (see `matches`): it has a namespace, or is `*`."""
+    return text == "*" or ":" in text
+
+
+def matches(pattern: str, channel: str) -> bool:
+    """Whether a well-formed name is one of `pattern`: `chat:*`, `chat:room-*`, `*:lobby`, `*`.
+
+    In front of the colon stands a namespace, or `*` for every declared one (never for the built-in ones); behind it
+    `*` is any characters. Linear in the name's length whatever the pattern: both may be strangers'.
+    """
+    if pattern == "*":
+        pattern = "*:*"
+    namespace, colon, wanted = pattern.partition(":")
+    own, _, rest = channel.partition(":")
+    if not colon or (namespace != own and (namespace != "*" or own == DOCUMENTS or own.startswith("$"))):
+        return False
+    first, *others = wanted.split("*")
+    if not others:
+        return rest == wanted
+    last = others.pop()
+    if len(first) + len(last) > len(rest) or not (rest.startswith(first) and rest.endswith(last)):
+        return False
+    start, end = len(first), len(rest) - len(last)
+    for part in others:
+        found = rest.find(part, start, end)
+        if found < 0:
+            return False
+        start = found + len(part)
+    return True

@@ -1,0 +1,340 @@
+"""The hub: who on this node listens to what, and the fan-out to them.
+
+It holds sinks and never sees a session or a socket. A message is encoded and framed once per encoding (messages.py);
+the frames of a channel collect during one turn of the event loop, and then each sink gets one `send` of the joined
+bytes. A sink may collect what it gets in a turn from several channels, and write it once (`wake`). Nothing awaits here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from server.documents.views import View
+from server.wire.codec import Codec
+from server.wire.messages import Message, Notice
+from server.wire.protocol import progress_push
+
+logger = logging.getLogger(__name__)
+
+
+DELIVERY_MESSAGES: Final = 64
+"""Messages joined for one `send`: more saves nothing, and what a full sink drops is dropped by the delivery."""
+PROGRESS_MESSAGES: Final = 1000
+PROGRESS_SECONDS: Final = 10.0
+"""Passed over by a view, before its subscribers are told how far it is."""
+
+
+class Delivery(NamedTuple):
+    """Whole frames of one channel: the messages `first`…`last` (0: ephemeral), or a push that takes their place."""
+
+    channel: str
+    data: bytes
+    first: int
+    last: int
+    size: int
+    """Messages in it."""
+
+    @property
+    def passing(self) -> bool:
+        """Of ephemeral messages: in no log, so it is taken now or never."""
+        return self.last == 0 and self.size > 0
+
+
+class Sink(Protocol):
+    """Where deliveries go. `send` never blocks and never raises; a sink that cannot keep up decides for itself."""
+
+    id: str
+    codec: Codec
+    straight: Callable[[bytes], None] | None
+    """Writes frames at once; None where they have to go by `send`, as something waits that goes out before."""
+    topics: int
+    """The hub's own: how many it gets. One of a single topic has nothing to collect."""
+
+    def send(self, delivery: Delivery) -> None: ...
+
+    def flush(self) -> None:
+        """Called at the end of a turn in which the sink asked for it (`Hub.wake`)."""
+
+
+class _Topic:
+    """One channel's sinks by encoding, and the messages of this turn; or those of one view of a channel."""
+
+    __slots__ = (
+        "channel", "view", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer", "passed",
+        "passed_over", "passed_since",
+    )  # fmt: skip
+
+    def __init__(self, channel: str, interval: float, view: View | None = None) -> None:
+        self.channel = channel if view is None else view.channel
+        self.view = view
+        self.passed: Message | None = None
+        """The newest that the view has passed over since it last showed something."""
+        self.passed_over = 0
+        self.passed_since = 0.0
+        self.sinks: dict[Codec, dict[Sink, None]] = {}
+        self.snapshot: dict[Codec, tuple[Sink, ...]] = {}
+        """What `sinks` was when it last changed: a send may remove its sink while we go through them."""
+        self.pending: list[Message] = []
+        self.interval = interval
+        self.newest: dict[str | None, Message] = {}
+        self.sent_at = float("-inf")
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Hub:
+    def __init__(self) -> None:
+        self._topics: dict[str, _Topic] = {}
+        self._views: dict[str, dict[View, _Topic]] = {}
+        self._dirty: list[_Topic] = []
+        self._woken: list[Sink] = []
+        self._scheduled = False
+        self._lone = False
+        """The delivery being sent is the turn's only one: there is nothing to collect it with."""
+        self.encodes = 0
+        self.sends = 0
+        self.messages = 0
+        """Handed to sinks; so are `bytes`. Whoever sends to a client past the hub counts here as well."""
+        self.bytes = 0
+        self.dropped = 0
+        """Ephemeral messages that sinks could not take."""
+        self.fallen_behind = 0
+
+    def add(self, channel: str, sink: Sink, conflate: float = 0.0, view: View | None = None) -> None:
+        """From now on `sink` gets the channel. `conflate`: seconds, the channel's own; only the newest message per
+        tag goes out in each such interval. `view`: only what it shows, as it shows it."""
+        topics: dict[Any, _Topic] = self._topics if view is None else self._views.setdefault(channel, {})
+        key: Any = channel if view is None else view
+        topic = topics.get(key)
+        if topic is None:
+            topic = topics[key] = _Topic(channel, conflate, view)
+        self.settle(channel, view)  # what came before is not for the newcomer
+        self._flush_topic(topic)
+        sinks = topic.sinks.setdefault(sink.codec, {})
+        sink.topics += sink not in sinks
+        sinks[sink] = None
+        topic.snapshot.pop(sink.codec, None)
+
+    def remove(self, channel: str, sink: Sink, view: View | None = None) -> None:
+        """`sink` has got all that came before, and gets nothing more. Removing twice is fine."""
+        topics: dict[Any, _Topic] = self._topics if view is None else self._views.get(channel, {})
+        key: Any = channel if view is None else view
+        topic = topics.get(key)
+        if topic is None or sink not in topic.sinks.get(sink.codec, ()):
+            return
+        self._flush_topic(topic)
+        sinks = topic.sinks.get(sink.codec, {})
+        if sink in sinks:
+            sink.topics -= 1
+            del sinks[sink]
+        topic.snapshot.pop(sink.codec, None)
+        if not sinks:
+            topic.sinks.pop(sink.codec, None)
+        if not topic.sinks:
+            if topic.timer is not None:
+                topic.timer.cancel()
+            topics.pop(key, None)
+            if view is not None and not topics:
+                self._views.pop(channel, None)
+
+    def settle(self, channel: str, view: View | None) -> None:
+        """Send what a conflating view holds back, so that its position means something."""
+        topic = self._views.get(channel, {}).get(view) if view is not None and view.conflate else None
+        if topic is not None and topic.newest:
+            if topic.timer is not None:
+                topic.timer.cancel()
+            self._release(topic)
+
+    def count(self, channel: str) -> int:
+        topics = [*filter(None, (self._topics.get(channel),)), *self._views.get(channel, {}).values()]
+        return sum(len(sinks) for topic in topics for sinks in topic.sinks.values())
+
+    def subscriptions(self) -> int:
+        return sum(self.count(channel) for channel in self._topics | self._views)
+
+    def deliver(self, messages: list[Message]) -> None:
+        """Send messages of one channel to its sinks, at the end of this turn of the loop."""
+        channel = messages[0].channel
+        topic = self._topics.get(channel)
+        if topic is not None:
+            if topic.interval and not messages[0].offset:
+                self._conflate(topic, messages)
+            else:
+                self._collect(topic, messages)
+        for topic in tuple(self._views.get(channel, {}).values()) if self._views else ():
+            try:
+                self._show(topic, messages)
+            except Exception:
+                # A bug, but one view's alone: the others, and the sequencer, go on.
+                logger.exception("%s: a view could not be shown", topic.channel)
+
+    def _show(self, topic: _Topic, messages: list[Message]) -> None:
+        """Once per view, whoever watches it."""
+        view = topic.view
+        assert view is not None
+        shown = [one for message in messages if (one := view.show(message)) is not None]
+        if not shown:
+            if topic.passed is None:
+                topic.passed_since = asyncio.get_running_loop().time()
+            topic.passed = messages[-1]
+            topic.passed_over += len(messages)
+            if topic.passed_over >= PROGRESS_MESSAGES:
+                self._tell_progress(topic)
+            return
+        topic.passed, topic.passed_over = None, 0
+        if view.conflate:
+            self._conflate(topic, shown)
+        else:
+            self._collect(topic, shown)
+
+    def tick(self, now: float) -> None:
+        """Once a second: views that have shown nothing for long say how far they are."""
+        for topics in tuple(self._views.values()):
+            for topic in tuple(topics.values()):
+                if topic.passed is not None and now - topic.passed_since >= PROGRESS_SECONDS:
+                    self._tell_progress(topic)
+
+    def _tell_progress(self, topic: _Topic) -> None:
+        last = topic.passed
+        if last is None or topic.newest:  # behind what is held back
+            return
+        topic.passed, topic.passed_over = None, 0
+        self._flush_topic(topic)
+        push = progress_push(topic.channel, str(last.position))
+        for codec in list(topic.sinks):
+            self._send(topic, codec, Delivery(topic.channel, codec.frame(push), last.offset, last.offset, 0))
+
+    def notify(self, notices: list[Notice]) -> None:
+        """Send pushes of one channel as ephemeral messages are sent, but every one of them."""
+        topic = self._topics.get(notices[0].channel)
+        if topic is not None:
+            self._collect(topic, notices)
+
+    def tell(self, channel: str, push: dict[str, Any], first: int, last: int) -> None:
+        """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
+        views = self._views.get(channel, {})
+        for view in views:
+            self.settle(channel, view)
+        for topic in (*filter(None, (self._topics.get(channel),)), *views.values()):
+            self._flush_topic(topic)
+            named = {**push, "channel": topic.channel}
+            for codec in list(topic.sinks):
+                self._send(topic, codec, Delivery(topic.channel, codec.frame(named), first, last, 0))
+
+    def _collect(self, topic: _Topic, messages: Sequence[Message]) -> None:
+        if topic.pending and (topic.pending[-1].offset > 0) != (messages[0].offset > 0):
+            self._flush_topic(topic)  # a delivery has either offsets or none
+        if not topic.pending:
+            self._dirty.append(topic)
+            self._schedule()
+        topic.pending.extend(messages)
+
+    def wake(self, sink: Sink) -> None:
+        """Have `sink.flush` called at the end of this turn, behind everything that is sent in it."""
+        self._woken.append(sink)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        self._lone = len(dirty) == 1 and len(dirty[0].pending) <= DELIVERY_MESSAGES
+        for topic in dirty:
+            try:
+                self._flush_topic(topic)
+            except Exception:
+                # Such as data that cannot be encoded: a bug, but one channel's alone.
+                logger.exception("%s: messages could not be sent", topic.channel)
+        self._lone = False
+        woken, self._woken = self._woken, []
+        for sink in woken:
+            try:
+                sink.flush()
+            except Exception:
+                logger.exception("%r: cannot be written to", sink)
+        self._scheduled = False
+        if self._dirty or self._woken:  # brought about by what was sent just now
+            self._schedule()
+
+    def _flush_topic(self, topic: _Topic) -> None:
+        if topic.pending:
+            pending, topic.pending = topic.pending, []
+            for index in range(0, len(pending), DELIVERY_MESSAGES):
+                self._send_messages(topic, pending[index : index + DELIVERY_MESSAGES])
+
+    def _send_messages(self, topic: _Topic, messages: list[Message]) -> None:
+        first, last, count = messages[0].offset, messages[-1].offset, len(messages)
+        skipping = {message.skip for message in messages if message.skip is not None}
+        for codec in list(topic.sinks):
+            frames = [message.frame(codec) for message in messages]
+            self.encodes += count
+            data = frames[0] if count == 1 else b"".join(frames)
+            delivery = Delivery(topic.channel, data, first, last, count)
+            if skipping:
+                self._send_skipping(topic, codec, delivery, messages, skipping)
+            else:
+                self._send(topic, codec, delivery)
+
+    def _send(self, topic: _Topic, codec: Codec, delivery: Delivery) -> None:
+        sinks = topic.snapshot.get(codec)
+        if sinks is None:
+            sinks = topic.snapshot[codec] = tuple(topic.sinks.get(codec, ()))
+        count = len(sinks)
+        self.sends += count
+        self.messages += count * delivery.size
+        self.bytes += count * len(delivery.data)
+        data, lone = delivery.data, self._lone
+        for sink in sinks:
+            write = sink.straight if lone or sink.topics == 1 else None
+            if write is None:
+                sink.send(delivery)
+                continue
+            try:
+                write(data)
+            except Exception:  # a bug, but this one's alone
+                logger.exception("%r: cannot be written to", sink)
+
+    def _send_skipping(
+        self, topic: _Topic, codec: Codec, delivery: Delivery, messages: list[Message], skipping: set[str]
+    ) -> None:
+        for sink in tuple(topic.sinks.get(codec, ())):
+            if sink.id not in skipping:
+                one = delivery
+            else:
+                wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
+                if not wanted and not delivery.last:
+                    continue
+                one = delivery._replace(data=b"".join(wanted), size=len(wanted))
+            self.sends += 1
+            self.messages += one.size
+            self.bytes += len(one.data)
+            sink.send(one)
+
+    # --- conflation: the first message goes at once, then at most one batch of the newest per tag an interval ---------
+
+    def _conflate(self, topic: _Topic, messages: list[Message]) -> None:
+        for message in messages:
+            # Out and in again: the newest stands last, so that the order is the order of arrival.
+            topic.newest.pop(message.tag, None)
+            topic.newest[message.tag] = message
+        if topic.timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        wait = topic.sent_at + topic.interval - loop.time()
+        if wait <= 0:
+            self._release(topic)
+        else:
+            topic.timer = loop.call_later(wait, self._release, topic)
+
+    def _release(self, topic: _Topic) -> None:
+        topic.timer = None
+        topic.sent_at = asyncio.get_running_loop().time()
+        newest = list(topic.newest.values())
+        topic.newest.clear()
+        if newest:
+            self._collect(topic, newest)

@@ -1,0 +1,334 @@
+"""A subscription: one subscriber's place in one channel. Joining, resuming and being behind are the same thing here.
+
+It has a position of its own. While that is not the sequencer's, it reads the log at the pace its subscriber takes;
+when the two are equal it registers at the hub, without an `await` in between, and from then on is live: nothing can
+come between the last message read and the first one delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, Protocol
+
+from server.core.cursors import Position
+from server.core.errors import Error
+from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
+from server.delivery.sequencer import Sequencer
+from server.documents.views import View
+from server.wire.messages import Message, Page
+from server.wire.protocol import Push, dropped_push, gap_push, progress_push, snapshot_push
+
+logger = logging.getLogger(__name__)
+
+CHUNK: Final = 65536
+"""Bytes handed to a subscriber at once while it catches up."""
+
+
+Snapshot = Callable[[], Awaitable[tuple[Position, AsyncGenerator[tuple[list[Any], bool], None]]]]
+"""Answers a position, and the pages of what there was at it: (documents, whether there are more)."""
+
+
+class Stream:
+    """A channel somebody on this node listens to. Ephemeral channels need no sequencer."""
+
+    __slots__ = (
+        "channel",
+        "conflate",
+        "sequencer",
+        "users",
+        "opening",
+        "closing",
+        "received",
+        "counted",
+        "passed",
+        "rate",
+        "copies",
+    )
+
+    def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None) -> None:
+        self.channel = channel
+        self.conflate = conflate
+        self.sequencer = sequencer
+        self.users = 0
+        self.received = 0
+        """Messages from the broker; `counted` of them when the `rate` (per second) was last reckoned."""
+        self.counted = 0
+        self.rate = 0.0
+        self.passed = 0
+        """Ephemeral ones of a durable channel, which who is not live never gets."""
+        self.copies: set[Subscription] = set()
+        """Those whose subscribers keep a copy of what the channel tells of."""
+        self.opening: asyncio.Task[None] | None = None
+        self.closing: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        if self.sequencer is not None:
+            self.sequencer.close()
+
+
+class Subscriber(Sink, Protocol):
+    """A sink that says when it has room again."""
+
+    async def drained(self) -> None: ...
+
+
+class Subscription:
+    __slots__ = (
+        "channel",
+        "_stream",
+        "_hub",
+        "_read",
+        "_subscriber",
+        "_position",
+        "_release",
+        "_leave",
+        "_missed",
+        "_task",
+        "_closed",
+        "_held",
+        "_view",
+        "_snapshot",
+        "_snapshot_due",
+        "_passed_over",
+        "live",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        hub: Hub,
+        read: Callable[[str, int, int], Awaitable[Page]],
+        subscriber: Subscriber,
+        position: Position,
+        *,
+        release: Callable[[Stream], None],
+        leave: Callable[[bool], None] | None = None,
+        view: View | None = None,
+        snapshot: Snapshot | None = None,
+        snapshot_due: bool = False,
+    ) -> None:
+        """`leave`: tells presence that the subscriber is gone; whether for good."""
+        self.channel = stream.channel if view is None else view.channel
+        self.live = False
+        self._view = None if view is None or (view.shows_all and not view.conflate) else view
+        self._snapshot = snapshot
+        self._snapshot_due = snapshot_due
+        """The subscriber has no copy to go on from: before all else it gets a new one."""
+        if snapshot is not None:
+            stream.copies.add(self)
+        self._passed_over = 0
+        self._stream = stream
+        self._hub = hub
+        self._read = read
+        self._subscriber = subscriber
+        self._position = position
+        self._release = release
+        self._leave = leave
+        self._missed = stream.passed
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._held = False
+
+    @property
+    def durable(self) -> bool:
+        return self._stream.sequencer is not None
+
+    @property
+    def position(self) -> Position | None:
+        """Up to where the subscriber has been served; None for an ephemeral channel, and while a snapshot is due."""
+        if self._stream.sequencer is None or self._snapshot_due:
+            return None
+        return self._stream.sequencer.position if self.live else self._position
+
+    @property
+    def head(self) -> Position:
+        """The newest position that this node knows of."""
+        assert self._stream.sequencer is not None
+        return self._stream.sequencer.position
+
+    def start(self) -> None:
+        if not self._go_live():
+            self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
+
+    def fall_behind(self, first: int) -> None:
+        """The subscriber could not take what began with `first`: serve it from the log, at its own pace."""
+        assert self._stream.sequencer is not None
+        if not self.live:
+            return
+        self._hub.remove(self._stream.channel, self._subscriber, self._view)
+        self._hub.fallen_behind += 1
+        self.live = False
+        self._missed = self._stream.passed
+        self._go_back(self._stream.sequencer.position.epoch, first)
+        if self._closed:  # by what it was sent last; where it was is all that is wanted of it
+            return
+        self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
+
+    def copy_again(self) -> None:
+        """The subscriber has been told that messages are gone: its copy is worth nothing any more."""
+        self.fall_behind(0)  # if it is not live, it finds out by itself
+
+    def _go_back(self, epoch: str, first: int) -> None:
+        """To before the message `first`; 0: to before a snapshot, or the news of another history."""
+        if first:
+            self._position = Position(epoch, first - 1)
+        elif self._snapshot is not None:
+            self._snapshot_due = True
+        else:
+            self._position = Position("", 0)
+
+    def hold(self, take_back: Callable[[], int | None]) -> None:
+        """Deliver nothing until `unhold`. `take_back` drops what waits for the subscriber and says which offset is the
+        first of that in the log; None: nothing of it."""
+        if self._held:
+            return
+        self._held = True
+        if self.live:
+            self._hub.settle(self._stream.channel, self._view)
+            self._hub.remove(self._stream.channel, self._subscriber, self._view)
+        sequencer = self._stream.sequencer
+        if self.live:  # still: else the last of it was too much, and it has fallen behind
+            self._missed = self._stream.passed
+            if sequencer is not None:
+                self._position = sequencer.position
+        self.live = False
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        first = take_back()
+        if first is not None and sequencer is not None:
+            self._go_back(self._position.epoch, first)
+
+    def unhold(self) -> None:
+        """Continue where the subscriber was: what it has missed comes from the log, or is counted."""
+        if self._held:
+            self._held = False
+            self.start()
+
+    def close(self, for_good: bool = False) -> None:
+        """The subscriber has got all that it will get, and if not `for_good`, may soon be back. Twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._stream.copies.discard(self)
+        if self.live:
+            self._hub.settle(self._stream.channel, self._view)
+            self._hub.remove(self._stream.channel, self._subscriber, self._view)
+        if self.live:  # still: else the last of it was too much, and it has fallen behind
+            self._position = self.position or self._position
+            self.live = False
+        self._release(self._stream)
+        if self._leave is not None:
+            self._leave(for_good)
+
+    def _go_live(self) -> bool:
+        sequencer = self._stream.sequencer
+        if self._snapshot_due or (sequencer is not None and sequencer.position != self._position):
+            return False
+        missed = self._stream.passed - self._missed
+        if missed:
+            self._hub.dropped += missed
+            self._tell(dropped_push(self.channel, missed), 0, 0)
+        conflate = self._stream.conflate if self._view is None else self._view.conflate
+        self._hub.add(self._stream.channel, self._subscriber, conflate, self._view)
+        self.live = True
+        return True
+
+    async def _catch_up(self) -> None:
+        sequencer = self._stream.sequencer
+        assert sequencer is not None
+        restarted = False
+        while True:
+            await self._subscriber.drained()
+            if self._go_live():
+                return
+            if self._snapshot_due:
+                await self._send_snapshot()
+                continue
+            if sequencer.position.epoch != self._position.epoch:
+                self._tell(gap_push(self.channel, sequencer.position.epoch, None, None, "epoch"), 0, 0)
+                self._position = Position(sequencer.position.epoch, 0)
+                self._snapshot_due = self._snapshot is not None
+                restarted = True
+                continue
+            before = self._position
+            try:
+                page = await self._read(self._stream.channel, before.offset, sequencer.position.offset)
+            except Error as error:
+                logger.warning("%s: cannot replay yet: %s", self.channel, error.reason)
+                await asyncio.sleep(0.5)
+                continue
+            if page.gap is not None:
+                if not restarted:  # else nothing of this history is known to the subscriber anyway
+                    self._tell(gap_push(self.channel, before.epoch, *page.gap), *page.gap)
+                restarted = False
+                self._position = Position(before.epoch, page.gap[1])
+                if self._snapshot is not None:
+                    self._snapshot_due = True
+                    continue
+            await self._replay(page.messages)
+            if self._position == before:
+                await asyncio.sleep(0.05)  # a majority read may lag behind right after an election
+
+    async def _send_snapshot(self) -> None:
+        """All pages, at the subscriber's pace; a snapshot that cannot be finished starts over."""
+        assert self._snapshot is not None
+        first = True
+        try:
+            position, pages = await self._snapshot()
+            async with aclosing(pages):
+                async for documents, more in pages:
+                    await self._subscriber.drained()
+                    cursor = None if more else str(position)
+                    self._tell(snapshot_push(self.channel, documents, first=first, cursor=cursor), 0, 0)
+                    first = False
+            self._position = position
+            self._snapshot_due = False
+        except Error as error:
+            logger.warning("%s: no snapshot yet: %s", self.channel, error.reason)
+            await asyncio.sleep(0.3)
+
+    async def _replay(self, messages: list[Message]) -> None:
+        chunk: list[Message] = []
+        size = 0
+        for message in messages:
+            shown = message if self._view is None else self._view.show(message)
+            if shown is None:
+                self._pass_over(message, chunk)
+                continue
+            framed = shown.frame(self._subscriber.codec)
+            if chunk and size + len(framed) > CHUNK:
+                await self._subscriber.drained()
+                self._send(chunk)
+                chunk, size = [], 0
+            chunk.append(shown)
+            size += len(framed)
+        if chunk:
+            await self._subscriber.drained()
+            self._send(chunk)
+        if messages:
+            self._position = messages[-1].position
+
+    def _pass_over(self, message: Message, chunk: list[Message]) -> None:
+        self._passed_over += 1
+        if self._passed_over >= PROGRESS_MESSAGES and not chunk:
+            self._passed_over = 0
+            self._tell(progress_push(self.channel, str(message.position)), message.offset, message.offset)
+
+    def _send(self, messages: list[Message]) -> None:
+        data = b"".join([message.frame(self._subscriber.codec) for message in messages])
+        first, last = messages[0].offset, messages[-1].offset
+        self._position = messages[-1].position
+        self._hub.messages += len(messages)
+        self._hub.bytes += len(data)
+        self._passed_over = 0
+        self._subscriber.send(Delivery(self.channel, data, first, last, len(messages)))
+
+    def _tell(self, push: Push, first: int, last: int) -> None:
+        self._subscriber.send(Delivery(self.channel, self._subscriber.codec.frame(push), first, last, 0))

@@ -1,0 +1,1 @@
+"""Live documents: stored, queried, watched."""

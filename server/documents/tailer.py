@@ -1,0 +1,404 @@
+"""The tailer: follows the change stream of the declared collections and puts every change into its channel's log.
+
+One node at a time does it, by a lease in MongoDB, and another takes over when it is gone; the lease is for economy
+only. What makes each change appear once, however many tail at once, is the log's compare-and-append: a change is
+stored right behind a message whose token is smaller. And what makes none be missed is where the stream starts: at a
+checkpoint written with majority after the appends that it stands for, never from now.
+
+    meta  {_id: "tailer", token: resume token, names: collections it stands for, known: all that it ever stood for,
+           holder: node, until: end of the lease}
+          {_id: "mark"}    written to by whoever needs a checkpoint behind this moment
+
+A stream that cannot be resumed, a collection dropped or renamed, and a change without its images (they were switched
+off) all mean that changes are lost: the channel starts over with a new epoch. So it is with a collection that the
+checkpoint does not stand for and once did: the node that wrote it had not declared it, and nobody has followed its
+changes. Of one that no node has declared before, nobody has been told anything yet that could be out of date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from bson import Timestamp
+from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+
+from server.core.config import Collection
+from server.core.errors import Error
+from server.core.tasks import end
+from server.documents import document_json as rendered
+from server.mongo.client import brief, mapped
+from server.wire.messages import Change, Images, Tail
+
+logger = logging.getLogger(__name__)
+
+LEASE: Final = 4000
+"""Milliseconds without a sign of life, by MongoDB's clock, after which another node takes over."""
+RENEW: Final = 0.5
+"""Seconds between checkpoints; how far a snapshot lags behind at most, and what a new tailer reads again."""
+AWAIT: Final = 400
+"""Milliseconds MongoDB waits for a change."""
+MARK_WITHIN: Final = 8.0
+BATCH: Final = 500
+BATCH_BYTES: Final = 1 << 20
+DOCUMENT_BYTES: Final = 1 << 20
+"""Larger documents are not in the log: an event of 16 MB would end the stream for good."""
+_LOST: Final = {280, 286, 260, 10334}
+"""ChangeStreamFatalError, ChangeStreamHistoryLost, InvalidResumeToken, BSONObjectTooLarge"""
+
+
+class ChangeLog(Protocol):
+    """What the tailer needs of the log; whatever it raises means: look at the tail again."""
+
+    async def tail(self, channel: str) -> Tail: ...
+
+    async def append_changes(self, channel: str, tail: Tail, changes: Sequence[Change]) -> Tail: ...
+
+    async def start_over(self, channel: str, tail: Tail, change: Change) -> Tail: ...
+
+
+class Tailer:
+    """`prepare(collection)` makes a collection that was dropped again what its declaration says."""
+
+    def __init__(
+        self,
+        database: AsyncIOMotorDatabase[dict[str, Any]],
+        collections: Mapping[str, Collection],
+        log: ChangeLog,
+        *,
+        node: str,
+        prepare: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._collections = collections
+        self._meta = database["meta"]
+        self._log = log
+        self._node = node
+        self._prepare = prepare
+        self._tails: dict[str, Tail] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._marking: dict[str | None, asyncio.Task[Timestamp]] = {}
+        self._announced = False
+        """Whether it is known which collections this node serves, though another one tails."""
+        self.holds = False
+        """Whether this node is the one that tails."""
+        self.changes = 0
+        self.conflicts = 0
+
+    async def open(self) -> None:
+        """Write the first checkpoint of all, if there is none, and begin."""
+        if self._collections:
+            with mapped():
+                await self._first_checkpoint()
+            self._task = asyncio.create_task(self._run(), name="tailer")
+
+    async def _first_checkpoint(self) -> None:
+        if await self._meta.find_one({"_id": "tailer", "token": {"$exists": True}}) is None:
+            async with await self._database.client.start_session() as session:
+                token = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
+            with suppress(DuplicateKeyError):  # another node has written it
+                await self._meta.update_one(
+                    {"_id": "tailer", "token": {"$exists": False}},
+                    {"$set": {"token": token, "names": list(self._collections), "known": list(self._collections)}},
+                    upsert=True,
+                )
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await end((self._task,))
+            with suppress(PyMongoError):  # the lease ends by itself
+                await self._meta.update_one({"_id": "tailer", "holder": self._node}, {"$unset": {"until": 1}})
+
+    async def position(self, collection: str | None = None) -> Timestamp:
+        """A cluster time up to which every change of the collection (None: of all that are declared here) is in the
+        log, not before what was written before the call."""
+        marking = self._marking.get(collection)
+        if marking is None:
+            marking = self._marking[collection] = asyncio.create_task(self._mark(collection), name="mark")
+        return await asyncio.shield(marking)
+
+    async def _mark(self, collection: str | None) -> Timestamp:
+        """A write of our own, and a checkpoint behind it. Of a herd, those who come within a moment share one."""
+        await asyncio.sleep(0.01)
+        del self._marking[collection]
+        wanted = set(self._collections) if collection is None else {collection}
+        async with await self._database.client.start_session() as session:
+            await self._meta.update_one({"_id": "mark"}, {"$inc": {"n": 1}}, upsert=True, session=session)
+            written = session.operation_time
+        try:
+            async with asyncio.timeout(MARK_WITHIN):
+                while True:
+                    checkpoint = await self._meta.find_one({"_id": "tailer"}) or {}
+                    time = _time_of(checkpoint["token"]) if checkpoint else None
+                    if time is not None and time >= written and wanted <= set(checkpoint.get("names", ())):
+                        break
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise Error("unavailable", "documents: nobody tails their changes at the moment", retry_after=1.0) from None
+        # Several changes may have one cluster time, and only some of them be in the log.
+        return Timestamp(time.time, time.inc - 1) if time.inc else Timestamp(time.time - 1, 2**32 - 1)
+
+    # --- the lease ----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                start = await self._take_lease()
+                if start is not None:
+                    self.holds = True
+                    await self._tail(start)
+            except OperationFailure as error:
+                if error.code in _LOST:
+                    await self._lose_all(error)
+                else:
+                    logger.warning("changes of documents: %s", brief(error))
+            except (PyMongoError, Error) as error:
+                logger.warning("changes of documents: %s", error)
+            except Exception:
+                logger.exception("the tailer failed")
+            self.holds = False
+            await asyncio.sleep(random.uniform(0.5, 1.0))
+
+    async def _take_lease(self) -> dict[str, Any] | None:
+        """Where the stream starts, if the lease is ours, or is nobody's and now ours."""
+        found = await self._meta.find_one_and_update(
+            {
+                "_id": "tailer",
+                "$or": [
+                    {"holder": self._node},
+                    {"until": {"$exists": False}},
+                    {"$expr": {"$lt": ["$until", "$$NOW"]}},
+                ],
+            },
+            self._lease({}),
+            return_document=ReturnDocument.AFTER,
+        )
+        if found is None:
+            if not self._announced:
+                await self._meta.update_one({"_id": "tailer"}, [{"$set": {"known": self._known()}}])
+                self._announced = True
+            return None
+        token: str = found["token"]
+        names = set(found.get("names", ()))
+        if names == self._collections.keys():
+            return {"startAfter": {"_data": token}}
+        unfollowed = (self._collections.keys() - names) & set(found.get("known") or self._collections)
+        if unfollowed:
+            logger.warning("changes of documents were not followed: %s", ", ".join(sorted(unfollowed)))
+            await self._start_over(unfollowed)
+        # The token may be that of a change which this stream does not show: MongoDB would look for it in vain. So by
+        # its time; what comes again is dropped by the log. The checkpoint has our names with our stream's first token.
+        return {"startAtOperationTime": _time_of(token)}
+
+    async def _renew(self, token: str) -> bool:
+        fields = {"token": token, "names": list(self._collections), "known": self._known()}
+        result = await self._meta.update_one({"_id": "tailer", "holder": self._node}, self._lease(fields))
+        return result.matched_count > 0
+
+    def _known(self) -> dict[str, Any]:
+        return {"$setUnion": [{"$ifNull": ["$known", "$names"]}, list(self._collections)]}
+
+    def _lease(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"$set": {**fields, "holder": self._node, "until": {"$add": ["$$NOW", LEASE]}}}]
+
+    # --- the stream ---------------------------------------------------------------------------------------------------
+
+    async def _tail(self, start: dict[str, Any]) -> None:
+        """From the checkpoint on, until the lease is lost."""
+        loop = asyncio.get_running_loop()
+        self._tails.clear()
+        renewed = loop.time()
+        async with await self._database.client.start_session() as session:
+            cursor = await self._watch(session, start)
+            try:
+                while True:
+                    reply = await self._database.command(
+                        {
+                            "getMore": cursor["id"],
+                            "collection": "$cmd.aggregate",
+                            "batchSize": BATCH,
+                            "maxTimeMS": AWAIT,
+                        },
+                        session=session,
+                        codec_options=rendered.RAW,
+                    )
+                    events = reply["cursor"]["nextBatch"]
+                    ended = await self._publish(events)
+                    token: str = reply["cursor"]["postBatchResumeToken"]["_data"]
+                    marked = any(event.get("ns", {}).get("coll") == "meta" for event in events)
+                    if ended or marked or loop.time() - renewed > RENEW:
+                        renewed = loop.time()
+                        if not await self._renew(token) or ended:
+                            return
+            finally:
+                with suppress(PyMongoError):
+                    await self._database.command(
+                        {"killCursors": "$cmd.aggregate", "cursors": [cursor["id"]]}, session=session
+                    )
+
+    async def _watch(self, session: Any, start: dict[str, Any]) -> Any:
+        """A change stream's cursor. The commands themselves: their replies show batches and tokens as they are."""
+        names = list(self._collections)
+        images = {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
+        wanted = [
+            {"ns.coll": {"$in": names}},
+            {"to.coll": {"$in": names}},
+            {"ns.coll": "meta", "documentKey._id": "mark"},
+            {"operationType": "invalidate"},
+        ]
+        kept = dict.fromkeys(("operationType", "ns", "to", "documentKey", "clusterTime", "wallTime"), 1)
+        pipeline: list[dict[str, Any]] = [
+            {"$changeStream": {**images, **start}},
+            {"$match": {"$or": wanted}},
+            {"$project": {**kept, "after": self._image("$fullDocument"),
+                          "before": self._image("$fullDocumentBeforeChange")}},
+        ]  # fmt: skip
+        reply = await self._database.command(
+            {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 0}},
+            session=session,
+            codec_options=rendered.RAW,
+        )
+        return reply["cursor"]
+
+    def _image(self, path: str) -> dict[str, Any]:
+        """The document, or of one that is too large what decides who may see that it changed."""
+        owners = {one.owner: f"{path}.{one.owner}" for one in self._collections.values() if one.owner}
+        stub = {"_id": f"{path}._id", **owners, "_truncated": True}
+        return {"$cond": [{"$gt": [{"$bsonSize": path}, DOCUMENT_BYTES]}, {"large": stub}, {"whole": path}]}
+
+    async def _publish(self, events: list[Any]) -> bool:
+        """Whether the stream ends with them."""
+        changes: dict[str, list[Change]] = {}
+        ended = False
+        for event in events:
+            kind = event["operationType"]
+            if kind == "invalidate":
+                ended = True
+                names = list(self._collections)
+            else:
+                names = [one["coll"] for one in (event.get("ns"), event.get("to")) if one and "coll" in one]
+            for name in names:
+                if name not in self._collections:
+                    continue
+                change = _change(event)
+                if change is None:
+                    continue
+                if kind not in _WRITES:
+                    logger.warning("collection %s: %s", name, kind)
+                    await self._prepare(name)
+                if change.data is None:
+                    changes[name] = []  # whatever came before it is of a history that ends here
+                changes.setdefault(name, []).append(change)
+        await asyncio.gather(*(self._append(f"docs:{name}", some) for name, some in changes.items()))
+        return ended
+
+    async def _append(self, channel: str, changes: list[Change]) -> None:
+        """Until all of them are in the log, by us or by somebody else."""
+        while True:
+            try:
+                tail = self._tails.pop(channel, None) or await self._log.tail(channel)
+                changes = [change for change in changes if change.token > tail.token]
+                if not changes:
+                    self._tails[channel] = tail
+                    return
+                if changes[0].data is None:
+                    self._tails[channel] = await self._log.start_over(channel, tail, changes[0])
+                else:
+                    batch = _batch(changes)
+                    self._tails[channel] = await self._log.append_changes(channel, tail, batch)
+                    self.changes += len(batch)
+            except Exception as error:
+                self.conflicts += 1
+                logger.warning("%s: %s; looking again", channel, error)
+                await asyncio.sleep(random.uniform(0.02, 0.2))
+
+    async def _lose_all(self, error: PyMongoError) -> None:
+        """The checkpoint cannot be gone on from: every channel starts over, now."""
+        logger.error("changes of documents were lost: %s", brief(error))
+        try:
+            await self._renew(await self._start_over(self._collections))
+        except (PyMongoError, Error) as failed:
+            logger.warning("changes of documents: %s", failed)
+
+    async def _start_over(self, names: Iterable[str]) -> str:
+        """The token of now, where they start."""
+        async with await self._database.client.start_session() as session:
+            token: str = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
+        self._tails.clear()
+        for name in names:
+            await self._append(f"docs:{name}", [Change(token, _time_of(token), _key(token), 0, None)])
+        return token
+
+
+_WRITES: Final = {"insert", "update", "replace", "delete"}
+
+
+def _change(event: Any) -> Change | None:
+    """None: of a document that is not ours to show."""
+    token: str = event["_id"]["_data"]
+    at: Timestamp = event["clusterTime"]
+    wall = event.get("wallTime")
+    time = int(wall) if wall is not None else at.time * 1000
+    kind = event["operationType"]
+    lost = Change(token, at, _key(token), time, None)
+    if kind not in _WRITES:
+        return lost
+    identifier = event["documentKey"]["_id"]
+    if not rendered.is_visible(identifier):
+        return None
+    before, _ = _rendered(event.get("before"))
+    after, revision = _rendered(event.get("after"))
+    if (before is None and kind != "insert") or (after is None and kind != "delete"):
+        return lost
+    data: dict[str, Any] = {"op": "put", "id": str(identifier), "rev": revision, "document": after}
+    images: Images = (before, None)
+    if after is None:
+        data["op"] = "delete"
+    elif "_truncated" in after and revision is None:
+        data |= {"document": None, "truncated": True}
+        images = (before, after)
+    return Change(token, at, _key(token), time, data, images, len(event.raw))
+
+
+def _rendered(image: Any) -> tuple[dict[str, Any] | None, str | None]:
+    """An image and its revision."""
+    if not image:
+        return None, None
+    if "large" in image:
+        document = rendered.document(image["large"].raw)
+        return {**document, "_rev": None}, None
+    if "whole" not in image or image["whole"] is None:
+        return None, None
+    document = rendered.document(image["whole"].raw)
+    return document, document["_rev"]
+
+
+def _batch(changes: list[Change]) -> list[Change]:
+    """From the first on, what one insert takes; a change that starts the channel over goes by itself."""
+    batch: list[Change] = []
+    size = 0
+    for change in changes[:BATCH]:
+        size += change.size
+        if batch and (size > BATCH_BYTES or change.data is None):
+            break
+        batch.append(change)
+    return batch
+
+
+def _key(token: str) -> str:
+    """A message's key goes out to clients; the token does not, it has ids in it."""
+    return hashlib.blake2b(token.encode(), digest_size=12).hexdigest()
+
+
+def _time_of(token: str) -> Timestamp:
+    """A token is a string that sorts: a type byte (82: a timestamp), seconds and increment, then the rest."""
+    if token[:2] != "82":
+        raise Error("unavailable", "MongoDB: a resume token of an unknown kind")
+    return Timestamp(int(token[2:10], 16), int(token[10:18], 16))

@@ -1,0 +1,1 @@
+"""The durable messages of all channels, in MongoDB."""

@@ -1,0 +1,1 @@
+"""The connection to MongoDB, and a mongod of our own."""

@@ -1,0 +1,1 @@
+"""Who is in a channel, and who was."""

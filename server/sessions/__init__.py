@@ -1,0 +1,1 @@
+"""One connected client, on whichever transport."""

@@ -1,0 +1,486 @@
+"""One client over WebSocket: its commands and their replies. What goes out is the outbox's.
+
+Commands on one channel are carried out in order; those on different channels may overtake one another. Publishes do
+not wait for each other (the log keeps their order), everything else waits for what is under way on its channel.
+Commands are not read while too many replies wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from server.core.errors import NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
+from server.core.principals import Principal
+from server.core.rates import TokenBucket
+from server.log.log import Receipt
+from server.node import Node
+from server.sessions.outbox import Connection, Outbox
+from server.wire.codec import Codec, id_of
+from server.wire.frames import BINARY, PING_FRAME, PONG, TEXT, close_frame, frame
+from server.wire.protocol import (
+    AnyCommand,
+    Connect,
+    DocumentCommand,
+    Find,
+    Get,
+    History,
+    Ping,
+    Presence,
+    Publish,
+    Refresh,
+    Subscribe,
+    Unsubscribe,
+    error_push,
+    parse_command,
+    reply,
+)
+
+logger = logging.getLogger(__name__)
+
+CONNECT_WITHIN: Final = 10.0
+PING_EVERY: Final = 25.0
+PONG_WITHIN: Final = 8.0
+PIPELINED: Final = 1024
+"""Commands under way per session; while there are more, nothing is read from it."""
+
+ChannelCommand = Subscribe | Unsubscribe | Publish | History | Presence
+LaneCommand = ChannelCommand | DocumentCommand
+"""What is carried out in order, channel by channel; of documents, document by document."""
+
+
+class Session(Outbox):
+    """`principal` is None until the client has said who it is."""
+
+    transport = "websocket"
+
+    __slots__ = (
+        "_started", "_first", "_held", "_said", "_bucket", "_lanes", "_tasks", "_paging", "_publishing", "_under_way",
+        "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
+    )  # fmt: skip
+
+    def __init__(
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, address: str,
+        origin: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(node, connection, codec, principal, address, origin)
+        self._started = False
+        """Whether the client has said who it is, or is a guest."""
+        self._first = True
+        self._said: tuple[str, ...] = ()
+        """Codes of refusals that are in the log: one each."""
+        self._held: deque[AnyCommand] | None = None
+        """Commands that wait for the key of the first one's token."""
+        now = asyncio.get_running_loop().time()
+        limits = node.config.limits
+        self._bucket = TokenBucket(limits.messages_per_second, limits.burst, now)
+        self._lanes: dict[str, deque[LaneCommand]] | None = None
+        self._tasks: set[asyncio.Task[None]] | None = None
+        self._paging: asyncio.Lock | None = None
+        self._publishing: dict[str, asyncio.Future[Receipt | None]] | None = None
+        """Per channel the newest publish under way."""
+        self._under_way = 0
+        self._reading = True
+        self._pong: bytes | None = None
+        self._opened_at = now
+        self._ping_at = now + PING_EVERY
+        self._pong_due = 0.0
+        self.open()
+
+    # --- inbound ------------------------------------------------------------------------------------------------------
+
+    def receive(self, opcode: int, payload: bytes) -> None:
+        """One message of the client. Never raises."""
+        self._pong_due = 0.0
+        try:
+            if opcode != self.codec.opcode:
+                kinds = {TEXT: "text", BINARY: "binary"}
+                raise bad_request(f"{self.codec.name} uses {kinds[self.codec.opcode]} frames")
+            command = parse_command(self.codec.decode(payload))
+        except Error as error:
+            self._refuse(id_of(opcode, payload), error)
+            return
+        except Exception:
+            self._failed(id_of(opcode, payload))
+            return
+        if self._held is not None:
+            self._held.append(command)
+            self._count(1)
+        else:
+            self._handle(command)
+
+    def _handle(self, command: AnyCommand) -> None:
+        try:
+            if self._started or self._introduce(command):
+                self._dispatch(command)
+        except Error as error:
+            self._refuse(command.id, error)
+        except Disconnect as reason:
+            self.disconnect(reason)
+        except Exception:
+            self._failed(command.id)
+
+    def _failed(self, identifier: int | None) -> None:
+        logger.exception("a command failed", extra=self.about())
+        self._refuse(identifier, Error("internal", "the server failed; its log says why"))
+
+    # --- who the client is --------------------------------------------------------------------------------------------
+
+    def _introduce(self, command: AnyCommand) -> bool:
+        """The first command settles who the client is: whom its token or the upgrade's says, else a guest. False: it
+        waits for the key of its token."""
+        token = command.token if isinstance(command, Connect) else None
+        try:
+            if token is not None or self._principal is None:
+                if self._waits_for_key(command, token):
+                    return False
+                principal = self._node.authenticate(token)
+                self._forget_user()
+                self._node.admit_user(principal)
+                self._identify(principal)
+            else:
+                self._node.recognize(self._principal)  # it is a while since the upgrade
+        except Error as error:
+            self._refuse(command.id, error)
+            raise _turned_away(error) from None
+        self._started = True
+        logger.info("connected", extra=self.about())
+        return True
+
+    def _refresh(self, command: Refresh) -> None:
+        """Another token of the same user: its end and its rights count from now on."""
+        if self._waits_for_key(command, command.token):
+            return
+        old = self._principal
+        new = self._node.authenticate(command.token)
+        assert old is not None
+        if (new.user, new.server) != (old.user, old.server):
+            raise Error("permission_denied", f"token: it is not {old.name}'s")
+        self._principal = new
+        self._reply(command.id, user=new.user, expires=_whole(new.expires))
+        self.check_subscriptions()
+
+    def _waits_for_key(self, command: AnyCommand, token: str | None) -> bool:
+        fetching = self._node.authenticator.fetching(token)
+        if fetching is None:
+            return False
+        self._held = deque((command,))
+        self._count(1)
+        self._spawn(self._go_on_after(fetching))
+        return True
+
+    async def _go_on_after(self, fetching: asyncio.Future[None]) -> None:
+        await fetching
+        held, self._held = self._held, None
+        while held and not self._ended:
+            command = held.popleft()
+            self._count(-1)
+            self._handle(command)
+            if self._held is not None:  # another unknown key
+                self._held.extend(held)
+                return
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, command: AnyCommand) -> None:
+        first, self._first = self._first, False
+        if isinstance(command, LaneCommand):
+            lane = self._lanes.get(_lane_of(command)) if self._lanes else None
+            if lane is not None:
+                lane.append(command)
+                self._count(1)
+            elif isinstance(command, Publish):
+                self._publish(command)
+            else:
+                self._open_lane(command)
+        elif isinstance(command, Ping):
+            self._reply(command.id)
+        elif isinstance(command, Refresh):
+            self._refresh(command)
+        else:
+            self._connect(command, first)
+
+    def _connect(self, command: Connect, first: bool) -> None:
+        if not first:
+            raise bad_request("connect: only as the first command")
+        assert self._principal is not None
+        self._reply(
+            command.id,
+            session=self.id,
+            user=self._principal.user,
+            node=self._node.id,
+            expires=_whole(self._principal.expires),
+            ping=int(PING_EVERY),
+            message_bytes=self._node.config.limits.message_bytes,
+        )
+
+    def _open_lane(self, command: LaneCommand) -> None:
+        if self._lanes is None:
+            self._lanes = {}
+        channel = _lane_of(command)
+        lane = self._lanes[channel] = deque((command,))
+        self._count(1)
+        self._spawn(self._run_lane(channel, lane))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._tasks is None:
+            self._tasks = set()
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_lane(self, channel: str, lane: deque[LaneCommand]) -> None:
+        while lane and not self._ended:
+            command = lane[0]
+            try:
+                if isinstance(command, Publish):
+                    self._publish(command)
+                else:
+                    newest = self._publishing.get(channel) if self._publishing else None
+                    if newest is not None:
+                        await asyncio.wait((newest,))
+                    await self._carry_out(command)
+            except Error as error:
+                self._refuse(command.id, error)
+            except Exception:
+                self._failed(command.id)
+            lane.popleft()
+            self._count(-1)
+        # In the same turn as the last look at the queue: a command that comes later opens a lane of its own.
+        assert self._lanes is not None
+        del self._lanes[channel]
+
+    async def _carry_out(self, command: Subscribe | Unsubscribe | History | Presence | DocumentCommand) -> None:
+        assert self._principal is not None
+        if isinstance(command, DocumentCommand):
+            self._spend()
+            await self._documents(self._principal, command)
+        elif isinstance(command, Subscribe):
+            await self._subscribe(self._principal, command)
+        elif isinstance(command, Unsubscribe):
+            self._unsubscribe(command)
+        else:
+            self._spend()
+            await self._read(self._principal, command)
+
+    async def _read(self, principal: Principal, command: History | Presence) -> None:
+        async with self._one_page():
+            page: Mapping[str, object]
+            if isinstance(command, Presence):
+                page = await self._node.presence(principal, command.channel, command.left, address=self.address)
+            else:
+                page = await self._node.history(
+                    principal,
+                    command.channel,
+                    after=command.after,
+                    before=command.before,
+                    limit=command.limit,
+                    where=command.where,
+                    address=self.address,
+                )
+            self._reply(command.id, channel=command.channel, **page)
+
+    @asynccontextmanager
+    async def _one_page(self) -> AsyncIterator[None]:
+        """One page at a time, and none while too much of what was asked for is unread: replies are never dropped."""
+        if self._paging is None:
+            self._paging = asyncio.Lock()
+        async with self._paging:
+            limit = self._node.config.limits.queue_bytes
+            if limit and self._queued > limit:
+                await self.drained()
+            yield
+
+    async def _documents(self, principal: Principal, command: DocumentCommand) -> None:
+        node = self._node
+        if isinstance(command, Get):
+            document = await node.get_document(principal, command.collection, command.document_id, address=self.address)
+            self._reply(command.id, document=document)
+        elif isinstance(command, Find):
+            async with self._one_page():
+                self._reply(command.id, **await node.find_documents(principal, command, address=self.address))
+        else:
+            written = await node.write_document(principal, command.collection, command.as_write(), address=self.address)
+            self._reply(command.id, **written.fields())
+
+    async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
+        if command.channel in self._subscriptions:
+            raise Error("conflict", f"channel: already subscribed to {command.channel}")
+        limit = self._node.config.limits.channels_per_connection
+        if limit and len(self._subscriptions) >= limit:
+            raise Error("limit_exceeded", f"channels_per_connection is {limit}")
+        subscription, fields, gap = await self._node.subscribe(
+            principal,
+            command.channel,
+            self,
+            after=command.after,
+            last=command.last,
+            where=command.where,
+            snapshot=command.snapshot,
+            conflate=command.conflate,
+        )
+        if self._ended:
+            subscription.close()
+            return
+        self._subscriptions[command.channel] = subscription
+        self._reply(command.id, **fields)
+        if self._principal is not principal:  # refreshed meanwhile, perhaps with fewer rights
+            self.check_subscriptions()
+            if command.channel not in self._subscriptions:
+                return
+        if gap is not None:
+            self._push(gap)
+        subscription.start()
+
+    def _unsubscribe(self, command: Unsubscribe) -> None:
+        subscription = self._subscriptions.get(command.channel)
+        if subscription is None:
+            raise bad_request(f"channel: not subscribed to {command.channel}")
+        subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
+        del self._subscriptions[command.channel]
+        position = subscription.position
+        fields = {} if position is None else {"cursor": str(position)}
+        self._reply(command.id, channel=command.channel, **fields)
+
+    def _publish(self, command: Publish) -> None:
+        assert self._principal is not None
+        self._spend()
+        channel = command.channel
+        future = self._node.publish(
+            self._principal,
+            channel,
+            command.data,
+            command.key,
+            tag=command.tag,
+            skip=None if command.echo else self.id,
+            ephemeral=command.ephemeral,
+            session=self.id,
+            address=self.address,
+        )
+        if future is None:
+            self._reply(command.id, channel=channel)
+            return
+        if self._publishing is None:
+            self._publishing = {}
+        self._publishing[channel] = future
+        self._count(1)
+
+        def done(future: asyncio.Future[Receipt | None]) -> None:
+            assert self._publishing is not None
+            if self._publishing.get(channel) is future:
+                del self._publishing[channel]
+            self._count(-1)
+            if future.cancelled():
+                return
+            try:
+                receipt = future.result()
+                self._reply(command.id, channel=channel, **(receipt.fields() if receipt else {}))
+            except Error as error:
+                self._refuse(command.id, error)
+            except Exception:
+                logger.exception("publish failed", extra=self.about())
+                self._refuse(command.id, Error("internal", "the server failed; its log says why"))
+
+        future.add_done_callback(done)
+
+    def _spend(self) -> None:
+        wait = self._bucket.take(asyncio.get_running_loop().time())
+        if wait:
+            limit = self._node.config.limits.messages_per_second
+            raise Error("rate_limited", f"messages_per_second is {limit}", retry_after=wait)
+
+    def _count(self, change: int) -> None:
+        self._under_way += change
+        self._mind_reading()
+
+    def _mind_reading(self) -> None:
+        """Stop reading commands while too much of what they caused is unfinished or unread."""
+        limit = self._node.config.limits.queue_bytes
+        full = self._under_way > PIPELINED or (limit and self._queued > limit)
+        if full and self._reading:
+            self._reading = False
+            self._connection.pause_reading()
+        elif not full and not self._reading and not self._ended:
+            self._reading = True
+            self._connection.resume_reading()
+
+    # --- outbound -----------------------------------------------------------------------------------------------------
+
+    def _reply(self, identifier: int | None, **fields: Any) -> None:
+        if identifier is not None:
+            self._push(reply(identifier, **fields))
+
+    def _refuse(self, identifier: int | None, error: Error) -> None:
+        self._push(error_push(identifier, error))
+        self._node.refused(error, self._principal, self.address)
+        if error.code in NOTABLE and error.code not in self._said:
+            self._said += (error.code,)
+            logger.info("refused: %s", error.reason, extra=self.about() | {"code": error.code})
+        # (What comes behind a first command that waits for its key is not the first.)
+        if not self._started and self._held is None and not self._node.authenticator.guests:
+            self.disconnect(_turned_away(error))
+
+    def pong(self, payload: bytes) -> None:
+        """Answer a ping. To a client that does not read, only the newest is answered (RFC 6455, 5.5.3)."""
+        if self._clear:
+            self._out(frame(PONG, payload))
+        else:
+            self._pong = payload
+
+    def resume(self) -> None:
+        if self._pong is not None:
+            data, self._pong = frame(PONG, self._pong), None
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.appendleft(data)
+            self._queued += len(data)
+        super().resume()
+
+    # --- time and the end ---------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once a second: pings, pongs and patience."""
+        super().tick(now)
+        if self._ended or not self._clear:
+            return
+        unknown = not self._started and self._principal is None and not self._node.authenticator.guests
+        if unknown and now - self._opened_at > CONNECT_WITHIN:
+            self.disconnect(Disconnect(NO_CONNECT, f"no connect within {CONNECT_WITHIN:.0f} s"))
+            return
+        if self._pong_due and now > self._pong_due:
+            self.disconnect(Disconnect(NO_PONG, f"no pong within {PONG_WITHIN:.0f} s"))
+        elif now >= self._ping_at:
+            self._ping_at = now + PING_EVERY
+            self._pong_due = now + PONG_WITHIN
+            self._out(PING_FRAME)
+
+    def heard(self) -> None:
+        """A pong, or any other sign of life."""
+        self._pong_due = 0.0
+
+    def _farewell(self, reason: Disconnect, delay: float) -> bytes:
+        said = super()._farewell(reason, delay) if reason.code >= 4000 else b""
+        return said + close_frame(reason.code, reason.reason)
+
+
+def _turned_away(error: Error) -> Disconnect:
+    """The first command has to be a good connect. If it is not by the client's fault, it may come back."""
+    return Disconnect(UNAVAILABLE if error.retry else NO_CONNECT, error.reason)
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)
+
+
+def _lane_of(command: LaneCommand) -> str:
+    if isinstance(command, ChannelCommand):
+        return command.channel
+    name = f"docs:{command.collection}"
+    if isinstance(command, Find):
+        return name
+    # New documents have no order among themselves.
+    return f"{name}/{command.document_id or id(command)}"

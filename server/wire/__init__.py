@@ -1,0 +1,1 @@
+"""What goes over the wire: commands, pushes, messages, their encodings and frames."""

@@ -1,0 +1,112 @@
+"""A message, and its bytes on the wire: encoded once and framed once per encoding, whoever gets it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from msgspec import UNSET
+
+from server.core.cursors import Position
+from server.wire.codec import Codec
+from server.wire.protocol import EphemeralPush, MessagePush, Push
+
+Images = tuple[dict[str, Any] | None, dict[str, Any] | None]
+"""Of a document's change, never on the wire: the document before it; and after it, if the message does not have it."""
+
+
+class Message:
+    """One entry of a channel. An ephemeral one has offset 0 and neither epoch nor key.
+
+    `time` is in milliseconds since 1970, UTC. `skip` names the session the message is not sent to ("echo": false).
+    """
+
+    __slots__ = ("channel", "epoch", "offset", "key", "user", "time", "data", "tag", "skip", "images", "_frames")
+
+    def __init__(
+        self,
+        channel: str,
+        epoch: str,
+        offset: int,
+        key: str,
+        user: str | None,
+        time: int,
+        data: Any,
+        tag: str | None = None,
+        skip: str | None = None,
+        images: Images | None = None,
+    ) -> None:
+        self.channel = channel
+        self.epoch = epoch
+        self.offset = offset
+        self.key = key
+        self.user = user
+        self.time = time
+        self.data = data
+        self.tag = tag
+        self.skip = skip
+        self.images = images
+        self._frames: dict[Codec, bytes] = {}
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.offset)
+
+    def having(self, channel: str, data: Any, tag: str | None) -> Message:
+        """The same message, as a view of its channel shows it."""
+        return Message(channel, self.epoch, self.offset, self.key, self.user, self.time, data, tag)
+
+    def push(self) -> MessagePush | EphemeralPush | Push:
+        if not self.offset:
+            return EphemeralPush(self.channel, self.user, self.time, self.data, UNSET if self.tag is None else self.tag)
+        cursor = f"{self.epoch}:{self.offset}"
+        return MessagePush(self.channel, self.offset, cursor, self.key, self.user, self.time, self.data)
+
+    def frame(self, codec: Codec) -> bytes:
+        """The framed push. It is made at the first call: subscribers, replays and caches share the same bytes."""
+        framed = self._frames.get(codec)
+        if framed is None:
+            framed = self._frames[codec] = codec.frame(self.push())
+        return framed
+
+    def __repr__(self) -> str:
+        return f"<message {self.channel} {self.epoch}:{self.offset}>"
+
+
+class Notice(Message):
+    """A push that is no message and takes an ephemeral one's way: who cannot take it now never gets it."""
+
+    __slots__ = ("_push",)
+
+    def __init__(self, channel: str, push: Push, skip: str | None = None) -> None:
+        super().__init__(channel, "", 0, "", None, 0, None, None, skip)
+        self._push = push
+
+    def push(self) -> Push:
+        return self._push
+
+
+class Page(NamedTuple):
+    """Messages in order without holes. `gap`: offsets (both inclusive) asked for that are no longer retained."""
+
+    messages: list[Message]
+    gap: tuple[int, int] | None
+
+
+class Change(NamedTuple):
+    """A change of a document on its way into the log. `token` sorts as the changes do; `at` is its cluster time."""
+
+    token: str
+    at: Any
+    key: str
+    time: int
+    data: dict[str, Any] | None
+    """None: the history of the collection is lost up to here, and its channel starts over."""
+    images: Images = (None, None)
+    size: int = 0
+
+
+class Tail(NamedTuple):
+    """How far the changes of a collection are in the log."""
+
+    position: Position
+    token: str
