@@ -1,4 +1,4 @@
-"""The load of one publisher on many subscribers.
+"""The load of one publisher, or of everybody, on many subscribers.
 
 *In flight.* A message is in flight from its publish until **every** subscriber of its channel has it; at most `window`
 messages are. The publisher is one connection, which refills the window as soon as a message has left it. The same
@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.clients import TEXT, BenchError, Client, Clients, frame
@@ -32,11 +32,13 @@ DIGITS = 10
 class Shape:
     """`channels` channels with `subscribers` clients each. The clients come in `groups`, each client of a group
     subscribed to all its channels: as many groups as channels give every client one channel, fewer groups give fewer
-    clients more channels each."""
+    clients more channels each. `everybody_talks`: the members of a channel publish in it, one after another, instead
+    of a publisher of its own for all of them."""
 
     channels: int
     groups: int
     subscribers: int
+    everybody_talks: bool = False
 
 
 class Fanout:
@@ -53,6 +55,7 @@ class Fanout:
         self.dialect = dialect
         self.server_cpu = server_cpu
         self.channels, self.groups, self.subscribers = shape.channels, shape.groups, shape.subscribers
+        self.everybody_talks = shape.everybody_talks
         self.size = size
         self.clients = Clients(port, dialect)
 
@@ -68,6 +71,7 @@ class Fanout:
         for place, client in enumerate(clients):
             client.group = groups[place]
             client.timed = place % TIMED == 0
+        self._members = [[client for client in clients if client.group == group] for group in range(self.groups)]
         self.publisher = self.clients.open([()])[0]
         self._learn()
 
@@ -126,7 +130,8 @@ class Fanout:
                     upto = min(messages, int((clock() - started) * rate) + 1 if rate else complete + window)
                     if upto > published:
                         sent_at[published:upto] = [clock()] * (upto - published)
-                        self.clients.send(self.publisher, b"".join(frames[published:upto]))
+                        for publisher, numbers_of in self._publishers(order, range(published, upto)).items():
+                            self.clients.send(publisher, b"".join([frames[number] for number in numbers_of]))
                         published = upto
                     if rate and published < messages:
                         within = max(0.0, started + published / rate - clock())
@@ -156,10 +161,25 @@ class Fanout:
                 raise BenchError(f"a subscriber had {client.count} of {len(numbers[client.group])} messages")
         for client in witnesses:
             seen = self.testimony(client)
-            # No server promises an order between channels; a stable sort keeps the one within each.
-            if sorted(seen, key=order.__getitem__) != sorted(numbers[client.group], key=order.__getitem__):
+            # No server promises an order between channels, or publishers; a stable sort keeps the one within each.
+            one = self._publisher_of if self.everybody_talks else order.__getitem__
+            if sorted(seen, key=one) != sorted(numbers[client.group], key=one):
                 raise BenchError("a subscriber's messages are not the published ones in order")
         return measured
+
+    def _publisher_of(self, number: int) -> int:
+        """The place in its room of who publishes the message."""
+        return number % self.subscribers
+
+    def _publishers(self, order: list[int], numbers: range) -> dict[Client, Iterable[int]]:
+        """Who publishes which of these messages."""
+        if not self.everybody_talks:
+            return {self.publisher: numbers}
+        shares: dict[Client, list[int]] = {}
+        for number in numbers:
+            members = self._members[order[number] % self.groups]
+            shares.setdefault(members[self._publisher_of(number)], []).append(number)
+        return dict(shares)
 
     def subscribed(self) -> list[Client]:
         """The clients of the shape: neither the publisher nor who else has been let in."""

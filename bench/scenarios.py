@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench import herd, slow
+from bench import fleet, herd, slow
 from bench.dialects import Waterspout
 from bench.fanout import Fanout, Shape
 from bench.load import Measurement, Publishes, connect_many
@@ -26,10 +26,11 @@ class Effort:
     channels: int = 2000
     connections: int = 9000
     herd: int = 2000
+    fleet: int = 1000
 
     @classmethod
     def quick(cls) -> Effort:
-        return cls(seconds=0.5, warm_up=0.2, repetitions=1, channels=200, connections=1000, herd=300)
+        return cls(seconds=0.5, warm_up=0.2, repetitions=1, channels=200, connections=1000, herd=300, fleet=50)
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,11 @@ def _shared_clients(effort: Effort) -> Shape:
     return Shape(effort.channels, groups=effort.channels // 20, subscribers=5)
 
 
+def _rooms(effort: Effort) -> Shape:
+    """Three hundred people in rooms of ten, and everybody talks."""
+    return Shape(channels=30, groups=30, subscribers=10, everybody_talks=True)
+
+
 def _publish(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
     dialect = server.contestant.dialect
     assert isinstance(dialect, Waterspout)
@@ -189,6 +195,10 @@ def _slow(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float
 
 def _herd(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
     return herd.measure(server, DURABLE, effort.herd, 200)
+
+
+def _fleet(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
+    return fleet.measure(server, DURABLE, effort.fleet, 20)
 
 
 def _idle(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
@@ -254,6 +264,13 @@ def scenarios() -> list[Scenario]:
             FANOUT,
             _fanout(512, _shared_clients),
             targets=(Target("per_cpu_second", least=5, than="tornado"),),
+        ),
+        Scenario(
+            "rooms",
+            "300 clients in rooms of 10, everybody talks, 128 bytes, 64 in flight",
+            ("waterspout", "waterspout-durable", "tornado", "fastapi", "ws", "socket.io"),
+            FANOUT,
+            _fanout(64, _rooms),
         ),
         Scenario(
             "publish",
@@ -342,5 +359,23 @@ def scenarios() -> list[Scenario]:
             _herd,
             headlines=("p99_s", "max_s", "reads", "server_cpu_s", "lost", "doubled", "busiest_second"),
             targets=(Target("lost", most=0), Target("doubled", most=0)),
+        ),
+        Scenario(
+            "fleet",
+            "{fleet:,} clients × 20 private channels come back at once after kill -9, 5 messages behind in each",
+            ("waterspout-durable",),
+            (
+                Column("per_cpu_second", "resumes/CPU s", ",.0f", 1),
+                Column("p50_s", "whole: p50 s", ".2f"),
+                Column("max_s", "max s", ".2f"),
+                Column("server_cpu_s", "server CPU s", ".2f"),
+                Column("database_cpu_s", "mongod CPU s", ".2f"),
+                Column("commands", "reads of MongoDB", ",.0f"),
+                Column("doubled", "doubled", ",.0f"),
+                *SHARES,
+            ),
+            _fleet,
+            headlines=("per_cpu_second", "max_s", "server_cpu_s", "commands", "doubled"),
+            targets=(Target("doubled", most=0),),
         ),
     ]
