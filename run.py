@@ -220,7 +220,7 @@ def _banner(options: config.Config, node: Node, sockets: list[socket.socket]) ->
 
 def _spare_the_collector() -> None:
     """What the start has made stays, so the garbage collector need not look at it again. At what came later it looks
-    after COLLECT_AFTER new objects, not after 700: the hot path makes no cycles, and publishes in flight are no garbage."""
+    after COLLECT_AFTER new objects, not 700: the hot path makes no cycles, and publishes in flight are no garbage."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
