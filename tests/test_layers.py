@@ -74,7 +74,7 @@ LIBRARIES = {
 # What only waits for nobody and looks at nothing: no network, no clock, no chance, no other processes.
 PURE = {
     *("core.errors", "core.config", "core.names", "core.cursors", "core.principals", "core.rules", "core.histogram"),
-    *("core.rates", "core.seats", "documents.where", "documents.views", "documents.document_json"),
+    *("core.addresses", "core.rates", "core.seats", "documents.where", "documents.views", "documents.document_json"),
 }
 IMPURE = {
     "asyncio",

@@ -15,10 +15,9 @@ import hashlib
 import logging
 import re
 import secrets
-import time
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -28,6 +27,8 @@ from argon2.exceptions import VerificationError
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import DuplicateKeyError
 
+from server.access.throttle import Throttle
+from server.core.addresses import address_key
 from server.core.clock import now_ms
 from server.core.errors import Error, bad_request
 from server.mongo.client import agreed, mapped
@@ -47,41 +48,17 @@ FREE_ATTEMPTS: Final = 5
 """Wrong passwords for one name from one address before the first wait, which then doubles."""
 FREE_ADDRESS: Final = 100
 """The same for all names, and for new accounts: many people may share an address."""
-LONGEST_WAIT: Final = 300.0
-FORGET_AFTER: Final = 900.0
+FREE_ACCOUNT: Final = 50
+"""The same for one name from everywhere: whoever has many addresses can guess slowly only."""
+LONGEST_ACCOUNT_WAIT: Final = 60.0
+"""Seconds. Shorter than the others, since the owner has to wait as well."""
+FORGET_ACCOUNT_AFTER: Final = 86400.0
+"""Seconds. Longer than the others, or a pause would be worth 50 guesses more."""
+KNOWN: Final = 10_000
+"""(account, address) pairs that have logged in, and need not wait for the mistakes of others."""
 
 _USER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
-
-
-class Throttle:
-    """Counts failures per key; after `free` of them, each doubles the wait, from one second on."""
-
-    def __init__(self, free: int) -> None:
-        self._free = free
-        self._failures: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
-
-    def wait(self, key: Hashable) -> float:
-        """Seconds."""
-        return max(0.0, self._failures.get(key, (0, 0.0))[1] - time.monotonic())
-
-    def check(self, key: Hashable) -> None:
-        """`rate_limited` while `key` has to wait."""
-        wait = self.wait(key)
-        if wait:
-            raise Error("rate_limited", "too many attempts", retry_after=wait)
-
-    def fail(self, key: Hashable) -> None:
-        now = time.monotonic()
-        count, until = self._failures.pop(key, (0, now))
-        count = 1 if now > until + FORGET_AFTER else count + 1
-        wait = 0.0 if count < self._free else min(2.0 ** min(count - self._free, 30), LONGEST_WAIT)
-        self._failures[key] = count, now + wait
-        if len(self._failures) > 10_000:
-            self._failures.popitem(last=False)
-
-    def forget(self, key: Hashable) -> None:
-        self._failures.pop(key, None)
 
 
 class Accounts:
@@ -103,7 +80,9 @@ class Accounts:
         self._dummy = ""
         self._logins = Throttle(FREE_ATTEMPTS)
         self._addresses = Throttle(FREE_ADDRESS)
+        self._names = Throttle(FREE_ACCOUNT, LONGEST_ACCOUNT_WAIT, FORGET_ACCOUNT_AFTER)
         self._registrations = Throttle(FREE_ADDRESS)
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def open(self) -> None:
         """`unavailable` if MongoDB is not there."""
@@ -127,8 +106,7 @@ class Accounts:
         encoded = JSON.encode(info)
         if len(encoded) > INFO_BYTES:
             raise Error("too_large", f"info: {len(encoded)} bytes; {INFO_BYTES} at most")
-        self._registrations.check(address)
-        self._registrations.fail(address)
+        self._registrations.attempt(address_key(address))
         if user in self._reserved or name in self._reserved:
             raise Error("conflict", "user: this name is taken")
         account = {
@@ -151,18 +129,30 @@ class Accounts:
     async def login(self, user: str, password: str, address: str) -> Tokens:
         """`unauthenticated`, after the same work, whether the account or the password is the wrong one."""
         name, password = _name(user), _password(password)
-        self._addresses.check(address)
-        self._logins.check((name, address))
-        self._logins.fail((name, address))  # before the wait: attempts side by side count as well
-        with mapped():
-            account = await self._accounts.find_one({"_id": name})
-        hashed = self._dummy if account is None else account["password"]
-        good = await self._work(_verify, hashed, password)
+        key = address_key(address)
+        throttles = [(self._addresses, key), (self._logins, (name, key))]
+        if (name, key) not in self._known:
+            throttles.append((self._names, name))
+        taken = []
+        try:
+            for throttle, who in throttles:
+                throttle.attempt(who)
+                taken.append((throttle, who))
+            with mapped():
+                account = await self._accounts.find_one({"_id": name})
+            hashed = self._dummy if account is None else account["password"]
+            good = await self._work(_verify, hashed, password)
+        except Error:
+            for throttle, who in taken:
+                throttle.give_back(who)  # nobody has looked at the password
+            raise
         if account is None or not good:
-            self._addresses.fail(address)
             logger.info("login refused", extra={"user": name, "ip": address})
             raise Error("unauthenticated", "user, password: they do not belong together")
-        self._logins.forget((name, address))
+        for throttle, who in taken:
+            throttle.give_back(who)
+        self._logins.forget((name, key))
+        self._remember(name, key)
         return await self._log_in(account)
 
     async def refresh(self, refresh_token: str) -> Tokens:
@@ -193,6 +183,12 @@ class Accounts:
             await self._families.delete_many({"user": user.lower()})
 
     # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _remember(self, name: str, key: str) -> None:
+        self._known[name, key] = None
+        self._known.move_to_end((name, key))
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
 
     async def _log_in(self, account: dict[str, Any]) -> Tokens:
         family, secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)

@@ -12,7 +12,7 @@ import jwt
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from server.access import accounts
+from server.access import accounts, throttle
 from server.core.errors import Error
 from server.node import Node
 from tests.integration.conftest import SETTINGS
@@ -135,7 +135,7 @@ async def test_guessing_takes_longer_and_longer(post: Any, user: str, monkeypatc
     right password has to wait, too; another user need not."""
     await post("register", user="ann", password=PASSWORD)
     await post("register", user="bob", password=PASSWORD)
-    monkeypatch.setattr(accounts, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     answers = await asyncio.gather(*(post("login", user=user, password=f"password {n}") for n in range(12)))
     assert sorted(status for status, _ in answers) == [401] * 5 + [429] * 7
     refusal = next(body for status, body in answers if status == 429)
@@ -145,29 +145,59 @@ async def test_guessing_takes_longer_and_longer(post: Any, user: str, monkeypatc
     assert (await post("login", user="bob", password=PASSWORD))[0] == 200
 
 
-def test_a_wait_doubles_and_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From one second on, up to five minutes; a success or a quiet quarter of an hour begins anew."""
-    now = 1000.0
-    monkeypatch.setattr(accounts, "time", SimpleNamespace(monotonic=lambda: now))
-    throttle = accounts.Throttle(3)
-    waits = []
-    for _ in range(40):
-        throttle.fail("ann")
-        waits.append(throttle.wait("ann"))
-        now += waits[-1]
-        throttle.check("ann")
-        throttle.check("bob")
-    assert waits[:6] == [0, 0, 1, 2, 4, 8]
-    assert waits[-1] == accounts.LONGEST_WAIT
-    now += accounts.FORGET_AFTER + 1
-    throttle.fail("ann")
-    throttle.check("ann")
-    for _ in range(5):
-        throttle.fail("ann")
-    with pytest.raises(Error, match="rate_limited"):
-        throttle.check("ann")
-    throttle.forget("ann")
-    throttle.check("ann")
+class TestBehindAProxy:
+    """Many addresses, as a trusted proxy names them."""
+
+    @pytest.fixture
+    def settings(self) -> dict[str, object]:
+        return {"auth.accounts": True, "server.trusted_proxies": ["127.0.0.1"]}
+
+    @pytest.fixture
+    def login(self, http_client: AsyncHTTPClient, base_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+
+        async def login(password: str, address: str, path: str = "login") -> int:
+            body = json.dumps({"user": "ann", "password": password})
+            headers = {"X-Forwarded-For": address}
+            url = f"{base_url}/v1/auth/{path}"
+            answer = await http_client.fetch(url, method="POST", body=body, headers=headers, raise_error=False)
+            return answer.code
+
+        return login
+
+    @pytest.mark.gen_test
+    async def test_addresses_of_one_network_guess_as_one(self, login: Any) -> None:
+        """Of IPv6 the /64 counts; another network may go on."""
+        await login(PASSWORD, "192.0.2.1", "register")
+        answers = [await login("a wrong one", f"2001:db8:1:2::{n:x}") for n in range(1, 13)]
+        assert answers == [401] * 5 + [429] * 7
+        assert await login(PASSWORD, "2001:db8:1:2:ffff::1") == 429
+        assert await login(PASSWORD, "2001:db8:1:3::1") == 200
+
+    @pytest.mark.gen_test
+    async def test_an_account_is_guessed_slowly_from_everywhere(
+        self, login: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After wrong passwords from many networks all have to wait, except where the owner has logged in before."""
+        await login(PASSWORD, "192.0.2.1", "register")
+        assert await login(PASSWORD, "192.0.2.1") == 200
+        answers = [await login("a wrong one", f"198.51.100.{n}") for n in range(accounts.FREE_ACCOUNT + 5)]
+        assert answers == [401] * accounts.FREE_ACCOUNT + [429] * 5
+        assert await login(PASSWORD, "203.0.113.7") == 429
+        assert await login(PASSWORD, "192.0.2.1") == 200
+        now = 1001.0 + accounts.LONGEST_ACCOUNT_WAIT
+        monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: now))
+        assert await login(PASSWORD, "203.0.113.7") == 200
+
+    @pytest.mark.gen_test
+    async def test_many_names_at_once_count_as_many_in_a_row(
+        self, post: Any, monkeypatch: pytest.MonkeyPatch, node: Node
+    ) -> None:
+        """An address is counted when it asks, not when the answer is known."""
+        monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+        names = [f"user{n}" for n in range(accounts.FREE_ADDRESS + 20)]
+        answers = await asyncio.gather(*(post("login", user=name, password="a wrong one") for name in names))
+        assert sum(status == 429 for status, _ in answers) == 20
 
 
 @pytest.mark.gen_test

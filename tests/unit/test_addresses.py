@@ -1,0 +1,29 @@
+"""By what limits count an address."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.core.addresses import address_key
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:c000:201", "192.0.2.1"),
+        ("", ""),
+        ("0.0.0.0:1", "0.0.0.0:1"),
+        ("not:an:address", "not:an:address"),
+        ("/tmp/socket", "/tmp/socket"),
+    ],
+)
+def test_of_ipv6_the_network_counts(address: str, key: str) -> None:
+    """An IPv6 address counts as its /64, an IPv4 one as itself in either form, and what is neither as itself."""
+    assert address_key(address) == key
