@@ -65,7 +65,7 @@ LIBRARIES = {
     "bson": {"log", "documents"},
     "jsonschema": {"documents"},
     "referencing": {"documents"},
-    "redis": {"brokers.redis", "tools.doctor"},
+    "redis": {"brokers", "tools.doctor"},
     "jwt": {"access.auth", "access.keys", "access.tickets"},
     "cryptography": {"access.keys"},
     "argon2": {"access.accounts"},

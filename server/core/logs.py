@@ -6,8 +6,10 @@ not among them, and must not be in messages either.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -15,6 +17,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from server.core.config import Log
+from server.core.errors import WaterspoutError
 
 FIELDS: Final = ("session", "request", "user", "ip", "origin", "code", "suppressed")
 """`suppressed`: so many records like this one were left out before it."""
@@ -29,12 +32,20 @@ def configure(options: Log, stream: TextIO) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if readable(options, stream) else JSONFormatter())
     handler.addFilter(Repeats())
+    logging.getLogger("tornado.application").addFilter(_without_arguments)
     level = logging.getLevelNamesMapping()[options.level.upper()]
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Where these say more, they say everything: commands with their documents, addresses with their queries.
     for library, least in (("pymongo", logging.INFO), ("redis", logging.INFO), ("asyncio", logging.INFO),
                            ("httpx", logging.WARNING), ("httpcore", logging.INFO)):  # fmt: skip
         logging.getLogger(library).setLevel(max(level, least))
+
+
+def _without_arguments(record: logging.LogRecord) -> bool:
+    """Tornado logs a callback that failed with all that it was called with."""
+    if "callback %r" in str(record.msg):
+        record.msg, record.args = "a callback failed", None
+    return True
 
 
 def readable(options: Log, stream: TextIO) -> bool:
@@ -49,9 +60,40 @@ def _fields(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def traced(error: BaseException | None) -> str:
+    """A traceback without the words of exceptions that are not ours: they may quote what a client has sent, or what it
+    was to be sent. Where it happened and of what kind it is says enough."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        inside = [traced(one) for one in error.exceptions] if isinstance(error, BaseExceptionGroup) else []
+        words = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+        if isinstance(error, WaterspoutError):
+            words += f": {error}"
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        parts.append("\n".join(["Traceback (most recent call last):", *frames.splitlines(), words, *inside]))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\nwhich came of\n\n".join(parts)
+
+
+def on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """For the event loop, which would log its tasks and callbacks with all their arguments."""
+    message = str(context.get("message", ""))
+    if "callback" in message:
+        message = "a callback failed"
+    task = context.get("task") or context.get("future")
+    name = task.get_name() if isinstance(task, asyncio.Task) else ""
+    error = context.get("exception")
+    logging.getLogger("asyncio").error("%s", f"{message} {name}".strip(), exc_info=error)
+
+
 class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatException(self, ei: Any) -> str:
+        return traced(ei[1])
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         words = [super().formatMessage(record), *(f"{name}={value}" for name, value in _fields(record))]
@@ -69,7 +111,7 @@ class JSONFormatter(logging.Formatter):
             **dict(_fields(record)),
         }
         if record.exc_info:
-            entry["error"] = self.formatException(record.exc_info)
+            entry["error"] = traced(record.exc_info[1])
         return msgspec.json.encode(entry, enc_hook=str).decode()
 
 

@@ -33,6 +33,7 @@ from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ReturnDocument
 from pymongo.errors import (
     ConnectionFailure,
+    DocumentTooLarge,
     DuplicateKeyError,
     ExecutionTimeout,
     InvalidOperation,
@@ -776,7 +777,7 @@ def _refusal(error: PyMongoError) -> Error:
     if isinstance(error, WriteConcernError | WTimeoutError | ExecutionTimeout | ConnectionFailure):
         return _unknown()
     if not isinstance(error, OperationFailure):
-        return Error("too_large" if "too large" in str(error) else "bad_request", f"document: {brief(error)}")
+        return Error("too_large" if isinstance(error, DocumentTooLarge) else "bad_request", f"document: {brief(error)}")
     if error.code in (13, 18, *_PASSING):
         return Error("unavailable", f"MongoDB: {brief(error)}", retry_after=0.1)
     if error.code in (10334, 17280, 17419, 17420):

@@ -160,7 +160,7 @@ class Tailer:
                 else:
                     logger.warning("changes of documents: %s", brief(error))
             except (PyMongoError, Error) as error:
-                logger.warning("changes of documents: %s", error)
+                logger.warning("changes of documents: %s", brief(error))
             except Exception:
                 logger.exception("the tailer failed")
             self.holds = False
@@ -316,7 +316,7 @@ class Tailer:
                     self.changes += len(batch)
             except Exception as error:
                 self.conflicts += 1
-                logger.warning("%s: %s; looking again", channel, error)
+                logger.warning("%s: %s; looking again", channel, brief(error))
                 await asyncio.sleep(random.uniform(0.02, 0.2))
 
     async def _lose_all(self, error: PyMongoError) -> None:
@@ -325,7 +325,7 @@ class Tailer:
         try:
             await self._renew(await self._start_over(self._collections))
         except (PyMongoError, Error) as failed:
-            logger.warning("changes of documents: %s", failed)
+            logger.warning("changes of documents: %s", brief(failed))
 
     async def _start_over(self, names: Iterable[str]) -> str:
         """The token of now, where they start."""

@@ -41,10 +41,10 @@ from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeou
 from server.core.clock import now_ms
 from server.core.config import MongoDB, Retention
 from server.core.cursors import MAX_OFFSET, Position
-from server.core.errors import Error, StartError
+from server.core.errors import Error, StartError, WaterspoutError
 from server.core.histogram import Histogram
 from server.core.tasks import end
-from server.mongo.client import CURSOR_BATCH, LINEARIZABLE, agreed, brief, mapped, rows_up_to
+from server.mongo.client import CURSOR_BATCH, LINEARIZABLE, agreed, brief, brief_refusal, mapped, rows_up_to
 from server.wire.codec import JSON
 from server.wire.messages import Change, Images, Message, Page, Tail
 
@@ -83,7 +83,7 @@ class Receipt(NamedTuple):
         }
 
 
-class Conflict(Exception):
+class Conflict(WaterspoutError):
     """A compare-and-append did not find the channel as expected, or its outcome is not known: look again."""
 
 
@@ -745,7 +745,7 @@ class _Shard:
         """How many were stored for good, from the first on, and why the next one was not. -1: nothing is certain."""
         reply = await self._log._insert(documents, session)
         if reply.get("writeConcernError"):
-            logger.warning("MongoDB: %s", reply["writeConcernError"].get("errmsg", "write concern error"))
+            logger.warning("MongoDB: %s", brief_refusal(reply["writeConcernError"]))
             return -1, None
         errors = reply.get("writeErrors")
         if errors:
@@ -833,7 +833,7 @@ class _Shard:
         for entry in entries:
             entry.attempts.pop()  # this attempt has stored none of them
         if refusal.get("code") != _DUPLICATE_KEY:
-            logger.error("MongoDB refused a message of %s: %s", lane.channel, refusal.get("errmsg"))
+            logger.error("MongoDB refused a message of %s: %s", lane.channel, brief_refusal(refusal))
             self._log._fail(entries[0], Error("internal", "the message could not be stored"))
             self._retry(lane, entries[1:])
             return

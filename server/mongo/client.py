@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 from pymongo import ReadPreference, WriteConcern
-from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+)
 from pymongo.read_concern import ReadConcern
 
 from server.core.config import MongoDB
-from server.core.errors import Error, StartError
+from server.core.errors import Error, StartError, WaterspoutError
 
 LINEARIZABLE: Final = ReadConcern("linearizable")
 CURSOR_BATCH: Final = 50
@@ -37,8 +43,10 @@ def connect(options: MongoDB, uri: str) -> AsyncIOMotorDatabase[dict[str, Any]]:
             write_concern=WriteConcern(w="majority", j=True),
             read_preference=ReadPreference.PRIMARY,
         )
-    except (InvalidURI, ConfigurationError, ValueError) as error:
-        raise StartError(f"mongodb.uri: {error}") from None
+    except OSError as error:
+        raise StartError(f"mongodb.uri: {error.filename}: {error.strerror}") from None
+    except (ConfigurationError, ValueError) as error:
+        raise StartError(f"mongodb.uri: {_unquoted(error)}") from None
 
 
 async def agreed(database: AsyncIOMotorDatabase[dict[str, Any]], name: str, field: str, value: str) -> str:
@@ -74,6 +82,41 @@ def mapped() -> Iterator[None]:
         raise Error("unavailable", f"MongoDB: {brief(error)}", retry_after=1.0) from error
 
 
-def brief(error: PyMongoError) -> str:
-    """One line: PyMongo adds the whole topology to its timeouts."""
-    return str(error).split(", Timeout:")[0].split(", full error:")[0][:200] or type(error).__name__
+def brief(error: BaseException) -> str:
+    """One line without any payload. MongoDB's own words may quote the document or the command, and so may the driver's
+    of what it cannot encode: of both only names and codes are passed on."""
+    if isinstance(error, WaterspoutError):
+        return str(error)
+    if isinstance(error, OperationFailure):
+        return brief_refusal({"code": error.code, "codeName": (error.details or {}).get("codeName")})
+    if isinstance(error, NotPrimaryError):
+        return "the server is not the primary"
+    if isinstance(error, ConnectionFailure):
+        # Of the network: addresses and the system's words. The driver adds the whole topology to its time-outs.
+        return str(error).partition(", Timeout:")[0].partition(", full error:")[0].partition(" (configured")[0][:200]
+    if isinstance(error, ConfigurationError):
+        return _unquoted(error)
+    return type(error).__name__
+
+
+def _unquoted(error: Exception) -> str:
+    """Of a message about mongodb.uri: what it quotes may be a piece of the password."""
+    return str(error).partition('"')[0].strip()
+
+
+def brief_refusal(reply: Mapping[str, Any]) -> str:
+    """The same of an error in a command's reply: {code, codeName, errmsg}."""
+    code = reply.get("code")
+    name = reply.get("codeName") or _CODES.get(code or 0)
+    if isinstance(name, str) and name.isidentifier():
+        return f"{name} (code {code})"
+    return f"refused (code {code})"
+
+
+_CODES: Final = {
+    2: "BadValue", 13: "Unauthorized", 15: "Overflow", 17: "ProtocolError", 18: "AuthenticationFailed",
+    50: "MaxTimeMSExpired", 64: "WriteConcernTimeout", 91: "ShutdownInProgress", 112: "WriteConflict",
+    121: "DocumentValidationFailure", 10334: "BSONObjectTooLarge", 11000: "DuplicateKey",
+    17280: "KeyTooLong", 17419: "BSONObjectTooLarge", 17420: "BSONObjectTooLarge",
+}  # fmt: skip
+"""MongoDB's own names, for errors that come without."""

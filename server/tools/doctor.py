@@ -19,10 +19,11 @@ from typing import Any, Final, NamedTuple
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 
-from server.brokers.redis import Place, RedisBroker
+from server.brokers.redis import RedisBroker
+from server.brokers.topology import Endpoint
 from server.core.config import Config
 from server.core.errors import StartError
-from server.mongo.client import brief, connect
+from server.mongo.client import brief, brief_refusal, connect
 from server.mongo.embedded import EmbeddedMongoDB
 from server.wire.messages import Message
 
@@ -146,8 +147,12 @@ async def _mongodb(database: Any) -> AsyncIterator[Finding]:
     took = time.monotonic() - written
     await database["meta"].delete_one({"_id": "doctor"})
     if "writeConcernError" in reply:
-        reason = reply["writeConcernError"].get("errmsg", "a write was not acknowledged by a majority")
-        yield Finding("broken", f"MongoDB: {reason}", "a majority of its members has to be up and keeping up")
+        reason = brief_refusal(reply["writeConcernError"])
+        yield Finding(
+            "broken",
+            f"MongoDB: no majority acknowledged a write: {reason}",
+            "a majority of its members has to be up and keeping up",
+        )
     else:
         yield Finding("ok", f"MongoDB: a write with majority and journal took {1000 * took:.0f} ms")
 
@@ -198,15 +203,15 @@ async def redis(options: Config) -> AsyncIterator[Finding]:
         return
     finally:
         await broker.close()
-    async for finding in _output_buffer(Place(options.redis.url or "")):
+    async for finding in _output_buffer(Endpoint(options.redis.url or "")):
         yield finding
 
 
-async def _output_buffer(place: Place) -> AsyncIterator[Finding]:
+async def _output_buffer(endpoint: Endpoint) -> AsyncIterator[Finding]:
     """When Redis cuts off an instance that reads too slowly."""
     servers = None
     try:
-        servers = await place.find()
+        servers = await endpoint.resolve()
         answer: Any = await servers.all[0].config_get("client-output-buffer-limit")
         words = answer["client-output-buffer-limit"].split()
     except (RedisError, KeyError, AttributeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
 import json
 import logging
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.config import Log
-from server.core.logs import BURST, PER_SECONDS, JSONFormatter, Repeats, TextFormatter, readable
+from server.core.errors import Error
+from server.core.logs import BURST, PER_SECONDS, JSONFormatter, Repeats, TextFormatter, on_loop_error, readable
 
 
 def record(message: str = "refused: %s", *values: object, created: float = 0.0, **extra: object) -> logging.LogRecord:
@@ -44,7 +47,10 @@ def test_json_has_time_level_and_traceback() -> None:
         one = record("a command failed", created=1764000000.123, session="s1", other="not shown")
         one.exc_info = sys.exc_info()
     entry = json.loads(JSONFormatter().format(one))
-    assert "ValueError: what went wrong" in entry.pop("error")
+    error = entry.pop("error")
+    assert "Traceback" in error
+    assert "ValueError" in error
+    assert "test_logs.py" in error
     assert entry == {
         "time": "2025-11-24T16:00:00.123+00:00",
         "level": "info",
@@ -52,6 +58,59 @@ def test_json_has_time_level_and_traceback() -> None:
         "message": "a command failed",
         "session": "s1",
     }
+
+
+def test_what_an_exception_says_is_not_logged() -> None:
+    """Its words may quote what a client has sent; where it happened, its kind and what it came of are there. Our own
+    errors speak for themselves."""
+    mark = "what-ann-said"
+    try:
+        try:
+            try:
+                raise KeyError(mark)
+            except KeyError as error:
+                raise ExceptionGroup(mark, [ValueError(mark), RuntimeError(mark)]) from error
+        except ExceptionGroup as error:
+            raise Error("unavailable", "MongoDB: not there") from error
+    except Error:
+        one = record("a command failed")
+        one.exc_info = sys.exc_info()
+    for formatter in (TextFormatter(), JSONFormatter()):
+        text = formatter.format(one)
+        assert mark not in text
+        for word in ("KeyError", "ExceptionGroup", "ValueError", "RuntimeError", "Error: unavailable: MongoDB: not"):
+            assert word in text
+
+
+def test_what_the_event_loop_says_has_no_arguments(caplog: pytest.LogCaptureFixture) -> None:
+    """Callbacks and tasks that fail unseen are logged, without what they were called with."""
+    mark = "what-ann-said"
+
+    def fail(_: object) -> None:
+        raise ValueError(mark)
+
+    async def work(_: object) -> None:
+        raise ValueError(mark)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(on_loop_error)
+        loop.call_soon(fail, mark)
+        task = loop.create_task(work(mark), name="some work")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+    asyncio.run(main())
+    assert [one.getMessage() for one in caplog.records] == [
+        "a callback failed",
+        "Task exception was never retrieved some work",
+    ]
+    assert all(one.exc_info for one in caplog.records)
+    for one in caplog.records:
+        one.exc_text = None  # pytest's, which is kept there
+        assert mark not in TextFormatter().format(one)
 
 
 def test_repeats_are_counted() -> None:

@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 from redis.crc import key_slot
 
-from server.brokers.redis import QUEUED_BYTES, Place
+from server.brokers.redis import QUEUED_BYTES
+from server.brokers.topology import Endpoint
 from server.core.errors import StartError
 from tests.conformance.test_brokers import Peer, World, message, run
 from tests.support.processes import Redis, RedisCluster, SentinelSet
@@ -36,26 +37,24 @@ async def troubled(peer: Peer, *words: str) -> None:
     "redis+cluster://a:70000", "redis://127.0.0.1/0?socket_timeout=soon", "127.0.0.1:6379",
 ])  # fmt: skip
 def test_addresses_that_cannot_be_read(url: str) -> None:
+    """A start says how an address is written, and does not repeat what stands in it: it may be a password."""
     with pytest.raises(StartError, match=r"redis\.url"):
-        Place(url)
+        Endpoint(url)
 
 
 def test_what_addresses_mean() -> None:
     """Ports have defaults, rediss is TLS for all of them, and the query has redis-py's options."""
-    place = Place(
+    endpoint = Endpoint(
         f"rediss+sentinel://bob:{QUOTED}@a,b:7,[::1]:8,[::2]/shop?sentinel_password=s%26s&ssl_ca_certs=/ca.pem"
     )
-    assert place._known == ["a:26379", "b:7", "[::1]:8", "[::2]:26379"]
-    for credentials, user, password in (
-        (place._credentials, "bob", PASSWORD),
-        (place._sentinel_credentials, None, "s&s"),
-    ):
-        pool = place._at("[::1]:8", credentials).connection_pool
+    assert endpoint.addresses == ["a:26379", "b:7", "[::1]:8", "[::2]:26379"]
+    for sentinel, user, password in ((False, "bob", PASSWORD), (True, None, "s&s")):
+        pool = endpoint.client("[::1]:8", sentinel).connection_pool
         assert pool.connection_class is SSLConnection
         expected = {"host": "::1", "port": 8, "password": password, "ssl_ca_certs": "/ca.pem"}
         assert pool.connection_kwargs.items() >= expected.items()
         assert pool.connection_kwargs.get("username") == user
-    assert Place("redis+cluster://a,b")._known == ["a:6379", "b:6379"]
+    assert Endpoint("redis+cluster://a,b").addresses == ["a:6379", "b:6379"]
 
 
 def test_tls(shared_redis: Redis, tmp_path: Path) -> None:
