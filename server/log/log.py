@@ -43,7 +43,7 @@ from server.core.config import MongoDB, Retention
 from server.core.cursors import MAX_OFFSET, Position
 from server.core.errors import Error, StartError, WaterspoutError
 from server.core.histogram import Histogram
-from server.core.tasks import end
+from server.core.tasks import Keeper
 from server.mongo.client import CURSOR_BATCH, LINEARIZABLE, agreed, brief, brief_refusal, mapped, rows_up_to
 from server.wire.codec import JSON
 from server.wire.messages import Change, Images, Message, Page, Tail
@@ -157,7 +157,7 @@ class Log:
         self._undecided: deque[_Entry] = deque()
         self.queued = 0
         self.queued_bytes = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._keeper = Keeper()
         self._reads: dict[tuple[str, int], asyncio.Task[Page]] = {}
         self._pages: OrderedDict[tuple[str, int], tuple[float, Page]] = OrderedDict()
         self._probing: asyncio.Task[str | None] | None = None
@@ -179,8 +179,9 @@ class Log:
         with mapped():
             await self._prepare()
         self._probed = (time.monotonic(), "")
-        self._tasks = [asyncio.create_task(shard.run(), name="log shard") for shard in self._shards]
-        self._tasks.append(asyncio.create_task(self._expire(), name="log deadlines"))
+        for number, shard in enumerate(self._shards, 1):
+            self._keeper.keep(f"log shard {number}", shard.run)
+        self._keeper.keep("log deadlines", self._expire)
 
     async def _prepare(self) -> None:
         try:
@@ -200,7 +201,7 @@ class Log:
 
     async def close(self) -> None:
         """Stop at once. Accepted publishes should have been waited for (`drain`)."""
-        await end([*self._tasks, *self._reads.values()])
+        await self._keeper.close()
         for entry in self._undecided:
             self._refuse(entry)
 
@@ -214,16 +215,18 @@ class Log:
 
     async def probe(self) -> str | None:
         """Why a publish would fail, or None: a write with majority and journal, or a recent one that succeeded."""
+        if ended := self._keeper.problem():
+            return ended
         at, reason = self._probed
         if time.monotonic() - at < 1.0:
             return reason or None
         if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._probe(), name="probe")
+            self._probing = self._keeper.spawn("log probe", self._probe(), awaited=True)
         return await asyncio.shield(self._probing)
 
     def problem(self) -> str | None:
-        """What the last write or probe has said."""
-        return self._probed[1] or None
+        """What the last write or probe has said, or which task has ended."""
+        return self._keeper.problem() or self._probed[1] or None
 
     async def _probe(self) -> str | None:
         reason = ""
@@ -313,6 +316,7 @@ class Log:
 
     def _refuse(self, entry: _Entry) -> None:
         if entry.future.done():
+            self._forget(entry)  # whoever asked has given up
             return
         if entry.attempts or entry.in_doubt:
             error = Error("outcome_unknown", "the message may or may not be stored: retry with the same key")
@@ -428,7 +432,8 @@ class Log:
                 return _cut(page, upto, limit)
         task = self._reads.get(request)
         if task is None:
-            task = self._reads[request] = asyncio.create_task(self._read(channel, after), name="log read")
+            reading = self._read(channel, after)
+            task = self._reads[request] = self._keeper.spawn("log read", reading, awaited=True)
             task.add_done_callback(lambda _: self._reads.pop(request, None))
         return _cut(await asyncio.shield(task), upto, limit)
 
@@ -581,8 +586,12 @@ class _Shard:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.lanes: OrderedDict[str, _Lane] = OrderedDict()
+        self.lanes: dict[str, _Lane] = {}
+        self._idle: OrderedDict[str, _Lane] = OrderedDict()
+        """Those with nothing waiting or in flight, the longest idle first: they alone may be forgotten."""
         self._ready: deque[_Lane] = deque()
+        self._batch: list[tuple[_Lane, list[_Entry]]] = []
+        """In flight."""
         self._wake = asyncio.Event()
         self._session: AsyncIOMotorClientSession | None = None
         self._latency = 0.005
@@ -594,19 +603,25 @@ class _Shard:
             lane = self.lanes[channel] = _Lane(channel)
         if not lane.waiting:
             self._ready.append(lane)
+            self._idle.pop(channel, None)
         lane.waiting.append(entry)
         self._wake.set()
 
     async def run(self) -> None:
+        """For ever. It may be started again after an exception, wherever that came from: what was in flight is in doubt
+        then, and every channel in which something waits is served."""
         loop = asyncio.get_running_loop()
+        self._doubt(self._batch, certain=False)
+        self._ready = deque(lane for lane in self.lanes.values() if lane.waiting)
         while True:
-            batch = self._take(loop.time())
-            if batch:
+            self._rest()
+            self._take(loop.time())
+            if self._batch:
                 try:
-                    await self._write(batch)
+                    await self._write([(lane, entries) for lane, entries in self._batch if entries])
                 except Exception:
                     logger.exception("a batch failed")
-                    self._doubt(batch, certain=False)
+                    self._doubt(self._batch, certain=False)
                 continue
             self._wake.clear()
             pause = min((lane.not_before for lane in self._ready), default=None)
@@ -616,9 +631,18 @@ class _Shard:
             except TimeoutError:
                 pass
 
-    def _take(self, now: float) -> list[tuple[_Lane, list[_Entry]]]:
-        """The next batch: whole queues, channel by channel in turn, up to the batch's limits."""
-        batch: list[tuple[_Lane, list[_Entry]]] = []
+    def _rest(self) -> None:
+        """After a batch: what of it has nothing more to do is idle, and the longest idle are forgotten."""
+        for lane, _ in self._batch:
+            if not lane.waiting:
+                self._idle[lane.channel] = lane
+        self._batch = []
+        while len(self._idle) > _IDLE_LANES:
+            channel, _ = self._idle.popitem(last=False)
+            del self.lanes[channel]
+
+    def _take(self, now: float) -> None:
+        """Make the next batch: whole queues, channel by channel in turn, up to the batch's limits."""
         messages, size = 0, 0
         for _ in range(len(self._ready)):
             lane = self._ready.popleft()
@@ -628,9 +652,11 @@ class _Shard:
                 self._ready.append(lane)
                 continue
             taken: list[_Entry] = []
+            self._batch.append((lane, taken))
             while lane.waiting and messages < BATCH_MESSAGES:
                 entry = lane.waiting[0]
                 if entry.future.done():  # its deadline passed
+                    self._log._forget(entry)
                     lane.waiting.popleft()
                     continue
                 if messages and size + entry.size > BATCH_BYTES:
@@ -638,16 +664,11 @@ class _Shard:
                 taken.append(lane.waiting.popleft())
                 messages += 1
                 size += entry.size
-            if taken:
-                batch.append((lane, taken))
             if lane.waiting:
                 # In front if it was not its turn any more, behind if it was and there is more.
                 (self._ready.append if taken else self._ready.appendleft)(lane)
                 if messages >= BATCH_MESSAGES or not taken:
                     break
-            else:
-                self.lanes.move_to_end(lane.channel)
-        return batch
 
     def _turn(self, lane: _Lane, now: float) -> float:
         """When we may write to a contended channel. The nodes that write to it have it in turn, by the clock and in the
@@ -679,7 +700,12 @@ class _Shard:
         # What was refused a moment ago goes by itself, so that it holds up nobody else; the others go together.
         calm = [(lane, entries) for lane, entries in batch if not lane.failures]
         parts = [[(lane, entries)] for lane, entries in batch if lane.failures]
-        await asyncio.gather(*(self._store(part, self._session if part is calm else None) for part in (calm, *parts)))
+        parts.append(calm)
+        storing = (self._store(part, self._session if part is calm else None) for part in parts)
+        for part, result in zip(parts, await asyncio.gather(*storing, return_exceptions=True), strict=True):
+            if isinstance(result, Exception):
+                logger.error("a batch failed", exc_info=result)
+                self._doubt(part, certain=False)
         self._latency += 0.1 * (min(loop.time() - started, 0.1) - self._latency)
 
     async def _store(self, batch: list[tuple[_Lane, list[_Entry]]], session: AsyncIOMotorClientSession | None) -> None:
@@ -721,12 +747,17 @@ class _Shard:
                 stored, refusal = 0, None
 
     def _number(self, lane: _Lane, entries: list[_Entry]) -> list[dict[str, Any]]:
-        """The documents of `entries`, numbered on from the head. What cannot be made one is failed and taken out: it
-        is a bug, but must not stop the shard."""
+        """The documents of `entries`, numbered on from the head. Whoever has been answered meanwhile, at the deadline,
+        is taken out: it was told that nothing is stored, or not to rely on it. So is what cannot be made a document: a
+        bug, but it must not stop the shard."""
         assert lane.head is not None
         epoch, offset = lane.head
         documents: list[dict[str, Any]] = []
         for entry in tuple(entries):
+            if entry.future.done():
+                self._log._forget(entry)
+                entries.remove(entry)
+                continue
             try:
                 document = _document(lane.channel, epoch, offset + 1, entry)
             except Exception:
@@ -826,7 +857,6 @@ class _Shard:
         lane.appended_at = now
         self._log.trim_due[lane.channel] = 0
         self._log._on_commit(messages)
-        self._trim_lanes()
 
     def _refused(self, lane: _Lane, entries: list[_Entry], refusal: dict[str, Any], now: float) -> None:
         """The first of `entries` was refused by MongoDB, those behind it were not attempted."""
@@ -871,13 +901,6 @@ class _Shard:
     def _report(self, error: PyMongoError) -> None:
         logger.warning("MongoDB: %s; publishes wait", brief(error))
         self._log._probed = (time.monotonic(), f"MongoDB: {brief(error)}")
-
-    def _trim_lanes(self) -> None:
-        while len(self.lanes) > _IDLE_LANES:
-            channel, lane = next(iter(self.lanes.items()))
-            if lane.waiting:
-                break
-            del self.lanes[channel]
 
 
 def new_epoch() -> str:
