@@ -85,7 +85,7 @@ async def requests(server: Server, method: str, path: str, bodies: list[bytes]) 
     """One after the other on a kept connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     for number, body in enumerate(bodies):
-        head = f"{method} {path.format(number)} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path.format(number)} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.split()[1] in (b"200", b"201"), answer
@@ -158,7 +158,7 @@ class Counter(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.write(
-            b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
         assert len(self._command) < 126

@@ -27,10 +27,10 @@ MARK = b'"offset":'
 WINDOW = 32
 STALL = 30.0
 
-POLL = f"GET /v1/channels/{CHANNEL}/messages?after=0&wait=60 HTTP/1.1\r\nHost: bench\r\n\r\n"
-EVENTS = f"GET /v1/channels/{CHANNEL}/events HTTP/1.1\r\nHost: bench\r\n\r\n"
+POLL = f"GET /v1/channels/{CHANNEL}/messages?after=0&wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+EVENTS = f"GET /v1/channels/{CHANNEL}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = (
-    "GET /v1/ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0ZXJzcG91dCBiZW5jaA==\r\n\r\n"
 )
 

@@ -11,7 +11,7 @@ from tornado.routing import PathMatches, Rule
 from tornado.web import Application
 
 from handlers.auth import Login, Logout, Refresh, Register
-from handlers.base import BaseHandler, Compressed, NotFound
+from handlers.base import BaseHandler, Compressed, Misdirected, NotFound
 from handlers.channels import Batch, Messages, Polls
 from handlers.documentation import DocumentationPage
 from handlers.documents import Batch as DocumentBatch
@@ -20,6 +20,7 @@ from handlers.events import Events, JoinedEvents, Tickets
 from handlers.nodes import ChannelList, Nodes
 from handlers.openapi import OpenApi, document
 from handlers.ops import ROOT, STATIC, Health, Metrics, Page, Readiness, log_request
+from handlers.origins import Hosts, Origins
 from handlers.presence import Presence
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
@@ -67,12 +68,36 @@ class PageFolder(PathMatches):
         return found if found and os.path.isfile(STATIC / request.path.split("/")[1] / "index.html") else None
 
 
+class Site(Application):
+    """All the doors of one port. Who calls the server by a foreign name finds every one of them shut."""
+
+    def __init__(self, node: Node, hosts: Hosts, rules: list[Any]) -> None:
+        self._hosts = hosts
+        self._misdirected = {"node": node}
+        super().__init__(
+            rules,
+            default_handler_class=NotFound,
+            default_handler_args={"node": node},
+            log_function=log_request,
+            origins=Origins(node.config),
+        )
+        self.add_transform(Compressed)
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        if self._hosts.knows(request.host_name):
+            return super().find_handler(request, **kwargs)
+        return self.get_handler_delegate(request, Misdirected, self._misdirected)
+
+
 def make_app(node: Node) -> Application:
     own: dict[type, dict[str, Any]] = {
         Metrics: {"registry": registry(node)},
         OpenApi: {"document": JSON.encode(document(ROUTES))},
     }
-    application = Application(
+    server, auth = node.config.server, node.config.auth
+    return Site(
+        node,
+        Hosts(server.host, server.hosts, lets_in=auth.guests or auth.accounts),
         [
             *(
                 (re.sub(r"{\w+}", "([^/]+)", path.replace(".", r"\.")), handler, {"node": node, **own.get(handler, {})})
@@ -86,24 +111,18 @@ def make_app(node: Node) -> Application:
             (r"/static/(.*)", Page, {"path": str(STATIC)}),
             (r"/favicon\.ico()", Page, {"path": str(STATIC / "icon.svg")}),
         ],
-        default_handler_class=NotFound,
-        default_handler_args={"node": node},
-        log_function=log_request,
     )
-    application.add_transform(Compressed)
-    return application
 
 
 def make_metrics_app(node: Node) -> Application:
     """For a port of its own, which only the operator can reach: no key is asked for."""
     with_node = {"node": node}
-    return Application(
+    return Site(
+        node,
+        Hosts(node.config.metrics.host, node.config.server.hosts, lets_in=True),
         [
             (r"/metrics", Metrics, with_node | {"registry": registry(node), "keyless": True}),
             (r"/healthz", Health, with_node),
             (r"/readyz", Readiness, with_node),
         ],
-        default_handler_class=NotFound,
-        default_handler_args=with_node,
-        log_function=log_request,
     )

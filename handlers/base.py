@@ -6,12 +6,12 @@ import logging
 import secrets
 from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 from tornado.http1connection import HTTP1Connection
 from tornado.web import GZipContentEncoding, HTTPError, RequestHandler, stream_request_body
 
 from handlers.operations import declared
+from handlers.origins import Origins
 from server.core.errors import Error, bad_request
 from server.core.principals import GUEST, Principal
 from server.node import Node
@@ -56,6 +56,7 @@ class BaseHandler(RequestHandler):
         self._body_size = 0
         self._prepared = False
         self._deferred: Error | None = None
+        self._origins: Origins = self.settings["origins"]
         self._set_cors_headers()
 
     def set_default_headers(self) -> None:
@@ -87,9 +88,8 @@ class BaseHandler(RequestHandler):
             raise Error("too_large", f"headers: {HEADER_BYTES} bytes at most", status=431)
         if method == "OPTIONS":
             return
-        if method not in ("GET", "HEAD") and not self.origin_allowed():
-            # A page of anywhere can send a form; only ours may make the browser's user publish.
-            raise Error("permission_denied", "Origin: not allowed; list it under origins")
+        if method not in ("GET", "HEAD"):
+            self.check_origin()  # A page of anywhere can send a form; only ours may make the browser's user publish.
         self._negotiate("GET" if method == "HEAD" else method)
         self.principal = await self.authenticate()
 
@@ -129,19 +129,13 @@ class BaseHandler(RequestHandler):
             raise Error("unavailable", "the server is leaving", retry_after=1.0)
         self.node.admit(principal, self.client_address())
 
-    def origin_allowed(self) -> bool:
-        """No Origin (not a browser), our own, or one that the configuration lists, to the letter."""
-        origin = self.request.headers.get("Origin")
-        if origin is None or origin in self.node.config.origins:
-            return True
-        try:
-            return urlsplit(origin).netloc.lower() == self.request.headers.get("Host", "").lower()
-        except ValueError:
-            return False
+    def check_origin(self) -> None:
+        if not self._origins.allow(self.request):
+            raise Error("permission_denied", "Origin: not allowed; list it under origins")
 
     def _set_cors_headers(self) -> None:
         origin = self.request.headers.get("Origin")
-        if origin in self.node.config.origins:
+        if origin is not None and self._origins.listed(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Expose-Headers", _CORS_RESPONSE)
 
@@ -323,3 +317,13 @@ def _quality(accept: str, media_type: str) -> float:
 class NotFound(BaseHandler):
     async def admit(self, method: str) -> None:
         raise Error("not_found", "there is nothing at this path")
+
+
+class Misdirected(BaseHandler):
+    """For who calls us by a name that is not ours (origins.py)."""
+
+    async def admit(self, method: str) -> None:
+        name = self.request.host_name
+        raise Error(
+            "permission_denied", f"Host: {name} is not a name of this server; list it under server.hosts", status=421
+        )

@@ -35,8 +35,7 @@ class WebSocketHandler(BaseHandler):
 
     async def get(self) -> None:
         key = self._handshake_key()
-        if not self.origin_allowed():
-            raise Error("permission_denied", "Origin: not allowed; list it under origins")
+        self.check_origin()
         principal = None if self.bearer_token() is None else await self.authenticate()
         self.check_room(principal)
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]

@@ -26,6 +26,7 @@ ENVIRONMENT_PREFIX: Final = "WATERSPOUT__"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _DATABASE: Final = re.compile(r'[^/\\. "$\0]{1,63}')
+_HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _COLLECTION: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELD: Final = re.compile(r"[^$._\0][^.\0]*")
@@ -58,9 +59,13 @@ class Server(Section):
     """several instances on one port of one machine share its connections"""
     shutdown_timeout: Seconds = Seconds(30)
     """how long accepted work and clients may take after SIGTERM"""
+    hosts: list[str] = field(default_factory=list)
+    """names that the server answers to in `Host`, without a port: `[rt.example.com]`. Addresses and `localhost` are
+    always answered. Without a list, other names are refused where `server.host` is loopback and guests or accounts are
+    on, since any page could have its own name point there (DNS rebinding)"""
     trusted_proxies: list[str] = field(default_factory=list)
-    """addresses whose `X-Forwarded-For` is believed, to the letter (no ranges). Without it everybody behind a proxy
-    shares one `connections_per_ip`"""
+    """addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, to the letter (no ranges). Without it
+    everybody behind a proxy shares one `connections_per_ip`"""
     uvloop: bool = True
     """the faster event loop, where it is installed"""
 
@@ -402,6 +407,9 @@ def _check(config: Config) -> None:
             f"server.host {config.server.host} is public while auth.guests lets anybody in; "
             "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
         )
+    for host in config.server.hosts:
+        if not _HOST.fullmatch(host):
+            raise StartError(f"configuration: server.hosts: {host!r}: expected a name alone, such as rt.example.com")
     if not _DATABASE.fullmatch(config.mongodb.database):
         raise StartError('configuration: mongodb.database: 1 to 63 characters, none of them / \\ . $ " or a space')
     for name, collection in config.collections.items():

@@ -14,8 +14,8 @@ from tests.support.ledger import MIB
 IDLE = 10_000
 GREETINGS = (
     b"",
-    b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-    b"POST /v1/channels/chat:x/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+    b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+    b"POST /v1/channels/chat:x/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
 )
 
 

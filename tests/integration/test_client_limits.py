@@ -212,8 +212,8 @@ class TestIdle:
         "sent",
         [
             b"",
-            b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-            b"POST /v1/channels/chat:x/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+            b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+            b"POST /v1/channels/chat:x/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
         ],
         ids=["nothing", "half a header", "half a body"],
     )
@@ -229,7 +229,7 @@ class TestIdle:
         """Hundreds that say nothing at all, and hundreds that open a WebSocket and never say who they are: all are
         closed in time, and meanwhile a user is served as ever."""
         upgrade = (
-            b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
         )
 

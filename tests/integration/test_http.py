@@ -92,7 +92,7 @@ async def test_pages(url: str) -> None:
         ):
             assert problem(await http.get(path)) == (404, "not_found"), path
         for path in ("/chat/../../run.py", "/chat/%2e%2e/%2e%2e/run.py", "/static/..%2frun.py", "/chat/nothing.js"):
-            assert (await raw(url, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))[0] in (403, 404), path
+            assert (await raw(url, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()))[0] in (403, 404), path
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ async def test_a_refusal_keeps_the_connection(node: Node, url: str) -> None:
         (f"PROPFIND {MESSAGES} HTTP/1.1\r\n", 405),
     ):
         length = int(head.partition("Content-Length: ")[2].partition("\r")[0] or 0)
-        writer.write(f"{head}Host: x\r\n\r\n".encode() + b"x" * length)
+        writer.write(f"{head}Host: localhost\r\n\r\n".encode() + b"x" * length)
         async with asyncio.timeout(10):
             answer = (await reader.readuntil(b"\r\n\r\n")).decode()
             await reader.readexactly(int(answer.partition("Content-Length: ")[2].partition("\r")[0]))
@@ -235,7 +235,7 @@ async def test_a_body_that_is_too_large_gets_an_answer(node: Node, url: str) -> 
         assert (await http.get(MESSAGES)).json()["messages"] == []
         response = await http.post(MESSAGES, content=big[:60_000] + b'"}')
         assert response.status_code == 201
-    head = f"POST {MESSAGES} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 40}\r\nExpect: 100-continue\r\n\r\n"
+    head = f"POST {MESSAGES} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {1 << 40}\r\nExpect: 100-continue\r\n\r\n"
     status, _, body = await raw(url, head.encode())
     assert (status, json.loads(body)["code"]) == (413, "too_large")
 

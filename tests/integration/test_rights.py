@@ -97,6 +97,7 @@ def settings() -> dict[str, object]:
     }
     return {
         "auth.api_keys": keys,
+        "origins": ["https://app.example.com"],
         "limits.connections_per_user": 0,
         **{f"namespaces.{name}": options | {"presence": True} for name, options in NAMESPACES.items()},
     }
@@ -183,7 +184,7 @@ async def test_the_table_can_fail(
     base_url: str, http_server: object, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a broken rule the cells are wrong at every door: it is that rule that they ask."""
-    monkeypatch.setattr(server.permissions, "satisfies", lambda *_: True)
+    monkeypatch.setattr(server.access.permissions, "satisfies", lambda *_: True)
     for call in DOORS.values():
         assert await call(base_url, PRINCIPALS["guest"], "publish", "shut:a1") == OK
 
@@ -210,9 +211,8 @@ class TestWithoutGuests:
         ("https://app.example.com:444", False), ("null", False), ("", False), ("http://{host}.evil.com", False),
     ],
 )  # fmt: skip
-async def test_origins(base_url: str, http_server: object, node: Node, origin: str | None, allowed: bool) -> None:
+async def test_origins(base_url: str, http_server: object, origin: str | None, allowed: bool) -> None:
     """Case 16: no page of elsewhere opens a socket or publishes with what the browser knows."""
-    node.config.origins.append("https://app.example.com")
     host = base_url.partition("//")[2]
     headers = {} if origin is None else {"Origin": origin.format(host=host)}
     client = Client(base_url.replace("http", "ws") + "/v1/ws", headers=headers)

@@ -351,7 +351,7 @@ class TestKeysOfAURL:
         publisher.gate.clear()
         _, writer = await asyncio.open_connection("127.0.0.1", http_port)
         writer.write(
-            b"GET /v1/ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
             b"Authorization: Bearer " + publisher.token("a").encode() + b"\r\n\r\n"
         )
