@@ -200,7 +200,7 @@ class TestIdle:
         """The real server's settings, in a hurry."""
         for name in ("HEADER_SECONDS", "BODY_SECONDS"):
             monkeypatch.setattr(run, name, 0.5)
-        monkeypatch.setattr(server.session, "CONNECT_WITHIN", 0.5)
+        monkeypatch.setattr(server.sessions.session, "CONNECT_WITHIN", 0.5)
         monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.5)
         sockets = run.listen("127.0.0.1", 0)
         web = run.http_server(make_app(node), sockets)
