@@ -66,8 +66,8 @@ LIBRARIES = {
     "jsonschema": {"documents"},
     "referencing": {"documents"},
     "redis": {"brokers", "tools.doctor"},
-    "jwt": {"access.auth", "access.keys", "access.tickets"},
-    "cryptography": {"access.keys"},
+    "jwt": {"access.auth", "access.keys"},
+    "cryptography": {"access.keys", "access.tickets"},
     "argon2": {"access.accounts"},
     "httpx": {"access.hooks"},
 }

@@ -29,7 +29,7 @@ from pymongo.errors import DuplicateKeyError
 
 from server.access.throttle import Throttle
 from server.core.addresses import address_key
-from server.core.clock import now_ms
+from server.core.clock import Clock
 from server.core.errors import Error, bad_request
 from server.mongo.client import agreed, mapped
 from server.wire.codec import JSON
@@ -69,7 +69,9 @@ class Accounts:
         database: AsyncIOMotorDatabase[dict[str, Any]],
         sign: Callable[..., tuple[str, int]],
         reserved: Container[str],
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self._accounts = database["accounts"]
         self._families = database["refresh_tokens"]
         self._database = database
@@ -114,7 +116,7 @@ class Accounts:
             "user": user,
             "password": await self._work(_HASHER.hash, password),
             "info": encoded.decode(),
-            "created": now_ms(),
+            "created": self._clock.now_ms(),
         }
         try:
             with mapped():
@@ -158,7 +160,7 @@ class Accounts:
     async def refresh(self, refresh_token: str) -> Tokens:
         """New tokens for the newest refresh token of a family; `unauthenticated` ends the family."""
         family, _, secret = refresh_token.partition(".")
-        new, now = secrets.token_urlsafe(32), datetime.now(UTC)
+        new, now = secrets.token_urlsafe(32), self._now()
         with mapped():
             found = await self._families.find_one_and_update(
                 {"_id": family, "current": _digest(secret), "expires": {"$gt": now}},
@@ -192,7 +194,7 @@ class Accounts:
 
     async def _log_in(self, account: dict[str, Any]) -> Tokens:
         family, secret = secrets.token_urlsafe(16), secrets.token_urlsafe(32)
-        expires = datetime.now(UTC) + REFRESH_WITHIN
+        expires = self._now() + REFRESH_WITHIN
         with mapped():
             await self._families.insert_one(
                 {"_id": family, "user": account["_id"], "current": _digest(secret), "expires": expires}
@@ -202,6 +204,9 @@ class Accounts:
     def _tokens(self, account: dict[str, Any], refresh_token: str) -> Tokens:
         token, expires = self._sign(account["user"], ACCESS_SECONDS, info=JSON.decode(account["info"].encode()))
         return {"user": account["user"], "token": token, "expires": expires, "refresh_token": refresh_token}
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.time(), UTC)
 
     async def _work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """In a thread, since a hash takes its time on purpose; `unavailable` if too many wait already."""

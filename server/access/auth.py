@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -20,6 +19,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from server.access.keys import JWKS, Key, configured, secret_key
+from server.core.clock import Clock
 from server.core.config import Auth
 from server.core.errors import Error, StartError
 from server.core.principals import GUEST, Principal
@@ -30,7 +30,9 @@ REMEMBERED: Final = 1024
 """Tokens whose signature need not be looked at again: REST brings one with each request, and a public key's signature
 takes 0.2 to 0.4 ms, ten times as long as all the rest."""
 _LEEWAY: Final = 10
-"""Seconds two clocks may differ."""
+"""Seconds by which the clock of whoever issues tokens may differ from MongoDB's, by which they are judged."""
+_OTHER_KINDS: Final = frozenset(("logout+jwt", "secevent+jwt", "dpop+jwt"))
+"""Of `typ` (RFC 8725, section 3.11): what identity providers sign with the keys of their logins, for other purposes."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _JWS: Final = jwt.PyJWS()
 
@@ -52,8 +54,9 @@ class _Claims(Struct):
 class Authenticator:
     """StartError if a key of the configuration is none."""
 
-    def __init__(self, config: Auth) -> None:
+    def __init__(self, config: Auth, clock: Clock | None = None) -> None:
         self._config = config
+        self._clock = clock or Clock()
         self._api_keys = {key.sha256.lower(): (name, key) for name, key in config.api_keys.items()}
         self._secret = config.secret
         self._keys = configured(config)
@@ -149,6 +152,11 @@ class Authenticator:
             raise _invalid(error.reason) from None
         if not isinstance(claims, dict):
             raise _invalid("its claims are not an object")
+        kind = parts["header"].get("typ")
+        if isinstance(kind, str) and kind.lower().removeprefix("application/") in _OTHER_KINDS:
+            raise _invalid(f"typ: {kind} is no login")
+        if "channel" in claims:
+            raise _invalid("channel: it is for a subscription to one channel, which is no login")
         return claims
 
     def _no_key(self) -> Error:
@@ -167,7 +175,7 @@ class Authenticator:
             raise _invalid(str(error)) from None
         if _CONTROL.search(known.sub):
             raise _invalid("sub: control characters are no part of a name")
-        config, now = self._config, time.time()
+        config, now = self._config, self._clock.time()
         if config.issuer is not None and known.iss != config.issuer:
             raise _invalid("iss is not who is trusted here")
         if config.audience is not None:
@@ -201,7 +209,7 @@ class Authenticator:
             raise StartError("auth.secret is null: there is nothing to sign a token with, and tokens are refused")
         if algorithm is None:
             raise StartError(f"auth.algorithms: {', '.join(config.algorithms)}: tokens are signed elsewhere")
-        now = int(time.time())
+        now = int(self._clock.time())
         claims = {
             "sub": user,
             "iat": now,

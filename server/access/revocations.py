@@ -6,6 +6,10 @@
     unsubscribe  ends the user's subscriptions to `channel`, once
     disconnect   ends the user's sessions, once
 
+`at` is MongoDB's time, so that it does not matter through which node a revocation came. When a token was issued only
+its issuer knows (`iat`); if its clock is ahead of MongoDB's, tokens survive that were issued so many seconds before the
+revocation, up to the 10 s beyond which a token is from the future and refused.
+
 Since the numbers have no holes, asking for the one after the last known says everything: if a *linearizable* read does
 not find it, there is nothing newer, and the primary that says so is no deposed one. Every node asks every half second.
 What it has not been told for CONFIRM_WITHIN seconds it does not know (`confirmed`).
@@ -15,18 +19,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from server.core.clock import Clock
 from server.core.errors import Error
 from server.core.names import DOCUMENTS, matches, without_label
 from server.core.principals import Principal
 from server.core.tasks import end
 from server.mongo.client import LINEARIZABLE, brief, mapped
+from server.mongo.clock import compare
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +46,8 @@ EXPIRE_EVERY: Final = 3600.0
 class Revocation(NamedTuple):
     kind: str
     user: str
-    at: float
-    """Seconds since 1970, UTC, by the clock of the node that wrote it."""
+    at: float = 0.0
+    """Seconds since 1970, UTC, by MongoDB's clock. `Revocations.add` sets it."""
     token: str | None = None
     channels: Sequence[str] = ()
     reason: str = ""
@@ -76,7 +81,10 @@ class Revocations:
         *,
         on_revocation: Callable[[Revocation], None],
         on_confirmed: Callable[[bool], None],
+        clock: Clock | None = None,
     ) -> None:
+        self._database = database
+        self._clock = clock or Clock()
         self._collection = database["revocations"]
         self._linearizable = self._collection.with_options(read_concern=LINEARIZABLE)
         self._token_ttl = token_ttl
@@ -140,8 +148,9 @@ class Revocations:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     async def add(self, revocation: Revocation) -> None:
-        """Return when a majority has it and this node acts on it. `outcome_unknown`: it may have been written; writing
-        it again does no harm."""
+        """Return when a majority has it and this node acts on it. Its time is now. `unavailable`: it was not written;
+        `outcome_unknown`: it may have been; writing it again does no harm."""
+        revocation = revocation._replace(at=await compare(self._database, self._clock))
         kept = self._token_ttl if revocation.kind == "revoke" else ONCE_KEPT
         document = {name: value for name, value in revocation._asdict().items() if value}
         if kept:
@@ -226,8 +235,9 @@ class Revocations:
         """Never the last one: the numbers must not start again."""
         while True:
             try:
+                now = await compare(self._database, self._clock)
                 with mapped():
-                    await self._collection.delete_many({"_id": {"$lt": self._last}, "until": {"$lt": time.time()}})
+                    await self._collection.delete_many({"_id": {"$lt": self._last}, "until": {"$lt": now}})
             except Error as error:
                 logger.warning("old revocations stay: %s", error.reason)
             await asyncio.sleep(EXPIRE_EVERY)

@@ -351,16 +351,6 @@ async def test_a_ticket_stands_for_the_token(node: Node, base_url: str, http_ser
     assert (await post(base_url, "/v1/tickets", {"channels": ["nobody:a"]}, token))[0] == 404
 
 
-@pytest.mark.gen_test
-async def test_a_ticket_expires(
-    node: Node, base_url: str, http_server: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(node.tickets, "_lifetime", -60.0)
-    ticket, _ = await node.ticket(GUEST, ["chat:a"])
-    async with EventSource(base_url + f"/v1/channels/chat:a/events?ticket={ticket}") as events:
-        assert (events.status, (await events.problem())["code"]) == (401, "token_expired")
-
-
 # --- rights that end --------------------------------------------------------------------------------------------------
 
 OPERATOR = Principal("operator", server=True, admin=True)

@@ -167,7 +167,15 @@ async def test_a_bad_token_at_the_door(url: str, http_client: AsyncHTTPClient, b
     with pytest.raises(Refused) as caught:
         await Client(url, token=expired).connect()
     assert caught.value.code == "token_expired"
-    for token, code in ((expired, "token_expired"), ("x.y.z", "unauthenticated"), ("x" * 9000, "unauthenticated")):
+    subscription = make_token(SECRET, "ann", channel="chat:vip")
+    async with Client(url, token=make_token(SECRET, "ann")) as client:
+        assert await refused(client, "refresh", token=subscription) == "unauthenticated"
+    for token, code in (
+        (expired, "token_expired"),
+        ("x.y.z", "unauthenticated"),
+        ("x" * 9000, "unauthenticated"),
+        (subscription, "unauthenticated"),
+    ):
         headers = {"Authorization": f"Bearer {token}"}
         for path in ("/v1/channels/chat:a/messages", "/v1/ws"):
             upgrade = {

@@ -8,7 +8,6 @@ import hmac
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from server.access import auth
 from server.access.auth import Authenticator
 from server.access.keys import read_jwks
+from server.core.clock import Clock
 from server.core.config import ApiKey, Auth
 from server.core.errors import Error, StartError
 from server.core.principals import GUEST, Principal
@@ -146,7 +146,13 @@ BAD = {
             ("sub", "x" * 256),
             ("sub", {"$ne": 1}),
             ("channels", {"chat:*": [1]}),
+            ("channel", "chat:vip"),
+            ("channel", None),
         ]
+    },
+    **{
+        f"for another purpose: {kind}": raw(claims(), {"alg": "HS256", "typ": kind})
+        for kind in ("logout+jwt", "application/Logout+JWT", "secevent+jwt", "dpop+jwt")
     },
     **{f"rights {rights!r}": token(channels=rights) for rights in (["chat:*"], "chat:*", {"chat:*": "publish"}, 1)},
 }
@@ -158,6 +164,18 @@ def test_what_proves_nothing_makes_nobody_even_where_guests_are_allowed(bearer: 
     assert refusal(bearer, guests=True) == "unauthenticated"
 
 
+def test_a_token_for_one_channel_says_why_it_is_no_login() -> None:
+    """Whoever moves from another product reads that its subscription tokens are not needed here."""
+    with pytest.raises(Error, match="channel: it is for a subscription"):
+        authenticate(token(channel="chat:vip"))
+
+
+@pytest.mark.parametrize("kind", ["JWT", "jwt", "at+jwt", "application/at+jwt", "our-own+jwt", None, 7])
+def test_tokens_of_other_types_are_logins(kind: Any) -> None:
+    """What a header calls a token is looked at only to find those that are something else."""
+    assert authenticate(raw(claims(), {"alg": "HS256", "typ": kind})).user == "ann"
+
+
 def test_an_expired_token_says_so() -> None:
     """`token_expired` tells a client to fetch a new one."""
     assert refusal(token(exp=int(time.time()) - HOUR)) == "token_expired"
@@ -165,11 +183,12 @@ def test_an_expired_token_says_so() -> None:
 
 def test_a_token_that_is_known_expires_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is remembered is that it was signed; at most so many tokens, and none that is refused."""
-    ours = Authenticator(Auth(secret=SECRET))
+    ahead = 0
+    ours = Authenticator(Auth(secret=SECRET), Clock(lambda: time.time() + ahead))
     monkeypatch.setattr(auth, "REMEMBERED", 3)
     bearer = token(nbf=int(time.time()))
-    for now, code in ((0, None), (0, None), (2 * HOUR, "token_expired"), (-HOUR, "unauthenticated"), (0, None)):
-        monkeypatch.setattr(auth, "time", SimpleNamespace(time=lambda now=now: time.time() + now))
+    steps = ((0, None), (0, None), (2 * HOUR, "token_expired"), (-HOUR, "unauthenticated"), (0, None))
+    for ahead, code in steps:  # noqa: B007 - the clock reads it
         try:
             assert ours.authenticate(bearer).user == "ann"
             assert code is None

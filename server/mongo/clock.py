@@ -1,0 +1,25 @@
+"""Comparing this node's clock with MongoDB's."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any, Final
+
+from motor.motor_asyncio import AsyncIOMotorDatabase
+
+from server.core.clock import Clock
+from server.mongo.client import mapped
+
+COMPARE_EVERY: Final = 5.0
+"""Seconds: clocks drift slowly, but somebody may set one."""
+
+
+async def compare(database: AsyncIOMotorDatabase[dict[str, Any]], clock: Clock) -> float:
+    """The time of MongoDB's primary (seconds since 1970, UTC), which `clock` is compared with on the way;
+    `unavailable` if it does not answer."""
+    asked = clock.own()
+    with mapped():
+        answer = await database.command("hello")
+    theirs: float = answer["localTime"].replace(tzinfo=UTC).timestamp()
+    clock.compare(theirs, asked, clock.own())
+    return theirs
