@@ -602,11 +602,11 @@ class Node:
                 return after, None
             after = Position("future", 0)
         if after.epoch != head.epoch:
-            gone = (await self.log.read(stream.channel, 0, head.offset)).gap
+            gone = (await self.log.read(stream.channel, Position(head.epoch, 0), head.offset)).gap
             start = Position(head.epoch, gone[1] if gone else 0)
             return start, gap_push(channel, head.epoch, None, None, "epoch") | {"cursor": str(start)}
         if after.offset < head.offset:
-            page = await self.log.read(stream.channel, after.offset, head.offset)
+            page = await self.log.read(stream.channel, after, head.offset)
             if page.gap is not None:
                 return Position(head.epoch, page.gap[1]), gap_push(channel, head.epoch, *page.gap)
         return after, None
@@ -663,7 +663,7 @@ class Node:
             after = given = Position(head.epoch, 0)
         messages: list[Message] = []
         if after.offset < head.offset:
-            page = await self.log.read(channel, after.offset, head.offset, limit)
+            page = await self.log.read(channel, after, head.offset, limit)
             messages = page.messages
             if page.gap is not None:
                 gap = gap or {"from": page.gap[0], "to": page.gap[1]}

@@ -30,14 +30,15 @@ PHANTOM_READS: Final = 6
 
 
 class Sequencer:
-    """`read(channel, after, upto)` is the log's. `deliver(messages)` and `lost(channel, epoch, first, last)` lead to
-    the hub; `lost` tells of offsets that are not retained any more, or (None, None) of another history."""
+    """`read(channel, after, upto)` is the log's: nothing that it answers is of another epoch than `after`.
+    `deliver(messages)` and `lost(channel, epoch, first, last)` lead to the hub; `lost` tells of offsets that are not
+    retained any more, or (None, None) of another history."""
 
     def __init__(
         self,
         channel: str,
         *,
-        read: Callable[[str, int, int], Awaitable[Page]],
+        read: Callable[[str, Position, int], Awaitable[Page]],
         confirmed_head: Callable[[str], Awaitable[int]],
         deliver: Callable[[list[Message]], None],
         lost: Callable[[str, str, int | None, int | None], None],
@@ -163,13 +164,13 @@ class Sequencer:
         await asyncio.sleep(delay)
         in_vain = 0
         while self.position.offset < self._target:
-            before = self.position.offset
+            before = self.position
             self._repairs[self._cause] += 1
             try:
                 # Up to the first message that is here already: it need not be read again.
                 page = await self._read(self.channel, before, min(self._early, default=MAX_OFFSET))
                 self._take(page)
-                if self.position.offset > before:
+                if self.position.offset > before.offset:
                     in_vain = 0
                     continue
                 in_vain += 1

@@ -100,7 +100,7 @@ class Subscription:
         self,
         stream: Stream,
         hub: Hub,
-        read: Callable[[str, int, int], Awaitable[Page]],
+        read: Callable[[str, Position, int], Awaitable[Page]],
         subscriber: Subscriber,
         position: Position,
         *,
@@ -259,7 +259,7 @@ class Subscription:
                 continue
             before = self._position
             try:
-                page = await self._read(self._stream.channel, before.offset, sequencer.position.offset)
+                page = await self._read(self._stream.channel, before, sequencer.position.offset)
             except Error as error:
                 logger.warning("%s: cannot replay yet: %s", self.channel, error.reason)
                 await asyncio.sleep(0.5)

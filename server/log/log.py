@@ -158,8 +158,8 @@ class Log:
         self.queued = 0
         self.queued_bytes = 0
         self._keeper = Keeper()
-        self._reads: dict[tuple[str, int], asyncio.Task[Page]] = {}
-        self._pages: OrderedDict[tuple[str, int], tuple[float, Page]] = OrderedDict()
+        self._reads: dict[tuple[str, Position], asyncio.Task[Page]] = {}
+        self._pages: OrderedDict[tuple[str, Position], tuple[float, Page]] = OrderedDict()
         self._probing: asyncio.Task[str | None] | None = None
         self._probed = (0.0, "MongoDB has not been reached yet")
         self.epoch = ""
@@ -416,17 +416,19 @@ class Log:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def read(self, channel: str, after: int, upto: int = MAX_OFFSET, limit: int = PAGE) -> Page:
-        """The messages `after` < offset ≤ `upto`, oldest first, at most min(limit, 500); fewer may come.
+    async def read(self, channel: str, after: Position, upto: int = MAX_OFFSET, limit: int = PAGE) -> Page:
+        """The messages behind `after` with offset ≤ `upto`, oldest first, at most min(limit, 500); fewer may come, and
+        none if the channel has another epoch by now.
 
         Concurrent readers of the same page share one read, and for a second its result: of a herd that comes back,
-        nearly everybody asks the same.
+        nearly everybody asks the same. They must agree on the epoch: what was read of a history that has ended since
+        is of no use to who knows the next one.
         """
         request = (channel, after)
         found = self._pages.get(request)
         if found is not None:
             at, page = found
-            reaches = page.messages[-1].offset if page.messages else after
+            reaches = page.messages[-1].offset if page.messages else after.offset
             # A page that was cut short by its size is as good as a full one: something can be read from it.
             if time.monotonic() - at < _CACHED_SECONDS and (reaches >= upto or len(page.messages) >= CURSOR_BATCH):
                 return _cut(page, upto, limit)
@@ -437,16 +439,18 @@ class Log:
             task.add_done_callback(lambda _: self._reads.pop(request, None))
         return _cut(await asyncio.shield(task), upto, limit)
 
-    async def _read(self, channel: str, after: int) -> Page:
+    async def _read(self, channel: str, after: Position) -> Page:
         self.reads += 1
         with mapped():
             documents = await self._page(
-                {"_id": {"$gt": _id(channel, after), "$lte": _id(channel, MAX_OFFSET)}}, ASCENDING, PAGE
+                {"_id": {"$gt": _id(channel, after.offset), "$lte": _id(channel, MAX_OFFSET)}}, ASCENDING, PAGE
             )
             # The floor second: what was trimmed between the two reads is then a gap, never a silent hole.
             floor, epoch = await self._channel(channel)
-        gap = (after + 1, floor) if floor > after else None
-        page = Page(_contiguous(documents, max(after, floor), epoch), gap)
+        if after.epoch not in ("", epoch):
+            return Page([], None)
+        gap = (after.offset + 1, floor) if floor > after.offset else None
+        page = Page(_contiguous(documents, max(after.offset, floor), epoch), gap)
         request = (channel, after)
         self._pages[request] = (time.monotonic(), page)
         self._pages.move_to_end(request)
@@ -456,7 +460,7 @@ class Log:
         asyncio.get_running_loop().call_later(_CACHED_SECONDS, self._drop_page, request, page)
         return page
 
-    def _drop_page(self, request: tuple[str, int], page: Page) -> None:
+    def _drop_page(self, request: tuple[str, Position], page: Page) -> None:
         found = self._pages.get(request)
         if found is not None and found[1] is page:
             del self._pages[request]

@@ -15,6 +15,7 @@ import pytest
 
 import handlers.sockets
 import server.sessions.outbox
+from server.core.cursors import BEGINNING
 from server.node import Node
 from server.sessions.session import Session
 from tests.support.client import Client, Push
@@ -362,7 +363,7 @@ async def test_unread_replies_stop_the_reading_of_commands(node: Node, port: int
             assert len(reply["messages"]) == 50
         assert await slow.next() == {
             **{"type": "reply", "id": 1000, "channel": "chat:b", "offset": 1, "duplicate": False},
-            **{"cursor": f"{node.log.epoch}:1", "key": (await node.log.read("chat:b", 0)).messages[0].key},
+            **{"cursor": f"{node.log.epoch}:1", "key": (await node.log.read("chat:b", BEGINNING)).messages[0].key},
         }
         assert transport.is_reading()
 

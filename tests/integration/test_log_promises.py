@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from bson import Timestamp
 
 from server.core.config import Seconds
+from server.core.cursors import BEGINNING, Position
 from server.core.errors import Error
-from server.wire.messages import Message
+from server.wire.messages import Change, Message
 from tests.support.logs import fresh, opened, stored
 from tests.support.processes import Mongod
 from tests.support.waiting import until
@@ -78,3 +81,25 @@ async def test_a_failure_above_the_log_does_not_stop_a_shard(mongod: Mongod, cap
             assert receipt.position.offset == number
         assert log.problem() is None
     assert "a batch failed" in caplog.text
+
+
+def change(number: int, data: dict[str, Any] | None) -> Change:
+    """A change with a token that sorts by `number`; without data: the history is lost up to there."""
+    return Change(f"82{number:08}", Timestamp(number, 0), f"key {number}", number, data)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_page_of_a_history_that_has_ended_is_not_shown_in_the_next_one(mongod: Mongod) -> None:
+    """A page that was read a moment ago is of use only to who asks for the same epoch."""
+    async with opened(mongod.uri, fresh()) as log:
+        channel = "docs:orders"
+        tail = await log.append_changes(channel, await log.tail(channel), [change(1, {"n": 1}), change(2, {"n": 2})])
+        old = Position(tail.position.epoch, 0)
+        assert [message.data for message in (await log.read(channel, old)).messages] == [{"n": 1}, {"n": 2}]
+        tail = await log.start_over(channel, tail, change(3, None))
+        new = Position(tail.position.epoch, 0)
+        assert (await log.read(channel, new)).messages == []
+        await log.append_changes(channel, tail, [change(4, {"n": 4})])
+        for after in (new._replace(offset=tail.position.offset), BEGINNING):
+            (message,) = (await log.read(channel, after)).messages
+            assert (message.epoch, message.data) == (new.epoch, {"n": 4})

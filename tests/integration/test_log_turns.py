@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from server.core.config import MongoDB
+from server.core.cursors import BEGINNING
 from server.log.log import Log
 from server.mongo.client import connect
 from server.wire.messages import Message
@@ -53,7 +54,7 @@ async def test_nodes_that_share_channels_take_turns(mongod: Mongod) -> None:
 
     await asyncio.gather(*(write(node, channel) for node in logs for channel in CHANNELS))
     for channel in CHANNELS:
-        messages = (await logs["a"].read(channel, 0)).messages
+        messages = (await logs["a"].read(channel, BEGINNING)).messages
         assert [message.offset for message in messages] == list(range(1, 2 * EACH + 1))
         for node in logs:
             assert [message.data for message in messages if message.user == node] == list(range(EACH))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.core.config import Retention, Seconds
-from server.core.cursors import MAX_OFFSET
+from server.core.cursors import BEGINNING, MAX_OFFSET
 from server.core.errors import Error
 from server.node import Node
 from tests.support.client import Client, Push
@@ -153,7 +153,7 @@ async def test_the_floor_is_raised_before_anything_is_deleted(node: Node, mongod
         await mongod.fail_command({}, "off")
     assert await stored(node) == list(range(1, 11))
     assert await floor(node) == 7
-    page = await node.log.read(CHANNEL, 0)
+    page = await node.log.read(CHANNEL, BEGINNING)
     assert page.gap == (1, 7)
     assert [message.offset for message in page.messages] == [8, 9, 10]
     assert await node.log.trim(CHANNEL, KEEP_3) == 7
@@ -186,7 +186,7 @@ async def test_the_last_message_is_hidden_and_offsets_go_on(node: Node) -> None:
     assert await node.log.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW))) == 5
     assert await stored(node) == [5]
     assert (await node.log.read_back(CHANNEL, MAX_OFFSET, 10)) == ([], 5)
-    page = await node.log.read(CHANNEL, 0)
+    page = await node.log.read(CHANNEL, BEGINNING)
     assert (page.messages, page.gap) == ([], (1, 5))
     node.log._shard(CHANNEL).lanes.clear()  # as after a restart: the head is read from MongoDB
     await append(node, 6)

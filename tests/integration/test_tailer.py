@@ -11,6 +11,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
+from server.core.cursors import BEGINNING
 from server.core.errors import StartError
 from server.core.principals import GUEST
 from server.documents.store import Documents
@@ -119,7 +120,7 @@ async def test_other_collections_are_declared(
         direct.tasks.insert_one({"_id": "t", "n": 1})
         direct.tasks.update_one({"_id": "t"}, {"$set": {"n": 2}})
         await until(lambda: other.changes == 2)
-        page = await node.log.read("docs:tasks", 0, 10)
+        page = await node.log.read("docs:tasks", BEGINNING, 10)
         assert [message.data["document"]["n"] for message in page.messages] == [1, 2]
         assert (page.gap, page.messages[0].offset) == (None, 1)
     finally:
@@ -146,7 +147,7 @@ async def test_a_new_collection_that_only_a_waiting_node_serves_starts_over(
         await other.position("tasks")
         direct.tasks.insert_one({"_id": "told"})
         await until(lambda: other.changes == 1)
-        page = await node.log.read("docs:tasks", 0, 10)
+        page = await node.log.read("docs:tasks", BEGINNING, 10)
         assert [message.data["id"] for message in page.messages] == ["told"]
         assert page.gap is not None
     finally:

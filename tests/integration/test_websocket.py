@@ -12,6 +12,7 @@ import pytest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from server.core.config import MAX_STORED
+from server.core.cursors import BEGINNING
 from server.node import Node
 from tests.support.client import Client, Refused
 
@@ -183,7 +184,7 @@ async def test_without_a_limit_there_is_mongodbs(node: Node, url: str) -> None:
             with pytest.raises(Refused) as refused:
                 await client.publish("chat:x", "x" * size)
             assert refused.value.code == "too_large"
-    (message,) = (await node.log.read("chat:x", 0, 1)).messages
+    (message,) = (await node.log.read("chat:x", BEGINNING, 1)).messages
     assert len(message.data) == MAX_STORED - 2
 
 

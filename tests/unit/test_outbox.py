@@ -69,8 +69,8 @@ class Channel:
         self.subscription.start()
         self.outbox.pause()
 
-    async def read(self, channel: str, after: int, upto: int, limit: int = 500) -> Page:
-        return Page([message for message in self.log if after < message.offset <= upto], None)
+    async def read(self, channel: str, after: Position, upto: int, limit: int = 500) -> Page:
+        return Page([message for message in self.log if after.offset < message.offset <= upto], None)
 
     async def head(self, channel: str) -> int:
         return len(self.log)

@@ -40,14 +40,16 @@ class World:
             repairs=self.repairs,
         )  # fmt: skip
 
-    async def read(self, channel: str, after: int, upto: int = MAX_OFFSET) -> Page:
+    async def read(self, channel: str, after: Position, upto: int = MAX_OFFSET) -> Page:
         self.reads += 1
         await asyncio.sleep(0.001)
         if self.failures:
             self.failures -= 1
             raise Error("unavailable", "MongoDB: away")
-        gap = (after + 1, self.floor) if self.floor > after else None
-        first = max(after, self.floor) + 1
+        if after.epoch != self.epoch:
+            return Page([], None)
+        gap = (after.offset + 1, self.floor) if self.floor > after.offset else None
+        first = max(after.offset, self.floor) + 1
         return Page(messages(first, min(self.head, upto, first + PAGE - 1), self.epoch), gap)
 
     async def confirmed_head(self, channel: str) -> int:
