@@ -16,12 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application
 
 from handlers import make_app, make_metrics_app
-from handlers.base import BODY_BYTES
+from handlers.server import HTTPServer
 from server import __version__
 from server.access.auth import Authenticator
 from server.core import config, logs
@@ -35,11 +33,7 @@ from server.wire.codec import JSON
 logger = logging.getLogger("waterspout")
 
 ROOT = Path(__file__).resolve().parent
-HEADER_SECONDS = 20.0
-BODY_SECONDS = 20.0
 COLLECT_AFTER = (20_000, 20, 20)
-HEADER_BYTES = 65536
-"""Beyond this the connection is cut; from 16 KiB on the handlers answer 431, and 413 to a body over BODY_BYTES."""
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
@@ -110,19 +104,6 @@ def listen(host: str, port: int, reuse_port: bool = False) -> list[socket.socket
         raise StartError(f"{host}:{port} {reason}") from None
 
 
-def http_server(app: Application, sockets: list[socket.socket]) -> HTTPServer:
-    server = HTTPServer(
-        app,
-        idle_connection_timeout=HEADER_SECONDS,
-        body_timeout=BODY_SECONDS,
-        max_header_size=HEADER_BYTES,
-        max_body_size=BODY_BYTES,
-        max_buffer_size=BODY_BYTES + HEADER_BYTES,
-    )
-    server.add_sockets(sockets)
-    return server
-
-
 async def serve(options: config.Config) -> None:
     sockets = listen(options.server.host, options.server.port, options.server.reuse_port)
     metrics = [] if options.metrics.port is None else listen(options.metrics.host, options.metrics.port)
@@ -135,7 +116,7 @@ async def serve(options: config.Config) -> None:
         if uri is None:
             return
         node = Node(options, uri)
-        servers = [http_server(make_app(node), sockets), http_server(make_metrics_app(node), metrics)]
+        servers = [HTTPServer(make_app(node), sockets), HTTPServer(make_metrics_app(node), metrics)]
         starting = asyncio.create_task(node.start())
         await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -151,17 +132,17 @@ async def serve(options: config.Config) -> None:
         for listener in (*sockets, *metrics):
             listener.close()
         if node is not None:
-            await _leave(node, options.server.shutdown_timeout)
+            await _leave(node, servers, options.server.shutdown_timeout)
         if embedded is not None:
             await embedded.stop()
 
 
-async def _leave(node: Node, within: float) -> None:
+async def _leave(node: Node, servers: list[HTTPServer], within: float) -> None:
     """Decide what was accepted, tell the clients, give them a moment to say goodbye."""
     try:
         async with asyncio.timeout(within):
             await node.close()
-            while node.addresses:
+            while node.addresses or any(server.busy for server in servers):
                 await asyncio.sleep(0.02)
     except TimeoutError:
         undone = sorted({task.get_name() for task in asyncio.all_tasks()})

@@ -12,6 +12,7 @@ from tornado.web import GZipContentEncoding, HTTPError, RequestHandler, stream_r
 
 from handlers.operations import declared
 from handlers.origins import Origins
+from handlers.server import BODY_BYTES
 from server.core.errors import Error, bad_request
 from server.core.principals import GUEST, Principal
 from server.node import Node
@@ -21,7 +22,6 @@ from server.wire.protocol import problem
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES: Final = 16384
-BODY_BYTES: Final = 1 << 20
 DRAINED_BYTES: Final = 16 << 20
 """Of a body over BODY_BYTES so much is read and thrown away: who is still sending does not read an answer."""
 

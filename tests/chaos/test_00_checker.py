@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 from handlers import make_app
+from handlers.server import HTTPServer
 from server.brokers.memory import MemoryBroker
 from server.core import config
 from server.node import Node
@@ -63,8 +63,7 @@ class CredulousNode(Node):
 async def serving(node: Node) -> AsyncIterator[str]:
     """The whole server but for its process; yields the WebSocket's address."""
     listener, port = bind_unused_port()
-    server = HTTPServer(make_app(node))
-    server.add_socket(listener)
+    server = HTTPServer(make_app(node), [listener])
     try:
         await node.start()
         yield f"ws://127.0.0.1:{port}/v1/ws"

@@ -13,12 +13,12 @@ from typing import Any, Self
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
-from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 import server.node
 import server.presence.presence
 from handlers import make_app
+from handlers.server import HTTPServer
 from server.core import config
 from server.core.principals import Principal
 from server.node import Node
@@ -39,8 +39,7 @@ class House:
 
     async def __aenter__(self) -> Self:
         listener, self.port = bind_unused_port()
-        self.server = HTTPServer(make_app(self.node))
-        self.server.add_socket(listener)
+        self.server = HTTPServer(make_app(self.node), [listener])
         await self.node.start()
         return self
 

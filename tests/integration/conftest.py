@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from handlers import make_app
+from handlers.server import HTTPServer
 from server.core import config
 from server.node import Node
 from tests.support.processes import Mongod
@@ -38,6 +40,15 @@ def node(io_loop: IOLoop, mongod: Mongod, settings: dict[str, object]) -> Iterat
     io_loop.run_sync(node.start)
     yield node
     io_loop.run_sync(node.close)
+
+
+@pytest.fixture
+def http_server(io_loop: IOLoop, app: Application, _unused_port: tuple[socket.socket, int]) -> Iterator[HTTPServer]:
+    """Ours, under pytest-tornado's name: its other fixtures are made of it."""
+    server = HTTPServer(app, [_unused_port[0]])
+    yield server
+    server.stop()
+    io_loop.run_sync(server.close_all_connections)
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
+import handlers.server
 import handlers.sockets
 import run
 import server.sessions.session
 from handlers import make_app
+from handlers.server import HTTPServer
 from server.node import Node
 from tests.support.client import Client, Refused, make_token
 from tests.support.waiting import until
@@ -198,12 +200,12 @@ class TestIdle:
     @pytest.fixture
     def port(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         """The real server's settings, in a hurry."""
-        for name in ("HEADER_SECONDS", "BODY_SECONDS"):
-            monkeypatch.setattr(run, name, 0.5)
+        for name in ("HEADER_SECONDS", "BODY_SECONDS", "LOOK_EVERY"):
+            monkeypatch.setattr(handlers.server, name, 0.5)
         monkeypatch.setattr(server.sessions.session, "CONNECT_WITHIN", 0.5)
         monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.5)
         sockets = run.listen("127.0.0.1", 0)
-        web = run.http_server(make_app(node), sockets)
+        web = HTTPServer(make_app(node), sockets)
         yield sockets[0].getsockname()[1]
         web.stop()
 

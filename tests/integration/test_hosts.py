@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 from handlers import make_metrics_app
 from handlers.origins import Hosts, Origin, parse_origin
+from handlers.server import HTTPServer
 from server.core import config
 from server.core.errors import StartError
 from server.node import Node
@@ -80,8 +80,7 @@ class TestHosts:
     async def test_the_port_of_metrics(self, node: Node) -> None:
         """It asks for no key, so that being on this machine is the proof."""
         sockets, port = bind_unused_port()
-        server = HTTPServer(make_metrics_app(node))
-        server.add_socket(sockets)
+        server = HTTPServer(make_metrics_app(node), [sockets])
         assert (await ask(port, "GET /metrics", "Host: evil.example"))[0] == 421
         assert (await ask(port, "GET /metrics", f"Host: 127.0.0.1:{port}"))[0] == 200
         server.stop()

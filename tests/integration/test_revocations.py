@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
-from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 import server.access.revocations
 from handlers import make_app
+from handlers.server import HTTPServer
 from server.core import config
 from server.node import Node
 from tests.integration.conftest import SETTINGS
@@ -85,8 +85,7 @@ async def instances(
             await node.start()
             stack.push_async_callback(node.close)
             listener, port = bind_unused_port()
-            web = HTTPServer(make_app(node))
-            web.add_sockets([listener])
+            web = HTTPServer(make_app(node), [listener])
             stack.callback(web.stop)
             made.append(Instance(node, f"http://127.0.0.1:{port}"))
         yield made

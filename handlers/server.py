@@ -1,0 +1,272 @@
+"""The HTTP server under the doors: who is accepted, and how long a connection may take for what. Parsing is Tornado's.
+
+A connection stands in one line at a time, in the order in which it came there: it waits for a request, sends the
+headers of one, sends its body, or takes our answer. Once a second those are cut that have stood in theirs for too long.
+That needs no timer for each request, and says which idle connection goes first when there is no room for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import sys
+from collections.abc import Awaitable, Iterable
+from typing import Any, Final
+
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream
+
+logger = logging.getLogger(__name__)
+
+HEADER_SECONDS: Final = 20.0
+"""From the first byte of a request, of a new connection from its beginning, until its headers are there."""
+BODY_SECONDS: Final = 20.0
+IDLE_SECONDS: Final = 90.0
+"""Between two requests. Longer than a proxy keeps its connections (75 s in deploy/nginx.conf): who sends the requests
+must be the first to close, or one of them meets a closing connection and is lost."""
+STALLED_SECONDS: Final = 60.0
+"""For who takes nothing more of an answer."""
+LOOK_EVERY: Final = 1.0
+
+HEADER_BYTES: Final = 65536
+"""Beyond this the connection is cut; the handlers answer 431 from 16 KiB on."""
+BODY_BYTES: Final = 1 << 20
+ACCEPTED_AT_ONCE: Final = 128
+SPARE_DESCRIPTORS: Final = 64
+"""Left for MongoDB, Redis, hooks and files: clients are not accepted into them."""
+PAUSE: Final = 0.5
+"""Seconds without accepting when there are no descriptors left."""
+
+
+class Stream(IOStream):
+    """Tells its connection what comes and what goes."""
+
+    connection: Connection
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        try:
+            size = super().read_from_fd(buf)
+        finally:
+            del buf  # as IOStream does: a view that an exception holds on to keeps the buffer from growing
+        if size and self.connection.line is self.connection.lines.idle:
+            self.connection.stand_in(self.connection.lines.headers)
+        return size
+
+    def write_to_fd(self, data: memoryview) -> int:
+        try:
+            size = super().write_to_fd(data)
+        finally:
+            del data
+        if size and self.connection.line is self.connection.lines.answer:
+            self.connection.stand_in(self.connection.lines.answer)
+        return size
+
+
+Line = dict["Connection", float]
+"""Connection → since when it stands there, the longest first."""
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.headers: Line = {}
+        self.body: Line = {}
+        self.answer: Line = {}
+        self.idle: Line = {}
+
+
+class Connection:
+    """One TCP connection that speaks HTTP; handlers find it as the `context` of a request's connection."""
+
+    __slots__ = ("stream", "remote_ip", "protocol", "lines", "line", "_now")
+
+    def __init__(self, stream: Stream, address: str, lines: Lines, now: Any) -> None:
+        self.stream = stream
+        self.remote_ip = address
+        self.protocol = "http"
+        self.lines = lines
+        self.line: Line = lines.headers
+        self._now = now
+        self.line[self] = now()
+
+    def stand_in(self, line: Line) -> None:
+        del self.line[self]
+        self.line = line
+        line[self] = self._now()
+
+    def __str__(self) -> str:
+        return self.remote_ip  # in Tornado's log
+
+
+class Request(HTTPMessageDelegate):
+    """One request, on its way to whom it is for: the connection stands in another line at each step."""
+
+    __slots__ = ("_delegate", "_connection")
+
+    def __init__(self, delegate: HTTPMessageDelegate, connection: Connection) -> None:
+        self._delegate = delegate
+        self._connection = connection
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self._connection.stand_in(self._connection.lines.body)
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self._connection.stand_in(self._connection.lines.answer)
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._delegate.on_connection_close()
+
+
+class HTTPServer(HTTPServerConnectionDelegate):
+    """Serves `doors` on sockets that listen. It needs a running loop, or the one that will run."""
+
+    def __init__(self, doors: HTTPServerConnectionDelegate, listeners: Iterable[socket.socket]) -> None:
+        self._doors = doors
+        self._lines = Lines()
+        self._connections: dict[HTTP1ServerConnection, Connection] = {}
+        self._loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]
+        self._parameters = HTTP1ConnectionParameters(max_header_size=HEADER_BYTES, max_body_size=BODY_BYTES)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._highest = sys.maxsize if most == resource.RLIM_INFINITY else most - SPARE_DESCRIPTORS
+        self._listeners = list(listeners)
+        self._full = False
+        self._paused: asyncio.TimerHandle | None = None
+        self._stopped = False
+        if self._listeners:
+            self._accept_again()
+        self._looking = self._loop.call_later(LOOK_EVERY, self._look)
+
+    # --- accepting ----------------------------------------------------------------------------------------------------
+
+    def _accept_again(self) -> None:
+        self._paused = None
+        if not self._has_room():
+            self._pause()
+            return
+        self._full = False
+        for listener in self._listeners:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _has_room(self) -> bool:
+        """Whether descriptors are left for clients. The kernel gives the lowest one that is free."""
+        try:
+            descriptor = os.dup(self._listeners[0].fileno())
+        except OSError:
+            return False
+        os.close(descriptor)
+        return descriptor < self._highest
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:
+                self._pause()
+                return
+            self._serve(accepted, address[0] if isinstance(address, tuple) else "")
+            if accepted.fileno() >= self._highest:
+                self._pause()
+                return
+
+    def _pause(self) -> None:
+        """No more descriptors. Who waits in the kernel's queue goes on waiting, instead of waking the loop in vain
+        until somebody leaves; and the idle leave now."""
+        if not self._full:
+            self._full = True
+            logger.warning("no file descriptors are left for clients: new ones have to wait (ulimit -n, LimitNOFILE)")
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+        for connection in list(self._lines.idle)[:SPARE_DESCRIPTORS]:
+            connection.stream.close()
+        self._paused = self._loop.call_later(PAUSE, self._accept_again)
+
+    def _serve(self, accepted: socket.socket, address: str) -> None:
+        accepted.setblocking(False)
+        stream = Stream(accepted, max_buffer_size=BODY_BYTES + HEADER_BYTES)
+        connection = stream.connection = Connection(stream, address, self._lines, self._loop.time)
+        serving = HTTP1ServerConnection(stream, self._parameters, connection)
+        self._connections[serving] = connection
+        serving.start_serving(self)
+
+    # --- Tornado's side -----------------------------------------------------------------------------------------------
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        assert isinstance(request_conn, HTTP1Connection)
+        connection = request_conn.context
+        assert isinstance(connection, Connection)
+        if connection.line is self._lines.answer:
+            connection.stand_in(self._lines.idle)
+            if self._stopped:
+                connection.stream.close()
+        return Request(self._doors.start_request(server_conn, request_conn), connection)
+
+    def on_close(self, server_conn: object) -> None:
+        """Of a connection that is over, or has left HTTP."""
+        assert isinstance(server_conn, HTTP1ServerConnection)
+        connection = self._connections.pop(server_conn)
+        del connection.line[connection]
+        connection.line = {}
+        del connection.stream
+
+    # --- in time ------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._looking = self._loop.call_later(LOOK_EVERY, self._look)
+        lines, now = self._lines, self._loop.time()
+        for line, seconds in (
+            (lines.headers, HEADER_SECONDS), (lines.body, BODY_SECONDS), (lines.idle, IDLE_SECONDS),
+            (lines.answer, STALLED_SECONDS),
+        ):  # fmt: skip
+            for connection, since in list(line.items()):
+                if now - since < seconds:
+                    break
+                if line is not lines.answer or connection.stream.writing():
+                    connection.stream.close()
+                else:
+                    connection.stand_in(line)  # it is we who take long
+
+    # --- leaving ------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """No new connections, and no new requests: who waits for one is closed, who is at one gets the answer. Twice
+        is fine."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._looking.cancel()
+        if self._paused is not None:
+            self._paused.cancel()
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        for connection in (*self._lines.idle, *self._lines.headers):
+            connection.stream.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being taken in or answered."""
+        return bool(self._lines.body or self._lines.answer)
+
+    async def close_all_connections(self) -> None:
+        while self._connections:
+            await next(iter(self._connections)).close()

@@ -1,0 +1,166 @@
+"""The HTTP server under the doors: idle connections, slow ones, and no descriptors left."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import handlers.server
+from handlers.server import HTTPServer
+from server.node import Node
+from tests.support.client import Client
+from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server
+from tests.support.waiting import until
+
+GET = b"GET /v1/channels/chat:a/messages HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b'POST /v1/channels/chat:a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{"data":1}'
+
+
+class Raw:
+    """A connection that speaks as it likes."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> Raw:
+        self.reader, self.writer = await asyncio.open_connection(LOOPBACK, self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    async def ask(self, request: bytes) -> int:
+        self.writer.write(request)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        (length,) = re.findall(rb"(?i)content-length: (\d+)", head) or [b"0"]
+        await self.reader.readexactly(int(length))
+        return int(head.split()[1])
+
+    async def closed(self) -> bool:
+        async with asyncio.timeout(10):
+            return await self.reader.read() == b""
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything slow is cut at once; what is only idle is not."""
+    monkeypatch.setattr(handlers.server, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(handlers.server, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(handlers.server, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(handlers.server, "IDLE_SECONDS", 3600.0)
+
+
+class TestIdle:
+    @pytest.mark.gen_test
+    async def test_it_outlives_the_time_for_headers(self, hurry: None, http_server: object, http_port: int) -> None:
+        """A connection that has had an answer waits for its next request far longer than headers may take: others that
+        came after it and say nothing are cut meanwhile."""
+        async with Raw(http_port) as kept, Raw(http_port) as mute, Raw(http_port) as partial:
+            assert await kept.ask(POST) == 201
+            assert await partial.ask(GET) == 200
+            partial.writer.write(GET[:20])
+            assert await mute.closed()
+            assert await partial.closed()
+            for _ in range(3):
+                async with Raw(http_port) as mute:
+                    assert await mute.closed()
+                assert await kept.ask(POST) == 201
+
+    @pytest.mark.gen_test
+    async def test_it_ends_too(
+        self, hurry: None, http_server: object, http_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(handlers.server, "IDLE_SECONDS", 0.2)
+        async with Raw(http_port) as kept:
+            assert await kept.ask(GET) == 200
+            assert await kept.closed()
+
+    @pytest.mark.gen_test
+    async def test_half_a_body(self, hurry: None, http_server: object, http_port: int) -> None:
+        """The body has its time too, in a connection's first request and in a later one."""
+        async with Raw(http_port) as first, Raw(http_port) as later:
+            assert await later.ask(POST) == 201
+            for one in (first, later):
+                one.writer.write(POST[:-3])
+                assert await one.closed()
+
+    def test_a_proxy_closes_first(self) -> None:
+        """What deploy/nginx.conf keeps its connections for is less than we do, and longer than a long poll."""
+        site = (ROOT / "deploy" / "nginx.conf").read_text()
+        (kept,) = re.findall(r"upstream[^}]*keepalive_timeout (\d+)s;", site)
+        assert float(kept) + 10 < handlers.server.IDLE_SECONDS
+
+
+@pytest.mark.gen_test
+async def test_who_does_not_take_the_answer_is_cut(
+    node: Node, hurry: None, http_server: HTTPServer, http_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that nobody reads is not kept for ever; one that is waited for is."""
+    monkeypatch.setattr(handlers.server, "STALLED_SECONDS", 0.3)
+    for _ in range(100):
+        node.publish(node.authenticate(None), "chat:big", "x" * 60_000)
+    head = b"GET /v1/channels/chat:big/messages?limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with Raw(http_port) as poll:
+        waiting = asyncio.ensure_future(poll.ask(GET.replace(b"messages", b"messages?wait=60")))
+        _, writer = await asyncio.open_connection(LOOPBACK, http_port, limit=1024)
+        writer.write(head * 3)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await until(lambda: http_server.busy, 10, "an answer under way")
+        await until(lambda: not http_server.busy, 10, "it is cut")
+        writer.close()
+        await node.publish(node.authenticate(None), "chat:a", 1)
+        assert await waiting == 200
+
+
+@pytest.mark.gen_test
+async def test_who_leaves_answers_first(http_server: HTTPServer, http_port: int) -> None:
+    """After `stop` idle connections are closed and a request that is being sent is still answered."""
+    async with Raw(http_port) as idle, Raw(http_port) as busy:
+        assert await idle.ask(GET) == 200
+        busy.writer.write(POST[:-3])
+        await until(lambda: http_server.busy, 5, "half a request")
+        http_server.stop()
+        assert await idle.closed()
+        assert await busy.ask(POST[-3:]) == 201
+        assert await busy.closed()
+    assert not http_server.busy
+
+
+class Confined(Server):
+    """With 200 descriptors."""
+
+    def command(self) -> list[str]:
+        return ["prlimit", "--nofile=200:200", *super().command()]
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
+def test_no_descriptors_left(mongod: Mongod, tmp_path: Path) -> None:
+    """Whoever comes then waits in the kernel's queue and is served as soon as somebody leaves. Who is connected is
+    served all the while, with the database; who only keeps a connection for later has to go."""
+
+    async def play() -> None:
+        settings = {**UNLIMITED, "limits.connections": 0, "mongodb.database": "descriptors"}
+        server = Confined(tmp_path, mongodb_uri=mongod.uri, settings=settings)
+        async with server, Client([server.ws]) as ann, Raw(server.port) as idle:
+            assert await idle.ask(POST) == 201
+            crowd = [await asyncio.open_connection(LOOPBACK, server.port) for _ in range(250)]
+            await until(lambda: "no file descriptors" in server.log.read_text(), 10, "the limit")
+            assert await idle.closed()
+            async with Raw(server.port) as late:
+                asked = asyncio.ensure_future(late.ask(POST))
+                for n in range(20):
+                    await ann.publish("chat:a", n)
+                assert not asked.done()
+                assert server.open_files() < 200
+                for _, writer in crowd:
+                    writer.close()
+                assert await asyncio.wait_for(asked, 15) == 201
+        text = server.log.read_text()
+        assert "Traceback" not in text
+        assert text.count("no file descriptors") < 5
+
+    asyncio.run(play())
