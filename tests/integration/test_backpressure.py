@@ -416,7 +416,7 @@ async def test_a_stalled_client_is_told_to_come_back(
     node: Node, port: int, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing read for too long: disconnect 4001, close 4001; its cursor continues without loss."""
-    monkeypatch.setattr(server.outbox, "STALLED_AFTER", 0.5)
+    monkeypatch.setattr(server.sessions.outbox, "STALLED_AFTER", 0.5)
     async with Client(url) as other, Raw(node, port) as slow:
         prompt = await other.subscribe("chat:a")
         await slow.subscribe("chat:a")
@@ -457,7 +457,7 @@ async def test_reading_slowly_is_progress(node: Node, port: int) -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_a_dead_client_is_let_go(node: Node, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not even read the goodbye is cut off after a moment: nothing of it stays behind."""
-    monkeypatch.setattr(server.outbox, "STALLED_AFTER", 0.5)
+    monkeypatch.setattr(server.sessions.outbox, "STALLED_AFTER", 0.5)
     monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.2)
     async with Raw(node, port) as slow:
         await slow.subscribe("chat:a")

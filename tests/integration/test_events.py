@@ -209,7 +209,7 @@ async def test_who_leaves_is_forgotten(node: Node, url: str) -> None:
 
 @pytest.mark.gen_test
 async def test_a_silent_stream_shows_a_sign_of_life(node: Node, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.events, "HEARTBEAT_EVERY", 0.1)
+    monkeypatch.setattr(server.sessions.events, "HEARTBEAT_EVERY", 0.1)
     async with EventSource(url) as events:
         await events.opened()
         reading = asyncio.ensure_future(events.next(30))
@@ -297,7 +297,7 @@ async def test_a_slow_reader_of_several_channels(node: Node, joined: str) -> Non
 
 @pytest.mark.gen_test(timeout=60)
 async def test_who_reads_nothing_is_closed(node: Node, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.outbox, "STALLED_AFTER", 0.5)
+    monkeypatch.setattr(server.sessions.outbox, "STALLED_AFTER", 0.5)
     monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.2)
     async with EventSource(url, buffer=4096):
         await until(lambda: node.hub.count("chat:a"), 5, "stream")

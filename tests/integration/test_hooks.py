@@ -232,7 +232,7 @@ async def test_a_hook_that_fails(url: str, base_url: str, backend: BackEnd, node
 @pytest.mark.gen_test
 async def test_the_circuit_breaker(url: str, backend: BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some failures in a row the back end is left alone for a while, then one tries, then all goes on."""
-    monkeypatch.setattr(server.hooks, "RESTS", 0.3)
+    monkeypatch.setattr(server.access.hooks, "RESTS", 0.3)
     backend.rule = lambda question: 500
     async with Client(url) as client:
         for _ in range(server.access.hooks.FAILURES + 5):

@@ -118,7 +118,7 @@ async def test_a_lost_connection_is_no_leave_at_once(url: str, node: Node, monke
         await bob.reconnect()
         assert (await ann.presence("room:a"))["users"][1] == {"user": "bob", "sessions": 1}
         assert at_anns.waiting() == []
-        monkeypatch.setattr(server.presence, "GRACE", 0.0)
+        monkeypatch.setattr(server.presence.presence, "GRACE", 0.0)
         bob.abort()
         assert await at_anns.next() == {"type": "leave", "channel": "room:a", "user": "bob"}
 

@@ -99,9 +99,9 @@ def one(node: Node, base_url: str, http_server: object) -> Instance:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Doubt after a fifth of the time, so that nobody has to wait for it."""
-    monkeypatch.setattr(server.revocations, "POLL_EVERY", 0.1)
-    monkeypatch.setattr(server.revocations, "ANSWER_WITHIN", 0.4)
-    monkeypatch.setattr(server.revocations, "CONFIRM_WITHIN", 0.6)
+    monkeypatch.setattr(server.access.revocations, "POLL_EVERY", 0.1)
+    monkeypatch.setattr(server.access.revocations, "ANSWER_WITHIN", 0.4)
+    monkeypatch.setattr(server.access.revocations, "CONFIRM_WITHIN", 0.6)
     return
 
 
