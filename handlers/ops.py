@@ -105,7 +105,8 @@ class Page(StaticFileHandler):
 def log_request(handler: RequestHandler) -> None:
     """The path without its query, which may hold secrets."""
     status = handler.get_status()
-    level = logging.DEBUG if status < 400 else logging.ERROR if status == 500 else logging.INFO
+    asked_again = isinstance(handler, Readiness)  # several times a second, by probes: a 503 is their answer
+    level = logging.DEBUG if status < 400 or asked_again else logging.ERROR if status == 500 else logging.INFO
     if not logger.isEnabledFor(level):
         return
     about, reason = {"ip": handler.request.remote_ip}, ""
