@@ -465,7 +465,8 @@ class Documents:
         error = jsonschema.exceptions.best_match(schema.iter_errors(fields))
         if error is not None:
             place = ".".join(map(str, error.absolute_path)) or "document"
-            raise bad_request(f"{place}: {error.message[:200]}")
+            # Not the error's own words: they quote the value, which in a patched document may be another's.
+            raise bad_request(f"{place}: the schema says {error.validator}: {str(error.validator_value)[:200]}")
 
     async def _change(self, collection: str, write: DocumentWrite, new: Json, owner: Owner | None) -> Written:
         """Read, check and write, guarded by the whole document as it was read; whoever was faster makes us look again.
