@@ -1,0 +1,99 @@
+"""Exceptions of foreign libraries end at the border: nobody behind it passes on what they say. Read from the source.
+
+What they say may quote a document, a command, a token or a path. At the border it becomes names, codes and words of our
+own; a traceback may go to the log as `exc_info`, where it loses its words (server/core/logs.py)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = [path for folder in ("server", "handlers") for path in sorted((ROOT / folder).rglob("*.py"))] + [
+    ROOT / "run.py"
+]
+
+BORDER = {
+    "server/mongo/client.py",
+    "server/brokers/links.py",
+    # What msgspec and PyYAML say of bytes and types: places and kinds, never values.
+    "server/wire/codec.py",
+    "server/wire/protocol.py",
+    "server/core/config.py",
+    # What PyJWT and cryptography say of tokens and keys: fixed words.
+    "server/access/auth.py",
+    "server/access/keys.py",
+}
+ALLOWED_CALLS = {
+    "isinstance",
+    "type",
+    "brief",
+    "starting",
+    "_why",
+    "_refusal",
+    "_report",
+    "_is_passing",
+    "_is_id",
+    "_lose_all",
+}
+"""Which put it into words of ours, or only look at it."""
+AT_START = {"_load", "_validator", "run_token"}
+"""Functions that speak to the operator only, of what stands in the configuration and in the flags."""
+FORBIDDEN_ATTRIBUTES = {"args", "message", "details", "errmsg", "doc", "object"}
+
+
+def _ours() -> set[str]:
+    """The names of all exceptions that the project defines."""
+    found = {"WaterspoutError"}
+    classes = [
+        node for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    for node in classes:
+        bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        if bases & {"Exception", "ConnectionError", "WaterspoutError"} or any(base.endswith("Error") for base in bases):
+            found.add(node.name)
+    return found
+
+
+OURS = _ours()
+
+
+def _caught(handler: ast.ExceptHandler) -> set[str]:
+    kinds = handler.type
+    if kinds is None:
+        return {"BaseException"}
+    return {ast.unparse(one).rpartition(".")[2] for one in (kinds.elts if isinstance(kinds, ast.Tuple) else [kinds])}
+
+
+def _told(handler: ast.ExceptHandler) -> Iterator[ast.AST]:
+    """Where the body of the handler uses the exception for more than looking at it."""
+    parents = {child: node for node in ast.walk(handler) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(handler):
+        if not (isinstance(node, ast.Name) and node.id == handler.name and isinstance(node.ctx, ast.Load)):
+            continue
+        parent = parents[node]
+        match parent:
+            case ast.Attribute(attr=attribute) if attribute not in FORBIDDEN_ATTRIBUTES:
+                continue
+            case ast.Call(func=called) if ast.unparse(called).rpartition(".")[2] in ALLOWED_CALLS:
+                continue
+            case ast.keyword(arg="exc_info") | ast.Raise() | ast.Compare() | ast.BoolOp():
+                continue
+        yield parent
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_words_of_foreign_exceptions(path: Path) -> None:
+    """No `str(error)`, no `{error}` and no `%s` of an exception that is not ours, outside the border."""
+    if str(path.relative_to(ROOT)) in BORDER:
+        return
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in AT_START]
+    excepted = {node for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if node not in excepted and isinstance(node, ast.ExceptHandler) and node.name and _caught(node) - OURS:
+            for told in _told(node):
+                pytest.fail(f"{path.name}:{getattr(told, 'lineno', '?')}: {ast.unparse(told)}")
