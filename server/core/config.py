@@ -258,9 +258,11 @@ class Hook(Section):
     secret: str | None = None
     """signs the requests; needed with a URL, 32 bytes at least"""
     timeout: Seconds = Seconds(1)
-    """for the whole answer"""
+    """for the whole answer, from when it is asked: a hook has 64 questions at a time, and the others wait for their
+    turn"""
     on_failure: Literal["deny", "allow"] = "deny"
-    """`allow`: what cannot be asked about is accepted. Else it is refused with `unavailable`"""
+    """`allow`: what the hook does not answer is accepted. Else it is refused with `unavailable`. What could not be
+    asked because of too many other questions (5,000 waiting, or 10 s) is refused in either case"""
     actions: list[Literal["publish", "subscribe", "write"]] = field(
         default_factory=lambda: ["publish", "subscribe", "write"]
     )

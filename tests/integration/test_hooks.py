@@ -23,6 +23,7 @@ from server.core import config
 from server.core.errors import StartError
 from server.node import Node
 from tests.support.client import Client, Refused, make_token
+from tests.support.waiting import until
 
 SECRET = "a secret between the two, of 32 bytes and more"
 Rule = Callable[[dict[str, Any]], Awaitable[Any]]
@@ -74,8 +75,12 @@ def backend() -> Iterator[BackEnd]:
     one.stop()
 
 
+TURNS = 8
+
+
 @pytest.fixture
-def settings(backend: BackEnd) -> Iterator[dict[str, object]]:
+def settings(backend: BackEnd, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
+    monkeypatch.setattr(server.access.hooks, "CONCURRENT", TURNS)
     rules = types.ModuleType("rules_of_this_test")
     rules.sync_rule = sync_rule  # type: ignore[attr-defined]
     rules.async_rule = async_rule  # type: ignore[attr-defined]
@@ -249,6 +254,88 @@ async def test_the_circuit_breaker(url: str, backend: BackEnd, monkeypatch: pyte
                     await asyncio.sleep(min(refused.retry_after, 0.3))
         assert len(backend.questions) == server.access.hooks.FAILURES + 1
         await client.publish("web:x", 1)
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize("namespace", ["web", "lenient", "sync"])
+async def test_a_batch_is_asked_about_as_a_whole(
+    url: str, base_url: str, backend: BackEnd, node: Node, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the answers take together: waiting for a turn is not the hook's failure, and it never has more than
+    so many questions at a time."""
+    monkeypatch.setattr(server.access.hooks, "TURN_WITHIN", 50.0)
+    node.config.hooks[namespace].timeout = config.Seconds(1)
+    answering, most = 0, 0
+
+    async def rule(question: dict[str, Any]) -> Any:
+        nonlocal answering, most
+        if question["action"] == "subscribe":
+            return None
+        answering += 1
+        most = max(most, answering)
+        await asyncio.sleep(0.1)
+        answering -= 1
+        return {"data": question["data"].upper()}
+
+    backend.rule = rule
+    messages = [{"channel": f"{namespace}:x", "data": f"text {n}"} for n in range(200)]
+    status, answer = await rest(base_url, "/v1/publish", {"messages": messages})
+    assert status == 200
+    assert all("offset" in result for result in answer["results"])
+    _, page = await rest(base_url, f"/v1/channels/{namespace}:x/messages?after=0&limit=1000")
+    assert [message["data"] for message in page["messages"]] == [f"TEXT {n}" for n in range(200)]
+    if namespace != "sync":
+        assert len(backend.questions) - sum(one["action"] == "subscribe" for one in backend.questions) == 200
+        assert most == TURNS
+
+
+@pytest.mark.gen_test
+async def test_what_has_no_turn_is_refused_and_opens_no_breaker(
+    url: str, backend: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many questions before it, or too long: `unavailable`, even where a silent hook is passed over; and the hook
+    is asked by the next one."""
+    answers = asyncio.Event()
+
+    async def rule(question: dict[str, Any]) -> None:
+        await answers.wait()
+
+    backend.rule = rule
+    monkeypatch.setattr(server.access.hooks, "TURN_WITHIN", 0.2)
+    monkeypatch.setattr(server.access.hooks, "WAITING", 20)
+    async with Client(url) as client:
+        turns = [asyncio.ensure_future(client.publish(f"lenient:{n}", n)) for n in range(TURNS)]
+        await until(lambda: len(backend.questions) == len(turns), 10, "as many questions as there are turns")
+        refused = await asyncio.gather(
+            *(client.publish(f"lenient:too-many-{n}", n) for n in range(30)), return_exceptions=True
+        )
+        assert {str(one) for one in refused} == {"unavailable: hook lenient: too many questions wait for it"}
+        answers.set()
+        await asyncio.gather(*turns)
+        await client.publish("lenient:x", 1)
+    assert len(backend.questions) == len(turns) + 1
+
+
+@pytest.mark.gen_test
+async def test_a_busy_server_is_not_the_hooks_failure(url: str, backend: BackEnd, node: Node) -> None:
+    """Where the event loop has stood still, nobody knows whether the hook has answered: refused, and not counted."""
+    node.config.hooks["lenient"].timeout = config.Seconds(0.05)
+    asked = asyncio.Event()
+
+    async def rule(question: dict[str, Any]) -> None:
+        asked.set()
+        time.sleep(2 * server.access.hooks.LATE)  # noqa: ASYNC251 - it is the loop that is to stand still
+        await asyncio.sleep(0.2)
+
+    async with Client(url) as client:
+        backend.rule = rule
+        for n in range(server.access.hooks.FAILURES + 1):
+            with pytest.raises(Refused, match="unavailable: hook lenient: this server was too busy"):
+                await client.publish("lenient:x", n)
+        node.config.hooks["lenient"].timeout = config.Seconds(10)
+        backend.rule = lambda question: None
+        await client.publish("lenient:x", "asked about")
+    assert backend.questions[-1]["data"] == "asked about"
 
 
 @pytest.mark.gen_test
