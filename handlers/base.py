@@ -101,8 +101,8 @@ class BaseHandler(RequestHandler):
         fetching = self.node.authenticator.fetching(token)
         if fetching is not None:
             await fetching
-        principal = self.node.authenticate(token)
-        self.node.count_request(principal, self.client_address())
+        principal = self.node.identities.authenticate(token)
+        self.node.admission.count_request(principal, self.client_address())
         return principal
 
     def client_address(self) -> str:
@@ -125,9 +125,9 @@ class BaseHandler(RequestHandler):
 
     def check_room(self, principal: Principal | None) -> None:
         """Whether one more connection that stays may be let in."""
-        if self.node.leaving:
+        if self.node.lifecycle.leaving:
             raise Error("unavailable", "the server is leaving", retry_after=1.0)
-        self.node.admit(principal, self.client_address())
+        self.node.admission.admit(principal, self.client_address())
 
     def check_origin(self) -> None:
         if not self._origins.allow(self.request):
@@ -242,7 +242,7 @@ class BaseHandler(RequestHandler):
                 reason = error.log_message % error.args if error.args else error.log_message
             code = _CODES.get(status_code, "internal" if status_code >= 500 else "bad_request")
             error = Error(code, reason, status=status_code)
-        self.node.refused(error, getattr(self, "principal", None), self.client_address())
+        self.node.incidents.refused(error, getattr(self, "principal", None), self.client_address())
         self.refusal = error
         self._set_cors_headers()
         self.set_status(error.status)

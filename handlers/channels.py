@@ -59,7 +59,7 @@ class Messages(Waiting):
     async def post(self, channel: str, body: PublishRequest, headers: IdempotencyHeader) -> None:
         """Answered when the message is durable. 200: it was stored by an earlier publish with the same key. 202: it is
         ephemeral."""
-        publishing = self.node.publish(
+        publishing = self.node.publisher.publish(
             self.principal,
             channel,
             body.data,
@@ -84,7 +84,7 @@ class Messages(Waiting):
                 raise bad_request("wait: what is before a cursor is there already")
             await self.poll({channel: query.after}, query.limit, query.wait)
             return
-        page = await self.node.history(
+        page = await self.node.history.page(
             self.principal,
             channel,
             after=query.after,
@@ -129,7 +129,7 @@ class Batch(BaseHandler):
         try:
             item = value if isinstance(value, PublishItem) else convert(value, PublishItem)
             channel = item.channel
-            return channel, self.node.publish(
+            return channel, self.node.publisher.publish(
                 self.principal,
                 channel,
                 item.data,

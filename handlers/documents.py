@@ -47,7 +47,7 @@ class Writing(BaseHandler):
                 },
                 DocumentWrite,
             )
-        written = await self.node.write_document(self.principal, collection, write, address=self.client_address())
+        written = await self.node.documents.write(self.principal, collection, write, address=self.client_address())
         self.answer_written(collection, written)
 
     def answer_written(self, collection: str, written: Written) -> None:
@@ -74,7 +74,7 @@ class Documents(Writing):
             fields=query.fields,
             count=query.count,
         )
-        self.answer(await self.node.find_documents(self.principal, find, address=self.client_address()))
+        self.answer(await self.node.documents.find(self.principal, find, address=self.client_address()))
 
     @operation("Create a document", {201: StoredDocument, 200: StoredDocument})
     async def post(self, collection: str, body: Fields, headers: IdempotencyHeader) -> None:
@@ -87,7 +87,7 @@ class Document(Writing):
 
     @operation("Read a document", {200: StoredDocument, 304: None})
     async def get(self, collection: str, document_id: str) -> None:
-        document = await self.node.get_document(self.principal, collection, document_id, address=self.client_address())
+        document = await self.node.documents.get(self.principal, collection, document_id, address=self.client_address())
         self._rev = document["_rev"]
         self.answer(document)
 
@@ -114,7 +114,7 @@ class Batch(BaseHandler):
     @operation("Write many documents", {200: DocumentResults})
     async def post(self, collection: str, body: DocumentBatch) -> None:
         """Each with its own outcome; those of one document in their order. It is not one transaction."""
-        results = await self.node.write_documents(
+        results = await self.node.documents.write_many(
             self.principal, collection, body.writes, address=self.client_address()
         )
         self.answer({"results": [_result(one) for one in results]})

@@ -34,8 +34,8 @@ class Streaming(BaseHandler):
         ticket = self.get_query_argument("ticket", None)
         if ticket is None or "Authorization" in self.request.headers:
             return await super().authenticate()
-        principal = self.node.redeem(ticket, self.channels())
-        self.node.count_request(principal, self.client_address())
+        principal = self.node.identities.redeem(ticket, self.channels())
+        self.node.admission.count_request(principal, self.client_address())
         return principal
 
     def channels(self) -> list[str]:
@@ -80,6 +80,6 @@ class Tickets(BaseHandler):
     async def post(self, body: TicketRequest) -> None:
         """It stands in the URL instead of a token, and is good for listening to these channels, for a short while. What
         is opened with it lasts as long as the token that it was got with."""
-        ticket, seconds = await self.node.ticket(self.principal, body.channels)
+        ticket, seconds = await self.node.subscriptions.ticket(self.principal, body.channels)
         self.set_header("Cache-Control", "no-store")
         self.answer(Ticket(ticket, body.channels, round(seconds, 3)), 201)

@@ -11,11 +11,11 @@ class Nodes(BaseHandler):
     @operation("List the nodes", {200: NodesPage, 304: None})
     async def get(self) -> None:
         """What each node within hearing last said of itself, once a second. For API keys that are `admin`."""
-        self.answer(self.node.nodes(self.principal))
+        self.answer(self.node.directory.nodes(self.principal))
 
 
 class ChannelList(BaseHandler):
     @operation("List the channels that have subscribers", {200: ChannelsPage, 304: None})
     async def get(self, query: ChannelsQuery) -> None:
         """Of all nodes, by name. For API keys that are `admin`."""
-        self.answer(await self.node.channels(self.principal, query.prefix, query.after, query.limit))
+        self.answer(await self.node.directory.channels(self.principal, query.prefix, query.after, query.limit))

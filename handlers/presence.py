@@ -11,4 +11,4 @@ class Presence(BaseHandler):
     @operation("Who is in a channel", {200: PresencePage, 304: None})
     async def get(self, channel: str, query: PresenceQuery) -> None:
         """Each user once, with the number of their sessions. Where the namespace keeps presence."""
-        self.answer(await self.node.presence(self.principal, channel, query.left, address=self.client_address()))
+        self.answer(await self.node.presence.show(self.principal, channel, query.left, address=self.client_address()))

@@ -71,7 +71,7 @@ class Socket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, the same methods
-        addresses = self._node.addresses
+        addresses = self._node.admission.addresses
         addresses[self._address] = addresses.get(self._address, 0) + 1
 
     def eof_received(self) -> bool:
@@ -81,11 +81,11 @@ class Socket(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._closing is not None:
             self._closing.cancel()
-        left = self._node.addresses[self._address] - 1
+        left = self._node.admission.addresses[self._address] - 1
         if left:
-            self._node.addresses[self._address] = left
+            self._node.admission.addresses[self._address] = left
         else:
-            del self._node.addresses[self._address]
+            del self._node.admission.addresses[self._address]
         self.outbox.closed()
 
     def pause_writing(self) -> None:

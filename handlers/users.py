@@ -11,7 +11,7 @@ class DisconnectUser(BaseHandler):
     @operation("Close a user's connections", {200: UserNamed})
     async def post(self, user: str, body: DisconnectRequest) -> None:
         """On every node within a second. For API keys that are `admin`."""
-        await self.node.disconnect_user(self.principal, user, body.reason, body.reconnect)
+        await self.node.moderation.disconnect(self.principal, user, body.reason, body.reconnect)
         self.answer({"user": user})
 
 
@@ -20,7 +20,7 @@ class RevokeUser(BaseHandler):
     async def post(self, user: str, body: RevokeRequest) -> None:
         """All that were issued until now, or one of them, or their rights in some channels. For API keys that are
         `admin`."""
-        await self.node.revoke(self.principal, user, body.token, body.channels)
+        await self.node.moderation.revoke(self.principal, user, body.token, body.channels)
         self.answer({"user": user})
 
 
@@ -28,5 +28,5 @@ class UnsubscribeUser(BaseHandler):
     @operation("End a user's subscription", {200: UserUnsubscribed})
     async def post(self, channel: str, body: UnsubscribeRequest) -> None:
         """The user may subscribe again. For API keys that are `admin`."""
-        await self.node.unsubscribe_user(self.principal, channel, body.user, body.reason)
+        await self.node.moderation.unsubscribe(self.principal, channel, body.user, body.reason)
         self.answer({"channel": channel, "user": body.user})

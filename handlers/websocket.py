@@ -96,14 +96,14 @@ class WebSocket(Socket):
         del self._opening
         self._transport.write(greeting)
         self._session = self.outbox = Session(self._node, self, codec, principal, self._address, origin)
-        if self._node.leaving:  # since the request came
+        if self._node.lifecycle.leaving:  # since the request came
             self._session.disconnect(Disconnect(SHUTDOWN, "the server is leaving"))
         early, self.early = self.early, b""
         if early:
             self.data_received(early)
 
     def data_received(self, data: bytes) -> None:
-        self._node.bytes_in += len(data)
+        self._node.admission.bytes_in += len(data)
         if self._closing is not None:
             self._await_close(data)
             return

@@ -42,32 +42,36 @@ class _Collector(Collector):
         yield from self._log()
         yield from self._documents()
         broker = node.broker
-        yield gauge("broker_up", "1: this node hears itself through its broker.", node.unheard() is None)
+        yield gauge("broker_up", "1: this node hears itself through its broker.", node.peers.unheard() is None)
         yield counter("broker_dropped", "Publications that could not be sent to the broker.", broker.dropped)
         yield counter("broker_refused", "Payloads from the broker that were not ours.", broker.refused)
-        repairs = {cause: node.repairs[cause] for cause in CAUSES}
+        repairs = {cause: node.streams.repairs[cause] for cause in CAUSES}
         yield counters("repairs", "Reads of the log for what the broker had lost, by what showed it.", "cause", repairs)
         yield histogram("loop_lag_seconds", "How late the event loop ran what was due, once a second.", node.lag)
 
     def _clients(self) -> Iterator[Family]:
         node, hub = self._node, self._node.hub
-        transports = {"websocket": 0} | Counter(client.transport for client in node.clients)
+        transports = {"websocket": 0} | Counter(client.transport for client in node.admission.clients)
         yield gauges("connections", "Connected clients.", "transport", transports)
         live = hub.subscriptions()
-        channels, subscriptions = node.listening()
+        channels, subscriptions = node.streams.counts()
         states = {"live": live, "replaying": max(subscriptions - live, 0)}
         yield gauges("subscriptions", "replaying: resuming or behind, served from the log.", "state", states)
         yield gauge("channels", "Channels that somebody here is subscribed to.", channels)
-        yield gauge("queue_bytes", "Waiting for clients to read.", sum(client.queued for client in node.clients))
-        yield counter("messages_in", "Publishes that were accepted.", node.published)
+        yield gauge(
+            "queue_bytes", "Waiting for clients to read.", sum(client.queued for client in node.admission.clients)
+        )
+        yield counter("messages_in", "Publishes that were accepted.", node.publisher.published)
         yield counter("messages_out", "Messages handed to clients, replays among them.", hub.messages)
-        yield counter("bytes_in", "Received from WebSocket clients.", node.bytes_in)
+        yield counter("bytes_in", "Received from WebSocket clients.", node.admission.bytes_in)
         yield counter("bytes_out", "Handed to clients, replies and replays among them.", hub.bytes)
         yield counter("messages_dropped", "Ephemeral messages that slow clients did not get.", hub.dropped)
         yield counter("fallen_behind", "Times a durable subscription could not keep up.", hub.fallen_behind)
-        refusals = {code: node.refusals[code] for code in ERRORS}
+        refusals = {code: node.incidents.refusals[code] for code in ERRORS}
         yield counters("refusals", "Commands and requests answered with an error.", "code", refusals)
-        yield counters("disconnects", "Connections ended, by our close code, or by the client.", "code", node.farewells)
+        yield counters(
+            "disconnects", "Connections ended, by our close code, or by the client.", "code", node.incidents.disconnects
+        )
 
     def _log(self) -> Iterator[Family]:
         log = self._node.log
@@ -81,7 +85,7 @@ class _Collector(Collector):
         yield counter("conflicts", "Inserts refused because another node had taken the offset.", log.conflicts)
 
     def _documents(self) -> Iterator[Family]:
-        documents, tailer = self._node.documents, self._node.tailer
+        documents, tailer = self._node.document_store, self._node.tailer
         yield counter("document_reads", "Documents and lists read, and snapshots.", documents.reads)
         yield counter("document_writes", "Writes of documents that were asked for.", documents.writes)
         yield gauge("tailer", "1: this node follows the changes of documents.", tailer.holds)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from server.core.errors import Error
 from server.core.histogram import Histogram
+from server.core.principals import Principal
 
 KINDS: Final = 20
 """Different events told of in a second; of the others only the number is."""
@@ -41,12 +44,22 @@ class Rates:
         ]
 
 
-class Events:
-    """What happened in one second: equal events are one, with a count."""
+class Incidents:
+    """What went wrong here: counted for ever, and told of second by second, where equal events are one with a count."""
 
     def __init__(self) -> None:
+        self.refusals: Counter[str] = Counter()
+        """Errors that clients were answered with, by code."""
+        self.disconnects: Counter[str] = Counter()
+        """Connections ended, by close code; `client`: not by us."""
         self._events: dict[tuple[tuple[str, Any], ...], int] = {}
         self._others = 0
+
+    def refused(self, error: Error, principal: Principal | None, address: str) -> None:
+        """A command or request was answered with an error."""
+        self.refusals[error.code] += 1
+        user = principal.user if principal is not None else None
+        self.note("refusal", code=error.code, reason=error.reason[:REASON], user=user, address=address)
 
     def note(self, event: str, count: int = 1, **fields: Any) -> None:
         key = (("event", event), *fields.items())

@@ -24,7 +24,7 @@ DELIVERY_MESSAGES: Final = 64
 """Messages joined for one `send`: more saves nothing, and what a full sink drops is dropped by the delivery."""
 PROGRESS_MESSAGES: Final = 1000
 PROGRESS_SECONDS: Final = 10.0
-"""Passed over by a view, before its subscribers are told how far it is."""
+"""Messages that a view does not show, or seconds of them, before its subscribers are told how far it is."""
 
 
 class Delivery(NamedTuple):
@@ -38,7 +38,7 @@ class Delivery(NamedTuple):
     """Messages in it."""
 
     @property
-    def passing(self) -> bool:
+    def ephemeral(self) -> bool:
         """Of ephemeral messages: in no log, so it is taken now or never."""
         return self.last == 0 and self.size > 0
 
@@ -48,10 +48,11 @@ class Sink(Protocol):
 
     id: str
     codec: Codec
-    straight: Callable[[bytes], None] | None
+    direct_write: Callable[[bytes], None] | None
     """Writes frames at once; None where they have to go by `send`, as something waits that goes out before."""
     topics: int
-    """The hub's own: how many it gets. One of a single topic has nothing to collect."""
+    """How many topics the hub sends to it, counted by the hub. A sink with one topic has nothing to merge, so it is
+    written to directly."""
 
     def send(self, delivery: Delivery) -> None: ...
 
@@ -63,17 +64,18 @@ class _Topic:
     """One channel's sinks by encoding, and the messages of this turn; or those of one view of a channel."""
 
     __slots__ = (
-        "channel", "view", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer", "passed",
-        "passed_over", "passed_since",
+        "channel", "view", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer", "hidden",
+        "hidden_count", "hidden_since",
     )  # fmt: skip
 
     def __init__(self, channel: str, interval: float, view: View | None = None) -> None:
         self.channel = channel if view is None else view.channel
         self.view = view
-        self.passed: Message | None = None
-        """The newest that the view has passed over since it last showed something."""
-        self.passed_over = 0
-        self.passed_since = 0.0
+        self.hidden: Message | None = None
+        """The newest message that the view has not shown since it last showed one, how many these are, and since when
+        there are any."""
+        self.hidden_count = 0
+        self.hidden_since = 0.0
         self.sinks: dict[Codec, dict[Sink, None]] = {}
         self.snapshot: dict[Codec, tuple[Sink, ...]] = {}
         """What `sinks` was when it last changed: a send may remove its sink while we go through them."""
@@ -110,7 +112,7 @@ class Hub:
         topic = topics.get(key)
         if topic is None:
             topic = topics[key] = _Topic(channel, conflate, view)
-        self.settle(channel, view)  # what came before is not for the newcomer
+        self.send_held_back(channel, view)  # what came before is not for the newcomer
         self._flush_topic(topic)
         sinks = topic.sinks.setdefault(sink.codec, {})
         sink.topics += sink not in sinks
@@ -139,13 +141,13 @@ class Hub:
             if view is not None and not topics:
                 self._views.pop(channel, None)
 
-    def settle(self, channel: str, view: View | None) -> None:
+    def send_held_back(self, channel: str, view: View | None) -> None:
         """Send what a conflating view holds back, so that its position means something."""
         topic = self._views.get(channel, {}).get(view) if view is not None and view.conflate else None
         if topic is not None and topic.newest:
             if topic.timer is not None:
                 topic.timer.cancel()
-            self._release(topic)
+            self._send_newest(topic)
 
     def count(self, channel: str) -> int:
         topics = [*filter(None, (self._topics.get(channel),)), *self._views.get(channel, {}).values()]
@@ -176,14 +178,14 @@ class Hub:
         assert view is not None
         shown = [one for message in messages if (one := view.show(message)) is not None]
         if not shown:
-            if topic.passed is None:
-                topic.passed_since = asyncio.get_running_loop().time()
-            topic.passed = messages[-1]
-            topic.passed_over += len(messages)
-            if topic.passed_over >= PROGRESS_MESSAGES:
+            if topic.hidden is None:
+                topic.hidden_since = asyncio.get_running_loop().time()
+            topic.hidden = messages[-1]
+            topic.hidden_count += len(messages)
+            if topic.hidden_count >= PROGRESS_MESSAGES:
                 self._tell_progress(topic)
             return
-        topic.passed, topic.passed_over = None, 0
+        topic.hidden, topic.hidden_count = None, 0
         if view.conflate:
             self._conflate(topic, shown)
         else:
@@ -193,14 +195,14 @@ class Hub:
         """Once a second: views that have shown nothing for long say how far they are."""
         for topics in tuple(self._views.values()):
             for topic in tuple(topics.values()):
-                if topic.passed is not None and now - topic.passed_since >= PROGRESS_SECONDS:
+                if topic.hidden is not None and now - topic.hidden_since >= PROGRESS_SECONDS:
                     self._tell_progress(topic)
 
     def _tell_progress(self, topic: _Topic) -> None:
-        last = topic.passed
+        last = topic.hidden
         if last is None or topic.newest:  # behind what is held back
             return
-        topic.passed, topic.passed_over = None, 0
+        topic.hidden, topic.hidden_count = None, 0
         self._flush_topic(topic)
         push = progress_push(topic.channel, str(last.position))
         for codec in list(topic.sinks):
@@ -216,7 +218,7 @@ class Hub:
         """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
         views = self._views.get(channel, {})
         for view in views:
-            self.settle(channel, view)
+            self.send_held_back(channel, view)
         for topic in (*filter(None, (self._topics.get(channel),)), *views.values()):
             self._flush_topic(topic)
             named = {**push, "channel": topic.channel}
@@ -290,7 +292,7 @@ class Hub:
         self.bytes += count * len(delivery.data)
         data, lone = delivery.data, self._lone
         for sink in sinks:
-            write = sink.straight if lone or sink.topics == 1 else None
+            write = sink.direct_write if lone or sink.topics == 1 else None
             if write is None:
                 sink.send(delivery)
                 continue
@@ -327,11 +329,11 @@ class Hub:
         loop = asyncio.get_running_loop()
         wait = topic.sent_at + topic.interval - loop.time()
         if wait <= 0:
-            self._release(topic)
+            self._send_newest(topic)
         else:
-            topic.timer = loop.call_later(wait, self._release, topic)
+            topic.timer = loop.call_later(wait, self._send_newest, topic)
 
-    def _release(self, topic: _Topic) -> None:
+    def _send_newest(self, topic: _Topic) -> None:
         topic.timer = None
         topic.sent_at = asyncio.get_running_loop().time()
         newest = list(topic.newest.values())

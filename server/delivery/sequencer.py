@@ -2,7 +2,8 @@
 
 The broker is fast but may lose, double and reorder; the log has everything. So: the next offset is delivered, an old
 one dropped, and for one beyond the next we wait a moment (reordering between nodes is normal) and then read what is
-missing from the log. A tail that is lost altogether is found when somebody says how far the log reaches (`reach`).
+missing from the log. A tail that is lost altogether is found when somebody says how far the log reaches
+(`note_head`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from server.core.cursors import MAX_OFFSET, Position
 from server.core.errors import Error
+from server.core.tasks import Keeper
 from server.wire.messages import Message, Page
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Sequencer:
         deliver: Callable[[list[Message]], None],
         lost: Callable[[str, str, int | None, int | None], None],
         repairs: Counter[str],
+        keeper: Keeper,
     ) -> None:
         self.channel = channel
         self.position = Position("", -1)
@@ -55,10 +58,12 @@ class Sequencer:
         self._target = 0
         self._repairs = repairs
         """Of the whole node, by cause."""
+        self._keeper = keeper
         self._cause = "hole"
         self._filling: asyncio.Task[None] | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._restarted = False
+        self._first_read = False
+        """Nothing of a new history has been read yet, so nobody knows anything of it that could be lost."""
 
     def start(self, head: Position) -> None:
         """Deliver from behind `head` on."""
@@ -85,7 +90,7 @@ class Sequencer:
                 self._deliver_early()
                 self._repair()
 
-    def reach(self, head: Position, cause: str = "announced", *, at_once: bool = False) -> None:
+    def note_head(self, head: Position, cause: str = "announced", *, at_once: bool = False) -> None:
         """The log reaches `head`: whatever is missing up to there is read, after the moment that reordering takes.
 
         A head of another epoch is not believed here; see `restart`.
@@ -105,10 +110,10 @@ class Sequencer:
                 future.set_result(None)
         self._lost(self.channel, head.epoch, None, None)
         self._target = head.offset
-        self._restarted = True
+        self._first_read = True
         self.start(Position(head.epoch, 0))
 
-    async def reached(self, offset: int) -> None:
+    async def wait_until_delivered(self, offset: int) -> None:
         """Return once everything up to `offset` has been delivered."""
         if self.position.offset < offset:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -148,15 +153,13 @@ class Sequencer:
 
     def _repair(self, delay: float = REORDER_SECONDS) -> None:
         if 0 <= self.position.offset < self._target and self._filling is None:
-            self._filling = asyncio.create_task(self._fill(delay), name=f"fill {self.channel}")
+            self._filling = self._keeper.spawn(f"fill {self.channel}", self._fill(delay))
             self._filling.add_done_callback(self._filled)
 
     def _filled(self, task: asyncio.Task[None]) -> None:
         if self._filling is task:
             self._filling = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("%s: repair failed", self.channel, exc_info=error)
-        elif not task.cancelled():
+        if not task.cancelled() and task.exception() is None:
             self._repair()  # for a hole that showed while the task was ending
 
     async def _fill(self, delay: float) -> None:
@@ -185,10 +188,10 @@ class Sequencer:
     def _take(self, page: Page) -> None:
         last = self.position.offset
         if page.gap is not None and page.gap[1] > last:
-            if not self._restarted:  # else nobody knows anything of this history
+            if not self._first_read:
                 self._lost(self.channel, self.position.epoch, last + 1, page.gap[1])
             self._move(page.gap[1])
-        self._restarted = False
+        self._first_read = False
         messages = [message for message in page.messages if message.offset > self.position.offset]
         if messages and messages[0].offset == self.position.offset + 1:
             self._advance(messages)

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from server.core.cursors import Position
 from server.core.errors import Error
 from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
-from server.delivery.sequencer import Sequencer
+from server.delivery.streams import Stream
 from server.documents.views import View
 from server.wire.messages import Message, Page
 from server.wire.protocol import Push, dropped_push, gap_push, progress_push, snapshot_push
@@ -29,44 +29,6 @@ CHUNK: Final = 65536
 
 Snapshot = Callable[[], Awaitable[tuple[Position, AsyncGenerator[tuple[list[Any], bool], None]]]]
 """Answers a position, and the pages of what there was at it: (documents, whether there are more)."""
-
-
-class Stream:
-    """A channel somebody on this node listens to. Ephemeral channels need no sequencer."""
-
-    __slots__ = (
-        "channel",
-        "conflate",
-        "sequencer",
-        "users",
-        "opening",
-        "closing",
-        "received",
-        "counted",
-        "passed",
-        "rate",
-        "copies",
-    )
-
-    def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None) -> None:
-        self.channel = channel
-        self.conflate = conflate
-        self.sequencer = sequencer
-        self.users = 0
-        self.received = 0
-        """Messages from the broker; `counted` of them when the `rate` (per second) was last reckoned."""
-        self.counted = 0
-        self.rate = 0.0
-        self.passed = 0
-        """Ephemeral ones of a durable channel, which who is not live never gets."""
-        self.copies: set[Subscription] = set()
-        """Those whose subscribers keep a copy of what the channel tells of."""
-        self.opening: asyncio.Task[None] | None = None
-        self.closing: asyncio.Task[None] | None = None
-
-    def close(self) -> None:
-        if self.sequencer is not None:
-            self.sequencer.close()
 
 
 class Subscriber(Sink, Protocol):
@@ -85,14 +47,14 @@ class Subscription:
         "_position",
         "_release",
         "_leave",
-        "_missed",
+        "_missed_until",
         "_task",
         "_closed",
-        "_held",
+        "_suspended",
         "_view",
         "_snapshot",
         "_snapshot_due",
-        "_passed_over",
+        "_hidden",
         "live",
     )
 
@@ -119,7 +81,7 @@ class Subscription:
         """The subscriber has no copy to go on from: before all else it gets a new one."""
         if snapshot is not None:
             stream.copies.add(self)
-        self._passed_over = 0
+        self._hidden = 0
         self._stream = stream
         self._hub = hub
         self._read = read
@@ -127,10 +89,10 @@ class Subscription:
         self._position = position
         self._release = release
         self._leave = leave
-        self._missed = stream.passed
+        self._missed_until = stream.ephemeral
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._held = False
+        self._suspended = False
 
     @property
     def durable(self) -> bool:
@@ -151,7 +113,7 @@ class Subscription:
 
     def start(self) -> None:
         if not self._go_live():
-            self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
+            self._task = self._stream.keeper.spawn(f"catch up {self.channel}", self._catch_up())
 
     def fall_behind(self, first: int) -> None:
         """The subscriber could not take what began with `first`: serve it from the log, at its own pace."""
@@ -161,11 +123,11 @@ class Subscription:
         self._hub.remove(self._stream.channel, self._subscriber, self._view)
         self._hub.fallen_behind += 1
         self.live = False
-        self._missed = self._stream.passed
+        self._missed_until = self._stream.ephemeral
         self._go_back(self._stream.sequencer.position.epoch, first)
         if self._closed:  # by what it was sent last; where it was is all that is wanted of it
             return
-        self._task = asyncio.create_task(self._catch_up(), name=f"catch up {self.channel}")
+        self._task = self._stream.keeper.spawn(f"catch up {self.channel}", self._catch_up())
 
     def copy_again(self) -> None:
         """The subscriber has been told that messages are gone: its copy is worth nothing any more."""
@@ -180,18 +142,18 @@ class Subscription:
         else:
             self._position = Position("", 0)
 
-    def hold(self, take_back: Callable[[], int | None]) -> None:
-        """Deliver nothing until `unhold`. `take_back` drops what waits for the subscriber and says which offset is the
-        first of that in the log; None: nothing of it."""
-        if self._held:
+    def suspend(self, take_back: Callable[[], int | None]) -> None:
+        """Deliver nothing until `unsuspend`. `take_back` drops what waits for the subscriber and says which offset is
+        the first of that in the log; None: nothing of it."""
+        if self._suspended:
             return
-        self._held = True
+        self._suspended = True
         if self.live:
-            self._hub.settle(self._stream.channel, self._view)
+            self._hub.send_held_back(self._stream.channel, self._view)
             self._hub.remove(self._stream.channel, self._subscriber, self._view)
         sequencer = self._stream.sequencer
         if self.live:  # still: else the last of it was too much, and it has fallen behind
-            self._missed = self._stream.passed
+            self._missed_until = self._stream.ephemeral
             if sequencer is not None:
                 self._position = sequencer.position
         self.live = False
@@ -202,10 +164,10 @@ class Subscription:
         if first is not None and sequencer is not None:
             self._go_back(self._position.epoch, first)
 
-    def unhold(self) -> None:
+    def unsuspend(self) -> None:
         """Continue where the subscriber was: what it has missed comes from the log, or is counted."""
-        if self._held:
-            self._held = False
+        if self._suspended:
+            self._suspended = False
             self.start()
 
     def close(self, for_good: bool = False) -> None:
@@ -218,7 +180,7 @@ class Subscription:
             self._task = None
         self._stream.copies.discard(self)
         if self.live:
-            self._hub.settle(self._stream.channel, self._view)
+            self._hub.send_held_back(self._stream.channel, self._view)
             self._hub.remove(self._stream.channel, self._subscriber, self._view)
         if self.live:  # still: else the last of it was too much, and it has fallen behind
             self._position = self.position or self._position
@@ -231,7 +193,7 @@ class Subscription:
         sequencer = self._stream.sequencer
         if self._snapshot_due or (sequencer is not None and sequencer.position != self._position):
             return False
-        missed = self._stream.passed - self._missed
+        missed = self._stream.ephemeral - self._missed_until
         if missed:
             self._hub.dropped += missed
             self._tell(dropped_push(self.channel, missed), 0, 0)
@@ -300,7 +262,7 @@ class Subscription:
         for message in messages:
             shown = message if self._view is None else self._view.show(message)
             if shown is None:
-                self._pass_over(message, chunk)
+                self._hide(message, chunk)
                 continue
             framed = shown.frame(self._subscriber.codec)
             if chunk and size + len(framed) > CHUNK:
@@ -315,10 +277,10 @@ class Subscription:
         if messages:
             self._position = messages[-1].position
 
-    def _pass_over(self, message: Message, chunk: list[Message]) -> None:
-        self._passed_over += 1
-        if self._passed_over >= PROGRESS_MESSAGES and not chunk:
-            self._passed_over = 0
+    def _hide(self, message: Message, chunk: list[Message]) -> None:
+        self._hidden += 1
+        if self._hidden >= PROGRESS_MESSAGES and not chunk:
+            self._hidden = 0
             self._tell(progress_push(self.channel, str(message.position)), message.offset, message.offset)
 
     def _send(self, messages: list[Message]) -> None:
@@ -327,7 +289,7 @@ class Subscription:
         self._position = messages[-1].position
         self._hub.messages += len(messages)
         self._hub.bytes += len(data)
-        self._passed_over = 0
+        self._hidden = 0
         self._subscriber.send(Delivery(self.channel, data, first, last, len(messages)))
 
     def _tell(self, push: Push, first: int, last: int) -> None:

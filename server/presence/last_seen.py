@@ -20,7 +20,7 @@ WAITING: Final = 20_000
 """Rows that wait for MongoDB; more are not kept."""
 
 
-class Seen:
+class LastSeen:
     def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]]) -> None:
         self._rows = database.get_collection("seen", write_concern=WriteConcern(w=1))
         self._waiting: dict[tuple[str, str], int] = {}

@@ -27,7 +27,7 @@ from server.node import Node
 from server.sessions.outbox import TURN_BYTES, Connection, Outbox
 from server.wire.codec import JSON, MSGPACK, Codec
 from server.wire.frames import TEXT
-from server.wire.protocol import HistoryPage, PollPage, Push
+from server.wire.protocol import HistoryPage, PollPage, Push, Subscribe
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ class Listener(Outbox):
     async def _join(self, channel: str, after: str | None, last: int | None) -> None:
         """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
         assert self._principal is not None
-        subscription, fields, gap = await self._node.subscribe(
-            self._principal, channel, self, after=after, last=None if after else last
+        subscription, fields, gap = await self._node.subscriptions.subscribe(
+            self._principal, self, Subscribe(channel=channel, after=after, last=None if after else last)
         )
         if self._ended:
             subscription.close()
@@ -131,15 +131,15 @@ class Listener(Outbox):
         for subscription in tuple(self._subscriptions.values()):
             subscription.start()
         if self._principal is not None and not self._node.revocations.confirmed:
-            self.hold(partial(self._node.permissions.held, self._principal))
+            self.suspend(partial(self._node.permissions.held, self._principal))
 
-    def hold(self, concerned: Callable[[str], bool]) -> None:
+    def suspend(self, concerned: Callable[[str], bool]) -> None:
         if self._begun:
-            super().hold(concerned)
+            super().suspend(concerned)
 
-    def unhold(self) -> None:
+    def unsuspend(self) -> None:
         if self._begun:
-            super().unhold()
+            super().unsuspend()
 
     def _end_subscription(self, channel: str, code: str, reason: str) -> None:
         """Who listens cannot subscribe again: with the last channel it ends."""
@@ -188,8 +188,8 @@ class JoinedEventStream(EventStream):
 
     __slots__ = ()
 
-    def _straighten(self) -> None:
-        """Never straight: `send` has something to do with each delivery."""
+    def _allow_direct_write(self) -> None:
+        """Never written to directly: `send` has something to do with each delivery."""
 
     def send(self, delivery: Delivery) -> None:
         if not self._clear or self._turn_bytes >= TURN_BYTES:
@@ -277,7 +277,7 @@ class Poll(Listener):
         """What the log has behind the cursors."""
         assert self._principal is not None
         pages = {
-            channel: await self._node.history(
+            channel: await self._node.history.page(
                 self._principal,
                 channel,
                 after=after,
@@ -302,11 +302,11 @@ class Poll(Listener):
         self._timer = asyncio.get_running_loop().call_later(seconds, self._time_out)
         self._wanted = {channel: after or self._cursors[channel] for channel, after in self._wanted.items()}
 
-    def _straighten(self) -> None:
-        """Never straight: it collects an answer."""
+    def _allow_direct_write(self) -> None:
+        """Never written to directly: it collects an answer."""
 
     def send(self, delivery: Delivery) -> None:
-        if delivery.passing:
+        if delivery.ephemeral:
             return  # it has no cursor: who polls would never know whether they had it
         if not self._items and not self._odd:
             self._node.hub.wake(self)
@@ -366,7 +366,7 @@ class Poll(Listener):
 
     def _refuse(self, error: Error) -> None:
         if not self._ended:
-            self._node.refused(error, self._principal, self.address)
+            self._node.incidents.refused(error, self._principal, self.address)
             self._end()
             self._connection.refuse(error)
 
@@ -380,7 +380,7 @@ class Poll(Listener):
 
     def disconnect(self, reason: Disconnect, delay: float | None = None) -> None:
         if not self._ended:
-            self._node.farewells[str(reason.code)] += 1
+            self._node.incidents.disconnects[str(reason.code)] += 1
         code = REFUSALS.get(reason.code, "unavailable")
         self._refuse(Error(code, reason.reason, retry_after=delay if code == "unavailable" else None))
 

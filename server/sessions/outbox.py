@@ -54,7 +54,7 @@ class Outbox:
     """A sink of the hub, a client of the node; the base of whatever is connected."""
 
     __slots__ = (
-        "id", "codec", "address", "origin", "straight", "topics", "_node", "_connection", "_write", "_principal",
+        "id", "codec", "address", "origin", "direct_write", "topics", "_node", "_connection", "_write", "_principal",
         "_ended", "_subscriptions", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped",
         "_progress_at", "_progress",
     )  # fmt: skip
@@ -70,7 +70,7 @@ class Outbox:
         self._node = node
         self._connection = connection
         self._write: Callable[[bytes], None]
-        self.straight: Callable[[bytes], None] | None = None
+        self.direct_write: Callable[[bytes], None] | None = None
         self.topics = 0
         self._principal: Principal | None = None
         self._ended = False
@@ -85,7 +85,7 @@ class Outbox:
         self._dropped: dict[str, int] | None = None
         self._progress_at = 0.0
         self._progress = -1
-        node.clients.add(self)
+        node.admission.clients.add(self)
         if principal is not None:
             self._identify(principal)
 
@@ -94,10 +94,10 @@ class Outbox:
     def open(self) -> None:
         """The connection takes bytes from now on."""
         self._write = self._connection.write
-        self._straighten()
+        self._allow_direct_write()
 
-    def _straighten(self) -> None:
-        self.straight = self._write if self._clear and not self._turn else None
+    def _allow_direct_write(self) -> None:
+        self.direct_write = self._write if self._clear and not self._turn else None
 
     @property
     def principal(self) -> Principal | None:
@@ -108,7 +108,7 @@ class Outbox:
         self._forget_user()
         self._principal = principal
         if revocable(principal) and principal.user is not None:
-            self._node.users.setdefault(principal.user, set()).add(self)
+            self._node.admission.users.setdefault(principal.user, set()).add(self)
 
     @property
     def queued(self) -> int:
@@ -137,7 +137,7 @@ class Outbox:
     def _out(self, data: bytes) -> None:
         if not self._turn:
             self._node.hub.wake(self)
-            self.straight = None
+            self.direct_write = None
         self._turn.append(data)
         self._turn_bytes += len(data)
 
@@ -149,7 +149,7 @@ class Outbox:
             turn.clear()
             self._turn_bytes = 0
             self._write(data)
-            self._straighten()
+            self._allow_direct_write()
 
     def _push(self, push: Push) -> None:
         """A reply or a push that must not be dropped."""
@@ -178,7 +178,7 @@ class Outbox:
         subscription = self._subscriptions.get(delivery.channel)
         if subscription is None:
             return
-        if delivery.passing:
+        if delivery.ephemeral:
             self._displace(delivery, size, limit)
         elif not subscription.live:
             self._put(delivery, size)  # a replayed chunk, asked for when there was room
@@ -192,7 +192,7 @@ class Outbox:
         lost, index = 0, 0
         while self._queued + size > limit and index < len(queue):
             item = queue[index]
-            if isinstance(item, Delivery) and item.channel == delivery.channel and item.passing:
+            if isinstance(item, Delivery) and item.channel == delivery.channel and item.ephemeral:
                 del queue[index]
                 self._queued -= len(item.data)
                 lost += item.size
@@ -218,7 +218,7 @@ class Outbox:
         for item in self._queue or ():
             if isinstance(item, Delivery) and item.channel == channel:
                 self._queued -= len(item.data)
-                if item.passing:
+                if item.ephemeral:
                     lost += item.size
                 else:
                     first = item.first if first is None else min(first, item.first)
@@ -254,21 +254,21 @@ class Outbox:
             self._dropped.pop(channel, None)
         self._push(unsubscribed_push(channel, code, reason))
 
-    def hold(self, concerned: Callable[[str], bool]) -> None:
-        """Deliver nothing of the channels that are `concerned` until `unhold`, not even what waits already."""
+    def suspend(self, concerned: Callable[[str], bool]) -> None:
+        """Deliver nothing of the channels that are `concerned` until `unsuspend`, not even what waits already."""
         for channel, subscription in self._subscriptions.items():
             if concerned(channel):
-                subscription.hold(lambda: self._drop_queued(channel))  # noqa: B023  # called at once
+                subscription.suspend(lambda: self._drop_queued(channel))  # noqa: B023  # called at once
 
-    def unhold(self) -> None:
+    def unsuspend(self) -> None:
         """Continue where the client was: the log has it. Of ephemeral channels it is told how much it missed."""
         for subscription in self._subscriptions.values():
-            subscription.unhold()
+            subscription.unsuspend()
 
     def pause(self) -> None:
         """The connection's buffer is full. Only `flush` and `resume` write, so nothing of this turn is left behind."""
         self._clear = False
-        self.straight = None
+        self.direct_write = None
         self._progress_at = asyncio.get_running_loop().time()
         self._progress = self._connection.buffered()
 
@@ -295,7 +295,7 @@ class Outbox:
         if self._clear:
             self._queue = None
             self._tell_dropped()
-        self._straighten()
+        self._allow_direct_write()
         if self._clear and self._waiting:
             waiting, self._waiting = self._waiting, None
             for future in waiting:
@@ -356,7 +356,7 @@ class Outbox:
             return
         if delay is None:
             delay = random.uniform(0.1, 1.0)  # whatever happens to many at once must not bring them back at once
-        self._node.farewells[str(reason.code)] += 1
+        self._node.incidents.disconnects[str(reason.code)] += 1
         logger.info("disconnected: %s", reason.reason, extra=self.about() | {"code": reason.code})
         farewell = self._farewell(reason, delay)
         self.flush()
@@ -369,22 +369,22 @@ class Outbox:
     def closed(self) -> None:
         """The connection is gone. Calling it twice is fine."""
         if not self._ended:
-            self._node.farewells["client"] += 1
+            self._node.incidents.disconnects["client"] += 1
         self._end()
 
     def _forget_user(self) -> None:
         user = self._principal.user if self._principal is not None else None
-        sessions = self._node.users.get(user) if user is not None else None
+        sessions = self._node.admission.users.get(user) if user is not None else None
         if user is not None and sessions is not None:
             sessions.discard(self)
             if not sessions:
-                del self._node.users[user]
+                del self._node.admission.users[user]
 
     def _end(self) -> None:
         if self._ended:
             return
         self._ended = True
-        self._node.clients.discard(self)
+        self._node.admission.clients.discard(self)
         self._forget_user()
         for subscription in self._subscriptions.values():
             subscription.close()
@@ -392,7 +392,7 @@ class Outbox:
         self._queue = None
         self._turn.clear()
         self._clear = False
-        self.straight = None
+        self.direct_write = None
         for future in self._waiting or ():
             if not future.done():
                 future.set_result(None)

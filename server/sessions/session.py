@@ -138,12 +138,12 @@ class Session(Outbox):
             if token is not None or self._principal is None:
                 if self._waits_for_key(command, token):
                     return False
-                principal = self._node.authenticate(token)
+                principal = self._node.identities.authenticate(token)
                 self._forget_user()
-                self._node.admit_user(principal)
+                self._node.admission.admit_user(principal)
                 self._identify(principal)
             else:
-                self._node.recognize(self._principal)  # it is a while since the upgrade
+                self._node.identities.recognize(self._principal)  # it is a while since the upgrade
         except Error as error:
             self._refuse(command.id, error)
             raise _turned_away(error) from None
@@ -156,7 +156,7 @@ class Session(Outbox):
         if self._waits_for_key(command, command.token):
             return
         old = self._principal
-        new = self._node.authenticate(command.token)
+        new = self._node.identities.authenticate(command.token)
         assert old is not None
         if (new.user, new.server) != (old.user, old.server):
             raise Error("permission_denied", f"token: it is not {old.name}'s")
@@ -271,9 +271,9 @@ class Session(Outbox):
         async with self._one_page():
             page: Mapping[str, object]
             if isinstance(command, Presence):
-                page = await self._node.presence(principal, command.channel, command.left, address=self.address)
+                page = await self._node.presence.show(principal, command.channel, command.left, address=self.address)
             else:
-                page = await self._node.history(
+                page = await self._node.history.page(
                     principal,
                     command.channel,
                     after=command.after,
@@ -298,13 +298,17 @@ class Session(Outbox):
     async def _documents(self, principal: Principal, command: DocumentCommand) -> None:
         node = self._node
         if isinstance(command, Get):
-            document = await node.get_document(principal, command.collection, command.document_id, address=self.address)
+            document = await node.documents.get(
+                principal, command.collection, command.document_id, address=self.address
+            )
             self._reply(command.id, document=document)
         elif isinstance(command, Find):
             async with self._one_page():
-                self._reply(command.id, **await node.find_documents(principal, command, address=self.address))
+                self._reply(command.id, **await node.documents.find(principal, command, address=self.address))
         else:
-            written = await node.write_document(principal, command.collection, command.as_write(), address=self.address)
+            written = await node.documents.write(
+                principal, command.collection, command.as_write(), address=self.address
+            )
             self._reply(command.id, **written.fields())
 
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
@@ -313,16 +317,7 @@ class Session(Outbox):
         limit = self._node.config.limits.channels_per_connection
         if limit and len(self._subscriptions) >= limit:
             raise Error("limit_exceeded", f"channels_per_connection is {limit}")
-        subscription, fields, gap = await self._node.subscribe(
-            principal,
-            command.channel,
-            self,
-            after=command.after,
-            last=command.last,
-            where=command.where,
-            snapshot=command.snapshot,
-            conflate=command.conflate,
-        )
+        subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self, command)
         if self._ended:
             subscription.close()
             return
@@ -350,7 +345,7 @@ class Session(Outbox):
         assert self._principal is not None
         self._spend()
         channel = command.channel
-        future = self._node.publish(
+        future = self._node.publisher.publish(
             self._principal,
             channel,
             command.data,
@@ -416,7 +411,7 @@ class Session(Outbox):
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
         self._push(error_push(identifier, error))
-        self._node.refused(error, self._principal, self.address)
+        self._node.incidents.refused(error, self._principal, self.address)
         if error.code in NOTABLE and error.code not in self._said:
             self._said += (error.code,)
             logger.info("refused: %s", error.reason, extra=self.about() | {"code": error.code})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from tornado.testing import bind_unused_port
@@ -55,8 +56,9 @@ class BrokenBroker(MemoryBroker):
 class CredulousNode(Node):
     """Hands on what its broker brings, without looking at the offsets."""
 
-    def _on_messages(self, messages: list[Message], node: str) -> None:
-        self.hub.deliver(messages)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.streams.receive = lambda messages, node: self.hub.deliver(messages)  # type: ignore[method-assign]
 
 
 @asynccontextmanager
@@ -70,7 +72,7 @@ async def serving(node: Node) -> AsyncIterator[str]:
     finally:
         server.stop()
         await node.close()
-        await until(lambda: not node.addresses, 10, "goodbye of the clients")
+        await until(lambda: not node.admission.addresses, 10, "goodbye of the clients")
 
 
 async def _run(make_node: type[Node], fault: str, case: str, mongod: Mongod, report: Report) -> Verdict:

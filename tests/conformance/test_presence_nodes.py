@@ -127,7 +127,7 @@ def redis_world(mongod: Mongod, shared_redis: Redis) -> World:
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that takes its time takes less of it."""
-    monkeypatch.setattr(server.node, "TICK", 0.1)
+    monkeypatch.setattr(server.node, "BEAT", 0.1)
     monkeypatch.setattr(server.presence.presence, "GRACE", 0.5)
     monkeypatch.setattr(server.presence.presence, "LEASE", 20)
 

@@ -74,7 +74,7 @@ class Raw:
         self.send(type="connect", id=0)
         greeting = await self.next()
         (self.session,) = (
-            one for one in self.node.clients if isinstance(one, Session) and one.id == greeting["session"]
+            one for one in self.node.admission.clients if isinstance(one, Session) and one.id == greeting["session"]
         )
         return self
 
@@ -125,7 +125,9 @@ async def publish(node: Node, channel: str, count: int, first: int = 1) -> None:
     """`count` messages [n, BIG], each delivered (or not) before this returns."""
     guest = node.authenticator.authenticate(None)
     for start in range(first, first + count, 20):
-        futures = [node.publish(guest, channel, [n, BIG]) for n in range(start, min(start + 20, first + count))]
+        futures = [
+            node.publisher.publish(guest, channel, [n, BIG]) for n in range(start, min(start + 20, first + count))
+        ]
         await asyncio.gather(*filter(None, futures))
         await asyncio.sleep(0)
 
@@ -300,7 +302,7 @@ async def test_a_conflating_channel_shows_the_newest_of_each_tag(node: Node, por
         await reader.subscribe("tile:a")
         for n in range(1, 201):
             for tag in ("cpu", "disk"):
-                node.publish(guest, "tile:a", n, tag=tag)
+                node.publisher.publish(guest, "tile:a", n, tag=tag)
             await asyncio.sleep(0)
         seen: dict[str, list[int]] = {"cpu": [], "disk": []}
         while any(values[-1:] != [200] for values in seen.values()):
@@ -322,7 +324,7 @@ async def test_a_conflating_channel_after_a_stall(node: Node, port: int) -> None
         await publish_until(node, "live:noise", lambda: slow.session._dropped)
         topic = node.hub._topics["tile:a"]
         for n in range(1, 41):
-            node.publish(guest, "tile:a", [n, BIG], tag="cpu")
+            node.publisher.publish(guest, "tile:a", [n, BIG], tag="cpu")
             await until(lambda: not topic.newest and not topic.pending, 5, "end of the interval")
         seen = []
         slow.send(type="ping", id=9)
@@ -422,7 +424,7 @@ async def test_a_stalled_client_is_told_to_come_back(
         await slow.subscribe("chat:a")
         sent = await publish_until(node, "chat:a", lambda: slow.session._ended or not slow.session._clear)
         await until(lambda: slow.session._ended, 10, "end of patience")
-        assert slow.session not in node.clients
+        assert slow.session not in node.admission.clients
         assert len(await prompt.messages(sent, within=20)) == sent
 
         last = 0
@@ -462,8 +464,8 @@ async def test_a_dead_client_is_let_go(node: Node, port: int, monkeypatch: pytes
     async with Raw(node, port) as slow:
         await slow.subscribe("chat:a")
         await publish_until(node, "chat:a", lambda: slow.session._ended or not slow.session._clear)
-        await until(lambda: not node.addresses, 10, "end of the connection")
-        assert not node.clients
+        await until(lambda: not node.admission.addresses, 10, "end of the connection")
+        assert not node.admission.clients
         assert node.hub.count("chat:a") == 0
 
 

@@ -78,10 +78,10 @@ async def test_connections_per_user(url: str, node: Node, bearer: bool) -> None:
             for _ in range(5):
                 await stack.enter_async_context(Client(url, token=token))
         await anns[0].close()
-        await until(lambda: len(node.users["ann"]) == 2, 5, "room")
+        await until(lambda: len(node.admission.users["ann"]) == 2, 5, "room")
         await stack.enter_async_context(Client(url, token=ANN, bearer=bearer))
         await extra.close()
-    await until(lambda: not node.users, 5, "nobody")
+    await until(lambda: not node.admission.users, 5, "nobody")
 
 
 @pytest.mark.gen_test
@@ -91,7 +91,7 @@ async def test_a_connect_that_repeats_the_header_counts_once(url: str, node: Nod
             client = Client(url, greet=False, bearer=True, token=ANN)
             await stack.enter_async_context(client)
             assert (await client.request("connect", token=ANN))["user"] == "ann"
-        assert len(node.users["ann"]) == 3
+        assert len(node.admission.users["ann"]) == 3
         other = Client(url, greet=False, bearer=True, token=BOB)
         await stack.enter_async_context(other)
         with pytest.raises(Refused, match="connections_per_user"):
@@ -253,6 +253,6 @@ class TestIdle:
             assert set(await asyncio.gather(*mute)) == {b""}
             farewells = await asyncio.gather(*nameless)
             assert all(b"101 Switching" in farewell and b'"code":4500' in farewell for farewell in farewells)
-            await until(lambda: len(node.clients) == 1, 5, "ann alone")
+            await until(lambda: len(node.admission.clients) == 1, 5, "ann alone")
             await ann.ping()
             assert not ann.losses

@@ -342,7 +342,7 @@ async def test_rules_hooks_and_revocations_count_for_documents_too(url: str, bas
     async with Client([url], token=make_token(SECRET, "ann", staff=True)) as client:
         copy, subscription = await watch(client, "docs:staff")
         assert set(copy.documents) == {"1"}
-        await node.revoke(Principal(user="shop", server=True, admin=True), "ann", channels=["docs:staff"])
+        await node.moderation.revoke(Principal(user="shop", server=True, admin=True), "ann", channels=["docs:staff"])
         await until(lambda: subscription.ended, 3)
         assert (await staff.refused("GET", "staff/1"))[:2] == (403, "permission_denied")
         assert (await staff.refused("PUT", "staff/1", {}))[:2] == (403, "permission_denied")
@@ -572,9 +572,10 @@ async def test_one_client_watches_a_collection_several_times(url: str, base_url:
 @pytest.mark.gen_test
 async def test_a_ticket_for_a_label_has_the_collections_right(node: Node) -> None:
     principal = Principal(user="ann", channels={"docs:secret": ["subscribe"]})
-    ticket, _ = await node.ticket(principal, ["docs:secret#2"])
-    redeemed = node.redeem(ticket, ["docs:secret#2"])
-    assert await node.readable(redeemed, "docs:secret#2")
+    ticket, _ = await node.subscriptions.ticket(principal, ["docs:secret#2"])
+    redeemed = node.identities.redeem(ticket, ["docs:secret#2"])
+    async with node.rights.reading(redeemed, "docs:secret#2") as options:
+        assert options.durable
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -699,7 +700,7 @@ async def test_lost_changes_end_in_a_gap_and_a_fresh_snapshot(url: str, direct: 
 
 @pytest.mark.gen_test(timeout=30)
 async def test_the_example_market_forgets_its_old_trades(node: Node, direct: Any) -> None:
-    example = Example(node._database, frozenset(("products", "orders", "instruments", "trades")), random.Random(7))
+    example = Example(node.database, frozenset(("products", "orders", "instruments", "trades")), random.Random(7))
     await example.fill()
     direct.trades.insert_many([{"_id": str(n), "time": n} for n in range(300)])
     for _ in range(50):

@@ -45,12 +45,12 @@ def joined(base_url: str, http_server: object) -> str:
 
 async def publish(node: Node, channel: str, *data: Any) -> list[str]:
     """Their cursors."""
-    futures = [node.publish(GUEST, channel, datum) for datum in data]
+    futures = [node.publisher.publish(GUEST, channel, datum) for datum in data]
     return [str((await future).position) for future in futures if future is not None]
 
 
 def streams(node: Node) -> list[EventStream]:
-    return [client for client in node.clients if isinstance(client, EventStream)]
+    return [client for client in node.admission.clients if isinstance(client, EventStream)]
 
 
 @pytest.mark.gen_test
@@ -142,7 +142,7 @@ async def test_an_ephemeral_channel_has_no_ids(node: Node, base_url: str, http_s
     async with EventSource(base_url + "/v1/channels/live:a/events") as events:
         await events.opened()
         await until(lambda: node.hub.count("live:a"), 5, "stream")
-        node.publish(GUEST, "live:a", 1)
+        node.publisher.publish(GUEST, "live:a", 1)
         event = await events.next()
         assert (event.type, event.id, event.data["data"]) == ("message", None, 1)
         assert events.last_id is None
@@ -150,7 +150,7 @@ async def test_an_ephemeral_channel_has_no_ids(node: Node, base_url: str, http_s
         await events.opened()
         await publish(node, "chat:a", 1)
         place = (await events.next()).id
-        node.publish(GUEST, "live:a", 2)
+        node.publisher.publish(GUEST, "live:a", 2)
         assert (await events.next()).id is None
     async with EventSource(base_url + f"/v1/events?channel=live:a&channel=chat:a&after={place}") as events:
         await events.opened()
@@ -182,9 +182,9 @@ async def test_a_stream_that_may_not_be_is_a_problem(
     async with EventSource(base_url + path, headers) as events:
         assert events.headers["content-type"] == "application/problem+json"
         assert (events.status, (await events.problem())["code"]) == (status, code)
-    assert not node.clients
-    assert not node.addresses
-    assert all(not stream.users for stream in node._streams.values())
+    assert not node.admission.clients
+    assert not node.admission.addresses
+    assert all(not stream.users for stream in node.streams._streams.values())
 
 
 @pytest.mark.gen_test
@@ -201,9 +201,9 @@ async def test_cross_origin(node: Node, url: str) -> None:
 async def test_who_leaves_is_forgotten(node: Node, url: str) -> None:
     async with EventSource(url) as events:
         await events.opened()
-        assert len(node.clients) == 1
-        assert sum(node.addresses.values()) == 1
-    await until(lambda: not node.clients and not node.addresses, 5, "end of the stream")
+        assert len(node.admission.clients) == 1
+        assert sum(node.admission.addresses.values()) == 1
+    await until(lambda: not node.admission.clients and not node.admission.addresses, 5, "end of the stream")
     assert node.hub.count("chat:a") == 0
 
 
@@ -303,8 +303,8 @@ async def test_who_reads_nothing_is_closed(node: Node, url: str, monkeypatch: py
         await until(lambda: node.hub.count("chat:a"), 5, "stream")
         (stream,) = streams(node)
         await publish_until(node, ["chat:a"], lambda: stream.ended or not stream._clear)
-        await until(lambda: not node.addresses, 10, "end of the connection")
-    assert not node.clients
+        await until(lambda: not node.admission.addresses, 10, "end of the connection")
+    assert not node.admission.clients
     assert node.hub.count("chat:a") == 0
 
 
@@ -335,7 +335,7 @@ async def test_a_ticket_stands_for_the_token(node: Node, base_url: str, http_ser
             assert (stream._principal.user, stream._principal.server) == ("ann", False)
             assert stream._principal.expires is not None
             assert stream._principal.expires > time.time() + 3000
-        await until(lambda: not node.clients, 5, "end of the stream")
+        await until(lambda: not node.admission.clients, 5, "end of the stream")
     for path, expected in (
         (f"/v1/channels/feed:b/events?ticket={ticket['ticket']}", (403, "permission_denied")),
         (f"/v1/channels/feed:a/events?ticket={ticket['ticket']}x", (401, "unauthenticated")),
@@ -360,12 +360,12 @@ OPERATOR = Principal("operator", server=True, admin=True)
 async def test_a_revoked_token_ends_the_stream(node: Node, base_url: str, http_server: object) -> None:
     """One that was opened with a ticket too; and the ticket opens none any more."""
     headers = {"Authorization": f"Bearer {make_token(SECRET, 'ann')}"}
-    ticket, _ = await node.ticket(node.authenticate(headers["Authorization"][7:]), ["feed:a"])
+    ticket, _ = await node.subscriptions.ticket(node.identities.authenticate(headers["Authorization"][7:]), ["feed:a"])
     url = base_url + "/v1/channels/feed:a/events"
     async with EventSource(url, headers) as one, EventSource(f"{url}?ticket={ticket}") as two:
         await one.opened()
         await two.opened()
-        await node.revoke(OPERATOR, "ann")
+        await node.moderation.revoke(OPERATOR, "ann")
         for events in (one, two):
             event = await events.next()
             assert (event.type, event.data["code"], event.data["reconnect"]) == ("disconnect", REVOKED, False)
@@ -380,12 +380,12 @@ async def test_a_subscription_that_is_ended(node: Node, base_url: str, http_serv
     async with EventSource(base_url + "/v1/events?channel=feed:a&channel=feed:b", headers) as events:
         await events.opened()
         await until(lambda: node.hub.count("feed:b"), 5, "stream")
-        await node.unsubscribe_user(OPERATOR, "feed:a", "ann", "enough")
+        await node.moderation.unsubscribe(OPERATOR, "feed:a", "ann", "enough")
         event = await events.next()
         assert (event.type, event.data["channel"]) == ("unsubscribed", "feed:a")
-        await asyncio.gather(*filter(None, [node.publish(OPERATOR, "feed:b", 1)]))
+        await asyncio.gather(*filter(None, [node.publisher.publish(OPERATOR, "feed:b", 1)]))
         assert (await events.next()).data["data"] == 1
-        await node.revoke(OPERATOR, "ann", channels=["feed:*"])
+        await node.moderation.revoke(OPERATOR, "ann", channels=["feed:*"])
         assert [event.type for event in await events.events(2)] == ["unsubscribed", "disconnect"]
         with pytest.raises(EOFError):
             await events.next()

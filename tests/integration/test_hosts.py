@@ -55,7 +55,7 @@ class TestHosts:
                 status, head = await ask(http_port, request, f"Host: {host}", f"Origin: http://{host}")
                 assert status == 421, (request, host)
                 assert b"access-control" not in head.lower()
-        assert not node.clients
+        assert not node.admission.clients
 
     @pytest.mark.gen_test
     async def test_the_machines_own_names_are_answered(self, node: Node, http_server: object, http_port: int) -> None:

@@ -134,7 +134,7 @@ async def test_head(node: Node, url: str) -> None:
         response = await http.head("/v1/channels/chat:a/events")
         assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
         assert (await http.head("/v1/channels/nowhere:a/events")).status_code == 404
-    assert not node.clients
+    assert not node.admission.clients
 
 
 @pytest.mark.gen_test

@@ -37,7 +37,7 @@ async def test_a_session_from_start_to_end(
         for _ in range(3):
             with pytest.raises(Refused):
                 await client.publish("feed:a", "the-payload")
-        (session,) = node.clients
+        (session,) = node.admission.clients
     (connected,) = records(caplog, "connected")
     (refused,) = records(caplog, "refused: ")  # one of three
     assert connected.session == refused.session == session.id  # type: ignore[attr-defined]
@@ -53,7 +53,7 @@ async def test_a_bad_token_is_refused_and_not_shown(
     caplog.set_level(logging.DEBUG)
     socket = await websocket_connect(base_url.replace("http", "ws") + "/v1/ws")
     await socket.write_message(json.dumps({"type": "connect", "id": 1, "token": "ey.hunter2.hunter2"}))
-    await until(lambda: not node.clients, 5, "end of the session")
+    await until(lambda: not node.admission.clients, 5, "end of the session")
     socket.close()
     (refused,) = records(caplog, "refused: ")
     (disconnected,) = records(caplog, "disconnected: ")

@@ -102,7 +102,7 @@ async def test_it_counts_what_happens(base_url: str, http_server: object, node: 
         assert sample(metrics, "refusals_total", code="permission_denied") == 1
         assert sample(metrics, "refusals_total", code="internal") == 0
         assert sample(metrics, "broker_up") == sample(metrics, "mongodb_up") == 1
-    await until(lambda: not node.clients, 5, "the client has left")
+    await until(lambda: not node.admission.clients, 5, "the client has left")
     assert sample(metrics, "connections", transport="websocket") == 0
     assert sample(metrics, "disconnects_total", code="client") == 1
     # A node of its own has numbers of its own.
@@ -133,8 +133,8 @@ async def test_slow_clients_show(http_port: int, http_server: object, node: Node
         await slow.subscribe("live:a")
         async with asyncio.timeout(20):
             while not (node.hub.fallen_behind and node.hub.dropped):
-                node.publish(slow.session._principal, "live:a", "x" * 20_000)  # type: ignore[arg-type]
-                await node.publish(slow.session._principal, "chat:a", "x" * 20_000)  # type: ignore[arg-type,misc]
+                node.publisher.publish(slow.session._principal, "live:a", "x" * 20_000)  # type: ignore[arg-type]
+                await node.publisher.publish(slow.session._principal, "chat:a", "x" * 20_000)  # type: ignore[arg-type,misc]
         assert 0 < sample(metrics, "queue_bytes") <= 65536
         assert sample(metrics, "fallen_behind_total") == 1
         assert sample(metrics, "subscriptions", state="replaying") == 1

@@ -43,12 +43,12 @@ async def client(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 async def publish(node: Node, channel: str, *data: Any) -> list[str]:
     """Their cursors."""
-    futures = [node.publish(GUEST, channel, datum) for datum in data]
+    futures = [node.publisher.publish(GUEST, channel, datum) for datum in data]
     return [str((await future).position) for future in futures if future is not None]
 
 
 def waiting(node: Node) -> list[Poll]:
-    return [one for one in node.clients if isinstance(one, Poll) and one._timer is not None]
+    return [one for one in node.admission.clients if isinstance(one, Poll) and one._timer is not None]
 
 
 async def polling(node: Node, http: httpx.AsyncClient, path: str, count: int = 1, **options: Any) -> Any:
@@ -103,7 +103,7 @@ async def test_messagepack(node: Node, url: str) -> None:
         for count in (1, 15, 16, 40):
             path = f"{MESSAGES}?wait=30&after={cursor}"
             task = await polling(node, http, path, headers={"Accept": "application/msgpack"})
-            futures = [node.publish(GUEST, "chat:a", {"n": n}) for n in range(count)]
+            futures = [node.publisher.publish(GUEST, "chat:a", {"n": n}) for n in range(count)]
             cursor = str((await asyncio.gather(*filter(None, futures)))[-1].position)
             response = await task
             assert response.headers["content-type"] == "application/msgpack"
@@ -129,7 +129,7 @@ async def test_nothing_comes(node: Node, url: str) -> None:
             assert page["more"] is False
         page = (await http.get(f"{MESSAGES}?after={cursor}&wait=0")).json()
         assert page["messages"] == []
-    await until(lambda: not node.clients and not node.addresses, 5, "end of the polls")
+    await until(lambda: not node.admission.clients and not node.admission.addresses, 5, "end of the polls")
 
 
 @pytest.mark.gen_test
@@ -160,8 +160,8 @@ async def test_a_history_that_is_reset_while_it_waits_is_a_gap(node: Node, url: 
     (cursor,) = await publish(node, "chat:a", 1)
     async with client(url) as http:
         task = await polling(node, http, f"{MESSAGES}?after={cursor}&wait=30")
-        await node._database["channels"].update_one({"_id": "chat:a"}, {"$set": {"epoch": "reset"}}, upsert=True)
-        await node._sweep()
+        await node.database["channels"].update_one({"_id": "chat:a"}, {"$set": {"epoch": "reset"}}, upsert=True)
+        await node.peers.compare()
         page = (await task).json()
     assert page["gap"]["reason"] == "epoch"
     assert page["cursor"].startswith("reset:")
@@ -214,8 +214,8 @@ async def test_a_bad_poll_is_refused(node: Node, url: str, path: str, status: in
     async with client(url) as http:
         response = await http.get(path)
         assert (response.status_code, response.json()["code"]) == (status, code)
-    assert not node.clients
-    assert all(not stream.users for stream in node._streams.values())
+    assert not node.admission.clients
+    assert all(not stream.users for stream in node.streams._streams.values())
 
 
 @pytest.mark.gen_test
@@ -224,7 +224,7 @@ async def test_who_hangs_up_is_forgotten(node: Node, url: str) -> None:
         task = await polling(node, http, MESSAGES + "?wait=60")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: not node.clients and not node.addresses, 5, "end of the poll")
+        await until(lambda: not node.admission.clients and not node.admission.addresses, 5, "end of the poll")
     assert node.hub.count("chat:a") == 0
 
 
@@ -313,7 +313,7 @@ async def test_what_has_no_cursor_does_not_end_the_waiting(node: Node, url: str)
     """An ephemeral message of a durable channel is not in the log: a poll would never know whether it had it."""
     async with client(url) as http:
         task = await polling(node, http, MESSAGES + "?wait=30")
-        assert node.publish(GUEST, "chat:a", "passing", ephemeral=True) is None
+        assert node.publisher.publish(GUEST, "chat:a", "passing", ephemeral=True) is None
         await publish(node, "chat:a", "lasting")
         assert data(await task) == ["lasting"]
 
@@ -332,10 +332,10 @@ async def test_a_right_that_ends_while_it_waits(node: Node, url: str) -> None:
             return task
 
         task = await waits()
-        await node.unsubscribe_user(operator, "feed:a", "ann", "enough")
+        await node.moderation.unsubscribe(operator, "feed:a", "ann", "enough")
         assert data(await task) == []
         task = await waits()
-        await node.revoke(operator, "ann", channels=["feed:*"])
+        await node.moderation.revoke(operator, "ann", channels=["feed:*"])
         response = await task
         assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
 
@@ -345,6 +345,6 @@ async def test_a_token_that_is_revoked_while_it_waits(node: Node, url: str) -> N
     headers = {"Authorization": f"Bearer {make_token('a secret of at least thirty-two bytes', 'ann')}"}
     async with client(url) as http:
         task = await polling(node, http, MESSAGES + "?wait=60", headers=headers)
-        await node.revoke(Principal("operator", server=True, admin=True), "ann")
+        await node.moderation.revoke(Principal("operator", server=True, admin=True), "ann")
         response = await task
     assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")

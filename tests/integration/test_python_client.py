@@ -329,7 +329,7 @@ async def test_the_server_says_when_to_come_back(url: str, node: Node) -> None:
     lives = Lives()
     async with Client(url, on_state=lives) as client, client.subscribe(LOBBY) as events:
         await client.publish(LOBBY, 1)
-        for session in list(node.clients):
+        for session in list(node.admission.clients):
             session.disconnect(Disconnect(4000, "leaving"), 0.123)
         await until(lambda: lives.count("open") == 2, what="second connection")
         await client.publish(LOBBY, 2)
@@ -349,7 +349,7 @@ async def test_a_token_is_asked_for_at_each_connection(url: str, node: Node) -> 
     lives = Lives()
     async with Client(url, token=token, on_state=lives) as client:
         assert (await client.ready())["user"] == "ann-1"
-        for session in list(node.clients):
+        for session in list(node.admission.clients):
             session.disconnect(Disconnect(4002, "the token has expired"), 0.0)
         await until(lambda: lives.count("open") == 2, what="second connection")
         assert (await client.ready())["user"] == "ann-2"

@@ -391,7 +391,7 @@ async def test_replay_overtaken_by_the_trimmer(node: Node, url: str) -> None:
     def stuck() -> bool:
         """Nothing more went into the connection since the last look."""
         nonlocal buffered
-        sessions: list[Any] = list(node.clients)
+        sessions: list[Any] = list(node.admission.clients)
         before, buffered = buffered, sessions[0]._connection.buffered() if sessions else -1
         return buffered > 0 and buffered == before
 

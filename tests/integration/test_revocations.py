@@ -147,7 +147,7 @@ async def test_one_token(one: Instance) -> None:
         stolen, own = token("ann", jti="stolen"), token("ann", jti="own")
         thief = await one.user(stack, stolen)
         ann = await one.user(stack, own)
-        principal = one.node.authenticate(stolen)
+        principal = one.node.identities.authenticate(stolen)
         assert principal.token == "stolen"
         assert (await one.call("/v1/users/ann/revoke", {"token": "stolen"}))[0] == 200
         assert await closed(thief) == 4501
@@ -200,7 +200,7 @@ async def test_unsubscribe_and_disconnect_happen_once(one: Instance) -> None:
         again = await one.user(stack, token("ann"))
         assert (await one.call("/v1/users/ann/disconnect", {}))[0] == 200
         assert await closed(again) == 4502
-        assert one.node.users == {}
+        assert one.node.admission.users == {}
 
 
 @pytest.mark.gen_test
@@ -229,7 +229,7 @@ async def test_refusals(one: Instance, path: str, body: Any, bearer: str | None,
     if bearer in (None, "no admin"):
         token_answer = await one.call(path, body, token("ann", channels={"*": ["publish", "subscribe"]}))
         assert token_answer[0] == status
-    assert await one.node._database["revocations"].count_documents({}) == 0
+    assert await one.node.database["revocations"].count_documents({}) == 0
 
 
 @pytest.mark.gen_test
@@ -250,7 +250,7 @@ async def test_what_waits_for_a_slow_client_is_dropped(one: Instance) -> None:
         ann = await one.user(stack, token("ann"), "feed:x")
         received: list[Any] = []
         ann.subscriptions["feed:x"]._on_push = received.append
-        (session,) = one.node.users["ann"]
+        (session,) = one.node.admission.users["ann"]
         ann.pause_reading()
         for n in range(400):
             await one.call("/v1/channels/feed:x/messages", {"data": {"n": n, "filler": "x" * 30000}})
@@ -270,14 +270,14 @@ async def test_a_subscription_under_way_does_not_slip_through(one: Instance, mon
     """The right was there when it was asked for, and is gone before the first message."""
     async with AsyncExitStack() as stack:
         ann = await one.user(stack, token("ann"))
-        begin, reached, go_on = one.node._begin, asyncio.Event(), asyncio.Event()
+        acquire, reached, go_on = one.node.streams.acquire, asyncio.Event(), asyncio.Event()
 
         async def slowly(*arguments: Any) -> Any:
             reached.set()
             await go_on.wait()
-            return await begin(*arguments)
+            return await acquire(*arguments)
 
-        monkeypatch.setattr(one.node, "_begin", slowly)
+        monkeypatch.setattr(one.node.streams, "acquire", slowly)
         subscribing = asyncio.ensure_future(ann.subscribe("feed:x"))
         await reached.wait()
         await one.call("/v1/users/ann/revoke", {"channels": ["feed:x"]})
@@ -343,7 +343,7 @@ async def test_racing_writers_all_get_a_number(mongod: Mongod) -> None:
     async with instances(mongod.uri, mongod.uri) as nodes:
         calls = [nodes[n % 2].call(f"/v1/users/u{n}/revoke", {}) for n in range(20)]
         assert {status for status, _ in await asyncio.gather(*calls)} == {200}
-        documents = await nodes[0].node._database["revocations"].find().to_list(None)
+        documents = await nodes[0].node.database["revocations"].find().to_list(None)
         assert sorted(document["_id"] for document in documents) == list(range(1, 21))
         for node in nodes:
             await until(lambda node=node: node.node.revocations._last == 20, 2, "all of them")
@@ -395,7 +395,7 @@ async def test_an_expired_number_hides_nothing(mongod: Mongod, quickly: None) ->
     """A node that was cut off for days: the next number is gone, and one behind it matters."""
     async with instances(mongod.uri) as (one,):
         node = one.node
-        collection = node._database["revocations"]
+        collection = node.database["revocations"]
         old = token("ann")
         node.revocations._lose()
         await collection.insert_one({"_id": 7, "kind": "revoke", "user": "ann", "at": time.time()})

@@ -32,9 +32,9 @@ def url(base_url: str, http_server: object) -> str:
 @pytest.mark.gen_test(timeout=30)
 async def test_orders_flow_and_prices_move(node: Node, url: str) -> None:
     """Filling it twice leaves the same documents, and what the simulation does reaches whoever watches."""
-    example = Example(node._database, frozenset(DEMO), random.Random(7))
+    example = Example(node.database, frozenset(DEMO), random.Random(7))
     assert await example.fill() == await example.fill()
-    assert await node._database["products"].count_documents({}) == 17
+    assert await node.database["products"].count_documents({}) == 17
     async with Client([url]) as client:
         orders, _ = await watch(client, "docs:orders", where={"status": {"$ne": "shipped"}})
         prices, _ = await watch(client, "docs:instruments")
@@ -46,7 +46,7 @@ async def test_orders_flow_and_prices_move(node: Node, url: str) -> None:
             newest = {"created": {"$gt": max(one["created"] for one in orders.documents.values())}}
             for status in ("placed", "shipped"):
                 query = {**newest, "status": status}
-                await until(lambda query=query: node._database["orders"].find_one(query), 20, status)
+                await until(lambda query=query: node.database["orders"].find_one(query), 20, status)
         finally:
             moving.cancel()
 

@@ -102,7 +102,7 @@ async def test_who_does_not_take_the_answer_is_cut(
     """An answer that nobody reads is not kept for ever; one that is waited for is."""
     monkeypatch.setattr(handlers.server, "STALLED_SECONDS", 0.3)
     for _ in range(100):
-        node.publish(node.authenticate(None), "chat:big", "x" * 60_000)
+        node.publisher.publish(node.identities.authenticate(None), "chat:big", "x" * 60_000)
     head = b"GET /v1/channels/chat:big/messages?limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with Raw(http_port) as poll:
         waiting = asyncio.ensure_future(poll.ask(GET.replace(b"messages", b"messages?wait=60")))
@@ -112,7 +112,7 @@ async def test_who_does_not_take_the_answer_is_cut(
         await until(lambda: http_server.busy, 10, "an answer under way")
         await until(lambda: not http_server.busy, 10, "it is cut")
         writer.close()
-        await node.publish(node.authenticate(None), "chat:a", 1)
+        await node.publisher.publish(node.identities.authenticate(None), "chat:a", 1)
         assert await waiting == 200
 
 

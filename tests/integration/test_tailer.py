@@ -56,7 +56,7 @@ async def logged(node: Node) -> list[Any]:
     found: list[Any] = []
     cursor = "0"
     while True:
-        page = await node.history(GUEST, "docs:orders", after=cursor, before=None, limit=500)
+        page = await node.history.page(GUEST, "docs:orders", after=cursor, before=None, limit=500)
         found += [(one.data["op"], one.data["id"], (one.data["document"] or {}).get("n")) for one in page["messages"]]
         cursor = page["cursor"]
         if not page["more"]:
@@ -100,9 +100,9 @@ async def test_other_collections_are_declared(
     await node.tailer.close()
     direct.meta.update_one({"_id": "tailer"}, {"$set": {"token": at_a_change}})
     declared = {"tasks": node.config.collections["orders"]}
-    documents = Documents(node._database, declared, node.config.mongodb, 0)
+    documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
-    other = Tailer(node._database, declared, node.log, node="o", prepare=documents.prepare)
+    other = Tailer(node.database, declared, node.log, node="o", prepare=documents.prepare)
     starts: list[dict[str, Any]] = []
     begin = other._watch
 
@@ -133,10 +133,10 @@ async def test_a_new_collection_that_only_a_waiting_node_serves_starts_over(
 ) -> None:
     """It has had subscribers before the node that serves it tails: they must learn that changes are missing."""
     declared = dict.fromkeys(("orders", "tasks"), node.config.collections["orders"])
-    documents = Documents(node._database, declared, node.config.mongodb, 0)
+    documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
     await until(lambda: node.tailer.holds)
-    other = Tailer(node._database, declared, node.log, node="o", prepare=documents.prepare)
+    other = Tailer(node.database, declared, node.log, node="o", prepare=documents.prepare)
     await other.open()
     try:
         await until(lambda: other._announced)
@@ -166,8 +166,8 @@ async def test_what_the_checkpoint_does_not_stand_for_starts_over(
         await until(lambda: "2" in copy.documents)
         plain = await client.subscribe("docs:orders/9", after="0")
         await node.tailer.close()
-        other = Tailer(node._database, {"others": node.config.collections["orders"]}, node.log, node="o",
-                       prepare=node.documents.prepare)  # fmt: skip
+        other = Tailer(node.database, {"others": node.config.collections["orders"]}, node.log, node="o",
+                       prepare=node.document_store.prepare)  # fmt: skip
         await other.open()
         await until(lambda: other.holds)
         direct.orders.insert_one({"_id": "3", "n": 3})
@@ -319,7 +319,7 @@ async def test_a_replay_that_shows_nothing_moves_on(url: str, direct: Any) -> No
 
 @pytest.mark.gen_test(timeout=30)
 async def test_what_mongodb_cannot_have_is_said_at_start(node: Node) -> None:
-    await node._database.command({"create": "view", "viewOn": "orders", "pipeline": []})
-    node.documents._declared = {"view": node.config.collections["orders"]}
+    await node.database.command({"create": "view", "viewOn": "orders", "pipeline": []})
+    node.document_store._declared = {"view": node.config.collections["orders"]}
     with pytest.raises(StartError, match=r"collections\.view"):
-        await node.documents.open()
+        await node.document_store.open()

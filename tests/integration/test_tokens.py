@@ -102,7 +102,7 @@ async def test_a_subscription_under_way_does_not_outlive_its_right(
 ) -> None:
     """A subscribe that was begun with a right ends if a refresh takes the right away meanwhile."""
     begun, gate = asyncio.Event(), asyncio.Event()
-    subscribe = node.subscribe
+    subscribe = node.subscriptions.subscribe
 
     async def slow(*arguments: Any, **options: Any) -> Any:
         subscription = await subscribe(*arguments, **options)
@@ -110,7 +110,7 @@ async def test_a_subscription_under_way_does_not_outlive_its_right(
         await gate.wait()
         return subscription
 
-    monkeypatch.setattr(node, "subscribe", slow)
+    monkeypatch.setattr(node.subscriptions, "subscribe", slow)
     async with Client(url, token=make_token(SECRET, "ann", channels=VIP)) as ann:
         under_way = asyncio.ensure_future(ann.subscribe("vip:new"))
         await begun.wait()
@@ -126,11 +126,11 @@ async def test_what_waits_for_the_client_is_dropped_with_the_right(url: str, nod
     async with Client(url, token=make_token(SECRET, "ann", channels=VIP)) as ann:
         await ann.subscribe("vip:a")
         chat = await ann.subscribe("chat:a")
-        (session,) = node.clients
+        (session,) = node.admission.clients
         session.pause()  # type: ignore[attr-defined]
         principal = node.authenticator.authenticate(make_token(SECRET, "bob", channels=VIP))
         for channel in ("vip:a", "chat:a", "vip:a"):
-            publishing = node.publish(principal, channel, 1)
+            publishing = node.publisher.publish(principal, channel, 1)
             assert publishing is not None
             await publishing
         await until(lambda: len(session._queue or ()) == 3, what="queued frames")  # type: ignore[attr-defined]

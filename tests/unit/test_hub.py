@@ -32,7 +32,7 @@ class Sink:
     def __init__(self, codec: Codec = JSON, name: str = "s", then: Callable[[], None] = lambda: None) -> None:
         self.id = name
         self.codec = codec
-        self.straight: Callable[[bytes], None] | None = None
+        self.direct_write: Callable[[bytes], None] | None = None
         self.topics = 0
         self.deliveries: list[Delivery] = []
         self.flushes = 0
@@ -120,7 +120,7 @@ async def test_a_turns_only_delivery_is_written_straight(hub: Hub) -> None:
     """To the sinks that have nothing waiting; with a second channel in the turn there is something to collect."""
     free, busy = Sink(name="free"), Sink(name="busy")
     written: list[bytes] = []
-    free.straight = written.append
+    free.direct_write = written.append
     for sink in (free, busy):
         hub.add("c:1", sink)
         hub.add("c:2", sink)
@@ -141,7 +141,7 @@ async def test_who_listens_to_one_channel_alone_is_written_to_straight(hub: Hub)
     """However many channels the turn brings: for this one there is nothing to collect. Not while it has another one."""
     one, other = Sink(name="one"), Sink(name="other")
     written: list[bytes] = []
-    one.straight = written.append
+    one.direct_write = written.append
     for channel in ("c:1", "c:2"):
         hub.add(channel, other)
     for _ in range(2):  # twice is once
@@ -168,7 +168,7 @@ async def test_who_listens_to_one_channel_alone_is_written_to_straight(hub: Hub)
 async def test_a_sink_that_cannot_be_written_to_is_alone_with_that(hub: Hub) -> None:
     """The others get the message all the same."""
     broken, whole = Sink(name="broken"), Sink(name="whole")
-    broken.straight = [].remove
+    broken.direct_write = [].remove
     for sink in (broken, whole):
         hub.add("c:1", sink)
     hub.deliver([message(1)])

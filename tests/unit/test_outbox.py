@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from server.cluster.stats import Incidents
 from server.core.cursors import Position
+from server.core.tasks import Keeper
 from server.delivery.hub import Hub
 from server.delivery.sequencer import Sequencer
-from server.delivery.subscription import Stream, Subscription
+from server.delivery.streams import Stream
+from server.delivery.subscription import Subscription
 from server.sessions.outbox import Connection, Outbox
 from server.wire.codec import JSON
 from server.wire.messages import Message, Page
@@ -45,9 +48,8 @@ class Channel:
         self.hub = Hub()
         node: Any = SimpleNamespace(
             hub=self.hub,
-            clients=set(),
-            users={},
-            farewells=Counter(),
+            admission=SimpleNamespace(clients=set(), users={}),
+            incidents=Incidents(),
             config=SimpleNamespace(limits=SimpleNamespace(queue_bytes=1000)),
         )
         self.sequencer = Sequencer(
@@ -57,9 +59,10 @@ class Channel:
             deliver=self.hub.deliver,
             lost=lambda *_: None,
             repairs=Counter(),
+            keeper=Keeper(),
         )
         self.sequencer.start(Position("e", 0))
-        stream = Stream("chat:a", 0.0, self.sequencer)
+        stream = Stream("chat:a", 0.0, self.sequencer, Keeper())
         self.outbox = Outbox(node, connection or Full(), JSON, None, "127.0.0.1")
         self.outbox.open()
         self.subscription = Subscription(
@@ -94,25 +97,25 @@ def test_nothing_overtakes_what_waits() -> None:
     async def run() -> None:
         connection = Written()
         outbox = Channel(connection).outbox
-        assert outbox.straight is None  # it is full
+        assert outbox.direct_write is None  # it is full
         outbox.resume()
-        assert outbox.straight is not None
-        outbox.straight(b"1")
+        assert outbox.direct_write is not None
+        outbox.direct_write(b"1")
         outbox._out(b"2")
-        assert outbox.straight is None
+        assert outbox.direct_write is None
         outbox._out(b"3")
         outbox.flush()
-        assert outbox.straight is not None
+        assert outbox.direct_write is not None
         outbox.pause()
         outbox._put(b"4", 1)
-        assert outbox.straight is None
+        assert outbox.direct_write is None
         outbox.resume()
-        assert outbox.straight is not None
-        outbox.straight(b"5")
+        assert outbox.direct_write is not None
+        outbox.direct_write(b"5")
         assert connection.data == b"12345"
         outbox.closed()
         outbox.resume()  # of a transport that has drained
-        assert outbox.straight is None
+        assert outbox.direct_write is None
 
     asyncio.run(run())
 

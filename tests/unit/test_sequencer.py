@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from server.core.cursors import MAX_OFFSET, Position
 from server.core.errors import Error
+from server.core.tasks import Keeper
 from server.delivery.sequencer import EARLY_MESSAGES, Sequencer
 from server.wire.messages import Message, Page
 from tests.unit.virtual_time import run
@@ -37,7 +38,7 @@ class World:
         self.repairs: Counter[str] = Counter()
         self.sequencer = Sequencer(
             CHANNEL, read=self.read, confirmed_head=self.confirmed_head, deliver=self.deliver, lost=self.lost,
-            repairs=self.repairs,
+            repairs=self.repairs, keeper=Keeper(),
         )  # fmt: skip
 
     async def read(self, channel: str, after: Position, upto: int = MAX_OFFSET) -> Page:
@@ -100,8 +101,8 @@ async def carry(world: World, actions: list[Any], last: int, start: int) -> None
     if start >= len(actions):
         world.sequencer.start(world.at(world.head))
     world.head = last
-    world.sequencer.reach(world.at(last))
-    await world.sequencer.reached(last)
+    world.sequencer.note_head(world.at(last))
+    await world.sequencer.wait_until_delivered(last)
 
 
 @given(carried, st.integers(1, 40), st.integers(0, 10), st.integers(0, 3))
@@ -178,11 +179,11 @@ def test_a_lost_tail_is_fetched_once_somebody_tells() -> None:
     async def main() -> None:
         world = World(head=30)
         world.sequencer.start(world.at(5))
-        world.sequencer.reach(Position("other", 99))
+        world.sequencer.note_head(Position("other", 99))
         await world.settled()
         assert world.out == []
-        world.sequencer.reach(world.at(30))
-        await world.sequencer.reached(30)
+        world.sequencer.note_head(world.at(30))
+        await world.sequencer.wait_until_delivered(30)
         assert world.out == offsets(6, 30)
 
     run(main())
@@ -198,7 +199,7 @@ def test_a_hole_is_filled_in_one_task() -> None:
         for offset in offsets(2, count):
             world.sequencer.offer(messages(offset, offset))
         assert len(asyncio.all_tasks()) == 2
-        await world.sequencer.reached(count)
+        await world.sequencer.wait_until_delivered(count)
         assert world.out == offsets(1, count)
 
     run(main())
@@ -217,7 +218,7 @@ def test_a_hole_found_while_a_repair_ends_is_repaired_too() -> None:
 
         world.on_deliver = lambda: loop.call_soon(more) and None if world.head == 3 else None
         world.sequencer.start(world.at(0))
-        world.sequencer.reach(world.at(3))
+        world.sequencer.note_head(world.at(3))
         await world.settled()
         await asyncio.sleep(10)
         assert world.out == [1, 2, 3, 4, 5]
@@ -231,7 +232,7 @@ def test_a_phantom_head_is_forgotten() -> None:
     async def main() -> None:
         world = World(head=5)
         world.sequencer.start(world.at(3))
-        world.sequencer.reach(world.at(1000))
+        world.sequencer.note_head(world.at(1000))
         await world.settled()
         assert world.out == [4, 5]
         reads = world.reads
@@ -256,8 +257,8 @@ def test_a_phantom_message_is_forgotten() -> None:
         world.head = 9
         world.sequencer.offer(messages(6, 8))
         assert world.out == [6, 7, 8]
-        world.sequencer.reach(world.at(9))
-        await world.sequencer.reached(9)
+        world.sequencer.note_head(world.at(9))
+        await world.sequencer.wait_until_delivered(9)
         assert world.out == [6, 7, 8, 9]
 
     run(main())
@@ -270,8 +271,8 @@ def test_a_log_that_is_away_is_asked_again() -> None:
         world = World(head=4)
         world.failures = 50
         world.sequencer.start(world.at(0))
-        world.sequencer.reach(world.at(4), at_once=True)
-        await world.sequencer.reached(4)
+        world.sequencer.note_head(world.at(4), at_once=True)
+        await world.sequencer.wait_until_delivered(4)
         assert world.out == [1, 2, 3, 4]
 
     run(main())
@@ -288,7 +289,7 @@ def test_another_history_is_told_and_delivered_from_its_beginning() -> None:
         world.sequencer.restart(world.at(6))
         world.sequencer.offer(messages(27, 27, "e"))
         world.sequencer.offer(messages(1, 1, "e"))
-        await world.sequencer.reached(6)
+        await world.sequencer.wait_until_delivered(6)
         await world.settled()
         assert world.out == [(None, None), 3, 4, 5, 6]
         assert world.sequencer.position == Position("f", 6)
@@ -304,7 +305,7 @@ def test_what_came_before_the_start_is_kept_if_it_is_of_this_history() -> None:
         world.sequencer.offer(messages(11, 11, "old"))
         world.sequencer.offer(messages(12, 12))
         world.sequencer.start(world.at(10))
-        await world.sequencer.reached(12)
+        await world.sequencer.wait_until_delivered(12)
         await world.settled()
         assert world.out == [11, 12]
 
@@ -317,7 +318,7 @@ def test_nobody_waits_for_a_history_that_is_gone() -> None:
     async def main() -> None:
         world = World(head=20)
         world.sequencer.start(world.at(20))
-        waiting = asyncio.ensure_future(world.sequencer.reached(30))
+        waiting = asyncio.ensure_future(world.sequencer.wait_until_delivered(30))
         await asyncio.sleep(0)
         world.epoch, world.head = "f", 3
         world.sequencer.restart(world.at(3))
@@ -333,7 +334,7 @@ def test_a_closed_sequencer_has_no_task_left() -> None:
     async def main() -> None:
         world = World(head=5)
         world.sequencer.start(world.at(0))
-        world.sequencer.reach(world.at(5))
+        world.sequencer.note_head(world.at(5))
         world.sequencer.close()
         await world.settled()
         assert world.out == []

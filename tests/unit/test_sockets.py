@@ -31,7 +31,7 @@ def test_who_says_goodbye_and_takes_nothing_more_is_cut_off(monkeypatch: pytest.
     monkeypatch.setattr(sockets, "CLOSE_WITHIN", 0.2)
 
     async def run() -> None:
-        node: Any = SimpleNamespace(addresses={})
+        node: Any = SimpleNamespace(admission=SimpleNamespace(addresses={}))
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
@@ -41,6 +41,6 @@ def test_who_says_goodbye_and_takes_nothing_more_is_cut_off(monkeypatch: pytest.
             connection.write(b"x" * (8 << 20))
             theirs.shutdown(socket.SHUT_WR)
             await until(lambda: connection.outbox.ended, 10, "end of the connection")
-            assert not node.addresses
+            assert not node.admission.addresses
 
     asyncio.run(run())

@@ -131,6 +131,6 @@ async def test_a_conflating_view_sends_the_newest_of_each_document(hub: Hub) -> 
     hub.tell(CHANNEL, {"type": "gap"}, 10, 10)
     assert [(one.first, one.last) for one in sink.deliveries[2:]] == [(9, 9), (10, 10)]
     hub.deliver([change(11, None, {})])
-    hub.settle(CHANNEL, view)
+    hub.send_held_back(CHANNEL, view)
     hub.remove(CHANNEL, sink, view)
     assert sink.deliveries[-1].last == 11

@@ -1,0 +1,48 @@
+"""Who is asking: a token or a ticket becomes a principal, unless it has been taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.access.auth import Authenticator
+from server.access.revocations import Revocations
+from server.access.tickets import Tickets
+from server.core.errors import Error
+from server.core.principals import Principal
+
+
+class Identities:
+    """`max_token_ttl`: seconds that a token may be good for; 0: any."""
+
+    def __init__(
+        self, authenticator: Authenticator, tickets: Tickets, revocations: Revocations, max_token_ttl: float
+    ) -> None:
+        self._authenticator = authenticator
+        self._tickets = tickets
+        self._revocations = revocations
+        self._max_token_ttl = max_token_ttl
+
+    def authenticate(self, token: str | None) -> Principal:
+        """The principal of a bearer token, or a guest; `unauthenticated` (revoked tokens too) or `token_expired`."""
+        principal = self._authenticator.authenticate(token)
+        self.recognize(principal)
+        return principal
+
+    def redeem(self, ticket: str, channels: Sequence[str]) -> Principal:
+        """Whoever got the ticket, unless their token has been revoked."""
+        principal = self._tickets.redeem(ticket, list(channels))
+        self.recognize(principal)
+        return principal
+
+    def recognize(self, principal: Principal) -> None:
+        """`unauthenticated` if what proves the principal was revoked, or is good for longer than tokens may be."""
+        if self._revocations.token(principal):
+            raise Error("unauthenticated", "the token has been revoked")
+        longest = self._max_token_ttl
+        if longest and principal.expires is not None:
+            if principal.issued is None:
+                raise Error("unauthenticated", "the token is not valid: iat is needed, auth.max_token_ttl is set")
+            if principal.expires - principal.issued > longest:
+                raise Error(
+                    "unauthenticated", f"the token is not valid: exp - iat is over auth.max_token_ttl, {longest:g} s"
+                )

@@ -1,0 +1,108 @@
+"""What operators take back, and what that does to who is connected here: end sessions, subscriptions and rights."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from server.access.accounts import Accounts
+from server.access.admission import Admission
+from server.access.permissions import Permissions
+from server.access.revocations import Revocation, Revocations
+from server.access.rights import must_be_admin
+from server.core.errors import DISCONNECTED, REVOKED, SHUT_OUT, Disconnect, Error, bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.names import DOCUMENTS, is_pattern, namespace_of, without_label
+from server.core.principals import Principal
+
+logger = logging.getLogger(__name__)
+
+
+class Moderation:
+    """`tell_peers` makes the other nodes look for new revocations at once, instead of within half a second."""
+
+    def __init__(
+        self,
+        *,
+        namespaces: Collection[str],
+        admission: Admission,
+        permissions: Permissions,
+        revocations: Revocations,
+        accounts: Accounts | None,
+        lifecycle: Lifecycle,
+        tell_peers: Callable[[], None],
+    ) -> None:
+        self._namespaces = namespaces
+        self._admission = admission
+        self._permissions = permissions
+        self._revocations = revocations
+        self._accounts = accounts
+        self._lifecycle = lifecycle
+        self._tell_peers = tell_peers
+
+    # --- what an operator asks for ------------------------------------------------------------------------------------
+
+    async def disconnect(self, principal: Principal, user: str, reason: str, reconnect: bool) -> None:
+        """End the user's sessions, on every node within a second."""
+        await self._add(principal, Revocation("disconnect", user, time.time(), reason=reason, reconnect=reconnect))
+
+    async def revoke(
+        self, principal: Principal, user: str, token: str | None = None, channels: Sequence[str] = ()
+    ) -> None:
+        """Take back, for good: all tokens of the user issued until now, or the one with this `jti`, or what they
+        all allow in the channels of these patterns."""
+        if token is not None and channels:
+            raise bad_request("token, channels: one of them")
+        for pattern in channels:
+            if not is_pattern(pattern):
+                raise bad_request(f"channels: {pattern} has no namespace, as chat:* has")
+        must_be_admin(principal)
+        if self._accounts is not None and token is None and not channels:
+            await self._accounts.log_out(user)  # first: what its refresh tokens are exchanged for is older than now
+        patterns = [without_label(pattern) for pattern in channels]
+        await self._add(principal, Revocation("revoke", user, time.time(), token, patterns))
+
+    async def unsubscribe(self, principal: Principal, channel: str, user: str, reason: str) -> None:
+        """End the user's subscriptions to the channel, on every node within a second. It may subscribe again."""
+        if namespace_of(channel) not in self._namespaces and namespace_of(channel) != DOCUMENTS:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        await self._add(principal, Revocation("unsubscribe", user, time.time(), channels=[channel], reason=reason))
+
+    async def _add(self, principal: Principal, revocation: Revocation) -> None:
+        must_be_admin(principal)
+        self._lifecycle.check()
+        await self._revocations.add(revocation)
+        self._tell_peers()
+
+    # --- what it does here --------------------------------------------------------------------------------------------
+
+    def carry_out(self, revocation: Revocation) -> None:
+        """Whichever node it was written by."""
+        for client in tuple(self._admission.users.get(revocation.user, ())):
+            principal = client.principal
+            assert principal is not None
+            if revocation.kind == "disconnect":
+                code = DISCONNECTED if revocation.reconnect else SHUT_OUT
+                client.disconnect(Disconnect(code, revocation.reason or "disconnected by the server"))
+            elif revocation.kind == "unsubscribe":
+                client.end(revocation.names, "unsubscribed", revocation.reason or "by the server")
+            elif not revocation.concerns(principal):
+                continue
+            elif revocation.channels:
+                client.end(revocation.covers, "permission_denied", "the right was revoked")
+            else:
+                client.disconnect(Disconnect(REVOKED, "the token has been revoked"))
+
+    def confirm(self, confirmed: bool) -> None:
+        """While revocations cannot be confirmed, nothing that may have been revoked is delivered."""
+        if not confirmed:
+            logger.warning("revocations cannot be confirmed: what needs a right is not delivered")
+        for user in tuple(self._admission.users.values()):
+            for client in tuple(user):
+                principal = client.principal
+                if confirmed:
+                    client.unsuspend()
+                elif principal is not None:
+                    client.suspend(partial(self._permissions.held, principal))

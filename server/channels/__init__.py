@@ -1,0 +1,1 @@
+"""The use cases of channels: publishing, subscribing, reading what was."""

@@ -1,0 +1,106 @@
+"""Reading what was: pages of the log, forwards and backwards."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from server.access.admission import Admission
+from server.access.rights import Rights
+from server.core.cursors import BEGINNING, MAX_OFFSET, Position, parse_cursor
+from server.core.errors import bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.principals import Principal
+from server.documents.service import DocumentService
+from server.documents.views import View
+from server.log.log import Log
+from server.wire.messages import Message
+from server.wire.protocol import Gap, HistoryPage, MessagePush
+
+
+class History:
+    def __init__(
+        self, *, rights: Rights, admission: Admission, log: Log, documents: DocumentService, lifecycle: Lifecycle
+    ) -> None:
+        self._rights = rights
+        self._admission = admission
+        self._log = log
+        self._documents = documents
+        self._lifecycle = lifecycle
+
+    async def page(
+        self,
+        principal: Principal,
+        channel: str,
+        *,
+        after: str | None,
+        before: str | None,
+        limit: int,
+        where: Any = None,
+        address: str = "",
+        head: Position | None = None,
+    ) -> HistoryPage:
+        """Oldest first, bounds exclusive; with neither bound the newest. A page may be shorter than `limit`, or empty
+        though there are more: of the changes of documents only those are in it that `where` shows. `head`: the newest
+        position, where it is known already."""
+        self._admission.spend(principal, address)
+        async with self._rights.reading(principal, channel) as namespace:
+            if not namespace.durable:
+                raise bad_request(f"channel: {channel} is ephemeral, it has no history")
+            if after is not None and before is not None:
+                raise bad_request("after, before: one of them")
+            start = None if after is None else parse_cursor(after, "after")
+            end = None if before is None else parse_cursor(before, "before")
+            view = self._documents.view(principal, channel, where)
+            self._lifecycle.check()
+            name = channel if view is None else view.log_channel
+            head = head or (await self._log.heads([name]))[name]
+            if start is not None:
+                return await self._after(name, start, head, limit, view)
+            return await self._before(name, end, head, limit, view)
+
+    async def _after(self, channel: str, after: Position, head: Position, limit: int, view: View | None) -> HistoryPage:
+        gap: Gap | None = None
+        given = after
+        if after == BEGINNING:
+            after = Position(head.epoch, 0)
+        elif after.epoch != head.epoch or (
+            after.offset > head.offset and after.offset > await self._log.confirmed_head(channel)
+        ):
+            gap = {"from": None, "to": None, "reason": "epoch"}
+            after = given = Position(head.epoch, 0)
+        messages: list[Message] = []
+        if after.offset < head.offset:
+            page = await self._log.read(channel, after, head.offset, limit)
+            messages = page.messages
+            if page.gap is not None:
+                gap = gap or {"from": page.gap[0], "to": page.gap[1]}
+                given = Position(head.epoch, max(given.offset, page.gap[1]))
+        cursor = messages[-1].position if messages else given
+        more = bool(messages) and cursor.offset < head.offset
+        return _page(messages, cursor, head, more, gap, view)
+
+    async def _before(
+        self, channel: str, before: Position | None, head: Position, limit: int, view: View | None
+    ) -> HistoryPage:
+        gap: Gap | None = None
+        offset = MAX_OFFSET
+        if before is not None:
+            if before.epoch == head.epoch or before == BEGINNING:
+                offset = before.offset
+            else:
+                gap = {"from": None, "to": None, "reason": "epoch"}
+        messages, floor = await self._log.read_back(channel, offset, limit)
+        if before is not None and gap is None and not messages and 1 < offset <= head.offset:
+            gap = {"from": 1, "to": min(floor, offset - 1)}
+        first = messages[0].offset if messages else 0
+        cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
+        return _page(messages, cursor, head, bool(messages) and first - 1 > floor, gap, view)
+
+
+def _page(
+    messages: list[Message], cursor: Position, head: Position, more: bool, gap: Gap | None, view: View | None
+) -> HistoryPage:
+    if view is not None:
+        messages = [shown for message in messages if (shown := view.show(message)) is not None]
+    pushes = [cast(MessagePush, message.push()) for message in messages]
+    return {"messages": pushes, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}

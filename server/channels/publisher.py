@@ -1,0 +1,144 @@
+"""Publishing: the right, the size and the rates, the hook if there is one, and then the log or the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any, NamedTuple, cast
+
+from server.access.admission import Admission
+from server.access.hooks import Hooks
+from server.access.permissions import Permissions
+from server.access.rights import Right, Rights
+from server.brokers.base import Broker
+from server.core.clock import now_ms
+from server.core.config import MAX_STORED, Limits, Namespace
+from server.core.errors import Error, bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.principals import Principal
+from server.core.tasks import Keeper
+from server.log.log import Log, Receipt
+from server.wire.codec import JSON
+from server.wire.messages import Message
+
+
+class _Draft(NamedTuple):
+    """What is to be published, once it is allowed."""
+
+    principal: Principal
+    channel: str
+    data: Any
+    key: str | None
+    tag: str | None
+    skip: str | None
+    ephemeral: bool
+
+
+class Publisher:
+    def __init__(
+        self,
+        *,
+        permissions: Permissions,
+        rights: Rights,
+        hooks: Hooks,
+        admission: Admission,
+        log: Log,
+        broker: Broker,
+        lifecycle: Lifecycle,
+        keeper: Keeper,
+        limits: Limits,
+    ) -> None:
+        self.published = 0
+        """Publishes that were accepted."""
+        self._permissions = permissions
+        self._rights = rights
+        self._hooks = hooks
+        self._admission = admission
+        self._log = log
+        self._broker = broker
+        self._lifecycle = lifecycle
+        self._keeper = keeper
+        self._limits = limits
+        self._hooked: dict[tuple[str, str], asyncio.Future[None]] = {}
+        """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
+        self._asking: set[asyncio.Task[Receipt | None]] = set()
+
+    def publish(
+        self,
+        principal: Principal,
+        channel: str,
+        data: Any,
+        key: str | None = None,
+        *,
+        tag: str | None = None,
+        skip: str | None = None,
+        ephemeral: bool = False,
+        session: str | None = None,
+        address: str = "",
+    ) -> asyncio.Future[Receipt | None] | None:
+        """Store and send a message; None for an ephemeral one, which is not stored (or a future of it, if the
+        namespace has a hook). `skip`: the session that does not get it; `session`, `address`: where it comes from.
+
+        Not a coroutine: the order of the calls is the order in the channel, for those of one `session` that is.
+        """
+        namespace = self._permissions.check(principal, "publish", channel)
+        if ephemeral and namespace.durable and not namespace.ephemeral:
+            raise bad_request(f"ephemeral: {channel} stores every message; its namespace does not allow others")
+        size = self._size(data)
+        self._admission.spend(principal, address, channel)
+        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral or not namespace.durable)
+        if not self._hooks.wanted(namespace.hook, "publish"):
+            return self._accept(draft, size)
+        self._lifecycle.check()
+        right = self._rights.to_publish(principal, channel)
+        lane = None if session is None else (session, channel)
+        task = self._keeper.spawn(f"hook of {channel}", self._ask_and_accept(lane, right, draft), awaited=True)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
+    async def drain(self) -> None:
+        """Return when the hooks have been heard of all that was to be published."""
+        await asyncio.gather(*self._asking, return_exceptions=True)
+
+    def _accept(self, draft: _Draft, size: int) -> asyncio.Future[Receipt | None] | None:
+        principal, channel, data, key, tag, skip, ephemeral = draft
+        if ephemeral:
+            self._broker.publish([Message(channel, "", 0, "", principal.user, now_ms(), data, tag, skip)])
+            self.published += 1
+            return None
+        self._lifecycle.check()
+        # Every message has a key before its first attempt: after an unknown outcome it is found by it.
+        receipt = self._log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
+        self.published += 1
+        return cast("asyncio.Future[Receipt | None]", receipt)
+
+    async def _ask_and_accept(
+        self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft
+    ) -> Receipt | None:
+        """The hook may be asked about many at a time; they are accepted in the order in which they came."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        before = None if lane is None else self._hooked.get(lane)
+        if lane is not None:
+            self._hooked[lane] = turn
+        try:
+            try:
+                answer = await right.ask("publish", {"channel": draft.channel, "data": draft.data, "key": draft.key})
+            finally:
+                if before is not None:  # refused or not: who comes next must not overtake who came before
+                    await asyncio.wait((before,))
+            right.again()
+            draft = draft._replace(data=answer.get("data", draft.data))
+            receipt = self._accept(draft, self._size(draft.data))
+        finally:
+            turn.set_result(None)
+            if lane is not None and self._hooked[lane] is turn:
+                del self._hooked[lane]
+        return None if receipt is None else await receipt
+
+    def _size(self, data: Any) -> int:
+        limit = self._limits.message_bytes or MAX_STORED
+        size = len(JSON.encode(data))
+        if size > limit:
+            raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
+        return size

@@ -1,0 +1,205 @@
+"""Subscribing: from where a subscription begins, what was missed before that, and a ticket to do it with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+from server.access.rights import Rights
+from server.access.tickets import Tickets
+from server.cluster.peers import Peers
+from server.core.config import Namespace
+from server.core.cursors import BEGINNING, Position, parse_cursor
+from server.core.errors import Error, bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.principals import Principal
+from server.delivery.hub import Hub
+from server.delivery.streams import Stream, Streams
+from server.delivery.subscription import Subscriber, Subscription
+from server.documents.service import DocumentService
+from server.documents.views import View
+from server.log.log import Log
+from server.presence.presence import Presence
+from server.wire.protocol import Push, Subscribe, gap_push
+
+CATCH_UP_WITHIN: Final = 1.0
+"""Seconds the broker or the log has to bring what was acknowledged here, before a subscription begins without it."""
+
+
+class Subscriptions:
+    def __init__(
+        self,
+        *,
+        rights: Rights,
+        streams: Streams,
+        peers: Peers,
+        hub: Hub,
+        log: Log,
+        documents: DocumentService,
+        attendance: Presence,
+        tickets: Tickets,
+        lifecycle: Lifecycle,
+    ) -> None:
+        self._rights = rights
+        self._streams = streams
+        self._peers = peers
+        self._hub = hub
+        self._log = log
+        self._documents = documents
+        self._attendance = attendance
+        self._tickets = tickets
+        self._lifecycle = lifecycle
+
+    async def subscribe(
+        self, principal: Principal, subscriber: Subscriber, request: Subscribe
+    ) -> tuple[Subscription, Push, Push | None]:
+        """A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that
+        comes before its messages, if there is one."""
+        stream: Stream | None = None
+        try:
+            async with self._rights.reading(principal, request.channel) as namespace:
+                after, view = self._understand(principal, namespace, request)
+                stream = await self._streams.acquire(request.channel if view is None else view.log_channel, namespace)
+                position, gap = BEGINNING, None
+                if stream.sequencer is not None:
+                    position, gap = await self._begin(stream, request.channel, after, request.last)
+        except BaseException:
+            if stream is not None:
+                self._streams.release(stream)
+            raise
+        # From here on nothing waits: the right was asked for just now.
+        fields: Push = {"channel": request.channel}
+        due = False
+        if stream.sequencer is not None:
+            due = request.snapshot and (after is None or gap is not None)
+            fields |= {"cursor": str(position), "head": str(stream.sequencer.position), "recovered": gap is None}
+            if request.snapshot:
+                fields["snapshot"] = due
+            if due:  # instead of the gap; and until it is there, there is nothing to resume from
+                fields["cursor"], gap = None, None
+        subscription = self._make(stream, subscriber, position, principal, namespace, view, request.snapshot, due)
+        return subscription, fields, gap
+
+    async def ticket(self, principal: Principal, channels: list[str]) -> tuple[str, float]:
+        """For listening to `channels` without a token (see tickets.py), and the seconds it is good for."""
+        async with contextlib.AsyncExitStack() as rights:  # all of them are asked for again when the last hook is heard
+            for channel in channels:
+                await rights.enter_async_context(self._rights.reading(principal, channel))
+        return self._tickets.issue(principal, channels)
+
+    def _understand(
+        self, principal: Principal, namespace: Namespace, request: Subscribe
+    ) -> tuple[Position | None, View | None]:
+        """The position to go on from, and what of the documents is to be shown; `bad_request` for what has no
+        meaning in such a channel."""
+        channel, last = request.channel, request.last
+        if request.after is not None and last is not None:
+            raise bad_request("after, last: one of them")
+        after = None if request.after is None else parse_cursor(request.after)
+        view = self._documents.view(principal, channel, request.where, request.conflate)
+        if view is None and (request.snapshot or request.conflate):
+            raise bad_request(f"snapshot, conflate: {channel} has no documents")
+        if request.snapshot and last is not None:
+            raise bad_request("last, snapshot: one of them")
+        if namespace.durable:
+            self._lifecycle.check()
+        elif after is not None or last is not None:
+            raise bad_request(f"{'last' if after is None else 'after'}: {channel} is ephemeral, it has no history")
+        return after, view
+
+    def _make(
+        self,
+        stream: Stream,
+        subscriber: Subscriber,
+        position: Position,
+        principal: Principal,
+        namespace: Namespace,
+        view: View | None,
+        snapshot: bool,
+        snapshot_due: bool,
+    ) -> Subscription:
+        leave = None
+        if namespace.presence and not principal.server:  # a back end is not a person
+            leave = self._attendance.enter(stream.channel, principal.user, principal.info, subscriber.id)
+        options: dict[str, Any] = {}
+        if view is not None and snapshot:
+            options = {"snapshot": lambda: self._snapshot(stream, view), "snapshot_due": snapshot_due}
+        return Subscription(
+            stream,
+            self._hub,
+            self._log.read,
+            subscriber,
+            position,
+            release=self._streams.release,
+            leave=leave,
+            view=view,
+            **options,
+        )
+
+    # --- where it begins ----------------------------------------------------------------------------------------------
+
+    async def _begin(
+        self, stream: Stream, channel: str, after: Position | None, last: int | None
+    ) -> tuple[Position, Push | None]:
+        """Where a subscription starts to read, and the gap before that; `channel` is the name it was asked for by."""
+        head = await self._own_head(stream)
+        if after is None:
+            if not last:
+                return head, None
+            _, floor = await self._log.read_back(stream.channel, head.offset + 1, 1)
+            return Position(head.epoch, max(head.offset - last, floor, 0)), None
+        if after == BEGINNING:
+            after = Position(head.epoch, 0)
+        same_history = after.epoch == head.epoch
+        if same_history and after.offset > head.offset:
+            same_history = await self._wait_for(stream, after)
+            if same_history:
+                return after, None
+        if not same_history:
+            gone = (await self._log.read(stream.channel, Position(head.epoch, 0), head.offset)).gap
+            start = Position(head.epoch, gone[1] if gone else 0)
+            return start, gap_push(channel, head.epoch, None, None, "epoch") | {"cursor": str(start)}
+        if after.offset < head.offset:
+            page = await self._log.read(stream.channel, after, head.offset)
+            if page.gap is not None:
+                return Position(head.epoch, page.gap[1]), gap_push(channel, head.epoch, *page.gap)
+        return after, None
+
+    async def _own_head(self, stream: Stream) -> Position:
+        """Up to where the channel has been delivered here. What was acknowledged here and is not back through the
+        broker yet belongs to it: it is not news to who has been told of it."""
+        sequencer = stream.sequencer
+        assert sequencer is not None
+        head = sequencer.position
+        known = self._log.known_head(stream.channel)
+        if known is not None and known.epoch == head.epoch and known.offset > head.offset:
+            sequencer.note_head(known)
+            with contextlib.suppress(TimeoutError):  # MongoDB is away as well
+                async with asyncio.timeout(CATCH_UP_WITHIN):
+                    await sequencer.wait_until_delivered(known.offset)
+        return sequencer.position
+
+    async def _wait_for(self, stream: Stream, after: Position) -> bool:
+        """A cursor ahead of us: wait for what was acknowledged elsewhere and is not here yet. False: the log does not
+        have it, so it is of a history that was lost."""
+        assert stream.sequencer is not None
+        confirmed = await self._log.confirmed_head(stream.channel)
+        if after.offset > confirmed:
+            return False
+        stream.sequencer.note_head(Position(after.epoch, confirmed), at_once=True)
+        await stream.sequencer.wait_until_delivered(after.offset)
+        return True
+
+    async def _snapshot(
+        self, stream: Stream, view: View
+    ) -> tuple[Position, AsyncGenerator[tuple[list[Any], bool], None]]:
+        """What there was at a moment up to which the log has every change, and the position behind the last of them."""
+        position, at = await self._documents.settled(view, stream.channel)
+        assert stream.sequencer is not None
+        if position is None or position.epoch != stream.sequencer.position.epoch:
+            if position is not None:
+                self._peers.sweep()
+            raise Error("unavailable", f"{stream.channel} has just started over", retry_after=0.5)
+        return position, self._documents.snapshot(view, at)

@@ -1,0 +1,35 @@
+"""What this node tells the others of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.brokers.base import Announcement, Broker
+from server.core.cursors import Position
+from server.wire.messages import Message
+
+
+class Announcer:
+    def __init__(self, node: str, broker: Broker) -> None:
+        self._node = node
+        self._broker = broker
+        self._heads: dict[str, Position] = {}
+
+    def announce(self, **fields: Any) -> None:
+        """`fields` are those of an `Announcement`."""
+        self._broker.announce(Announcement(self._node, **fields))
+
+    def committed(self, messages: list[Message]) -> None:
+        """Messages of one channel are durable: every node's subscribers may have them."""
+        last = messages[-1]
+        self._heads[last.channel] = last.position
+        self._broker.publish(messages)
+
+    def note_head(self, channel: str, head: Position) -> None:
+        """This node knows that the channel's log reaches `head`."""
+        self._heads[channel] = head
+
+    def take_heads(self) -> dict[str, Position]:
+        """Those that are new since the last time: to be announced, as what was published may have been lost."""
+        heads, self._heads = self._heads, {}
+        return heads

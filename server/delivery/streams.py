@@ -1,0 +1,208 @@
+"""The channels that somebody on this node listens to: opened with the first subscription, closed after the last."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from server.brokers.base import Broker
+from server.core.config import Namespace
+from server.core.cursors import Position
+from server.core.tasks import Keeper
+from server.delivery.hub import Hub
+from server.delivery.sequencer import Sequencer
+from server.log.log import Log
+from server.wire.messages import Message, Notice
+from server.wire.protocol import gap_push
+
+LINGER: Final = 1.0
+"""Seconds a channel without subscribers stays subscribed at the broker: people reload pages."""
+
+
+class Copy(Protocol):
+    """A subscription whose subscriber keeps a copy of what the channel tells of."""
+
+    def copy_again(self) -> None:
+        """Messages are gone, so the copy is worth nothing any more."""
+
+
+class Stream:
+    """A channel somebody on this node listens to. Ephemeral channels need no sequencer."""
+
+    __slots__ = (
+        "channel", "conflate", "keeper", "sequencer", "users", "received", "counted", "rate", "ephemeral", "copies",
+        "opening",
+    )  # fmt: skip
+
+    def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None, keeper: Keeper) -> None:
+        self.channel = channel
+        self.conflate = conflate
+        self.keeper = keeper
+        """Of the tasks of its subscriptions."""
+        self.sequencer = sequencer
+        self.users = 0
+        self.received = 0
+        """Messages from the broker; `counted` of them when the `rate` (per second) was last computed."""
+        self.counted = 0
+        self.rate = 0.0
+        self.ephemeral = 0
+        """Ephemeral messages so far: a subscription that is not live never gets them, and tells how many it missed."""
+        self.copies: set[Copy] = set()
+        self.opening: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        if self.sequencer is not None:
+            self.sequencer.close()
+
+
+class Streams:
+    def __init__(self, node: str, *, broker: Broker, log: Log, hub: Hub, keeper: Keeper) -> None:
+        """`node`: this node's id."""
+        self.repairs: Counter[str] = Counter()
+        """Reads of the log for what the broker had lost, by what showed it."""
+        self._node = node
+        self._broker = broker
+        self._log = log
+        self._hub = hub
+        self._keeper = keeper
+        self._streams: dict[str, Stream] = {}
+        self._closed = False
+
+    def __contains__(self, channel: str) -> bool:
+        return channel in self._streams
+
+    def counts(self) -> tuple[int, int]:
+        """(channels somebody here is subscribed to, subscriptions to them, live or not)"""
+        return len(self._streams), sum(stream.users for stream in self._streams.values())
+
+    def listened(self, prefix: str, after: str, limit: int) -> dict[str, tuple[int, float]]:
+        """The first `limit` channels with subscribers here whose names begin with `prefix` and come behind `after`:
+        (subscriptions, messages per second)."""
+        names = (
+            channel
+            for channel, stream in self._streams.items()
+            if stream.users and channel > after and channel.startswith(prefix)
+        )
+        streams = ((name, self._streams[name]) for name in heapq.nsmallest(limit, names))
+        return {name: (stream.users, stream.rate) for name, stream in streams}
+
+    def compute_rates(self, seconds: float) -> None:
+        """The messages per second of each channel since the last time, `seconds` ago."""
+        for stream in self._streams.values():
+            stream.rate = round((stream.received - stream.counted) / seconds, 1)
+            stream.counted = stream.received
+
+    def close(self) -> None:
+        self._closed = True
+        for stream in self._streams.values():
+            stream.close()
+
+    # --- opening and closing ------------------------------------------------------------------------------------------
+
+    async def acquire(self, channel: str, namespace: Namespace) -> Stream:
+        """The channel's stream, open. It stays so until each who acquired it has released it."""
+        stream = self._streams.get(channel)
+        if stream is None:
+            sequencer = None
+            if namespace.durable:
+                sequencer = Sequencer(
+                    channel,
+                    read=self._log.read,
+                    confirmed_head=self._log.confirmed_head,
+                    deliver=self._hub.deliver,
+                    lost=self._lost,
+                    repairs=self.repairs,
+                    keeper=self._keeper,
+                )
+            stream = self._streams[channel] = Stream(channel, float(namespace.conflate), sequencer, self._keeper)
+            stream.opening = self._keeper.spawn(f"open {channel}", self._open(stream), awaited=True)
+        stream.users += 1
+        try:
+            assert stream.opening is not None
+            await asyncio.shield(stream.opening)
+        except BaseException:
+            self.release(stream)
+            raise
+        return stream
+
+    def release(self, stream: Stream) -> None:
+        stream.users -= 1
+        if not stream.users:
+            asyncio.get_running_loop().call_later(LINGER, self._close_unused, stream)
+
+    async def _open(self, stream: Stream) -> None:
+        """First the broker, then the log's head: what comes in between is held back by the sequencer."""
+        try:
+            await self._broker.subscribe(stream.channel)
+            if stream.sequencer is not None:
+                stream.sequencer.start((await self._log.heads([stream.channel]))[stream.channel])
+        except BaseException:
+            self._drop(stream)
+            raise
+
+    def _close_unused(self, stream: Stream) -> None:
+        if not stream.users and self._streams.get(stream.channel) is stream and not self._closed:
+            self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        if self._streams.get(stream.channel) is stream:
+            del self._streams[stream.channel]
+            self._keeper.spawn(f"unsubscribe {stream.channel}", self._broker.unsubscribe(stream.channel))
+        stream.close()
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+
+    def receive(self, messages: list[Message], node: str) -> None:
+        """Messages of one channel from `node`, as the broker carried them."""
+        stream = self._streams.get(messages[0].channel)
+        if stream is not None:
+            stream.received += len(messages)
+            if stream.sequencer is not None and messages[0].offset:
+                stream.sequencer.offer(messages)
+            else:
+                stream.ephemeral += len(messages)
+                self._hub.deliver(messages)
+        if node != self._node and messages[-1].offset:
+            self._log.learn(messages[-1].channel, messages[-1].position, node)
+
+    def notify(self, notices: list[Notice]) -> None:
+        """Send pushes of one channel to its subscribers, such as joins."""
+        stream = self._streams.get(notices[0].channel)
+        if stream is not None:
+            stream.ephemeral += len(notices)
+            self._hub.notify(notices)
+
+    def note_head(self, channel: str, head: Position) -> bool:
+        """Somebody says that the channel's log reaches `head`; fetch what is missing up to there. True: that is
+        another history than ours, which is not believed before the log says so itself."""
+        stream = self._streams.get(channel)
+        if stream is None or stream.sequencer is None:
+            return False
+        stream.sequencer.note_head(head)
+        return stream.sequencer.position.epoch not in ("", head.epoch)
+
+    # --- comparing with the log ---------------------------------------------------------------------------------------
+
+    def durable(self) -> list[str]:
+        """The channels that the log has, too."""
+        return [stream.channel for stream in self._streams.values() if stream.sequencer is not None]
+
+    def compare(self, heads: Mapping[str, Position]) -> None:
+        """The log itself says how far it reaches: fetch what is missing, or start over where the history is new."""
+        for channel, head in heads.items():
+            stream = self._streams.get(channel)
+            if stream is None or stream.sequencer is None or stream.sequencer.position.offset < 0:
+                continue
+            if stream.sequencer.position.epoch != head.epoch:
+                stream.sequencer.restart(head)
+            else:
+                stream.sequencer.note_head(head, "sweep")
+
+    def _lost(self, channel: str, epoch: str, first: int | None, last: int | None) -> None:
+        reason = "epoch" if first is None else None
+        self._hub.tell(channel, gap_push(channel, epoch, first, last, reason), first or 0, last or 0)
+        for subscription in tuple(self._streams[channel].copies) if channel in self._streams else ():
+            subscription.copy_again()

@@ -1,0 +1,137 @@
+"""The use cases of documents: reading, listing, writing, and what somebody sees of their changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from server.access.admission import Admission
+from server.access.rights import Right, Rights
+from server.core.config import Collection
+from server.core.cursors import Position
+from server.core.errors import Error, bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.names import DOCUMENTS, without_label
+from server.core.principals import Principal
+from server.documents.store import Documents, Written
+from server.documents.tailer import Tailer
+from server.documents.views import Owner, View
+from server.documents.where import parse as parse_where
+from server.log.log import Log
+from server.mongo.client import mapped
+from server.wire.protocol import DocumentWrite, Find, Push
+
+
+class DocumentService:
+    def __init__(
+        self,
+        *,
+        collections: Mapping[str, Collection],
+        store: Documents,
+        tailer: Tailer,
+        log: Log,
+        rights: Rights,
+        admission: Admission,
+        lifecycle: Lifecycle,
+    ) -> None:
+        self._collections = collections
+        self._store = store
+        self._tailer = tailer
+        self._log = log
+        self._rights = rights
+        self._admission = admission
+        self._lifecycle = lifecycle
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, principal: Principal, collection: str, identifier: str, *, address: str = "") -> Push:
+        """The document, with its `_id` and `_rev`; `not_found`."""
+        self._admission.spend(principal, address)
+        async with self._rights.reading_documents(principal, collection) as declared:
+            self._lifecycle.check()
+            return await self._store.get(collection, identifier, _owner(principal, collection, declared))
+
+    async def find(self, principal: Principal, query: Find, *, address: str = "") -> Push:
+        """A page of a list: {"documents", "page", "count"?}."""
+        self._admission.spend(principal, address)
+        async with self._rights.reading_documents(principal, query.collection) as declared:
+            self._lifecycle.check()
+            return await self._store.find(query.collection, query, _owner(principal, query.collection, declared))
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def write(self, principal: Principal, collection: str, write: DocumentWrite, *, address: str = "") -> Written:
+        right = self._to_write(principal, collection, address)
+        await self._ask_about(right, collection, write)
+        owner = _owner(principal, collection, right.options)
+        return await self._store.write(collection, write, principal.user, owner)
+
+    async def write_many(
+        self, principal: Principal, collection: str, writes: list[DocumentWrite], *, address: str = ""
+    ) -> list[Written | Error]:
+        """Each with its own outcome, in their order."""
+        right = self._to_write(principal, collection, address)
+        refused: dict[int, Error] = {}
+
+        async def ask(index: int) -> None:
+            try:
+                await self._ask_about(right, collection, writes[index])
+            except Error as error:
+                refused[index] = error
+
+        await asyncio.gather(*map(ask, range(len(writes))))
+        right.again()  # the first was asked about when the last was still waiting
+        owner = _owner(principal, collection, right.options)
+        allowed = [write for index, write in enumerate(writes) if index not in refused]
+        results = iter(await self._store.write_many(collection, allowed, principal.user, owner))
+        return [refused[index] if index in refused else next(results) for index in range(len(writes))]
+
+    def _to_write(self, principal: Principal, collection: str, address: str) -> Right[Collection]:
+        self._admission.spend(principal, address)
+        right = self._rights.to_write(principal, collection)
+        self._lifecycle.check()
+        return right
+
+    async def _ask_about(self, right: Right[Collection], name: str, write: DocumentWrite) -> None:
+        """The hook's answer may have other fields for the document."""
+        about = {"collection": name, "op": write.op, "document_id": write.document_id, "document": write.document}
+        answer = await right.ask("write", about)
+        if isinstance(answer.get("data"), dict):
+            write.document = answer["data"]
+
+    # --- watching -----------------------------------------------------------------------------------------------------
+
+    def view(self, principal: Principal, channel: str, where: Any, conflate: float = 0.0) -> View | None:
+        """What a principal sees of the changes of documents; None for other channels. The right is checked already."""
+        namespace, _, rest = without_label(channel).partition(":")
+        if namespace != DOCUMENTS:
+            if where is not None:
+                raise bad_request(f"where: {channel} has no documents")
+            return None
+        name, slash, identifier = rest.partition("/")
+        if slash and not identifier:
+            raise bad_request("channel: docs:collection/id, the id is missing")
+        wanted = parse_where(where) if where else None
+        owner = _owner(principal, name, self._collections[name])
+        return View(channel, name, identifier if slash else None, wanted, owner, conflate)
+
+    async def settled(self, view: View, log_channel: str) -> tuple[Position | None, Any]:
+        """A moment up to which the log has every change of the collection: the position behind the last of them, and
+        the moment, for `snapshot`. None: the log's history has just begun anew."""
+        with mapped():
+            at = await self._tailer.position(view.collection)
+        return await self._log.position_at(log_channel, at), at
+
+    def snapshot(self, view: View, at: Any) -> AsyncGenerator[tuple[list[Any], bool], None]:
+        """The pages of what there was at that moment: (documents, whether there are more)."""
+        return self._store.snapshot(view, at)
+
+
+def _owner(principal: Principal, name: str, collection: Collection) -> Owner | None:
+    """Where rows have owners, everybody sees their own; a server sees all."""
+    if collection.owner is None or principal.server:
+        return None
+    if principal.user is None:
+        raise Error("permission_denied", f"a guest owns no documents of {name}")
+    return Owner(collection.owner, principal.user)
