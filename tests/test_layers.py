@@ -69,7 +69,7 @@ LIBRARIES = {
     "jwt": {"access.auth", "access.keys"},
     "cryptography": {"access.keys", "access.tickets"},
     "argon2": {"access.accounts"},
-    "httpx": {"access.hooks"},
+    "httpx": {"access.hooks", "access.keys"},
 }
 # What only waits for nobody and looks at nothing: no network, no clock, no chance, no other processes.
 PURE = {

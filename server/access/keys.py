@@ -10,13 +10,12 @@ import asyncio
 import logging
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+import httpx
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -28,6 +27,7 @@ from jwt.algorithms import Algorithm, get_default_algorithms
 
 from server.core.config import Auth
 from server.core.errors import Error, StartError
+from server.core.tasks import Keeper
 from server.wire.codec import JSON
 
 logger = logging.getLogger(__name__)
@@ -120,30 +120,54 @@ class JWKS:
         self._pinned = tuple(pinned)
         self._begun = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
+        self._keeper = Keeper()
+        self._client: httpx.AsyncClient | None = None
 
     def fetch(self, unknown: bool) -> asyncio.Task[None] | None:
         """Fetch the keys if it is time for that: the fetch under way, if there is one."""
         wait = REFETCH_AFTER if unknown else REFRESH_EVERY
         if time.monotonic() - self._begun > wait and (self._fetching is None or self._fetching.done()):
             self._begun = time.monotonic()
-            self._fetching = asyncio.create_task(self._fetch(), name="fetch JWKS")
+            self._fetching = self._keeper.spawn("fetch JWKS", self._fetch())
         return None if self._fetching is None or self._fetching.done() else self._fetching
 
     async def close(self) -> None:
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.wait((self._fetching,))
+        await self._keeper.close()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _fetch(self) -> None:
         where = urlsplit(self._url).netloc.rpartition("@")[2]
         try:
-            keys = read_jwks(await asyncio.to_thread(_download, self._url), self._pinned)
-        except (OSError, ValueError, Error) as error:
-            logger.warning("auth.jwks_url: %s: %s; the keys there are remain", where, error)
+            async with asyncio.timeout(FETCH_WITHIN):
+                body = await self._download()
+            keys = read_jwks(body, self._pinned)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, Error) as error:
+            why = str(error) or f"no whole answer within {FETCH_WITHIN:.0f} s"
+            logger.warning("auth.jwks_url: %s: %s; the keys there are remain", where, why)
             return
         self.keys, self.loaded = keys, True
         if not keys:
             logger.warning("auth.jwks_url: %s: no key for auth.algorithms", where)
+
+    async def _download(self) -> bytes:
+        """The answer's body. Where the keys come from is the configuration's to say, so no redirect is followed."""
+        if self._client is None:
+            # On loopback (http) without a proxy of the environment, which would be asked for it as well.
+            self._client = httpx.AsyncClient(
+                follow_redirects=False, trust_env=self._url.startswith("https:"), timeout=None
+            )
+        # Not compressed: what is unpacked may be a thousand times as large.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "waterspout"}
+        async with self._client.stream("GET", self._url, headers=headers) as response:
+            if response.status_code != 200:
+                raise ValueError(f"answered {response.status_code}")
+            body = b""
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > JWKS_BYTES:
+                    raise ValueError(f"more than {JWKS_BYTES} bytes")
+        return body
 
 
 def read_jwks(raw: bytes, pinned: Iterable[str]) -> list[Key]:
@@ -169,26 +193,3 @@ def read_jwks(raw: bytes, pinned: Iterable[str]) -> list[Key]:
         if key.algorithms:
             keys.append(key)
     return keys
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
-        """Where the keys come from is the configuration's to say."""
-
-
-def _download(url: str) -> bytes:
-    """In a thread of its own. A proxy of the environment would be asked for loopback addresses as well."""
-    handlers: list[Any] = [_NoRedirect()]
-    if url.startswith("http:"):
-        handlers.append(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "waterspout"})
-    deadline = time.monotonic() + FETCH_WITHIN
-    body = b""
-    with urllib.request.build_opener(*handlers).open(request, timeout=FETCH_WITHIN) as response:
-        while chunk := response.read1(65536):
-            body += chunk
-            if len(body) > JWKS_BYTES:
-                raise ValueError(f"more than {JWKS_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no whole answer within {FETCH_WITHIN:.0f} s")
-    return body
