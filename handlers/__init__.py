@@ -26,6 +26,7 @@ from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
 from server.metrics import registry
 from server.node import Node
+from server.sessions.turns import Turns
 from server.wire.codec import JSON
 
 ROUTES: dict[str, type[BaseHandler]] = {
@@ -93,6 +94,7 @@ def make_app(node: Node) -> Application:
     own: dict[type, dict[str, Any]] = {
         Metrics: {"registry": registry(node)},
         OpenApi: {"document": JSON.encode(document(ROUTES))},
+        WebSocketHandler: {"turns": Turns()},
     }
     server, auth = node.config.server, node.config.auth
     return Site(

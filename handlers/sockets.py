@@ -108,7 +108,8 @@ class Socket(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + int.from_bytes(unread, sys.byteorder)
 
     def pause_reading(self) -> None:
-        self._transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         if not self._transport.is_closing():

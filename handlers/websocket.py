@@ -11,6 +11,8 @@ import base64
 import binascii
 import logging
 import sys
+from collections.abc import Iterator
+from typing import Final
 
 from tornado.websocket import WebSocketProtocol13
 
@@ -21,14 +23,24 @@ from server.core.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.core.principals import Principal
 from server.node import Node
 from server.sessions.session import Session
+from server.sessions.turns import Turns
 from server.wire.codec import CODECS, JSON, Codec
-from server.wire.frames import CLOSE, PING, PONG, Parser, close_frame
+from server.wire.frames import BINARY, CLOSE, PING, TEXT, Parser, close_frame
 
 logger = logging.getLogger(__name__)
+
+LOT: Final = 64
+"""Frames of one connection, counting each 256 bytes of payload as one more, before it is somebody else's turn."""
+BEGUN: Final = 3
+"""More for a command that goes on after its frame was worked on."""
 
 
 class WebSocketHandler(BaseHandler):
     """GET /v1/ws"""
+
+    def initialize(self, node: Node, *, turns: Turns | None = None) -> None:
+        super().initialize(node)
+        self.turns = turns or Turns()
 
     async def admit(self, method: str) -> None:
         pass  # only `get` may say no to an upgrade
@@ -42,7 +54,8 @@ class WebSocketHandler(BaseHandler):
         chosen = next((name for name in offered if name in CODECS), None)
         codec = CODECS[chosen] if chosen else JSON
         origin = self.request.headers.get("Origin")
-        protocol = WebSocket(self.node, codec, principal, self.client_address(), origin, _accept(key, chosen))
+        greeting = _accept(key, chosen)
+        protocol = WebSocket(self.node, self.turns, codec, principal, self.client_address(), origin, greeting)
         await adopt(self.detach(), protocol)
 
     def _handshake_key(self) -> str:
@@ -79,14 +92,22 @@ def _accept(key: str, subprotocol: str | None) -> bytes:
 class WebSocket(Socket):
     """One client's TCP connection: bytes to frames, frames to the session, and the session's bytes out."""
 
-    __slots__ = ("_parser", "_session", "_opening")
+    __slots__ = ("_parser", "_session", "_opening", "_turns", "_frames", "_waiting", "_wanted")
 
     def __init__(
-        self, node: Node, codec: Codec, principal: Principal | None, address: str, origin: str | None, greeting: bytes
-    ) -> None:
+        self, node: Node, turns: Turns, codec: Codec, principal: Principal | None, address: str, origin: str | None,
+        greeting: bytes,
+    ) -> None:  # fmt: skip
         super().__init__(node, address)
         self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED))
         self._session: Session
+        self._turns = turns
+        self._frames: Iterator[tuple[int, bytes]] | None = None
+        """What has come and is not worked on yet; while there is any, nothing more is read."""
+        self._waiting = False
+        """For a turn of the loop."""
+        self._wanted = True
+        """Whether the session takes commands."""
         # The session wants the transport's own `write`; it is made when that exists.
         self._opening = (codec, principal, origin and sys.intern(origin), greeting)
 
@@ -102,32 +123,88 @@ class WebSocket(Socket):
         if early:
             self.data_received(early)
 
+    def connection_lost(self, error: Exception | None) -> None:
+        self._frames = None
+        super().connection_lost(error)
+
     def data_received(self, data: bytes) -> None:
         self._node.admission.bytes_in += len(data)
-        if self._closing is not None:
-            self._await_close(data)
+        self._session.heard()
+        if self._frames is not None:  # more than was asked for, from a transport that could not stop at once
+            self.early += data
             return
-        session = self._session
+        self._frames = self._parser.feed(data)
+        if self._turns.now():
+            self._work()
+        else:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Go on in another turn of the loop, and when the session wants to."""
+        super().pause_reading()
+        if not self._waiting and (self._wanted or self._closing is not None):
+            self._waiting = True
+            self._turns.later(self._go_on)
+
+    def _go_on(self) -> None:
+        self._waiting = False
+        self._work()
+
+    def _work(self) -> None:
+        """Hand on what has come, up to a LOT of it."""
+        load = 0
         try:
-            for opcode, payload in self._parser.feed(data):
-                if opcode == PING:
-                    session.pong(payload)
-                elif opcode == PONG:
-                    session.heard()
-                elif opcode == CLOSE:
-                    self._answer_close(payload)
-                    return
-                else:
-                    session.receive(opcode, payload)
-                if self._closing is not None:
+            for opcode, payload in self._frames or ():
+                self._hand_on(opcode, payload)
+                load += 1 + (len(payload) >> 8)
+                if self._session.begun:
+                    load += BEGUN * self._session.begun
+                    self._turns.expect(self._session.begun)
+                    self._session.begun = 0
+                if load >= LOT or not (self._wanted or self._closing is not None):
+                    self._wait()
                     return
         except Disconnect as reason:
-            session.disconnect(reason)
+            if self._closing is None:
+                self._session.disconnect(reason)
+            else:
+                self._transport.close()
+        self._frames = None
+        if self.early:
+            data, self.early = self.early, b""
+            self._frames = self._parser.feed(data)
+            self._wait()
+        elif self._wanted or self._closing is not None:
+            super().resume_reading()
+
+    def _hand_on(self, opcode: int, payload: bytes) -> None:
+        if self._closing is not None:
+            if opcode == CLOSE:  # of a client that has got ours only that matters
+                self._transport.close()
+        elif opcode in (TEXT, BINARY):
+            self._session.receive(opcode, payload)
+        elif opcode == PING:
+            self._session.pong(payload)
+        elif opcode == CLOSE:
+            self._answer_close(payload)
+        else:
+            self._session.count_frame()
+
+    def pause_reading(self) -> None:
+        self._wanted = False
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        self._wanted = True
+        if self._frames is None:
+            super().resume_reading()
+        else:
+            self._wait()
 
     def _hang_up(self) -> None:
         """The close frame is out; the client has a moment to answer it. (Closing the socket at once would reset it
         under a client that is sending, and the frame might never be read.)"""
-        self._transport.resume_reading()
+        self.resume_reading()
 
     def _answer_close(self, payload: bytes) -> None:
         self._session.closed()
@@ -135,13 +212,3 @@ class WebSocket(Socket):
         self._transport.write(close_frame(code))
         self._bound_closing()
         self._transport.close()
-
-    def _await_close(self, data: bytes) -> None:
-        """We have sent a close frame: only the client's matters now."""
-        try:
-            for opcode, _ in self._parser.feed(data):
-                if opcode == CLOSE:
-                    self._transport.close()
-                    return
-        except Disconnect:
-            self._transport.close()

@@ -12,6 +12,7 @@ from server.core.config import Limits, Namespace, UserRate
 from server.core.errors import Disconnect, Error
 from server.core.principals import Principal
 from server.core.rates import Buckets
+from server.core.seats import Seats
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Admission:
         self._per_namespace = {
             name: _buckets(namespace.rate) for name, namespace in namespaces.items() if namespace.rate
         }
+        self.channels = Seats("channels_per_connection", limits.channels_per_connection, retry_after=None)
+        """Of each connection, by its id."""
         self.clients: set[Client] = set()
         self.users: dict[str, set[Client]] = {}
         """The sessions of each user; those of API keys are not among them."""

@@ -156,8 +156,17 @@ class Limits(Section):
     """per WebSocket connection: publishes and history reads"""
     burst: Count = 100
     """how many may be saved up"""
+    key_messages_per_second: Rate = 0.0
+    """the same for WebSockets of API keys"""
+    key_burst: Count = 0
+    """0: a second's worth"""
+    cost_per_second: Count = 1000
+    """per WebSocket connection: what all that it sends may cost ([protocol](protocol.md#limits)), publishes and reads
+    apart; a chat needs 1 or 2. API keys are not counted"""
+    cost_burst: Count = 20000
+    """how much may be saved up"""
     channels_per_connection: Count = 128
-    """subscriptions of one WebSocket at a time"""
+    """subscriptions of one WebSocket at a time, of one event stream or poll likewise"""
     presence_users: Count = 1000
     """in a channel with more of them only their number is told: no names, no joins, no leaves. 0: names always"""
     queue_bytes: Count = 1048576

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from server.core.cursors import Position
 from server.core.errors import Error
+from server.core.seats import Seat
 from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
 from server.delivery.streams import Stream
 from server.documents.views import View
@@ -56,6 +57,7 @@ class Subscription:
         "_snapshot_due",
         "_hidden",
         "live",
+        "seat",
     )
 
     def __init__(
@@ -75,6 +77,8 @@ class Subscription:
         """`leave`: tells presence that the subscriber is gone; whether for good."""
         self.channel = stream.channel if view is None else view.channel
         self.live = False
+        self.seat: Seat | None = None
+        """Among its connection's channels, given back when it is closed."""
         self._view = None if view is None or (view.shows_all and not view.conflate) else view
         self._snapshot = snapshot
         self._snapshot_due = snapshot_due
@@ -186,6 +190,8 @@ class Subscription:
             self._position = self.position or self._position
             self.live = False
         self._release(self._stream)
+        if self.seat is not None:
+            self.seat.give_back()
         if self._leave is not None:
             self._leave(for_good)
 

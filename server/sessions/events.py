@@ -98,9 +98,6 @@ class Listener(Outbox):
     async def subscribe(self, wanted: Mapping[str, str | None], last: int | None = None) -> None:
         """`wanted`: channel → cursor, or None for `last` messages or from now on. All of them, or the first Error."""
         assert self._principal is not None
-        limit = self._node.config.limits.channels_per_connection
-        if limit and len(wanted) > limit:
-            raise Error("limit_exceeded", f"channels_per_connection is {limit}")
         self._cursors = dict.fromkeys(wanted)  # in the order that was asked for
         results = await asyncio.gather(
             *(self._join(channel, after, last) for channel, after in wanted.items()), return_exceptions=True
@@ -114,9 +111,15 @@ class Listener(Outbox):
     async def _join(self, channel: str, after: str | None, last: int | None) -> None:
         """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
         assert self._principal is not None
-        subscription, fields, gap = await self._node.subscriptions.subscribe(
-            self._principal, self, Subscribe(channel=channel, after=after, last=None if after else last)
-        )
+        seat = self._node.admission.channels.take(self.id)
+        try:
+            subscription, fields, gap = await self._node.subscriptions.subscribe(
+                self._principal, self, Subscribe(channel=channel, after=after, last=None if after else last)
+            )
+        except BaseException:
+            seat.give_back()
+            raise
+        subscription.seat = seat
         if self._ended:
             subscription.close()
             return

@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from server.core.errors import NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
+from server.core.errors import FLOODED, NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
 from server.core.principals import Principal
 from server.core.rates import TokenBucket
 from server.log.log import Receipt
 from server.node import Node
+from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Budget
 from server.sessions.outbox import Connection, Outbox
 from server.wire.codec import Codec, id_of
 from server.wire.frames import BINARY, PING_FRAME, PONG, TEXT, close_frame, frame
@@ -51,6 +52,10 @@ PIPELINED: Final = 1024
 ChannelCommand = Subscribe | Unsubscribe | Publish | History | Presence
 LaneCommand = ChannelCommand | DocumentCommand
 """What is carried out in order, channel by channel; of documents, document by document."""
+Counted = Publish | History | Presence | DocumentCommand
+"""What `messages_per_second` counts, so that only refusals of it are drawn from the budget."""
+OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
+"""Ours, so that they cost the client nothing."""
 
 
 class Session(Outbox):
@@ -59,8 +64,8 @@ class Session(Outbox):
     transport = "websocket"
 
     __slots__ = (
-        "_started", "_first", "_held", "_said", "_bucket", "_lanes", "_tasks", "_paging", "_publishing", "_under_way",
-        "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
+        "begun", "_started", "_first", "_held", "_said", "_rate", "_bucket", "_budget", "_lanes", "_tasks", "_paging",
+        "_publishing", "_under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +73,8 @@ class Session(Outbox):
         origin: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(node, connection, codec, principal, address, origin)
+        self.begun = 0
+        """Commands that go on in later turns of the loop; whoever counts them sets it back."""
         self._started = False
         """Whether the client has said who it is, or is a guest."""
         self._first = True
@@ -77,7 +84,11 @@ class Session(Outbox):
         """Commands that wait for the key of the first one's token."""
         now = asyncio.get_running_loop().time()
         limits = node.config.limits
+        self._rate: tuple[str, float] = ("messages_per_second", limits.messages_per_second)
         self._bucket = TokenBucket(limits.messages_per_second, limits.burst, now)
+        """Publishes and reads."""
+        self._budget = Budget(limits.cost_per_second, limits.cost_burst, now)
+        """Everything else, and what is wrong."""
         self._lanes: dict[str, deque[LaneCommand]] | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
         self._paging: asyncio.Lock | None = None
@@ -89,13 +100,17 @@ class Session(Outbox):
         self._opened_at = now
         self._ping_at = now + PING_EVERY
         self._pong_due = 0.0
+        if principal is not None and principal.server:
+            self._trust()
         self.open()
 
     # --- inbound ------------------------------------------------------------------------------------------------------
 
     def receive(self, opcode: int, payload: bytes) -> None:
         """One message of the client. Never raises."""
-        self._pong_due = 0.0
+        self._budget.left -= len(payload) // HEAVY
+        if self._budget.left < 0 and self._must_wait(opcode, payload):
+            return
         try:
             if opcode != self.codec.opcode:
                 kinds = {TEXT: "text", BINARY: "binary"}
@@ -112,6 +127,40 @@ class Session(Outbox):
             self._count(1)
         else:
             self._handle(command)
+
+    @property
+    def reading(self) -> bool:
+        """Whether commands are taken: not while too much of what they caused is unfinished or unread."""
+        return self._reading
+
+    def count_frame(self) -> bool:
+        """A frame that asks for nothing; whether there is budget for an answer to it."""
+        self._budget.left -= FRAME
+        return self._budget.left >= 0 or not self._spent()
+
+    def _spent(self) -> float:
+        """The seconds until there is budget again. Who goes on regardless is closed, and may come back."""
+        wait = self._budget.wait(asyncio.get_running_loop().time())
+        if wait and self._budget.overdrawn:
+            self.disconnect(Disconnect(FLOODED, "too much was sent after rate_limited"))
+        return wait
+
+    def _must_wait(self, opcode: int, payload: bytes) -> bool:
+        wait = self._spent()
+        if wait and not self._ended:
+            limit = self._node.config.limits.cost_per_second
+            error = Error("rate_limited", f"cost_per_second is {limit}", retry_after=wait)
+            self._refuse(id_of(opcode, payload), error)
+        return wait > 0
+
+    def _trust(self) -> None:
+        """A back end: it has a rate of its own, and no budget."""
+        limits, now = self._node.config.limits, asyncio.get_running_loop().time()
+        self._rate = "key_messages_per_second", limits.key_messages_per_second
+        self._bucket = TokenBucket(
+            limits.key_messages_per_second, limits.key_burst or limits.key_messages_per_second, now
+        )
+        self._budget = Budget(0, 0, now)
 
     def _handle(self, command: AnyCommand) -> None:
         try:
@@ -142,6 +191,8 @@ class Session(Outbox):
                 self._forget_user()
                 self._node.admission.admit_user(principal)
                 self._identify(principal)
+                if principal.server:
+                    self._trust()
             else:
                 self._node.identities.recognize(self._principal)  # it is a while since the upgrade
         except Error as error:
@@ -188,6 +239,8 @@ class Session(Outbox):
 
     def _dispatch(self, command: AnyCommand) -> None:
         first, self._first = self._first, False
+        if not isinstance(command, Counted):
+            self._budget.left -= FRAME if isinstance(command, Ping) else FRAME + CHANGE
         if isinstance(command, LaneCommand):
             lane = self._lanes.get(_lane_of(command)) if self._lanes else None
             if lane is not None:
@@ -227,6 +280,7 @@ class Session(Outbox):
         self._spawn(self._run_lane(channel, lane))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.begun += 1
         if self._tasks is None:
             self._tasks = set()
         task = asyncio.create_task(work)
@@ -314,10 +368,13 @@ class Session(Outbox):
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
         if command.channel in self._subscriptions:
             raise Error("conflict", f"channel: already subscribed to {command.channel}")
-        limit = self._node.config.limits.channels_per_connection
-        if limit and len(self._subscriptions) >= limit:
-            raise Error("limit_exceeded", f"channels_per_connection is {limit}")
-        subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self, command)
+        seat = self._node.admission.channels.take(self.id)
+        try:
+            subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self, command)
+        except BaseException:
+            seat.give_back()
+            raise
+        subscription.seat = seat
         if self._ended:
             subscription.close()
             return
@@ -385,8 +442,8 @@ class Session(Outbox):
     def _spend(self) -> None:
         wait = self._bucket.take(asyncio.get_running_loop().time())
         if wait:
-            limit = self._node.config.limits.messages_per_second
-            raise Error("rate_limited", f"messages_per_second is {limit}", retry_after=wait)
+            name, limit = self._rate
+            raise Error("rate_limited", f"{name} is {limit:g}", retry_after=wait)
 
     def _count(self, change: int) -> None:
         self._under_way += change
@@ -410,6 +467,8 @@ class Session(Outbox):
             self._push(reply(identifier, **fields))
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
+        if error.code not in OWN_FAILURES:
+            self._budget.left -= FRAME + REFUSAL
         self._push(error_push(identifier, error))
         self._node.incidents.refused(error, self._principal, self.address)
         if error.code in NOTABLE and error.code not in self._said:
@@ -421,6 +480,8 @@ class Session(Outbox):
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping. To a client that does not read, only the newest is answered (RFC 6455, 5.5.3)."""
+        if not self.count_frame():
+            return
         if self._clear:
             self._out(frame(PONG, payload))
         else:
@@ -446,7 +507,10 @@ class Session(Outbox):
         if unknown and now - self._opened_at > CONNECT_WITHIN:
             self.disconnect(Disconnect(NO_CONNECT, f"no connect within {CONNECT_WITHIN:.0f} s"))
             return
-        if self._pong_due and now > self._pong_due:
+        if not self._reading:
+            if self._pong_due:  # a pong that we do not read is not missing
+                self._pong_due = now + PONG_WITHIN
+        elif self._pong_due and now > self._pong_due:
             self.disconnect(Disconnect(NO_PONG, f"no pong within {PONG_WITHIN:.0f} s"))
         elif now >= self._ping_at:
             self._ping_at = now + PING_EVERY
@@ -454,7 +518,7 @@ class Session(Outbox):
             self._out(PING_FRAME)
 
     def heard(self) -> None:
-        """A pong, or any other sign of life."""
+        """Something came from the client: a sign of life."""
         self._pong_due = 0.0
 
     def _farewell(self, reason: Disconnect, delay: float) -> bytes:

@@ -56,8 +56,10 @@ def _close_code_is_valid(code: int) -> bool:
 class Parser:
     """Turns the bytes of one client into (opcode, payload): TEXT (valid UTF-8), BINARY, PING, PONG or CLOSE.
 
-    Fragmented messages come out whole; control frames come out in between. `feed` raises `Disconnect` for the first
-    thing the RFC forbids, after which the parser must not be fed again; the messages before it have been yielded.
+    Fragmented messages come out whole, with the last fragment; for each one before it there is a CONTINUATION without a
+    payload, so that whoever counts frames sees all. Control frames come out in between. `feed` does nothing that is not
+    asked for: it is read to its end before it is called again. It raises `Disconnect` for the first thing the RFC
+    forbids, after which the parser must not be fed again; the messages before it have been yielded.
     """
 
     __slots__ = ("_waiting", "_have", "_need", "_fragments", "_message_opcode", "_message_size", "_limit")
@@ -114,9 +116,7 @@ class Parser:
                     self._check_close(payload)
                 yield opcode, payload
             else:
-                whole = self._assemble(first & _FIN, opcode, payload)
-                if whole is not None:
-                    yield whole
+                yield self._assemble(first & _FIN, opcode, payload)
         if position < end:
             self._waiting = [data[position:]]
             self._have = end - position
@@ -137,7 +137,7 @@ class Parser:
         elif (opcode == CONTINUATION) != (self._fragments is not None):
             raise Disconnect(PROTOCOL_ERROR, "fragments out of order")
 
-    def _assemble(self, final: int, opcode: int, payload: bytes) -> tuple[int, bytes] | None:
+    def _assemble(self, final: int, opcode: int, payload: bytes) -> tuple[int, bytes]:
         if self._fragments is None and final:
             return opcode, (_utf8(payload) if opcode == TEXT else payload)
         if self._fragments is None:
@@ -150,7 +150,7 @@ class Parser:
         if self._message_size > self._limit:
             raise Disconnect(TOO_BIG, f"a message may have {self._limit} bytes")
         if not final:
-            return None
+            return CONTINUATION, b""
         payload = b"".join(self._fragments)
         self._fragments = None
         self._message_size = 0

@@ -39,7 +39,12 @@ def sent(opcode: int, payload: bytes = b"", *, final: bool = True, mask: bytes =
 
 
 def parse(data: bytes, limit: int = LIMIT) -> list[Frame]:
-    return list(Parser(limit).feed(data))
+    return fed(Parser(limit), data)
+
+
+def fed(parser: Parser, data: bytes) -> list[Frame]:
+    """What comes out, without what only says that a fragment was seen."""
+    return [out for out in parser.feed(data) if out[0] != CONTINUATION]
 
 
 def close_code(data: bytes, limit: int = LIMIT) -> int:
@@ -80,14 +85,14 @@ def test_any_split_of_the_bytes_gives_the_same_messages(stream: tuple[bytes, lis
     raw, expected = stream
     cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=20))), len(raw)]
     parser = Parser(LIMIT)
-    assert [out for start, end in pairwise(cuts) for out in parser.feed(raw[start:end])] == expected
+    assert [out for start, end in pairwise(cuts) for out in fed(parser, raw[start:end])] == expected
 
 
 def test_byte_by_byte() -> None:
     """A client that sends byte by byte is understood."""
     parser = Parser(LIMIT)
     raw = sent(TEXT, b"a" * 300) + sent(PING) + sent(BINARY, bytes(70000))
-    outs = [out for byte in raw for out in parser.feed(bytes([byte]))]
+    outs = [out for byte in raw for out in fed(parser, bytes([byte]))]
     assert outs == [(TEXT, b"a" * 300), (PING, b""), (BINARY, bytes(70000))]
 
 
@@ -113,6 +118,12 @@ def test_a_control_frame_comes_out_before_the_message_it_interrupts() -> None:
     """A ping between two fragments is answered before the message is whole."""
     data = sent(TEXT, b"hel", final=False) + sent(PING, b"?") + sent(CONTINUATION, b"lo")
     assert parse(data) == [(PING, b"?"), (TEXT, b"hello")]
+
+
+def test_every_fragment_is_seen_when_it_comes() -> None:
+    """Whoever counts what a client sends sees each fragment, though the message comes with the last one."""
+    data = sent(TEXT, b"a", final=False) + sent(CONTINUATION, final=False) * 3 + sent(CONTINUATION, b"b")
+    assert list(Parser(LIMIT).feed(data)) == [(CONTINUATION, b"")] * 4 + [(TEXT, b"ab")]
 
 
 def test_a_character_may_be_split_between_fragments() -> None:

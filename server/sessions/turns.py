@@ -1,0 +1,65 @@
+"""Fairness between connections: how long what they send may keep the event loop from everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+SLICE: Final = 0.005
+"""Seconds of one turn of the loop for frames that have just come, and again as many for those that have waited."""
+TASK: Final = 0.0002
+"""Seconds that a command which goes on as a task is expected to need in the next turn."""
+
+
+class Turns:
+    """Whose frames are worked on now, and who waits for the next turn of the loop.
+
+    What comes in is worked on at once, as long as there is time in this turn. What is left of it waits here, with
+    everybody else's: first come, first served, a slice of time per turn.
+    """
+
+    __slots__ = ("_until", "_expected", "_waiting")
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        """The end of this turn's slice; 0: nothing has come in this turn."""
+        self._expected = 0.0
+        """Seconds of this slice that what was begun in it will take later."""
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def now(self) -> bool:
+        """Whether what has come in may be worked on in this turn of the loop."""
+        if not self._until:
+            self._begin()
+            return True
+        return perf_counter() + self._expected < self._until
+
+    def expect(self, tasks: int) -> None:
+        """So many tasks were begun that will run in the next turn: their time is this turn's as well."""
+        self._expected += tasks * TASK
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Call `work` in a turn to come. It must not raise."""
+        self._waiting.append(work)
+        if not self._until:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._until = perf_counter() + SLICE
+        self._expected = 0.0
+        asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        """A new turn of the loop."""
+        self._until = perf_counter() + SLICE
+        self._expected = 0.0
+        for _ in range(len(self._waiting)):  # who is not done stands at the end again
+            self._waiting.popleft()()
+            if not self.now():
+                break
+        self._until = 0.0
+        if self._waiting:
+            self._begin()

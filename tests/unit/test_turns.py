@@ -1,0 +1,63 @@
+"""Whoever has much to do does it bit by bit, in turn with everybody else and with the rest of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from server.sessions.turns import SLICE, TASK, Turns
+
+
+def test_those_who_wait_go_in_turn() -> None:
+    """Who is not done after its slice stands behind the others."""
+
+    async def run() -> None:
+        turns = Turns()
+        seen: list[str] = []
+
+        def work(name: str, left: int) -> None:
+            seen.append(name)
+            if left:
+                turns.later(lambda: work(name, left - 1))
+
+        for name in "abc":
+            turns.later(lambda name=name: work(name, 2))
+        while len(seen) < 9:
+            await asyncio.sleep(0)
+        assert "".join(seen) == "abcabcabc"
+
+    asyncio.run(run())
+
+
+def test_what_was_begun_counts_in_the_turn_that_it_will_slow_down() -> None:
+    """Commands that go on as tasks use up the slice before they have run; the next turn has a slice of its own."""
+
+    async def run() -> None:
+        turns = Turns()
+        assert turns.now()
+        turns.expect(int(SLICE / TASK) + 1)
+        assert not turns.now()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert turns.now()
+
+    asyncio.run(run())
+
+
+def test_the_loop_goes_on_between_turns() -> None:
+    """However much waits, whatever else is due runs in between."""
+
+    async def run() -> None:
+        turns = Turns()
+        rounds = 0
+
+        def endless() -> None:
+            nonlocal rounds
+            rounds += 1
+            turns.later(endless)
+
+        turns.later(endless)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert 0 < rounds <= 10
+
+    asyncio.run(run())
