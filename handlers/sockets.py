@@ -28,6 +28,11 @@ from server.sessions.outbox import STALLED_AFTER, Outbox
 
 CLOSE_WITHIN = 5.0
 """Seconds a client has to take our last words before the connection is cut."""
+UNACKNOWLEDGED = 20
+"""Seconds for which a client's machine may leave unacknowledged what it was sent. Who only listens says nothing, so
+without this limit one that has vanished is there for the quarter of an hour for which the kernel tries."""
+PROBE_AFTER, PROBE_EVERY, PROBES = 30, 10, 2
+"""Seconds without a byte either way before the kernel asks whether the other end is there; then so often, at most."""
 
 
 async def adopt(stream: IOStream, protocol: Socket) -> bool:
@@ -46,11 +51,21 @@ async def adopt(stream: IOStream, protocol: Socket) -> bool:
     connection: socket.socket = stream.socket
     IOLoop.current().remove_handler(connection.fileno())
     try:
+        _notice_absence(connection)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
     except OSError:
         connection.close()
         return False
     return True
+
+
+def _notice_absence(connection: socket.socket) -> None:
+    """Have the kernel end the connection when the other end is gone without a word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {"KEEPIDLE": PROBE_AFTER, "KEEPINTVL": PROBE_EVERY, "KEEPCNT": PROBES}
+    for name, value in (options | {"USER_TIMEOUT": round(UNACKNOWLEDGED * 1000)}).items():
+        if hasattr(socket, f"TCP_{name}"):  # not everywhere
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"), value)
 
 
 class Socket(asyncio.Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from server.sessions.events import EventStream
 from tests.support.client import make_token
 from tests.support.events import EventSource
 from tests.support.ledger import offset_of
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -205,6 +207,30 @@ async def test_who_leaves_is_forgotten(node: Node, url: str) -> None:
         assert sum(node.admission.addresses.values()) == 1
     await until(lambda: not node.admission.clients and not node.admission.addresses, 5, "end of the stream")
     assert node.hub.count("chat:a") == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel of Linux")
+@pytest.mark.gen_test(timeout=30)
+async def test_who_vanishes_without_a_word_is_noticed(
+    node: Node, url: str, http_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listener whose machine acknowledges nothing any more is gone after a heartbeat and a while; so is a poll."""
+    monkeypatch.setattr(server.sessions.events, "HEARTBEAT_EVERY", 0.2)
+    monkeypatch.setattr(handlers.sockets, "UNACKNOWLEDGED", 0.5)
+    monkeypatch.setattr(handlers.sockets, "PROBE_AFTER", 1)
+    monkeypatch.setattr(handlers.sockets, "PROBE_EVERY", 1)
+    async with Proxy(http_port) as proxy:
+        behind = url.replace(f":{http_port}/", f":{proxy.port}/")
+        poll = behind.replace("events", "messages") + "?after=0&wait=60"
+        waiting = EventSource(poll, {"Accept": "application/json"}, read=False)
+        async with EventSource(behind) as events, EventSource(url) as other, waiting:
+            await events.opened()
+            await other.opened()
+            await until(lambda: len(node.admission.clients) == 3, 5, "the poll")
+            proxy.vanish()
+            await until(lambda: len(node.admission.clients) == 1, 10, "end of who vanished")
+            await publish(node, "chat:a", 1)
+            assert (await other.next()).data["data"] == 1
 
 
 @pytest.mark.gen_test

@@ -22,12 +22,16 @@ class Event(NamedTuple):
 class EventSource:
     """`async with EventSource(url) as events`: `status` and `headers`, then `next()`. `last_id` is where to resume."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None, *, buffer: int | None = None) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str] | None = None, *, buffer: int | None = None, read: bool = True
+    ) -> None:
+        """`read`: False for what answers late, if at all."""
         parts = urlsplit(url)
         self._host, self._port = str(parts.hostname), parts.port
         self._path = parts.path + (f"?{parts.query}" if parts.query else "")
         self._sent = {"Host": parts.netloc, "Accept": "text/event-stream", **(headers or {})}
         self._buffer = buffer
+        self._read = read
         self.status = 0
         self.headers: dict[str, str] = {}
         self.last_id: str | None = None
@@ -39,6 +43,8 @@ class EventSource:
         self._reader, self._writer = await connect(self._host, self._port, buffer=self._buffer, limit=limit)
         lines = [f"GET {self._path} HTTP/1.1", *(f"{name}: {value}" for name, value in self._sent.items())]
         self._writer.write("\r\n".join([*lines, "", ""]).encode())
+        if not self._read:
+            return self
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         self.status = int(head[0].split()[1])
         self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}

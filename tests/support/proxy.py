@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
 import ssl
 import struct
@@ -11,6 +12,9 @@ from types import TracebackType
 from typing import Literal, Self
 
 from tests.support.processes import LOOPBACK, free_port
+
+_BPF_RETURN = 6
+_SO_ATTACH_FILTER = 26
 
 Direction = Literal["up", "down", "both"]  # up: towards the server behind the proxy
 
@@ -29,6 +33,9 @@ class Proxy:
     `cut()`         resets them and refuses new ones, until `heal()`
     `black_hole()`  accepts, reads and swallows, without FIN or RST: what a pulled cable looks like to both ends. A link
                     that has been in the hole is never useful again (bytes are missing in it): `heal()` resets those
+    `vanish()`      the same, and what the server sends is not even acknowledged any more, as by a machine that is gone.
+                    The kernel of this one would acknowledge it, whatever the proxy reads, so a filter keeps it from the
+                    kernel (Linux)
     """
 
     def __init__(self, port: int, host: str = LOOPBACK, tls: ssl.SSLContext | None = None) -> None:
@@ -73,6 +80,11 @@ class Proxy:
         self._hole = set(_ways(direction))
         for link in self._links:
             link.spoilt = True
+
+    def vanish(self) -> None:
+        self.black_hole()
+        for link in self._links:
+            link.deafen()
 
     async def heal(self) -> None:
         """Forward faithfully again. Links out of a black hole are reset, as a router that has lost its state does."""
@@ -142,6 +154,12 @@ class _Link:
         finally:
             for writer in self._writers:
                 writer.close() if graceful else _abort(writer)
+
+    def deafen(self) -> None:
+        """Nothing that the server sends reaches this end, so that it is never acknowledged."""
+        far: socket.socket = self._writers[-1].get_extra_info("socket")
+        program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0), 8)  # keep 0 bytes of each
+        far.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
 
     async def _pump(self, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Chunks queue up with the time they are due, so that a delay adds latency but keeps the throughput."""
