@@ -36,7 +36,7 @@ from server.cluster.announcer import Announcer
 from server.cluster.directory import BEAT, Directory
 from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
-from server.core.clock import now_ms
+from server.core.clock import Clock, now_ms
 from server.core.config import MAX_STORED, Config
 from server.core.errors import SHUTDOWN, Disconnect, Error
 from server.core.histogram import Histogram
@@ -50,6 +50,7 @@ from server.documents.store import Documents
 from server.documents.tailer import Tailer
 from server.log.log import TRIM_ALL_EVERY, Log
 from server.mongo.client import connect
+from server.mongo.clock import COMPARE_EVERY, compare
 from server.presence.last_seen import LastSeen
 from server.presence.presence import Presence
 from server.presence.service import PresenceService
@@ -61,14 +62,18 @@ LEFT_WITHIN: Final = 1.0
 
 
 class Node:
-    """`async with` is not needed: `start`, then `close`. `broker` is for tests; it follows from the config."""
+    """`async with` is not needed: `start`, then `close`. `broker` and `clock` are for tests: which broker it is follows
+    from the config, and the clock is this machine's."""
 
-    def __init__(self, config: Config, mongodb_uri: str, broker: Broker | None = None) -> None:
+    def __init__(
+        self, config: Config, mongodb_uri: str, broker: Broker | None = None, clock: Clock | None = None
+    ) -> None:
         self.id = "n" + secrets.token_hex(4)
         self.config = config
         limits, namespaces = config.limits, config.namespaces
         self.lifecycle = Lifecycle()
         self.keeper = Keeper()
+        self.clock = clock or Clock()
         self.incidents = Incidents()
         self.lag = Histogram(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
         """Seconds the event loop ran late."""
@@ -92,20 +97,21 @@ class Node:
         )
         self.last_seen = LastSeen(self.database)
         # Who may do what, and how much.
-        self.authenticator = Authenticator(config.auth)
+        self.authenticator = Authenticator(config.auth, self.clock)
         self.accounts: Accounts | None = None
         if config.auth.accounts:
-            self.accounts = Accounts(self.database, self.authenticator.sign, config.auth.api_keys)
-        self.tickets = Tickets(self.database, config.auth.ticket_ttl)
+            self.accounts = Accounts(self.database, self.authenticator.sign, config.auth.api_keys, self.clock)
+        self.tickets = Tickets(self.database, config.auth.ticket_ttl, self.clock)
         self.revocations = Revocations(
             self.database,
             config.auth.max_token_ttl,
             on_revocation=lambda revocation: self.moderation.carry_out(revocation),
             on_confirmed=lambda confirmed: self.moderation.confirm(confirmed),
+            clock=self.clock,
         )
         self.identities = Identities(self.authenticator, self.tickets, self.revocations, config.auth.max_token_ttl)
         self.permissions = Permissions(namespaces, self.revocations, config.auth.guests, config.collections)
-        self.hooks = Hooks(config.hooks)
+        self.hooks = Hooks(config.hooks, self.clock)
         self.rights = Rights(self.permissions, self.hooks)
         self.admission = Admission(limits, namespaces)
         self.moderation = Moderation(
@@ -126,6 +132,7 @@ class Node:
             deliver=self.streams.notify,
             tells=lambda channel: (of := namespaces.get(namespace_of(channel))) is not None and of.join_leave,
             limit=limits.presence_users,
+            clock=self.clock,
         )
         self.directory = Directory(
             self.id,
@@ -214,6 +221,8 @@ class Node:
         self.keeper.every("last seen", BEAT, self.presence.note_departures)
         if self.config.mongodb.trim_interval:
             self.keeper.every("retention", self.config.mongodb.trim_interval, self._trim)
+        self.keeper.every("clock", COMPARE_EVERY, self._compare_clocks)
+        await _persist(compare, self.database, self.clock)  # first of all: the others ask for the time
         for opening in (self.log.open, self.last_seen.open, self.revocations.open, self.tickets.open):
             await _persist(opening)
         if self.accounts is not None:
@@ -226,6 +235,10 @@ class Node:
         await accounts.open()
         if self.config.auth.secret is None:
             self.authenticator.use_secret(await accounts.kept_secret())
+
+    async def _compare_clocks(self) -> None:
+        with contextlib.suppress(Error):  # while MongoDB is away there is nothing to compare with, and others say so
+            await compare(self.database, self.clock)
 
     async def _tick(self) -> None:
         self.hub.tick(asyncio.get_running_loop().time())
@@ -274,14 +287,14 @@ class Node:
 
     def status(self) -> tuple[str, list[str]]:
         """("ready" | "degraded" | "down", why), as far as is known. Degraded: it works, but without the broker's
-        speed."""
+        speed, or with a clock that is wrong."""
         if self.lifecycle.leaving:
             return "down", ["leaving"]
         if not self.lifecycle.opened:
             return "down", ["MongoDB: not reached yet"]
         down = [problem for problem in (self.log.problem(), self.keeper.problem()) if problem]
-        slow = self.peers.unheard()
-        return "down" if down else "degraded" if slow else "ready", [*down, *([slow] if slow else [])]
+        degraded = [problem for problem in (self.peers.unheard(), self.clock.problem()) if problem]
+        return "down" if down else "degraded" if degraded else "ready", [*down, *degraded]
 
     async def _trim(self) -> None:
         """Retention for what this node has written or has found too young; once an hour, and after a start, for every
@@ -307,7 +320,7 @@ class Node:
                 raise
 
 
-async def _persist(opening: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+async def _persist(opening: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
     """Again and again, while MongoDB is not reached."""
     pause = 0.5
     while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
@@ -46,7 +45,7 @@ class Moderation:
 
     async def disconnect(self, principal: Principal, user: str, reason: str, reconnect: bool) -> None:
         """End the user's sessions, on every node within a second."""
-        await self._add(principal, Revocation("disconnect", user, time.time(), reason=reason, reconnect=reconnect))
+        await self._add(principal, Revocation("disconnect", user, reason=reason, reconnect=reconnect))
 
     async def revoke(
         self, principal: Principal, user: str, token: str | None = None, channels: Sequence[str] = ()
@@ -62,13 +61,13 @@ class Moderation:
         if self._accounts is not None and token is None and not channels:
             await self._accounts.log_out(user)  # first: what its refresh tokens are exchanged for is older than now
         patterns = [without_label(pattern) for pattern in channels]
-        await self._add(principal, Revocation("revoke", user, time.time(), token, patterns))
+        await self._add(principal, Revocation("revoke", user, token=token, channels=patterns))
 
     async def unsubscribe(self, principal: Principal, channel: str, user: str, reason: str) -> None:
         """End the user's subscriptions to the channel, on every node within a second. It may subscribe again."""
         if namespace_of(channel) not in self._namespaces and namespace_of(channel) != DOCUMENTS:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
-        await self._add(principal, Revocation("unsubscribe", user, time.time(), channels=[channel], reason=reason))
+        await self._add(principal, Revocation("unsubscribe", user, channels=[channel], reason=reason))
 
     async def _add(self, principal: Principal, revocation: Revocation) -> None:
         must_be_admin(principal)

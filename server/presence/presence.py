@@ -8,6 +8,9 @@ hears nothing at all, not even itself, forgets nobody: it says what it knows.
 A user whose last connection is lost stays GRACE seconds in the table of the node that had it, with 0 sessions, so that
 a reload is not a leave. Whoever unsubscribes leaves at once. So a join or a leave is always one thing: the user's
 first row in all the tables came, or the last one went.
+
+Leases are counted in this node's own beats, and graces measured with its steady clock, so no node's time of day matters
+to them. When somebody was last seen is told to others, and is MongoDB's time (core/clock.py).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from server.brokers.base import Attendance, Row
-from server.core.clock import now_ms
+from server.core.clock import Clock
 from server.wire.messages import Notice
 from server.wire.protocol import Push
 
@@ -79,7 +82,9 @@ class Presence:
         deliver: Callable[[list[Notice]], None],
         tells: Callable[[str], bool],
         limit: int,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self.departures: list[Departure] = []
         """Who has left since the list was last emptied."""
         self._own = _Table()
@@ -125,9 +130,9 @@ class Presence:
             self._set(self._own, channel, user, _Entry(sessions - 1, info))
         else:
             self._set(self._own, channel, user, None)
-            self._depart(channel, user, now_ms())
+            self._depart(channel, user, self._clock.now_ms())
         if sessions == 1 and user is not None and not at_once:
-            self._graces[channel, user] = asyncio.get_running_loop().time() + GRACE, now_ms()
+            self._graces[channel, user] = asyncio.get_running_loop().time() + GRACE, self._clock.now_ms()
         self._changed.add((channel, user))
 
     def _depart(self, channel: str, user: str | None, seen: int) -> None:
@@ -274,7 +279,7 @@ class Presence:
             self._deliver([self._occupancy(channel)])
 
     def _forget(self, node: str, table: _Table) -> None:
-        seen = now_ms() - table.silent * 1000
+        seen = self._clock.now_ms() - table.silent * 1000
         users = [(channel, user) for channel, users in table.channels.items() for user in users]
         del self._tables[node]
         self._empty(table)
@@ -288,7 +293,7 @@ class Presence:
         for channel, users in self._own.channels.items():
             for user in users:
                 if user is not None:
-                    _, seen = self._graces.get((channel, user), (0.0, now_ms()))
+                    _, seen = self._graces.get((channel, user), (0.0, self._clock.now_ms()))
                     self.departures.append(Departure(channel, user, seen))
 
     def _schedule(self) -> None:

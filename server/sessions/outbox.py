@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -347,7 +346,7 @@ class Outbox:
             self.disconnect(Disconnect(STALLED, f"nothing was read for {STALLED_AFTER:.0f} s"))
 
     def _check_expiry(self, expires: float) -> None:
-        if time.time() > expires + EXPIRY_GRACE:
+        if self._node.clock.time() > expires + EXPIRY_GRACE:
             self.disconnect(Disconnect(TOKEN_EXPIRED, "the token has expired"))
 
     def disconnect(self, reason: Disconnect, delay: float | None = None) -> None:

@@ -382,7 +382,7 @@ async def test_a_right_that_is_revoked_while_the_hook_thinks(url: str, backend: 
         await asked.wait()
         from server.access.revocations import Revocation
 
-        await node.revocations.add(Revocation("revoke", "ann", time.time(), channels=["web:*"]))
+        await node.revocations.add(Revocation("revoke", "ann", channels=["web:*"]))
         go_on.set()
         with pytest.raises(Refused, match="permission_denied"):
             await publishing

@@ -7,8 +7,9 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import server.access.revocations
 from handlers import make_app
 from handlers.server import HTTPServer
 from server.core import config
+from server.core.clock import Clock
 from server.node import Node
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Refused, make_token
@@ -73,15 +75,19 @@ class Instance:
 
 @asynccontextmanager
 async def instances(
-    *mongodb_uris: str, redis: str | None = None, database: str | None = None, **options: Any
+    *mongodb_uris: str,
+    redis: str | None = None,
+    database: str | None = None,
+    clocks: Sequence[Clock] = (),
+    **options: Any,
 ) -> AsyncIterator[list[Instance]]:
-    """Whole nodes on one database, one for each address of MongoDB."""
+    """Whole nodes on one database, one for each address of MongoDB, with these clocks."""
     database = database or f"test_{uuid.uuid4().hex[:12]}"
     async with AsyncExitStack() as stack:
         made = []
-        for uri in mongodb_uris:
+        for uri, clock in zip_longest(mongodb_uris, clocks):
             given = SETTINGS | OPTIONS | {"mongodb.database": database, "redis.url": redis} | options
-            node = Node(config.load(None, {}, given.items()), uri)
+            node = Node(config.load(None, {}, given.items()), uri, clock=clock)
             await node.start()
             stack.push_async_callback(node.close)
             listener, port = bind_unused_port()
