@@ -23,6 +23,7 @@ OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 """Whatever is stored can be read, and what was not touched is written back as it was."""
 RAW: Final[CodecOptions[Any]] = OPTIONS.with_options(document_class=RawBSONDocument)
 VISIBLE: Final = {"_id": {"$type": ["string", "objectId"]}}
+_PLAIN: Final = frozenset((str, bool, int, type(None)))
 _RELAXED: Final = json_util.RELAXED_JSON_OPTIONS
 
 Json = dict[str, Any]
@@ -59,6 +60,8 @@ def _value(value: Any) -> Any:
     if kind is dict:
         return {name: _value(below) for name, below in value.items()}
     if kind is list:
+        if _PLAIN.issuperset(map(type, value)):  # long lists are mostly of such, and this is a tenth of the work
+            return value
         return [_value(below) for below in value]
     if isinstance(value, int):
         return int(value)

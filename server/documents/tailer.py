@@ -33,7 +33,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from server.core.config import Collection
 from server.core.errors import Error
 from server.core.tasks import end
-from server.documents import document_json as rendered
+from server.documents import document_json
 from server.mongo.client import brief, mapped
 from server.wire.messages import Change, Images, Tail
 
@@ -227,7 +227,7 @@ class Tailer:
                             "maxTimeMS": AWAIT,
                         },
                         session=session,
-                        codec_options=rendered.RAW,
+                        codec_options=document_json.RAW,
                     )
                     events = reply["cursor"]["nextBatch"]
                     ended = await self._publish(events)
@@ -263,7 +263,7 @@ class Tailer:
         reply = await self._database.command(
             {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 0}},
             session=session,
-            codec_options=rendered.RAW,
+            codec_options=document_json.RAW,
         )
         return reply["cursor"]
 
@@ -351,10 +351,10 @@ def _change(event: Any) -> Change | None:
     if kind not in _WRITES:
         return lost
     identifier = event["documentKey"]["_id"]
-    if not rendered.is_visible(identifier):
+    if not document_json.is_visible(identifier):
         return None
-    before, _ = _rendered(event.get("before"))
-    after, revision = _rendered(event.get("after"))
+    before, _ = _image_json(event.get("before"))
+    after, revision = _image_json(event.get("after"))
     if (before is None and kind != "insert") or (after is None and kind != "delete"):
         return lost
     data: dict[str, Any] = {"op": "put", "id": str(identifier), "rev": revision, "document": after}
@@ -367,16 +367,16 @@ def _change(event: Any) -> Change | None:
     return Change(token, at, _key(token), time, data, images, len(event.raw))
 
 
-def _rendered(image: Any) -> tuple[dict[str, Any] | None, str | None]:
+def _image_json(image: Any) -> tuple[dict[str, Any] | None, str | None]:
     """An image and its revision."""
     if not image:
         return None, None
     if "large" in image:
-        document = rendered.document(image["large"].raw)
+        document = document_json.document(image["large"].raw)
         return {**document, "_rev": None}, None
     if "whole" not in image or image["whole"] is None:
         return None, None
-    document = rendered.document(image["whole"].raw)
+    document = document_json.document(image["whole"].raw)
     return document, document["_rev"]
 
 

@@ -49,7 +49,7 @@ class Where(NamedTuple):
         return {"$and": [_clause(condition, ids) for condition in self.conditions]} if self.conditions else {}
 
     def matches(self, document: Document) -> bool:
-        """Whether a document, as JSON (rendered.py), matches."""
+        """Whether a document, as JSON (document_json.py), matches."""
         return all(_holds(condition, document) for condition in self.conditions)
 
 
@@ -229,5 +229,5 @@ _SPECIAL: Final = frozenset(
 
 
 def is_special(value: Document) -> bool:
-    """Whether an object stands for a value that JSON does not have (rendered.py)."""
+    """Whether an object stands for a value that JSON does not have (document_json.py)."""
     return len(value) in (1, 2) and next(iter(value)) in _SPECIAL

@@ -60,17 +60,20 @@ async def agreed(database: AsyncIOMotorDatabase[dict[str, Any]], name: str, fiel
     return found
 
 
-async def rows_up_to(cursor: Any, most: int) -> tuple[list[Any], int]:
-    """What a cursor of raw documents has, and its bytes: `most` of them, and one batch (CURSOR_BATCH) beyond."""
+async def rows_up_to(cursor: Any, most: int) -> tuple[list[Any], bool]:
+    """What a cursor of raw documents has, up to `most` bytes (but the first in any case), and whether that is all. Of
+    what MongoDB has sent no more than a batch is held besides, which is 16 MiB at most."""
     rows: list[Any] = []
     size = 0
     try:
-        while size < most and (batch := await cursor.to_list(CURSOR_BATCH)):
-            rows += batch
-            size += sum(len(row.raw) for row in batch)
+        async for row in cursor:
+            size += len(row.raw)
+            if rows and size > most:
+                return rows, False
+            rows.append(row)
     finally:
         await cursor.close()
-    return rows, size
+    return rows, True
 
 
 @contextmanager

@@ -320,6 +320,6 @@ async def test_a_replay_that_shows_nothing_moves_on(url: str, direct: Any) -> No
 @pytest.mark.gen_test(timeout=30)
 async def test_what_mongodb_cannot_have_is_said_at_start(node: Node) -> None:
     await node.database.command({"create": "view", "viewOn": "orders", "pipeline": []})
-    node.document_store._declared = {"view": node.config.collections["orders"]}
+    declared = {"view": node.config.collections["orders"]}
     with pytest.raises(StartError, match=r"collections\.view"):
-        await node.document_store.open()
+        await Documents(node.database, declared, node.config.mongodb, 0).open()

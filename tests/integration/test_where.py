@@ -18,7 +18,7 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from server.core.errors import Error
-from server.documents import document_json as rendered
+from server.documents import document_json
 from server.documents.where import parse
 from tests.support.processes import Mongod
 
@@ -48,7 +48,7 @@ WHERES = SIMPLE | st.fixed_dictionaries({"$and": st.lists(SIMPLE, min_size=1, ma
 @pytest.fixture(scope="module")
 def collection(mongod: Mongod) -> Iterator[Collection[Any]]:
     with MongoClient[Any](mongod.uri, document_class=RawBSONDocument) as client:
-        yield client["test_where"].get_collection("documents", codec_options=rendered.RAW)
+        yield client["test_where"].get_collection("documents", codec_options=document_json.RAW)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -59,10 +59,10 @@ def test_python_chooses_what_mongodb_chooses(
     collection.delete_many({})
     stored = [{"_id": str(number), **document} for number, document in enumerate(documents)]
     collection.insert_many([RawBSONDocument(bson.encode(one)) for one in stored])
-    seen = [rendered.document(one.raw) for one in collection.find()]
+    seen = [document_json.document(one.raw) for one in collection.find()]
     for value in wheres:
         where = parse(value)
-        expected = {one["_id"] for one in collection.find(where.filter(rendered.ids))}
+        expected = {one["_id"] for one in collection.find(where.filter(document_json.ids))}
         assert {one["_id"] for one in seen if where.matches(one)} == expected, value
 
 

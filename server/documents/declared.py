@@ -1,0 +1,116 @@
+"""The declared collections in MongoDB: made at start, and again when they have been dropped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo.errors import OperationFailure
+
+from server.core.config import Collection
+from server.core.errors import Error, StartError
+from server.documents.failures import is_passing
+from server.documents.queries import parse_sort
+from server.mongo.client import brief, mapped
+
+logger = logging.getLogger(__name__)
+
+CREATIONS_KEPT: Final = 7 * 86400
+_IMAGES: Final = {"changeStreamPreAndPostImages": {"enabled": True}}
+
+
+class Declared:
+    """Collections that store the images of what changes in them, and have the declared indexes."""
+
+    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], collections: Mapping[str, Collection]) -> None:
+        self._database = database
+        self._collections = collections
+
+    async def open(self) -> None:
+        """Make what is not there. StartError if MongoDB cannot have it, and says how to mend that."""
+        if self._collections:
+            with mapped():
+                await self._database["creations"].create_index("t", expireAfterSeconds=CREATIONS_KEPT)
+        for name in self._collections:
+            await self.prepare(name)
+
+    async def check(self) -> None:
+        """The same under a running node: somebody may have dropped indexes, a collection, the whole database."""
+        try:
+            await self.open()
+        except StartError as error:
+            raise Error("unavailable", str(error)) from None
+
+    async def prepare(self, name: str) -> None:
+        with mapped():
+            await self._make(name)
+            await self._index(name)
+
+    async def _make(self, name: str) -> None:
+        """Only what has to be done: it takes a lock that waits for whoever is writing, and makes others wait."""
+        found = await self._find(name)
+        if found is None:
+            try:
+                await self._database.command({"create": name, **_IMAGES})
+                return
+            except OperationFailure as error:
+                if error.code != 48:  # NamespaceExists: another node has made it
+                    raise _unfit(name, error) from None
+            found = await self._find(name) or {"type": "collection", "options": {}}
+        if collation := found["options"].get("collation"):
+            raise StartError(
+                f"collections.{name}: it has a collation ({collation.get('locale')}), by which MongoDB would find and "
+                "sort otherwise than live views do; copy it into a collection without one"
+            )
+        if found["type"] == "collection" and found["options"].items() >= _IMAGES.items():
+            return
+        try:
+            await self._database.command({"collMod": name, **_IMAGES})
+        except OperationFailure as error:
+            raise _unfit(name, error) from None
+
+    async def _find(self, name: str) -> Any:
+        reply = await self._database.command({"listCollections": 1, "filter": {"name": name}})
+        return next(iter(reply["cursor"]["firstBatch"]), None)
+
+    async def _index(self, name: str) -> None:
+        declared = self._collections[name]
+        wanted = {index.replace(" ", ""): (index, False) for index in declared.indexes}
+        wanted |= {f"unique:{index.replace(' ', '')}": (index, True) for index in declared.unique}
+        if declared.owner:
+            wanted[f"owner:{declared.owner}"] = (declared.owner, False)
+        there = await self._database[name].index_information()
+        for called, (index, unique) in wanted.items():
+            if called in there:
+                continue
+            key = dict(parse_sort(index)[: -1 if unique else None])
+            try:
+                await self._database.command(
+                    {
+                        "createIndexes": name,
+                        # Unique among those that have the field at all.
+                        "indexes": [{"key": key, "name": called, "unique": unique, "sparse": unique}],
+                        # The vote of the members hangs over a socket in the file system (MongoDB 6.0.5).
+                        "commitQuorum": 0,
+                    }
+                )
+            except OperationFailure as error:
+                if is_passing(error):
+                    raise
+                raise StartError(f"collections.{name}: index {index}: {brief(error)}") from None
+
+
+def _unfit(name: str, error: OperationFailure) -> Exception:
+    if is_passing(error):
+        return error
+    if error.code == 13:
+        command = f'db.runCommand({{collMod: "{name}", changeStreamPreAndPostImages: {{enabled: true}}}})'
+        return StartError(
+            f"collections.{name}: it was there before, does not store the images of changed documents, and this "
+            f"MongoDB user may not switch that on. Have an administrator run {command}, once, or grant the user dbAdmin"
+        )
+    return StartError(
+        f"collections.{name}: MongoDB 6.0 or newer has to store the images of changed documents: {brief(error)}"
+    )
