@@ -12,9 +12,9 @@ command says itself until when it is good:
 
 So the last moment of a write comes before its client is told `outcome_unknown`, and every write that was accepted after
 that answer, here or by another node, comes after it. What this stands on: MongoDB's clock goes forward and is the same
-on its members to within half of `publish_timeout` (it is asked for again after each failure, deadlines.py); and a mongod
-that was stopped between the last look at `maxTimeMS` and the commit, which are microseconds apart, commits before it
-begins with anything new.
+on its members to within half of `publish_timeout` (it is asked for again after each failure, deadlines.py); and a
+mongod that was stopped between the last look at `maxTimeMS` and the commit, which are microseconds apart, commits
+before it begins with anything new.
 """
 
 from __future__ import annotations

@@ -86,7 +86,11 @@ class Documents:
         them."""
         await self._declared.open()
         if self._collections:
-            self._keeper.every("documents: collections", CHECKED, self._declared.check)
+            self._keeper.every("documents: collections", CHECKED, self.check)
+
+    async def check(self) -> None:
+        """Make again what somebody has dropped of the collections and their indexes. Error if MongoDB cannot."""
+        await self._declared.check()
 
     async def prepare(self, name: str) -> None:
         """A collection with the images that its changes are made of, and its indexes."""
