@@ -284,3 +284,22 @@ def test_state_belongs_to_a_node(module: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             cached = any("cache" in ast.unparse(decorator) for decorator in node.decorator_list)
             assert not cached or (module, node.name) in PURE_CACHES, f"{module}.{node.name} has a cache"
+
+
+STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
+# What still starts tasks without a keeper.
+UNKEPT = {
+    *("log.log", "brokers.redis", "brokers.links", "access.revocations", "access.keys", "sessions.session"),
+    *("sessions.events", "documents.store", "documents.tailer"),
+}
+
+
+@pytest.mark.parametrize("module", SERVER)
+def test_no_task_without_a_keeper(module: str) -> None:
+    """A task that nobody looks after may end without anybody noticing: only core/tasks.py starts any."""
+    called = {
+        node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for node in ast.walk(SERVER[module])
+        if isinstance(node, ast.Call)
+    }
+    assert module in {"core.tasks", *UNKEPT} or not called & STARTERS

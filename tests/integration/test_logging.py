@@ -81,7 +81,7 @@ async def test_a_request_has_an_id(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(node, "publish", broken)
+    monkeypatch.setattr(node.publisher, "publish", broken)
     body = json.dumps({"data": "the-payload"})
     response = await http_client.fetch(url, method="POST", body=body, raise_error=False)
     assert response.code == 500

@@ -1,0 +1,204 @@
+"""A right that goes while something is waited for is gone: every use case, whatever it waits for."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import types
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from server.access.permissions import Permissions
+from server.channels.history import History
+from server.channels.publisher import Publisher
+from server.channels.subscriptions import Subscriptions
+from server.core.errors import Error
+from server.core.principals import Principal
+from server.documents.service import DocumentService
+from server.node import Node
+from server.presence.service import PresenceService
+from server.wire.codec import JSON
+from server.wire.protocol import DocumentWrite, Find, Subscribe
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+ANN: Final = Principal(user="ann")
+OPERATOR: Final = Principal("operator", server=True, admin=True)
+UseCase = Callable[[Node], Awaitable[Any]]
+
+
+class Sink:
+    """A subscriber that takes everything."""
+
+    id, codec, direct_write, topics = "s1", JSON, None, 0
+
+    def send(self, delivery: Any) -> None: ...
+
+    def flush(self) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
+async def published(publishing: Awaitable[Any] | None) -> Any:
+    return None if publishing is None else await publishing
+
+
+def subscribing(**options: Any) -> UseCase:
+    return lambda node: node.subscriptions.subscribe(ANN, Sink(), Subscribe(**options))
+
+
+def reading(**options: Any) -> UseCase:
+    bounds = {"after": None, "before": None, "limit": 10}
+    return lambda node: node.history.page(ANN, "hall:a", **bounds | options)
+
+
+def writing(op: Any, identifier: str, document: dict[str, Any] | None = None) -> UseCase:
+    return lambda node: node.documents.write(ANN, "notes", put(op, identifier, document))
+
+
+def put(op: Any, identifier: str, document: dict[str, Any] | None) -> DocumentWrite:
+    return DocumentWrite(op=op, document_id=identifier, document=document)
+
+
+async def batch(node: Node) -> None:
+    """Its first refusal, so that all use cases end in the same way."""
+    for result in await node.documents.write_many(ANN, "notes", [put("put", "x", {"a": 1}), put("put", "y", {})]):
+        if isinstance(result, Error):
+            raise result
+
+
+# What is done → how, and what besides the hook it waits for: (a part of the node, its method).
+USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
+    "publish": (lambda node: published(node.publisher.publish(ANN, "hall:a", 1)), []),
+    "publish of a session": (lambda node: published(node.publisher.publish(ANN, "hall:a", 1, session="s1")), []),
+    "publish ephemeral": (lambda node: published(node.publisher.publish(ANN, "hall:a", 1, ephemeral=True)), []),
+    "subscribe": (subscribing(channel="hall:a"), [("streams", "acquire")]),
+    "subscribe ephemeral": (subscribing(channel="flash:a"), [("streams", "acquire")]),
+    "subscribe last": (subscribing(channel="hall:a", last=5), [("streams", "acquire"), ("log", "read_back")]),
+    "subscribe after": (subscribing(channel="hall:a", after="0"), [("log", "read")]),
+    "watch": (subscribing(channel="docs:notes", snapshot=True), [("streams", "acquire")]),
+    "ticket": (lambda node: node.subscriptions.ticket(ANN, ["hall:a", "flash:a"]), []),
+    "history": (reading(), [("log", "heads"), ("log", "read_back")]),
+    "history after": (reading(after="0"), [("log", "heads"), ("log", "read")]),
+    "presence": (lambda node: node.presence.show(ANN, "hall:a"), []),
+    "presence of the past": (lambda node: node.presence.show(ANN, "hall:a", 5), [("last_seen", "latest")]),
+    "get": (lambda node: node.documents.get(ANN, "notes", "old"), [("document_store", "get")]),
+    "find": (lambda node: node.documents.find(ANN, Find(collection="notes")), [("document_store", "find")]),
+    "put": (writing("put", "x", {"a": 1}), []),
+    "patch": (writing("patch", "old", {"a": 2}), []),
+    "delete": (writing("delete", "old"), []),
+    "batch": (batch, []),
+}
+CELLS = [(name, "hook", "") for name in USE_CASES] + [
+    (name, part, method) for name, (_, waits) in USE_CASES.items() for part, method in waits
+]
+
+
+@pytest.fixture
+def thinking(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[None]]]:
+    """What the hook does before it allows: set by the test."""
+    doing: list[Callable[[], Awaitable[None]]] = []
+
+    async def rule(question: dict[str, Any]) -> None:
+        for one in doing:
+            await one()
+
+    module = types.ModuleType("rules_of_this_test")
+    module.rule = rule  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rules_of_this_test", module)
+    return doing
+
+
+@pytest.fixture
+def settings(thinking: object) -> dict[str, object]:
+    granted = {"publish": "user", "subscribe": "user", "hook": "slow"}
+    return {
+        "hooks": {"slow": {"function": "rules_of_this_test:rule"}},
+        "namespaces.hall": granted | {"presence": True, "ephemeral": True},
+        "namespaces.flash": granted | {"durable": False},
+        "collections.notes": {"read": "user", "write": "user", "hook": "slow"},
+    }
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("name", "part", "method"), CELLS)
+async def test_a_right_that_goes_meanwhile_is_gone(
+    node: Node,
+    thinking: list[Callable[[], Awaitable[None]]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    part: str,
+    method: str,
+) -> None:
+    """The revocation is acknowledged while the use case waits: it is refused, and has told and done nothing."""
+    await published(node.publisher.publish(OPERATOR, "hall:a", "old"))
+    await node.documents.write(OPERATOR, "notes", put("put", "old", {"a": 1}))
+    revoked = 0
+
+    async def revoke() -> None:
+        nonlocal revoked
+        revoked += 1
+        await node.moderation.revoke(OPERATOR, "ann", channels=["hall:a", "flash:a", "docs:notes"])
+
+    if part == "hook":
+        thinking.append(revoke)
+    else:
+        one = getattr(node, part)
+        real = getattr(one, method)
+
+        async def slowly(*arguments: Any, **options: Any) -> Any:
+            result = await real(*arguments, **options)
+            await revoke()
+            return result
+
+        monkeypatch.setattr(one, method, slowly)
+    with pytest.raises(Error) as refused:
+        await USE_CASES[name][0](node)
+    assert revoked
+    assert refused.value.code == "permission_denied"
+    monkeypatch.undo()
+    thinking.clear()
+    assert (await node.log.heads(["hall:a"]))["hall:a"].offset == 1
+    assert node.publisher.published == 1
+    documents = (await node.documents.find(OPERATOR, Find(collection="notes")))["documents"]
+    assert [(one["_id"], one["a"]) for one in documents] == [("old", 1)]
+    assert all(stream_users == 0 for stream_users, _ in node.streams.listened("", "", 100).values())
+    assert not node.attendance.users("hall:a")
+
+
+@pytest.mark.parametrize("kind", [Publisher, Subscriptions, History, DocumentService, PresenceService])
+def test_every_use_case_stands_in_the_table(kind: type) -> None:
+    """Whatever takes a principal is tried above."""
+    source = inspect.getsource(sys.modules[__name__])
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        if not name.startswith("_") and "principal" in inspect.signature(method).parameters and name != "view":
+            assert f".{name}(ANN" in source, f"{kind.__name__}.{name}"
+
+
+def _asking(tree: ast.AST) -> Iterator[str]:
+    """The functions that ask `Permissions` themselves."""
+    checks = {name for name in vars(Permissions) if name.startswith("check")}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                asked = isinstance(node, ast.Attribute) and node.attr in checks
+                if asked and ast.unparse(node.value).endswith("permissions"):
+                    yield function.name
+
+
+def test_rights_are_asked_for_in_one_place() -> None:
+    """`Rights` alone decides when a right is asked for again; who asks the rules themselves awaits nothing."""
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for folder in ("server", "handlers")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in _asking(ast.parse(path.read_text()))
+    }
+    elsewhere = {(path, name) for path, name in found if path != "server/access/rights.py"}
+    assert elsewhere == {
+        ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
+        ("server/sessions/outbox.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
+    }
