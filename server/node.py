@@ -36,8 +36,8 @@ from server.cluster.announcer import Announcer
 from server.cluster.directory import BEAT, Directory
 from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
-from server.core.clock import Clock, now_ms
-from server.core.config import MAX_STORED, Config
+from server.core.clock import Clock
+from server.core.config import MAX_STORED, Config, Retention
 from server.core.errors import SHUTDOWN, Disconnect, Error
 from server.core.histogram import Histogram
 from server.core.lifecycle import Lifecycle
@@ -48,7 +48,7 @@ from server.delivery.streams import Streams
 from server.documents.service import DocumentService
 from server.documents.store import Documents
 from server.documents.tailer import Tailer
-from server.log.log import TRIM_ALL_EVERY, Log
+from server.log.log import Log
 from server.mongo.client import connect
 from server.mongo.clock import COMPARE_EVERY, compare
 from server.presence.last_seen import LastSeen
@@ -88,12 +88,15 @@ class Node:
             on_commit=self.announcer.committed,
             on_head=lambda channel, head: self.peers.note_own_head(channel, head),
             on_contention=lambda channel: self.announcer.announce(want=channel),
+            on_epoch=lambda: self.peers.sweep(),
+            retention=self._retention,
+            clock=self.clock,
         )
         self.document_store = Documents(
             self.database, config.collections, config.mongodb, limits.document_bytes or MAX_STORED
         )
         self.tailer = Tailer(
-            self.database, config.collections, self.log, node=self.id, prepare=self.document_store.prepare
+            self.database, config.collections, self.log.changes, node=self.id, prepare=self.document_store.prepare
         )
         self.last_seen = LastSeen(self.database)
         # Who may do what, and how much.
@@ -207,7 +210,6 @@ class Node:
             admission=self.admission,
             lifecycle=self.lifecycle,
         )
-        self._trimmed_all = 0.0
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class Node:
         self.keeper.every("clients", BEAT, self._tick)
         self.keeper.every("last seen", BEAT, self.presence.note_departures)
         if self.config.mongodb.trim_interval:
-            self.keeper.every("retention", self.config.mongodb.trim_interval, self._trim)
+            self.keeper.every("retention", self.config.mongodb.trim_interval, self.log.trimmer.step)
         self.keeper.every("clock", COMPARE_EVERY, self._compare_clocks)
         await _persist(compare, self.database, self.clock)  # first of all: the others ask for the time
         for opening in (self.log.open, self.last_seen.open, self.revocations.open, self.tickets.open):
@@ -296,28 +298,11 @@ class Node:
         degraded = [problem for problem in (self.peers.unheard(), self.clock.problem()) if problem]
         return "down" if down else "degraded" if degraded else "ready", [*down, *degraded]
 
-    async def _trim(self) -> None:
-        """Retention for what this node has written or has found too young; once an hour, and after a start, for every
-        channel."""
-        if not self.lifecycle.opened:
-            return
-        due = self.log.trim_due
-        loop = asyncio.get_running_loop()
-        if not self._trimmed_all or loop.time() - self._trimmed_all > TRIM_ALL_EVERY:
-            due.update(dict.fromkeys(await self.log.channels(), 0))
-            self._trimmed_all = loop.time()
-        now = now_ms()
-        for channel in [channel for channel, when in due.items() if when <= now]:
-            del due[channel]  # what is appended meanwhile makes it due again
-            kind, _, rest = channel.partition(":")
-            declared = self.config.collections.get(rest) if kind == DOCUMENTS else self.config.namespaces.get(kind)
-            if declared is None:
-                continue
-            try:
-                await self.log.trim(channel, declared.history)
-            except BaseException:
-                due[channel] = 0
-                raise
+    def _retention(self, channel: str) -> Retention | None:
+        """What is declared for a channel; None: it is not declared any more."""
+        kind, _, rest = channel.partition(":")
+        declared = self.config.collections.get(rest) if kind == DOCUMENTS else self.config.namespaces.get(kind)
+        return None if declared is None else declared.history
 
 
 async def _persist(opening: Callable[..., Awaitable[Any]], *arguments: Any) -> None:

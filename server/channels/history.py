@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from server.access.admission import Admission
 from server.access.rights import Rights
-from server.core.cursors import BEGINNING, MAX_OFFSET, Position, parse_cursor
+from server.core.cursors import BEGINNING, Position, parse_cursor
 from server.core.errors import bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
@@ -53,7 +53,7 @@ class History:
             view = self._documents.view(principal, channel, where)
             self._lifecycle.check()
             name = channel if view is None else view.log_channel
-            head = head or (await self._log.heads([name]))[name]
+            head = head or (await self._log.head(name)).position
             if start is not None:
                 return await self._after(name, start, head, limit, view)
             return await self._before(name, end, head, limit, view)
@@ -83,10 +83,10 @@ class History:
         self, channel: str, before: Position | None, head: Position, limit: int, view: View | None
     ) -> HistoryPage:
         gap: Gap | None = None
-        offset = MAX_OFFSET
+        offset = head.offset + 1
         if before is not None:
             if before.epoch == head.epoch or before == BEGINNING:
-                offset = before.offset
+                offset = min(before.offset, offset)
             else:
                 gap = {"from": None, "to": None, "reason": "epoch"}
         messages, floor = await self._log.read_back(channel, offset, limit)

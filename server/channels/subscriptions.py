@@ -148,7 +148,7 @@ class Subscriptions:
         if after is None:
             if not last:
                 return head, None
-            _, floor = await self._log.read_back(stream.channel, head.offset + 1, 1)
+            floor = await self._log.floor(stream.channel)
             return Position(head.epoch, max(head.offset - last, floor, 0)), None
         if after == BEGINNING:
             after = Position(head.epoch, 0)
@@ -158,8 +158,7 @@ class Subscriptions:
             if same_history:
                 return after, None
         if not same_history:
-            gone = (await self._log.read(stream.channel, Position(head.epoch, 0), head.offset)).gap
-            start = Position(head.epoch, gone[1] if gone else 0)
+            start = Position(head.epoch, await self._log.floor(stream.channel))
             return start, gap_push(channel, head.epoch, None, None, "epoch") | {"cursor": str(start)}
         if after.offset < head.offset:
             page = await self._log.read(stream.channel, after, head.offset)

@@ -138,7 +138,7 @@ class Streams:
         try:
             await self._broker.subscribe(stream.channel)
             if stream.sequencer is not None:
-                stream.sequencer.start((await self._log.heads([stream.channel]))[stream.channel])
+                stream.sequencer.start((await self._log.head(stream.channel)).position)
         except BaseException:
             self._drop(stream)
             raise

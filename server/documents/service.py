@@ -121,7 +121,7 @@ class DocumentService:
         the moment, for `snapshot`. None: the log's history has just begun anew."""
         with mapped():
             at = await self._tailer.position(view.collection)
-        return await self._log.position_at(log_channel, at), at
+        return await self._log.changes.position_at(log_channel, at), at
 
     def snapshot(self, view: View, at: Any) -> AsyncGenerator[tuple[list[Any], bool], None]:
         """The pages of what there was at that moment: (documents, whether there are more)."""

@@ -59,7 +59,7 @@ class ChangeLog(Protocol):
 
     async def tail(self, channel: str) -> Tail: ...
 
-    async def append_changes(self, channel: str, tail: Tail, changes: Sequence[Change]) -> Tail: ...
+    async def append(self, channel: str, tail: Tail, changes: Sequence[Change]) -> Tail: ...
 
     async def start_over(self, channel: str, tail: Tail, change: Change) -> Tail: ...
 
@@ -312,7 +312,7 @@ class Tailer:
                     self._tails[channel] = await self._log.start_over(channel, tail, changes[0])
                 else:
                     batch = _batch(changes)
-                    self._tails[channel] = await self._log.append_changes(channel, tail, batch)
+                    self._tails[channel] = await self._log.append(channel, tail, batch)
                     self.changes += len(batch)
             except Exception as error:
                 self.conflicts += 1

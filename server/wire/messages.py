@@ -110,3 +110,5 @@ class Tail(NamedTuple):
 
     position: Position
     token: str
+    base: object = None
+    """Of the log: the state of the database to which it belongs."""

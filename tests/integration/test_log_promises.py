@@ -93,13 +93,15 @@ async def test_a_page_of_a_history_that_has_ended_is_not_shown_in_the_next_one(m
     """A page that was read a moment ago is of use only to who asks for the same epoch."""
     async with opened(mongod.uri, fresh()) as log:
         channel = "docs:orders"
-        tail = await log.append_changes(channel, await log.tail(channel), [change(1, {"n": 1}), change(2, {"n": 2})])
+        tail = await log.changes.append(
+            channel, await log.changes.tail(channel), [change(1, {"n": 1}), change(2, {"n": 2})]
+        )
         old = Position(tail.position.epoch, 0)
         assert [message.data for message in (await log.read(channel, old)).messages] == [{"n": 1}, {"n": 2}]
-        tail = await log.start_over(channel, tail, change(3, None))
+        tail = await log.changes.start_over(channel, tail, change(3, None))
         new = Position(tail.position.epoch, 0)
         assert (await log.read(channel, new)).messages == []
-        await log.append_changes(channel, tail, [change(4, {"n": 4})])
+        await log.changes.append(channel, tail, [change(4, {"n": 4})])
         for after in (new._replace(offset=tail.position.offset), BEGINNING):
             (message,) = (await log.read(channel, after)).messages
             assert (message.epoch, message.data) == (new.epoch, {"n": 4})

@@ -153,7 +153,7 @@ async def test_a_gap_is_told(url: str, node: Node) -> None:
         keep = Retention(size=3, ttl=Seconds(0))
 
         async def trimmed() -> bool:  # once they are out of the dedupe window
-            return await node.log.trim(LOBBY, keep) == 7
+            return await node.log.trimmer.trim(LOBBY, keep) == 7
 
         await until(trimmed)
         async with client.subscribe(LOBBY, after="0") as events:

@@ -12,6 +12,7 @@ from server.core.cursors import BEGINNING, MAX_OFFSET
 from server.core.errors import Error
 from server.node import Node
 from tests.support.client import Client, Push
+from tests.support.logs import opened
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -37,19 +38,19 @@ async def append(node: Node, *data: Any, key: str = "") -> None:
 
 async def stored(node: Node) -> list[int]:
     """The offsets of the messages that MongoDB holds, hidden or not."""
-    found = node.log._messages.find({"_id.c": CHANNEL}, {"_id": 1}).sort("_id", 1)
+    found = node.database["messages"].find({"_id.c": CHANNEL}, {"_id": 1}).sort("_id", 1)
     return [row["_id"]["o"] async for row in found]
 
 
 async def floor(node: Node) -> int:
-    return (await node.log._channel(CHANNEL))[0]
+    return await node.log.floor(CHANNEL)
 
 
 async def old_enough(node: Node, offset: int) -> None:
     """Wait until the message at `offset` and all before it are out of the dedupe window."""
 
     async def is_old() -> bool:
-        return await node.log._last_older_than(CHANNEL, 0, MAX_OFFSET - 1, WINDOW) >= offset
+        return await node.log.trimmer.last_older_than(CHANNEL, 0, MAX_OFFSET - 1, WINDOW) >= offset
 
     await until(is_old, 10, "message older than the dedupe window")
 
@@ -74,18 +75,18 @@ def told(push: Push) -> tuple[int, int]:
 async def test_trimming_by_size(node: Node) -> None:
     """The newest `size` messages stay, the floor is just below them."""
     await filled(node, 10)
-    assert await node.log.trim(CHANNEL, KEEP_3) == 7
+    assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 7
     assert await stored(node) == [8, 9, 10]
     assert await floor(node) == 7
-    assert await node.log.trim(CHANNEL, KEEP_3) == 7  # nothing more to do
+    assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 7  # nothing more to do
 
 
 @pytest.mark.gen_test
 async def test_trimming_by_age(node: Node) -> None:
     """What is older than `ttl` goes, what is younger stays."""
     await filled(node, 4)
-    await node.log._messages.update_many({"_id.c": CHANNEL, "_id.o": {"$lte": 3}}, {"$inc": {"t": -3_600_000}})
-    assert await node.log.trim(CHANNEL, Retention(size=0, ttl=Seconds(1800))) == 3
+    await node.database["messages"].update_many({"_id.c": CHANNEL, "_id.o": {"$lte": 3}}, {"$inc": {"t": -3_600_000}})
+    assert await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(1800))) == 3
     assert await stored(node) == [4]
 
 
@@ -93,7 +94,7 @@ async def test_trimming_by_age(node: Node) -> None:
 async def test_no_limits_trim_nothing(node: Node) -> None:
     """Size 0 and ttl 0 keep everything."""
     await filled(node, 5)
-    assert await node.log.trim(CHANNEL, Retention(size=0, ttl=Seconds(0))) == 0
+    assert await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(0))) == 0
     assert await stored(node) == [1, 2, 3, 4, 5]
 
 
@@ -101,17 +102,17 @@ async def test_no_limits_trim_nothing(node: Node) -> None:
 async def test_the_stricter_limit_wins(node: Node) -> None:
     """Of size and ttl, whichever takes more decides."""
     await filled(node, 6)
-    await node.log._messages.update_many({"_id.c": CHANNEL, "_id.o": {"$lte": 4}}, {"$inc": {"t": -3_600_000}})
-    assert await node.log.trim(CHANNEL, Retention(size=5, ttl=Seconds(1800))) == 4
-    assert await node.log.trim(CHANNEL, Retention(size=1, ttl=Seconds(1800))) == 5
+    await node.database["messages"].update_many({"_id.c": CHANNEL, "_id.o": {"$lte": 4}}, {"$inc": {"t": -3_600_000}})
+    assert await node.log.trimmer.trim(CHANNEL, Retention(size=5, ttl=Seconds(1800))) == 4
+    assert await node.log.trimmer.trim(CHANNEL, Retention(size=1, ttl=Seconds(1800))) == 5
     assert await stored(node) == [6]
 
 
 @pytest.mark.gen_test
 async def test_an_empty_channel(node: Node) -> None:
     """Trimming a channel that nobody has published to does nothing and creates nothing."""
-    assert await node.log.trim(CHANNEL, KEEP_3) == 0
-    assert await node.log._channels.find_one({"_id": CHANNEL}) is None
+    assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 0
+    assert await node.database["channels"].find_one({"_id": CHANNEL}) is None
 
 
 class WithLongWindow:
@@ -125,7 +126,7 @@ class TestWithinTheDedupeWindow(WithLongWindow):
     async def test_young_messages_stay(self, node: Node) -> None:
         """Whatever size and ttl say: a retry of a young message must find the first one."""
         await append(node, *range(1, 11))
-        assert await node.log.trim(CHANNEL, Retention(size=1, ttl=Seconds(0.001))) == 0
+        assert await node.log.trimmer.trim(CHANNEL, Retention(size=1, ttl=Seconds(0.001))) == 0
         assert await stored(node) == list(range(1, 11))
         receipt = await node.log.append(CHANNEL, None, "key 1", 1, 10)
         assert (receipt.position.offset, receipt.duplicate) == (1, True)
@@ -134,10 +135,10 @@ class TestWithinTheDedupeWindow(WithLongWindow):
     async def test_only_what_is_older_goes(self, node: Node) -> None:
         """The first young message is the end of the trimming, even if older ones stand behind it (skewed clocks)."""
         await append(node, *range(1, 9))
-        await node.log._messages.update_many(
+        await node.database["messages"].update_many(
             {"_id.c": CHANNEL, "_id.o": {"$in": [1, 2, 3, 5, 6]}}, {"$inc": {"t": -3_600_000}}
         )
-        assert await node.log.trim(CHANNEL, KEEP_3) == 3
+        assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 3
         assert await stored(node) == [4, 5, 6, 7, 8]
 
 
@@ -148,7 +149,7 @@ async def test_the_floor_is_raised_before_anything_is_deleted(node: Node, mongod
     await mongod.fail_command({"failCommands": ["delete"], "errorCode": 8000, "appName": "waterspout"})
     try:
         with pytest.raises(Error, match="MongoDB"):
-            await node.log.trim(CHANNEL, KEEP_3)
+            await node.log.trimmer.trim(CHANNEL, KEEP_3)
     finally:
         await mongod.fail_command({}, "off")
     assert await stored(node) == list(range(1, 11))
@@ -156,7 +157,7 @@ async def test_the_floor_is_raised_before_anything_is_deleted(node: Node, mongod
     page = await node.log.read(CHANNEL, BEGINNING)
     assert page.gap == (1, 7)
     assert [message.offset for message in page.messages] == [8, 9, 10]
-    assert await node.log.trim(CHANNEL, KEEP_3) == 7
+    assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 7
     assert await stored(node) == [8, 9, 10]
 
 
@@ -164,8 +165,8 @@ async def test_the_floor_is_raised_before_anything_is_deleted(node: Node, mongod
 async def test_a_trim_that_stopped_before_deleting_is_finished(node: Node) -> None:
     """Another node raised the floor and died: the next trim deletes what it left, though the floor stays."""
     await filled(node, 10)
-    await node.log._channels.update_one({"_id": CHANNEL}, {"$set": {"floor": 7}}, upsert=True)
-    assert await node.log.trim(CHANNEL, Retention(size=8, ttl=Seconds(0))) == 7
+    await node.database["channels"].update_one({"_id": CHANNEL}, {"$set": {"floor": 7}}, upsert=True)
+    assert await node.log.trimmer.trim(CHANNEL, Retention(size=8, ttl=Seconds(0))) == 7
     assert await stored(node) == [8, 9, 10]
 
 
@@ -174,25 +175,25 @@ async def test_two_trimmers_at_once(node: Node) -> None:
     """Several nodes may trim the same channel with different ideas; the floor never sinks."""
     await filled(node, 20)
     keeps = [Retention(size=size, ttl=Seconds(0)) for size in (3, 9, 5, 3)]
-    await asyncio.gather(*(node.log.trim(CHANNEL, keep) for keep in keeps))
+    await asyncio.gather(*(node.log.trimmer.trim(CHANNEL, keep) for keep in keeps))
     assert await floor(node) == 17
     assert await stored(node) == [18, 19, 20]
 
 
 @pytest.mark.gen_test
-async def test_the_last_message_is_hidden_and_offsets_go_on(node: Node) -> None:
+async def test_the_last_message_is_hidden_and_offsets_go_on(node: Node, mongod: Mongod) -> None:
     """When everything is too old the last message stays in the collection, unseen, and the next one is numbered on."""
     await filled(node, 5)
-    assert await node.log.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW))) == 5
+    assert await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW))) == 5
     assert await stored(node) == [5]
     assert (await node.log.read_back(CHANNEL, MAX_OFFSET, 10)) == ([], 5)
     page = await node.log.read(CHANNEL, BEGINNING)
     assert (page.messages, page.gap) == ([], (1, 5))
-    node.log._shard(CHANNEL).lanes.clear()  # as after a restart: the head is read from MongoDB
-    await append(node, 6)
+    async with opened(mongod.uri, node.config.mongodb, node="another") as log:  # the head is read from MongoDB
+        await log.append(CHANNEL, None, "key 6", 6, 10)
     assert await stored(node) == [5, 6]
     await old_enough(node, 6)
-    assert await node.log.trim(CHANNEL, Retention(size=1, ttl=Seconds(0))) == 5
+    assert await node.log.trimmer.trim(CHANNEL, Retention(size=1, ttl=Seconds(0))) == 5
     assert await stored(node) == [6]  # the hidden one is gone at last
 
 
@@ -200,7 +201,7 @@ async def test_the_last_message_is_hidden_and_offsets_go_on(node: Node) -> None:
 async def test_a_retry_of_the_hidden_message(node: Node) -> None:
     """The hidden message is still there for its key: a late retry isn't stored a second time."""
     await filled(node, 5)
-    await node.log.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW)))
+    await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW)))
     receipt = await node.log.append(CHANNEL, None, "key 5", 5, 10)
     assert (receipt.position.offset, receipt.duplicate) == (5, True)
 
@@ -210,11 +211,11 @@ async def test_the_nodes_own_trimmer(node: Node) -> None:
     """The node trims what it has written by its namespace's retention, and after a start every channel."""
     node.config.namespaces["chat"].history = KEEP_3
     await filled(node, 10)
-    await node._trim()
+    await node.log.trimmer.step()
     assert await stored(node) == [8, 9, 10]
     await append(node, *range(11, 15))
     await old_enough(node, 14)
-    await node._trim()
+    await node.log.trimmer.step()
     assert await stored(node) == [12, 13, 14]
 
 
@@ -224,12 +225,12 @@ async def test_a_quiet_channel_is_trimmed_when_it_is_old_enough(node: Node, keep
     """What the dedupe window or the ttl has spared goes once it is older, without new traffic on its channel."""
     node.config.namespaces["chat"].history = keep
     node.config.mongodb.dedupe_window = Seconds(4 * WINDOW)
-    await node._trim()  # the round through every channel after a start
+    await node.log.trimmer.step()  # the round through every channel after a start
     await append(node, *range(1, 11))
-    await node._trim()
+    await node.log.trimmer.step()
 
     async def trimmed() -> bool:
-        await node._trim()
+        await node.log.trimmer.step()
         return await floor(node) >= 7
 
     await until(trimmed, 10, "trimming")
@@ -239,15 +240,14 @@ async def test_a_quiet_channel_is_trimmed_when_it_is_old_enough(node: Node, keep
 async def test_what_was_too_young_is_trimmed_by_the_hourly_round(node: Node) -> None:
     """Messages that were spared because of the dedupe window go later, without new traffic on their channel."""
     node.config.namespaces["chat"].history = KEEP_3
-    await node._trim()  # the round through every channel after a start
+    node.log.trimmer.round_every = 0.0
     node.config.mongodb.dedupe_window = Seconds(600)
     await append(node, *range(1, 11))
-    await node._trim()
+    await node.log.trimmer.step()
     assert await stored(node) == list(range(1, 11))
     node.config.mongodb.dedupe_window = Seconds(WINDOW)
     await old_enough(node, 10)
-    node._trimmed_all -= 3601
-    await node._trim()
+    await node.log.trimmer.step()
     assert await stored(node) == [8, 9, 10]
 
 
@@ -255,15 +255,15 @@ async def test_what_was_too_young_is_trimmed_by_the_hourly_round(node: Node) -> 
 async def test_a_failed_trim_is_done_again(node: Node, mongod: Mongod) -> None:
     """A channel whose trimming failed is trimmed in the next round, though nobody has published to it since."""
     node.config.namespaces["chat"].history = KEEP_3
-    await node._trim()
+    await node.log.trimmer.step()
     await filled(node, 10)
     await mongod.fail_command({"failCommands": ["update", "delete"], "errorCode": 8000, "appName": "waterspout"})
     try:
         with pytest.raises(Error):
-            await node._trim()
+            await node.log.trimmer.step()
     finally:
         await mongod.fail_command({}, "off")
-    await node._trim()
+    await node.log.trimmer.step()
     assert await stored(node) == [8, 9, 10]
 
 
@@ -272,7 +272,7 @@ async def test_a_failed_trim_is_done_again(node: Node, mongod: Mongod) -> None:
 async def test_resuming_from_below_the_floor(node: Node, url: str, after: int) -> None:
     """A subscriber is told exactly what is gone, then gets the rest, then the live messages."""
     await filled(node, 10)
-    await node.log.trim(CHANNEL, KEEP_3)
+    await node.log.trimmer.trim(CHANNEL, KEEP_3)
     async with Client(url) as client:
         subscription = await client.subscribe(CHANNEL, after=cursor(node, after) if after else "0")
         assert subscription.reply["recovered"] is False
@@ -288,7 +288,7 @@ async def test_resuming_from_below_the_floor(node: Node, url: str, after: int) -
 async def test_resuming_in_another_history(node: Node, url: str) -> None:
     """Behind the gap of another history stands what is retained: whoever resumes there has not missed anything more."""
     await filled(node, 10)
-    await node.log.trim(CHANNEL, KEEP_3)
+    await node.log.trimmer.trim(CHANNEL, KEEP_3)
     async with Client(url) as client:
         subscription = await client.subscribe(CHANNEL, after="another:5")
         gap = await subscription.next()
@@ -300,7 +300,7 @@ async def test_resuming_in_another_history(node: Node, url: str) -> None:
 async def test_resuming_at_the_floor(node: Node, url: str) -> None:
     """Whoever has seen everything up to the floor has missed nothing."""
     await filled(node, 10)
-    await node.log.trim(CHANNEL, KEEP_3)
+    await node.log.trimmer.trim(CHANNEL, KEEP_3)
     async with Client(url) as client:
         subscription = await client.subscribe(CHANNEL, after=cursor(node, 7))
         assert subscription.reply["recovered"] is True
@@ -311,7 +311,7 @@ async def test_resuming_at_the_floor(node: Node, url: str) -> None:
 async def test_resuming_where_nothing_is_left(node: Node, url: str) -> None:
     """If all that was missed is gone there is a gap up to the head, and the live messages follow."""
     await filled(node, 5)
-    await node.log.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW)))
+    await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW)))
     async with Client(url) as client:
         subscription = await client.subscribe(CHANNEL, after=cursor(node, 2))
         assert (subscription.reply["recovered"], subscription.reply["cursor"]) == (False, cursor(node, 5))
@@ -329,7 +329,7 @@ async def test_resuming_where_nothing_is_left(node: Node, url: str) -> None:
 async def test_history_below_the_floor(node: Node, url: str) -> None:
     """History names the gap forwards and backwards, and its cursors lead on."""
     await filled(node, 10)
-    await node.log.trim(CHANNEL, KEEP_3)
+    await node.log.trimmer.trim(CHANNEL, KEEP_3)
     async with Client(url) as client:
         page = await client.history(CHANNEL, after=cursor(node, 2))
         assert page["gap"] == {"from": 3, "to": 7}
@@ -353,7 +353,7 @@ async def test_history_below_the_floor(node: Node, url: str) -> None:
 async def test_history_where_nothing_is_left(node: Node, url: str) -> None:
     """An empty page after a gap has a cursor from which the next message is reached without another gap."""
     await filled(node, 5)
-    await node.log.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW)))
+    await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW)))
     async with Client(url) as client:
         page = await client.history(CHANNEL, after=cursor(node, 2))
         assert page["gap"] == {"from": 3, "to": 5}
@@ -371,10 +371,10 @@ async def test_live_subscribers_are_not_disturbed(node: Node, url: str) -> None:
         subscription = await reader.subscribe(CHANNEL)
         publishing = asyncio.gather(*(publisher.publish(CHANNEL, n) for n in range(1, total + 1)))
         while not publishing.done():
-            await node.log.trim(CHANNEL, KEEP_3)
+            await node.log.trimmer.trim(CHANNEL, KEEP_3)
         await publishing
         await old_enough(node, total)
-        await node.log.trim(CHANNEL, KEEP_3)
+        await node.log.trimmer.trim(CHANNEL, KEEP_3)
         pushes: list[Push] = await subscription.messages(total)
     assert [push["offset"] for push in pushes] == list(range(1, total + 1))
     assert await stored(node) == [total - 2, total - 1, total]
@@ -399,7 +399,7 @@ async def test_replay_overtaken_by_the_trimmer(node: Node, url: str) -> None:
         reader.pause_reading()
         asking = asyncio.ensure_future(reader.subscribe(CHANNEL, after="0"))
         await until(stuck, 10, "full connection")
-        await node.log.trim(CHANNEL, KEEP_3)
+        await node.log.trimmer.trim(CHANNEL, KEEP_3)
         reader.resume_reading()
         subscription = await asking
         assert subscription.reply["recovered"] is True

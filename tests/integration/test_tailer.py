@@ -11,7 +11,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
-from server.core.cursors import BEGINNING
+from server.core.cursors import BEGINNING, parse_cursor
 from server.core.errors import StartError
 from server.core.principals import GUEST
 from server.documents.store import Documents
@@ -96,13 +96,13 @@ async def test_other_collections_are_declared(
     collection, so it has lost nothing."""
     direct.orders.insert_one({"_id": "1", "n": 1})
     await until(lambda: node.tailer.changes == 1)
-    at_a_change = (await node.log.tail("docs:orders")).token
+    at_a_change = (await node.log.changes.tail("docs:orders")).token
     await node.tailer.close()
     direct.meta.update_one({"_id": "tailer"}, {"$set": {"token": at_a_change}})
     declared = {"tasks": node.config.collections["orders"]}
     documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
-    other = Tailer(node.database, declared, node.log, node="o", prepare=documents.prepare)
+    other = Tailer(node.database, declared, node.log.changes, node="o", prepare=documents.prepare)
     starts: list[dict[str, Any]] = []
     begin = other._watch
 
@@ -136,7 +136,7 @@ async def test_a_new_collection_that_only_a_waiting_node_serves_starts_over(
     documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
     await until(lambda: node.tailer.holds)
-    other = Tailer(node.database, declared, node.log, node="o", prepare=documents.prepare)
+    other = Tailer(node.database, declared, node.log.changes, node="o", prepare=documents.prepare)
     await other.open()
     try:
         await until(lambda: other._announced)
@@ -166,7 +166,7 @@ async def test_what_the_checkpoint_does_not_stand_for_starts_over(
         await until(lambda: "2" in copy.documents)
         plain = await client.subscribe("docs:orders/9", after="0")
         await node.tailer.close()
-        other = Tailer(node.database, {"others": node.config.collections["orders"]}, node.log, node="o",
+        other = Tailer(node.database, {"others": node.config.collections["orders"]}, node.log.changes, node="o",
                        prepare=node.document_store.prepare)  # fmt: skip
         await other.open()
         await until(lambda: other.holds)
@@ -202,7 +202,7 @@ async def test_two_tailers_at_once_store_each_change_once(
         async def take() -> dict[str, Any]:
             return {"startAfter": {"_data": checkpoint}}
 
-        append = second.log.append_changes
+        append = second.log.changes.append
         lost = 0
 
         async def forgetful(channel: str, tail: Tail, changes: list[Change]) -> Tail:
@@ -216,7 +216,7 @@ async def test_two_tailers_at_once_store_each_change_once(
         monkeypatch.setattr(second.tailer, "_take_lease", take)
         for one in (node, second):
             monkeypatch.setattr(one.tailer, "_renew", believe)
-        monkeypatch.setattr(second.tailer._log, "append_changes", forgetful)
+        monkeypatch.setattr(second.log.changes, "append", forgetful)
         for n in range(300):
             direct.orders.replace_one({"_id": str(n % 7)}, {"n": n}, upsert=True)
             if n % 50 == 0:
@@ -284,8 +284,12 @@ async def test_a_snapshot_replaces_a_gap(url: str, node: Node, direct: Any) -> N
         await until(all_there)
         node.config.collections["orders"].history.size = 3
         await asyncio.sleep(0.01)  # the dedupe window of 0 ends
-        assert await node.log.trim("docs:orders", node.config.collections["orders"].history) == 7
-        node.log._pages.clear()  # what was read a moment ago would still do
+        assert await node.log.trimmer.trim("docs:orders", node.config.collections["orders"].history) == 7
+
+        async def gone() -> bool:
+            return (await node.log.read("docs:orders", parse_cursor(old))).gap is not None
+
+        await until(gone)  # what was read a moment ago would still do
         copy, subscription = await watch(client, "docs:orders", after=old)
         assert subscription.reply["recovered"] is False
         assert [push["type"] for push in copy.pushes] == ["snapshot"]

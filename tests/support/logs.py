@@ -30,10 +30,14 @@ async def opened(
     on_commit: Callable[[list[Message]], None] = lambda messages: None,
     on_head: Callable[[str, Position], None] = lambda channel, head: None,
     on_contention: Callable[[str], None] = lambda channel: None,
+    on_epoch: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Log]:
     """An open log that nobody listens to, unless told otherwise."""
     database = connect(options, uri)
-    log = Log(database, options, node=node, on_commit=on_commit, on_head=on_head, on_contention=on_contention)
+    log = Log(
+        database, options, node=node, on_commit=on_commit, on_head=on_head, on_contention=on_contention,
+        on_epoch=on_epoch,
+    )  # fmt: skip
     try:
         await log.open()
         yield log

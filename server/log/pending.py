@@ -1,0 +1,132 @@
+"""Publishes that have no answer yet: how many there may be, what each is answered, and when at the latest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+from server.core.clock import Clock
+from server.core.cursors import Position
+from server.core.errors import Error
+from server.core.histogram import Histogram
+
+QUEUE_MESSAGES: Final = 20_000
+QUEUE_BYTES: Final = 64 << 20
+_EXPIRE_EVERY: Final = 0.1
+
+
+class Receipt(NamedTuple):
+    """The answer to a publish: where the message is. `duplicate`: an earlier publish with the same key put it there."""
+
+    position: Position
+    key: str
+    duplicate: bool
+
+    def fields(self) -> dict[str, Any]:
+        """As a reply tells it."""
+        return {
+            "offset": self.position.offset,
+            "cursor": str(self.position),
+            "key": self.key,
+            "duplicate": self.duplicate,
+        }
+
+
+class Entry:
+    """A publish on its way into the log. It is answered when `future` is done: then it is out of every queue, and must
+    not be written any more."""
+
+    __slots__ = ("user", "key", "data", "skip", "size", "time", "deadline", "future", "attempts", "in_doubt")
+
+    def __init__(
+        self, user: str | None, key: str, data: Any, skip: str | None, size: int, time: int, deadline: float,
+        future: asyncio.Future[Receipt],
+    ) -> None:  # fmt: skip
+        self.user = user
+        self.key = key
+        self.data = data
+        self.skip = skip
+        self.size = size
+        self.time = time
+        self.deadline = deadline
+        self.future = future
+        # The offsets it may have been stored at: what is found there with our key is ours, not a duplicate.
+        self.attempts: list[int] = []
+        self.in_doubt = False
+
+
+class Pending:
+    """The entries of all shards. `timeout`: seconds until each of them is answered."""
+
+    def __init__(self, timeout: float, clock: Clock) -> None:
+        self._timeout = timeout
+        self._clock = clock
+        self._entries: deque[Entry] = deque()
+        self.messages = 0
+        self.bytes = 0
+        self.seconds = Histogram(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+    def add(self, user: str | None, key: str, data: Any, size: int, skip: str | None) -> Entry:
+        """A new entry, or `unavailable` if there are too many. `size`: bytes of the encoded data."""
+        if self.messages >= QUEUE_MESSAGES or self.bytes + size > QUEUE_BYTES:
+            raise Error("unavailable", "too many messages are waiting to be stored", retry_after=1.0)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Receipt] = loop.create_future()
+        entry = Entry(user, key, data, skip, size, self._clock.now_ms(), loop.time() + self._timeout, future)
+        self.messages += 1
+        self.bytes += size
+        self._entries.append(entry)
+        return entry
+
+    def settle(self, entry: Entry, receipt: Receipt) -> None:
+        """It is stored."""
+        self.drop(entry)
+        self.seconds.observe(asyncio.get_running_loop().time() - entry.deadline + self._timeout)
+        if not entry.future.done():
+            entry.future.set_result(receipt)
+
+    def fail(self, entry: Entry, error: Error) -> None:
+        """It will not be stored, or nobody knows: `error` says which."""
+        self.drop(entry)
+        if not entry.future.done():
+            entry.future.set_exception(error)
+            entry.future.exception()  # the asker may be gone; that is not worth a warning
+
+    def drop(self, entry: Entry) -> None:
+        """It does not wait any more. Twice is fine."""
+        if entry.size >= 0:
+            self.messages -= 1
+            self.bytes -= entry.size
+            entry.size = -1
+
+    async def expire(self) -> None:
+        """For ever: answer what has come to its deadline."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY)
+            now = loop.time()
+            while self._entries and (self._entries[0].future.done() or self._entries[0].deadline <= now):
+                self._refuse(self._entries.popleft())
+
+    async def drain(self) -> None:
+        """Wait until everything is answered (its deadline, at the latest)."""
+        while self._entries:
+            entry = self._entries[0]
+            await asyncio.wait((entry.future,))
+            if self._entries and self._entries[0] is entry:
+                self._entries.popleft()
+
+    def close(self) -> None:
+        """Nothing is written any more: answer whatever still waits."""
+        while self._entries:
+            self._refuse(self._entries.popleft())
+
+    def _refuse(self, entry: Entry) -> None:
+        if entry.future.done():
+            self.drop(entry)  # whoever asked has given up
+        elif entry.attempts or entry.in_doubt:
+            text = "the message may or may not be stored: retry with the same key"
+            self.fail(entry, Error("outcome_unknown", text))
+        else:
+            self.fail(entry, Error("unavailable", "the message could not be stored in time", retry_after=1.0))

@@ -1,0 +1,112 @@
+"""Retention: what is too old, or too much, goes.
+
+A channel's floor is raised first, with a majority, and the messages up to it are deleted after that: so a reader is
+told of a gap and never finds a silent hole. It may stop anywhere and be done again, by several nodes at once.
+
+Ages are told by MongoDB's time, as the node knows it (core/clock.py), for the messages as for the trimming: a node
+whose clock is wrong neither trims too early nor too late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo import ASCENDING
+
+from server.core.clock import Clock
+from server.core.config import MongoDB, Retention
+from server.log.reader import Reader
+from server.log.rows import between
+from server.mongo.client import mapped
+
+ROUND_EVERY: Final = 3600.0
+
+
+class Trimmer:
+    """Trims what this node has written or has found too young; once an hour, and after a start, every channel.
+
+    `retention(channel)` answers what is declared for it; None: nothing any more.
+    """
+
+    def __init__(
+        self,
+        database: AsyncIOMotorDatabase[dict[str, Any]],
+        reader: Reader,
+        options: MongoDB,
+        clock: Clock,
+        retention: Callable[[str], Retention | None],
+    ) -> None:
+        self._messages = database["messages"]
+        self._channels = database["channels"]
+        self._reader = reader
+        self._options = options
+        self._clock = clock
+        self._retention = retention
+        self._due: dict[str, float] = {}
+        """Channel → when it has to be looked at, by the event loop's time."""
+        self._round_at = 0.0
+        self.round_every = ROUND_EVERY
+        """Seconds between rounds through every channel."""
+
+    def note(self, channel: str) -> None:
+        """Something was appended."""
+        self._due[channel] = 0.0
+
+    async def step(self) -> None:
+        """Trim what is due; `unavailable` if MongoDB is not there: the rest stays due."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._round_at:
+            self._due.update(dict.fromkeys(await self._reader.channels(), 0.0))
+            self._round_at = now + self.round_every
+        for channel in [channel for channel, when in self._due.items() if when <= now]:
+            del self._due[channel]  # what is appended meanwhile makes it due again
+            retention = self._retention(channel)
+            if retention is None:
+                continue
+            try:
+                await self.trim(channel, retention)
+            except BaseException:
+                self._due[channel] = 0.0
+                raise
+
+    async def trim(self, channel: str, retention: Retention) -> int:
+        """Raise the channel's floor to what its retention says, then delete up to it. Answers the floor.
+
+        Never takes messages younger than the dedupe window, and leaves the last message in place (hidden, if it is at
+        the floor), so that offsets never restart. Notes when the next message will be old enough, if that is sooner
+        than the round through all channels.
+        """
+        window = self._options.dedupe_window
+        with mapped():
+            position, old = (await self._reader.heads([channel]))[channel]
+            head, floor = position.offset, old
+            if retention.size:
+                floor = max(floor, head - retention.size)
+            if retention.ttl:
+                floor = max(floor, await self.last_older_than(channel, old, head, retention.ttl))
+            if floor > old:
+                young = await self.last_older_than(channel, old, head, window)
+                floor = max(old, min(floor, young))
+            if floor > old:
+                await self._channels.update_one({"_id": channel}, {"$max": {"floor": floor}}, upsert=True)
+            if floor:
+                await self._messages.delete_many(between(channel, 0, min(floor, head - 1)))
+            oldest = await self._messages.find_one(between(channel, floor, head), {"t": 1}, sort=[("_id", ASCENDING)])
+        too_many = retention.size and head - floor > retention.size
+        if oldest and (too_many or retention.ttl):
+            kept = window if too_many else max(retention.ttl, window)
+            wait = oldest["t"] / 1000 + kept - self._clock.time() + 0.001
+            if wait < self.round_every:
+                self._due.setdefault(channel, asyncio.get_running_loop().time() + wait)
+        return floor
+
+    async def last_older_than(self, channel: str, floor: int, head: int, seconds: float) -> int:
+        """The offset before the first message above `floor` that is younger than `seconds`."""
+        since = self._clock.now_ms() - int(seconds * 1000)
+        document = await self._messages.find_one(
+            {**between(channel, floor, head), "t": {"$gte": since}}, {"_id": 1}, sort=[("_id", ASCENDING)]
+        )
+        return document["_id"]["o"] - 1 if document else head
