@@ -1,4 +1,4 @@
-"""Writes what documents the code from the code: the tables of docs/configuration.md, from server/core/config.py.
+"""Writes what documents the code from the code: the tables of docs/configuration.md, from server/core/config/.
 
 `make docs`. A test fails while the page is not what this makes of it.
 """
@@ -20,6 +20,7 @@ PAGE = Path(__file__).with_name("configuration.md")
 sys.path.insert(0, str(PAGE.parents[1]))
 
 from server.core import config  # noqa: E402
+from server.core.config.values import UNITS  # noqa: E402
 
 
 class Option(NamedTuple):
@@ -64,7 +65,7 @@ def default(field: msgspec.structs.FieldInfo) -> str:
         return "required"
     value: Any = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     if isinstance(value, config.Seconds):
-        units = reversed(config._UNITS.items())  # the largest first
+        units = reversed(UNITS.items())  # the largest first
         return next((f"{value / size:g}{unit}" for unit, size in units if value and value % size == 0), f"{value:g}")
     if isinstance(value, list):
         return f"[{', '.join(value)}]"

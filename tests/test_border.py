@@ -22,7 +22,8 @@ BORDER = {
     # What msgspec and PyYAML say of bytes and types: places and kinds, never values.
     "server/wire/codec.py",
     "server/wire/protocol.py",
-    "server/core/config.py",
+    "server/core/config/__init__.py",
+    "server/core/config/sources.py",
     # What PyJWT and cryptography say of tokens and keys: fixed words.
     "server/access/auth.py",
     "server/access/keys.py",

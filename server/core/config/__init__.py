@@ -1,0 +1,106 @@
+"""The typed configuration: defaults < file < environment < flags.
+
+Each section is a struct whose fields are the options, in a module of its own together with what is checked of it. What
+stands below an option is its description in docs/configuration.md, which `make docs` writes. An unknown key is refused
+by name. Durations are written `30s`, `100ms`, `10m`, `2h`, `30d`, or as a number of seconds. A number of 0 means no
+limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import field
+
+from server.core.config.auth import ApiKey, Auth
+from server.core.config.backends import MongoDB, Redis
+from server.core.config.channels import Namespace, Retention, UserRate
+from server.core.config.documents import OWN_COLLECTIONS, Collection
+from server.core.config.hooks import Hook
+from server.core.config.limits import Limits
+from server.core.config.listening import Log, Metrics, Server
+from server.core.config.sources import duration, merged, parse_value, where
+from server.core.config.values import MAX_STORED, Seconds, Section, is_loopback, parse_duration
+from server.core.errors import StartError
+
+__all__ = [
+    "MAX_STORED",
+    "OWN_COLLECTIONS",
+    "ApiKey",
+    "Auth",
+    "Collection",
+    "Config",
+    "Hook",
+    "Limits",
+    "Log",
+    "Metrics",
+    "MongoDB",
+    "Namespace",
+    "Redis",
+    "Retention",
+    "Seconds",
+    "Section",
+    "Server",
+    "UserRate",
+    "is_loopback",
+    "load",
+    "parse_duration",
+    "parse_value",
+]
+
+
+class Config(Section):
+    """All the sections."""
+
+    server: Server = field(default_factory=Server)
+    mongodb: MongoDB = field(default_factory=MongoDB)
+    redis: Redis = field(default_factory=Redis)
+    auth: Auth = field(default_factory=Auth)
+    limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
+    origins: list[str] = field(default_factory=list)
+    """browser origins that may open a WebSocket and use REST (CORS), besides the server's own; exact:
+    `https://app.example.com`"""
+    namespaces: dict[str, Namespace] = field(default_factory=dict)
+    """what channels there are; `config.yaml` declares `chat`, `feed` and `dash`"""
+    collections: dict[str, Collection] = field(default_factory=dict)
+    """live documents ([documents](documents.md)): MongoDB collections of these names, made at start. A name is
+    `[A-Za-z][A-Za-z0-9_-]*`, and none of the server's own (`messages`, `channels`, `meta`, `creations`, `accounts`,
+    `refresh_tokens`, `revocations`, `tickets`, `seen`). Needs MongoDB 6.0, for the images of changed documents"""
+    hooks: dict[str, Hook] = field(default_factory=dict)
+    """your own rules, by name, see below"""
+
+    def check(self) -> None:
+        """StartError for what is wrong, by its path."""
+        if not is_loopback(self.server.host) and self.auth.guests and not self.auth.public_guests:
+            raise StartError(
+                f"server.host {self.server.host} is public while auth.guests lets anybody in; "
+                "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
+            )
+        for path in ("mongodb", "redis", "auth"):
+            getattr(self, path).check(f"configuration: {path}")
+        for path in ("namespaces", "collections", "hooks"):
+            for name, entry in getattr(self, path).items():
+                entry.check(f"configuration: {path}.{name}")
+                hook = getattr(entry, "hook", None)
+                if hook is not None and hook not in self.hooks:
+                    raise StartError(f"configuration: {path}.{name}.hook: {hook} is not under hooks")
+
+
+_NAMED: Final = {"namespaces": Namespace, "collections": Collection, "hooks": Hook, "auth.api_keys": ApiKey}
+"""Sections whose entries have names of the user's own."""
+
+
+def load(file: Path | None, environment: Mapping[str, str], flags: Iterable[tuple[str, Any]]) -> Config:
+    """The configuration that these sources make (see `merged`); `StartError` names the key that is wrong."""
+    tree = merged(file, environment, flags)
+    try:
+        config: Config = msgspec.convert(tree, Config, dec_hook=duration)
+    except msgspec.ValidationError as error:
+        raise StartError(f"configuration: {where(str(error), tree, _NAMED)}") from None
+    config.check()
+    return config

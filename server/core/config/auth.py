@@ -1,0 +1,103 @@
+"""Who is let in: `auth`, `auth.api_keys`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from msgspec import field
+
+from server.core.config.values import Seconds, Section, is_loopback
+from server.core.errors import StartError
+from server.core.names import is_pattern
+
+SHARED: Final = frozenset(("HS256", "HS384", "HS512"))
+"""Algorithms with one secret for signing and verifying."""
+ASYMMETRIC: Final = frozenset(
+    ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "ES256K", "EdDSA")
+)
+"""Those with a private key for signing and a public one for verifying."""
+_SECRET_BYTES: Final = 32
+
+
+class ApiKey(Section):
+    sha256: str
+    """hex SHA-256 of the key, so that the configuration holds no key: `printf %s KEY | sha256sum`"""
+    channels: dict[str, list[str]] = field(default_factory=dict)
+    """rights beyond the namespaces' rules: `{"chat:*": [publish, subscribe]}`"""
+    admin: bool = False
+    """for operators: disconnecting, unsubscribing and revoking users, `/metrics`, `/v1/nodes`, `/v1/channels`, the
+    `$sys:` channels and the console. No right to other channels"""
+
+    def check(self, path: str) -> None:
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
+            raise StartError(f"{path}.sha256: expected 64 hexadecimal digits")
+        for pattern in self.channels:
+            if not is_pattern(pattern):
+                raise StartError(f"{path}.channels: {pattern!r} has no namespace: chat:*")
+
+
+class Auth(Section):
+    secret: str | None = None
+    """the shared key of JSON Web Tokens, 32 bytes at least. Null: such tokens are refused; guests, API keys and the
+    keys below remain"""
+    previous_secret: str | None = None
+    """accepted as well, never signed with: the old secret, until the last token it has signed is expired"""
+    public_key: str | None = None
+    """for tokens that others sign: a PEM (`-----BEGIN PUBLIC KEY-----`), as text or as the path of a file. May hold
+    several keys; all are accepted"""
+    jwks_url: str | None = None
+    """where such keys are published (JSON Web Key Set). `https`, or `http` on loopback; redirects are not followed.
+    Fetched with the first token, every 5 minutes, and for a key id nobody knows (every 10 s at most). While the URL
+    is away, the keys last seen are used"""
+    algorithms: list[str] = field(default_factory=lambda: ["HS256"])
+    """the only ones accepted, of HS256/384/512 (with `secret`) and RS256/384/512, PS256/384/512, ES256/384/512,
+    ES256K, EdDSA (with `public_key` or `jwks_url`). A key is only used with algorithms of its own kind"""
+    issuer: str | None = None
+    """the `iss` a token must have, if set"""
+    audience: str | None = None
+    """the `aud` a token must have, if set"""
+    max_token_ttl: Seconds = Seconds(0)
+    """the longest that `exp` may be after `iat`, which tokens must have then. Revocations are kept for as long,
+    without it for ever"""
+    guests: bool = True
+    """clients without a token are let in, as user null"""
+    public_guests: bool = False
+    """the second word that is needed for guests on a public address"""
+    accounts: bool = False
+    """accounts kept in MongoDB, at [`/v1/auth/…`](protocol.md). Tokens are signed with `auth.secret`; if that is null,
+    with one that is made at the first start and kept in MongoDB"""
+    ticket_ttl: Seconds = Seconds(60)
+    """how long a [ticket](rest.md#tickets) opens an event stream"""
+    api_keys: dict[str, ApiKey] = field(default_factory=dict)
+    """keys for back ends, by name; the name is the `user` of what they publish"""
+
+    def check(self, path: str) -> None:
+        for name, key in self.api_keys.items():
+            key.check(f"{path}.api_keys.{name}")
+        for name, secret in (("secret", self.secret), ("previous_secret", self.previous_secret)):
+            if secret is not None and len(secret.encode()) < _SECRET_BYTES:
+                raise StartError(f"{path}.{name} must have at least {_SECRET_BYTES} bytes")
+            if secret is not None and "-----BEGIN" in secret:
+                raise StartError(f"{path}.{name} is a shared secret; a PEM belongs in auth.public_key")
+        if self.previous_secret is not None and self.secret is None:
+            raise StartError(f"{path}.previous_secret is of use beside auth.secret only")
+        self._check_algorithms(path)
+        if self.jwks_url is not None:
+            url = urlsplit(self.jwks_url)
+            if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
+                raise StartError(f"{path}.jwks_url: https, or http on loopback")
+
+    def _check_algorithms(self, path: str) -> None:
+        unknown = set(self.algorithms) - SHARED - ASYMMETRIC
+        if unknown or not self.algorithms:
+            names = ", ".join(sorted(SHARED | ASYMMETRIC))
+            raise StartError(f"{path}.algorithms: some of {names}; not {', '.join(sorted(unknown)) or 'none'}")
+        asymmetric = ASYMMETRIC.intersection(self.algorithms)
+        if asymmetric and not (self.public_key or self.jwks_url):
+            raise StartError(f"{path}.algorithms: {min(asymmetric)} needs auth.public_key or auth.jwks_url")
+        if (self.public_key or self.jwks_url) and not asymmetric:
+            raise StartError(f"{path}.public_key, auth.jwks_url: name their algorithm in auth.algorithms")
+        if self.accounts and not SHARED.intersection(self.algorithms):
+            raise StartError(f"{path}.accounts signs its tokens: auth.algorithms must have HS256 as well")

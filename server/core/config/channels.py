@@ -1,0 +1,71 @@
+"""What channels there are: `namespaces`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from msgspec import field
+
+from server.core.config.values import Count, Rate, Seconds, Section
+from server.core.errors import StartError
+from server.core.names import DOCUMENTS
+from server.core.rules import Rule, problem
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class Retention(Section):
+    size: Count = 10000
+    """how many messages (of a collection: changes) are retained to resume from; 0: no bound"""
+    ttl: Seconds = Seconds(30 * 86400)
+    """for how long; whichever bound is reached first. 0: no bound"""
+
+
+class UserRate(Section):
+    per_user: Rate
+    burst: Count = 0
+
+
+class Namespace(Section):
+    durable: bool = True
+    """false: nothing is stored, nothing is promised"""
+    history: Retention = field(default_factory=Retention)
+    presence: bool = False
+    """who is there can be asked for. Costs a row per user and channel in the memory of every instance"""
+    join_leave: bool = True
+    """with `presence`: subscribers are told who comes and goes. False: they have to ask"""
+    ephemeral: bool = False
+    """durable channels: a publish may say `"ephemeral": true` and is passed on without being stored"""
+    conflate: Seconds = Seconds(0)
+    """ephemeral messages: the newest per `tag` in each such interval. Refused for durable channels that allow none"""
+    publish: Rule = "nobody"
+    """a rule, see below"""
+    subscribe: Rule = "nobody"
+    """the same; it is also the right to history and resume"""
+    rate: Rate | UserRate = 0.0
+    """messages a second that one user may publish in the namespace (to one instance; of guests: one address);
+    `{per_user: 5, burst: 20}` to choose the burst, which is a second's worth else. API keys are not counted"""
+    hook: str | None = None
+    """one of `hooks`: asked before what the rule allows happens"""
+
+    def check(self, path: str) -> None:
+        name = path.partition(".")[2]
+        if not _NAME.fullmatch(name):
+            raise StartError(f"{path}: a name is [a-z][a-z0-9_-]*")
+        if name == DOCUMENTS:
+            raise StartError(f"{path} is built in")
+        if self.durable and self.conflate and not self.ephemeral:
+            raise StartError(
+                f"{path}: a durable channel shows every message, so only ephemeral ones can conflate, and it allows "
+                "none"
+            )
+        check_rule(f"{path}.publish", self.publish)
+        check_rule(f"{path}.subscribe", self.subscribe)
+
+
+def check_rule(path: str, rule: Rule) -> None:
+    """StartError if it is none."""
+    wrong = problem(rule)
+    if wrong:
+        raise StartError(f"{path}: {wrong}")

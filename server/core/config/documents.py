@@ -1,0 +1,58 @@
+"""What documents there are: `collections`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from msgspec import field
+
+from server.core.config.channels import Retention, check_rule
+from server.core.config.values import Section
+from server.core.errors import StartError
+from server.core.rules import Rule
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_FIELD: Final = re.compile(r"[^$._\0][^.\0]*")
+_PATH: Final = re.compile(r"-?[^$.,\0-][^$,\0]*")
+
+OWN_COLLECTIONS: Final = frozenset(
+    ("messages", "channels", "meta", "creations", "accounts", "refresh_tokens", "revocations", "tickets", "seen")
+)
+"""The server's: nobody is to read or write them as documents."""
+
+
+class Collection(Section):
+    read: Rule = "nobody"
+    """who may read, list and watch: a [rule](#rules); `owner` is any user, where `owner` names a field"""
+    write: Rule = "nobody"
+    """who may write, the same"""
+    hook: str | None = None
+    """one of `hooks`: asked before a write (`action`: `write`, with `collection`, `op`, `document_id`, `document`,
+    which `data` in the answer replaces), and before documents are read or watched (`subscribe`)"""
+    owner: str | None = None
+    """a field at top level: users see and write only the documents in which it is their name (or a list with their
+    name in it). Servers see all, guests none"""
+    schema: dict[str, Any] | None = None
+    """a JSON Schema for the fields of a document, without `_id` and `_rev`. `$ref` may point inside it only. Writes
+    made directly to MongoDB are not checked"""
+    indexes: list[str] = field(default_factory=list)
+    """indexes made at start, as fields with `-` for descending: `[status, "customer,-created"]`. Removed ones stay"""
+    unique: list[str] = field(default_factory=list)
+    """unique indexes, among the documents that have the field"""
+    history: Retention = field(default_factory=Retention)
+
+    def check(self, path: str) -> None:
+        name = path.partition(".")[2]
+        if not _NAME.fullmatch(name):
+            raise StartError(f"{path}: a name is [A-Za-z][A-Za-z0-9_-]*, 64 characters at most")
+        if name in OWN_COLLECTIONS:
+            raise StartError(f"{path}: the server itself has a collection of this name")
+        if self.owner is not None and not _FIELD.fullmatch(self.owner):
+            raise StartError(f"{path}.owner: expected the name of a field at top level")
+        for option in ("indexes", "unique"):
+            for index in getattr(self, option):
+                if not all(_PATH.fullmatch(one.strip()) for one in index.split(",")):
+                    raise StartError(f"{path}.{option}: {index!r} is no list of fields, such as `status,-created`")
+        check_rule(f"{path}.read", self.read)
+        check_rule(f"{path}.write", self.write)

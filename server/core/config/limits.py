@@ -1,0 +1,48 @@
+"""How much anybody may do: `limits`."""
+
+from __future__ import annotations
+
+from server.core.config.values import Count, Rate, Section, Stored
+
+
+class Limits(Section):
+    message_bytes: Stored = 65536
+    """of a message's data, encoded as JSON; 15 MiB at most, and that is what 0 means. A WebSocket frame may have twice
+    that. REST bodies end at 1 MiB in any case"""
+    document_bytes: Stored = 1048576
+    """of a document's fields, encoded as JSON; 15 MiB at most, and that is what 0 means. REST bodies end at 1 MiB in
+    any case, WebSocket frames at twice `message_bytes`"""
+    messages_per_second: Count = 50
+    """per WebSocket connection: publishes and history reads"""
+    burst: Count = 100
+    """how many may be saved up"""
+    key_messages_per_second: Rate = 0.0
+    """the same for WebSockets of API keys"""
+    key_burst: Count = 0
+    """0: a second's worth"""
+    cost_per_second: Count = 1000
+    """per WebSocket connection: what all that it sends may cost ([protocol](protocol.md#limits)), publishes and reads
+    apart; a chat needs 1 or 2. API keys are not counted"""
+    cost_burst: Count = 20000
+    """how much may be saved up"""
+    channels_per_connection: Count = 128
+    """subscriptions of one WebSocket at a time, of one event stream or poll likewise"""
+    presence_users: Count = 1000
+    """in a channel with more of them only their number is told: no names, no joins, no leaves. 0: names always"""
+    queue_bytes: Count = 1048576
+    """waiting for one client; beyond it is served from the log, at its pace"""
+    connections: Count = 10000
+    """WebSockets, event streams and waiting polls of one instance"""
+    connections_per_user: Count = 20
+    """connections of one user to one instance; guests and API keys are not counted"""
+    connections_per_ip: Count = 50
+    """of one address to one instance, likewise"""
+    user_messages_per_second: Rate = 0.0
+    """the same of a user over all its connections to one instance, and over REST; of guests per address. API keys are
+    not counted"""
+    user_burst: Count = 0
+    """0: a second's worth"""
+    requests_per_second: Rate = 0.0
+    """REST requests of a user to one instance; of guests per address. API keys are not counted"""
+    requests_burst: Count = 0
+    """0: a second's worth"""

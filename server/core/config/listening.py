@@ -1,0 +1,46 @@
+"""Where the server listens, and where it tells how it is: `server`, `metrics`, `log`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import field
+
+from server.core.config.values import Port, Seconds, Section
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    """loopback until you say otherwise. A public address with guests needs `auth.public_guests`"""
+    port: Port = 8888
+    """0: any that is free; the log says which"""
+    data_dir: str = "data"
+    """where the embedded MongoDB keeps its data"""
+    reuse_port: bool = False
+    """several instances on one port of one machine share its connections"""
+    shutdown_timeout: Seconds = Seconds(30)
+    """how long accepted work and clients may take after SIGTERM"""
+    hosts: list[str] = field(default_factory=list)
+    """names that the server answers to in `Host`, without a port: `[rt.example.com]`. Addresses and `localhost` are
+    always answered. Without a list, other names are refused where `server.host` is loopback and guests or accounts are
+    on, since any page could have its own name point there (DNS rebinding)"""
+    trusted_proxies: list[str] = field(default_factory=list)
+    """addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, to the letter (no ranges). Without it
+    everybody behind a proxy shares one `connections_per_ip`"""
+    uvloop: bool = True
+    """the faster event loop, where it is installed"""
+
+
+class Metrics(Section):
+    host: str = "127.0.0.1"
+    """where `metrics.port` listens; whoever reaches it may read"""
+    port: Port | None = None
+    """a port of its own for `/metrics`, `/healthz` and `/readyz`, without a key. Null: only on `server.port`, with an
+    API key that is `admin`"""
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """`debug`, `info`, `warning` or `error`"""
+    format: Literal["text", "json"] | None = None
+    """`text` or `json`, also `--log-format`; null: text on a terminal, JSON otherwise"""
