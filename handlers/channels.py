@@ -9,7 +9,7 @@ from typing import Any, cast
 from msgspec import UNSET
 
 from handlers.base import BaseHandler
-from handlers.events import wanted_channels
+from handlers.events import wanted_channels, wanted_places
 from handlers.operations import operation
 from handlers.sockets import PollSocket, adopt
 from server.core.errors import Error, bad_request
@@ -25,6 +25,7 @@ from server.wire.protocol import (
     IdempotencyHeader,
     PollPage,
     PollQuery,
+    PollRequest,
     Published,
     PublishItem,
     PublishRequest,
@@ -99,8 +100,15 @@ class Polls(Waiting):
     @operation("Read from several channels, or wait for messages", {200: PollPage, 304: None})
     async def get(self, query: PollQuery) -> None:
         """As the long poll of one channel, with one cursor for all of them; they share `limit`."""
-        wanted = wanted_channels(query.channels, query.after)
-        await self.poll(wanted, max(1, query.limit // len(wanted)), query.wait, joined=True)
+        await self._several(wanted_channels(query.channels, query.after), query.limit, query.wait)
+
+    @operation("Read from more channels than a URL can hold", {200: PollPage})
+    async def post(self, body: PollRequest) -> None:
+        """As `GET`, but with the channels in the body, for long names."""
+        await self._several(wanted_places(body.channels, body.after), body.limit, body.wait)
+
+    async def _several(self, wanted: Mapping[str, str | None], limit: int, wait: int) -> None:
+        await self.poll(wanted, max(1, limit // len(wanted)), wait, joined=True)
 
 
 class Batch(BaseHandler):

@@ -11,7 +11,15 @@ from server.core.cursors import split_cursor
 from server.core.errors import bad_request
 from server.core.principals import Principal
 from server.sessions.events import EVENTS, EventStream, JoinedEventStream
-from server.wire.protocol import EventsQuery, JoinedEventsQuery, LastEventId, Ticket, TicketRequest
+from server.wire.protocol import (
+    EventsQuery,
+    EventsRequest,
+    JoinedEventsQuery,
+    LastEventId,
+    Place,
+    Ticket,
+    TicketRequest,
+)
 
 EVENT_STREAM = (EVENTS.media_type,)
 
@@ -28,11 +36,18 @@ def wanted_channels(channels: Sequence[str], after: Sequence[str]) -> dict[str, 
     return dict(zip(channels, cursors + [None] * (len(channels) - len(cursors)), strict=True))
 
 
+def wanted_places(places: Sequence[Place], after: str | None) -> dict[str, str | None]:
+    """As `wanted_channels`, of a list in a body."""
+    cursors = [after] if after else [place.after or "" for place in places]
+    return wanted_channels([place.channel for place in places], cursors)
+
+
 class Streaming(BaseHandler):
     async def authenticate(self) -> Principal:
-        """A ticket stands for a token: an EventSource cannot send headers."""
+        """A ticket stands for a token: an EventSource cannot send headers. It names its channels, and a body's are not
+        known yet; nor does an EventSource send a body."""
         ticket = self.get_query_argument("ticket", None)
-        if ticket is None or "Authorization" in self.request.headers:
+        if ticket is None or "Authorization" in self.request.headers or self.request.method == "POST":
             return await super().authenticate()
         principal = self.node.identities.redeem(ticket, self.channels())
         self.node.admission.count_request(principal, self.client_address())
@@ -73,6 +88,11 @@ class JoinedEvents(Streaming):
         await self.stream(
             wanted_channels(query.channels, [headers.cursor] if headers.cursor else query.after), query.last
         )
+
+    @operation("Listen to more channels than a URL can hold", {200: str}, media_types=EVENT_STREAM)
+    async def post(self, body: EventsRequest, headers: LastEventId) -> None:
+        """As `GET`, but with the channels in the body, for long names; there are no tickets for it."""
+        await self.stream(wanted_places(body.channels, headers.cursor or body.after), body.last)
 
 
 class Tickets(BaseHandler):

@@ -362,6 +362,30 @@ class JoinedEventsQuery(Struct, rename={"channels": "channel"}):
     ticket: str | None = None
 
 
+class Place(Struct):
+    """A channel, and where in it to begin: from now on, if that is not given."""
+
+    channel: Channel
+    after: str | None = None
+
+
+Places = Annotated[list[Place], Meta(min_length=1, max_length=MAX_CHANNELS)]
+JoinedAfter = Annotated[str | None, Meta(description="One joined cursor, instead of those of the channels")]
+
+
+class PollRequest(Struct):
+    channels: Places
+    after: JoinedAfter = None
+    limit: Limit = DEFAULT_PAGE
+    wait: Annotated[int, Meta(ge=0, le=MAX_WAIT, description="Seconds to wait while there is nothing")] = 0
+
+
+class EventsRequest(Struct):
+    channels: Places
+    after: JoinedAfter = None
+    last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
+
+
 class LastEventId(Struct, rename={"cursor": "Last-Event-ID"}):
     cursor: Annotated[str, Meta(description="Goes before `after`")] | None = None
 

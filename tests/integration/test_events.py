@@ -159,6 +159,90 @@ async def test_an_ephemeral_channel_has_no_ids(node: Node, base_url: str, http_s
         assert events.last_id == place
 
 
+# --- a list in a body -------------------------------------------------------------------------------------------------
+
+LONG = [f"chat:{'я' * 110}-{number:02}" for number in range(64)]
+"""As a query they are 45 KB, and a request's head has 16 KiB at most."""
+
+
+def places(*channels: str, after: str | None = None) -> dict[str, Any]:
+    return {"channels": [{"channel": channel, "after": after} for channel in channels]}
+
+
+@pytest.mark.gen_test
+async def test_a_list_that_fits_no_url(node: Node, base_url: str, http_server: object) -> None:
+    """POST opens the stream of as many channels as GET, whatever their names; its cursors are good for both."""
+    address = base_url + "/v1/events"
+    for channel in LONG[:2]:
+        await publish(node, channel, "before")
+    wanted = {
+        "channels": [
+            *places(LONG[0])["channels"],
+            *places(LONG[1], after="0")["channels"],
+            *places(*LONG[2:])["channels"],
+        ]
+    }
+    async with EventSource(address, body=wanted) as events:
+        assert [(event.data["channel"], event.data["data"]) for event in await events.events(1)] == [
+            (LONG[1], "before")
+        ]
+        await publish(node, LONG[0], "live")
+        event = await events.next()
+        assert (event.data["channel"], event.data["data"]) == (LONG[0], "live")
+    await publish(node, LONG[63], "meanwhile")
+    for again in (
+        EventSource(address, body={**places(*reversed(LONG)), "after": event.id}),
+        EventSource(address, {"Last-Event-ID": str(event.id)}, body=places(*LONG)),
+    ):
+        async with again as events:
+            assert (await events.next()).data["data"] == "meanwhile"
+    async with EventSource(address, body=places("chat:a", "chat:b")) as events:
+        await events.opened()
+        place = events.last_id
+    await publish(node, "chat:b", "either way")
+    async with EventSource(f"{address}?channel=chat:a&channel=chat:b&after={place}") as events:
+        assert (await events.next()).data["data"] == "either way"
+    async with EventSource(address, body={**places("chat:b"), "last": 1}) as events:
+        assert (await events.next()).data["data"] == "either way"
+
+
+REFUSED_LISTS = [
+    ({}, {}, 400, "bad_request"),
+    ({"channels": []}, {}, 400, "bad_request"),
+    (places("chat:a", "chat:a"), {}, 400, "bad_request"),
+    (places("chat:a", after="x"), {}, 400, "bad_request"),
+    ({**places("chat:a", "chat:b"), "after": "~00.1"}, {}, 400, "bad_request"),
+    (places("chat:a", "feed:b"), {}, 403, "permission_denied"),
+    (places("chat:a", "nowhere:b"), {}, 404, "unknown_channel"),
+    (places(*(f"chat:{number}" for number in range(129))), {}, 400, "bad_request"),
+    (places("chat:a"), {"Authorization": "Bearer x"}, 401, "unauthenticated"),
+    (places("chat:a"), {"Origin": "https://evil.example"}, 403, "permission_denied"),
+    (places("chat:a"), {"Accept": "text/html"}, 406, "bad_request"),
+]
+
+
+@pytest.mark.parametrize(("body", "headers", "status", "code"), REFUSED_LISTS)
+@pytest.mark.gen_test
+async def test_a_list_that_may_not_be_is_a_problem(
+    node: Node, base_url: str, http_server: object, body: Any, headers: dict[str, str], status: int, code: str
+) -> None:
+    """Rights and limits are those of GET, and nothing is left behind."""
+    async with EventSource(base_url + "/v1/events", headers, body=body) as events:
+        assert (events.status, (await events.problem())["code"]) == (status, code)
+    assert not node.clients
+    assert not node.addresses
+
+
+@pytest.mark.gen_test
+async def test_a_ticket_opens_no_list(node: Node, base_url: str, http_server: object) -> None:
+    """A ticket is good for the channels it names, so it does not stand for a token where a body names others."""
+    token = make_token(SECRET, "ann")
+    _, ticket = await post(base_url, "/v1/tickets", {"channels": ["chat:a"]}, token)
+    address = base_url + f"/v1/events?channel=chat:a&ticket={ticket['ticket']}"
+    async with EventSource(address, body=places("feed:b")) as events:
+        assert (events.status, (await events.problem())["code"]) == (403, "permission_denied")
+
+
 REFUSED = [
     ("/v1/channels/nowhere:a/events", {}, 404, "unknown_channel"),
     ("/v1/channels/feed:a/events", {}, 403, "permission_denied"),

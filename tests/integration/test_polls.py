@@ -192,6 +192,42 @@ async def test_several_channels(node: Node, url: str) -> None:
         assert page.json()["gaps"] == [{"channel": "chat:a", "from": None, "to": None, "reason": "epoch"}]
 
 
+@pytest.mark.gen_test
+async def test_a_list_that_fits_no_url(node: Node, url: str) -> None:
+    """POST reads and waits as GET does, whatever the names; its cursor is good for both."""
+    names = [f"chat:{'я' * 110}-{number:02}" for number in range(63)] + ["chat:a"]
+    await publish(node, names[0], 1, 2)
+    async with client(url) as http:
+        wanted = [{"channel": name, "after": "0" if name == names[0] else None} for name in names]
+        page = await http.post("/v1/poll", json={"channels": wanted, "wait": 30, "limit": 1000})
+        assert data(page) == [1, 2]
+        task = asyncio.ensure_future(
+            http.post(
+                "/v1/poll",
+                json={"channels": [{"channel": name} for name in names], "after": page.json()["cursor"], "wait": 30},
+            )
+        )
+        await until(lambda: waiting(node), 20, "a poll that waits")
+        await publish(node, names[5], 3)
+        assert data(await task) == [3]
+        two = {"channels": [{"channel": "chat:b", "after": "0"}, {"channel": "chat:a", "after": "0"}]}
+        page = await http.post("/v1/poll", json=two)
+        await publish(node, "chat:b", 4)
+        cursor = page.json()["cursor"]
+        assert data(await http.get("/v1/poll", params={"channel": ["chat:a", "chat:b"], "after": cursor})) == [4]
+        for body in (
+            {},
+            {"channels": [{"channel": "live:b"}], "wait": 5},
+            {**two, "after": "~0.1.1"},
+            {**two, "wait": 61},
+        ):
+            response = await http.post("/v1/poll", json=body)
+            assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+        denied = await http.post("/v1/poll", json={"channels": [{"channel": "feed:a"}]})
+        assert (denied.status_code, denied.json()["code"]) == (403, "permission_denied")
+    assert not node.clients
+
+
 REFUSED = [
     (MESSAGES + "?wait=61", 400, "bad_request"),
     (MESSAGES + "?wait=-1", 400, "bad_request"),

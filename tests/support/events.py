@@ -23,13 +23,22 @@ class EventSource:
     """`async with EventSource(url) as events`: `status` and `headers`, then `next()`. `last_id` is where to resume."""
 
     def __init__(
-        self, url: str, headers: Mapping[str, str] | None = None, *, buffer: int | None = None, read: bool = True
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        body: Any = None,
+        buffer: int | None = None,
+        read: bool = True,
     ) -> None:
-        """`read`: False for what answers late, if at all."""
+        """`body`: it is a POST, of JSON. `read`: False for what answers late, if at all."""
         parts = urlsplit(url)
         self._host, self._port = str(parts.hostname), parts.port
         self._path = parts.path + (f"?{parts.query}" if parts.query else "")
         self._sent = {"Host": parts.netloc, "Accept": "text/event-stream", **(headers or {})}
+        self._body = b"" if body is None else json.dumps(body).encode()
+        if body is not None:
+            self._sent |= {"Content-Type": "application/json", "Content-Length": str(len(self._body))}
         self._buffer = buffer
         self._read = read
         self.status = 0
@@ -41,8 +50,9 @@ class EventSource:
     async def __aenter__(self) -> Self:
         limit = 65536 if self._buffer else 1 << 20
         self._reader, self._writer = await connect(self._host, self._port, buffer=self._buffer, limit=limit)
-        lines = [f"GET {self._path} HTTP/1.1", *(f"{name}: {value}" for name, value in self._sent.items())]
-        self._writer.write("\r\n".join([*lines, "", ""]).encode())
+        method = "POST" if self._body else "GET"
+        lines = [f"{method} {self._path} HTTP/1.1", *(f"{name}: {value}" for name, value in self._sent.items())]
+        self._writer.write("\r\n".join([*lines, "", ""]).encode() + self._body)
         if not self._read:
             return self
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()
