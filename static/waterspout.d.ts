@@ -61,6 +61,9 @@ export interface ClientEvents {
   waiting: { state: "waiting"; delay: number; at: number; code: number; reason: string };
   closed: { state: "closed"; code: number; reason: string };
   resumed: { count: number };
+  /** Seconds until the next of the commands that wait for the rate limit; none waits any more: `waiting` is 0. */
+  limited: { delay: number; waiting: number; reason: string };
+  warning: { about: "storage"; reason: string; channel: string };
 }
 
 export class Waterspout extends Emitter<ClientEvents> {
@@ -70,7 +73,7 @@ export class Waterspout extends Emitter<ClientEvents> {
   readonly state: State;
   readonly transport: Transport | null;
   readonly session: { session?: string; user?: string | null; node?: string; [field: string]: any } | null;
-  channel<Data = any>(name: string): Subscription<Data>;
+  channel<Data = any>(name: string): Channel<Data>;
   collection<Fields = Record<string, any>>(name: string): Collection<Fields>;
   watch<Fields = Record<string, any>>(
     collection: string,
@@ -96,7 +99,7 @@ export interface ChannelEvents<Data = any> {
   ended: WaterspoutError;
 }
 
-export class Subscription<Data = any> extends Emitter<ChannelEvents<Data>> {
+export class Channel<Data = any> extends Emitter<ChannelEvents<Data>> {
   private constructor();
   readonly name: string;
   readonly state: "idle" | "joining" | "replaying" | "live";
@@ -123,6 +126,9 @@ export class Subscription<Data = any> extends Emitter<ChannelEvents<Data>> {
   presence(options?: { left?: number }): Promise<{ users: Member[]; count: number; guests: number; left?: any[] }>;
   members(): Members;
 }
+
+/** Its former name. */
+export type Subscription<Data = any> = Channel<Data>;
 
 export interface Member {
   user: string;
@@ -179,7 +185,7 @@ export class LiveCopy<Fields = Record<string, any>> extends Emitter<CopyEvents<F
   private constructor();
   readonly documents: Map<string, Document<Fields>>;
   readonly ready: boolean;
-  readonly channel: Subscription;
+  readonly channel: Channel;
   close(): Promise<void>;
 }
 

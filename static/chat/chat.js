@@ -12,7 +12,7 @@ import { hue, initial, Transcript } from "./transcript.js";
 /** @typedef {import("./transcript.js").Entry} Entry */
 /** @typedef {import("./transcript.js").Message} Message */
 /** @typedef {import("./transcript.js").Draft} Draft */
-/** @typedef {import("../waterspout.js").Subscription} Subscription */
+/** @typedef {import("../waterspout.js").Channel} Channel */
 
 const DEFAULT_ROOM = "lobby";
 const PAGE = 50;
@@ -102,7 +102,7 @@ class Room {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #saving;
 
-  /** @param {string} name @param {Subscription} channel @param {Page} page */
+  /** @param {string} name @param {Channel} channel @param {Page} page */
   constructor(name, channel, page) {
     this.name = name;
     this.channel = channel;

@@ -1,7 +1,8 @@
 /** A channel, as a client of it sees it. @module */
 
+import { Outbox } from "./outbox.js";
 import { Members } from "./presence.js";
-import { CLOSED, deferred, Emitter, handled, jitter, LOST, plain, randomKey, WaterspoutError } from "./tools.js";
+import { complain, deferred, Emitter, handled, jitter, LOST, plain, randomKey, WaterspoutError } from "./tools.js";
 
 const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
 
@@ -14,9 +15,10 @@ const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
  *
  * Events: the server's pushes by their type, `message`, `gap {from, to, reason}` (these messages are gone for good),
  * `dropped {count}`, `join {user}`, `leave {user}`, `snapshot`, `progress`…; and `subscribed {cursor, head, recovered, resumed}`, `live {count, resumed}`
- * (caught up, after so many messages), `ended` (a WaterspoutError: the server ended the subscription or refuses it).
+ * (caught up, after so many messages), `ended` (a WaterspoutError: the server has ended the subscription or refuses it;
+ * with the code `closed` the whole client, and `connect` goes on with it).
  */
-export class Subscription extends Emitter {
+export class Channel extends Emitter {
   #client;
   /** @type {any} What to subscribe with, while the subscription is wanted. */
   #wanted = null;
@@ -30,6 +32,8 @@ export class Subscription extends Emitter {
   /** A snapshot is on its way. */
   #copying = false;
   #resumed = false;
+  /** The cursor is the storage's, and the server has not taken it yet. */
+  #kept = false;
   /** Where delivery starts behind a gap that is announced but not handed on yet. @type {string | null} */
   #behindGap = null;
   /** `subscribe` is under way. */
@@ -41,18 +45,17 @@ export class Subscription extends Emitter {
   #attempt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
-  /** @type {Publish[]} in order; the front ones are under way */
-  #outbox = [];
-  /** While set, publishes wait: the server asked for it. @type {ReturnType<typeof setTimeout> | undefined} */
-  #hold;
-  #heldUntil = 0;
+  #outbox;
   /** @type {Members | null} */
   #members = null;
+  /** Whether somebody listens to it, and to its members. */
+  #listenedTo = [false, false];
 
   /** @param {Waterspout} client @param {string} name */
   constructor(client, name) {
     super();
     this.#client = client;
+    this.#outbox = new Outbox(client, () => this.#note());
     this.name = name;
     /** The position behind what was handed on: opaque, good on every transport. @type {string | null} */
     this.cursor = null;
@@ -65,7 +68,7 @@ export class Subscription extends Emitter {
   /**
    * Start delivery: after a cursor, with the newest `last` messages, or from now on; after an `unsubscribe`, and where
    * the client's `storage` knows a cursor, by default where it stopped. Resolves with the server's first reply, and
-   * goes on through every loss until `unsubscribe`.
+   * goes on through every loss until `unsubscribe`. A refusal is told by `ended` as well.
    *
    * @param {{after?: string, last?: number, where?: object, snapshot?: boolean, conflate?: number}} [options]  the
    *   latter three for documents, `docs:…`
@@ -77,16 +80,27 @@ export class Subscription extends Emitter {
       return handled(this.#again.promise);
     }
     if (this.#first) return this.#first.promise;
+    try {
+      const { after: _, ...wanted } = plain({ channel: this.name, after, ...options });
+      this.#wanted = wanted;
+    } catch (/** @type {any} */ error) {
+      const first = deferred();
+      queueMicrotask(() => this.#tell(error, first)); // who has called has not had time to listen
+      return first.promise;
+    }
     if (after !== undefined) this.cursor = after;
     else if (!this.#client.options.storage) this.cursor = options.last === undefined ? this.cursor : null;
     // A copy of documents is not kept with its cursor, so it begins with a new one. Other tabs write what they have
     // handed on, so where this one stopped goes first.
-    else if (!options.snapshot) this.cursor ??= this.#client._cursors.get(this.name);
-    this.#wanted = plain(options);
+    else if (!options.snapshot && this.cursor === null) {
+      this.cursor = this.#client._cursors.get(this.name);
+      this.#kept = this.cursor !== null;
+    }
     this.#state = "joining";
     const { promise } = (this.#first = deferred());
+    this.#note();
     this.#ask();
-    return handled(promise);
+    return promise;
   }
 
   /** Stop delivery; the cursor stays. Resolves when nothing more will come. @returns {Promise<void>} */
@@ -121,25 +135,12 @@ export class Subscription extends Emitter {
    * @param {{key?: string, tag?: string, echo?: boolean, ephemeral?: boolean}} [options]
    * @returns {Promise<{offset?: number, cursor?: string, duplicate?: boolean}>}
    */
-  publish(data, { key = randomKey(), ...options } = {}) {
+  async publish(data, { key = randomKey(), ...options } = {}) {
     if (options.ephemeral) return this.#client._once("publish", { channel: this.name, data, ...options });
     // Copied before anything else: the caller may change the object, and a retry with other data would be a conflict.
-    const fields = plain({ channel: this.name, key, data, ...options });
-    const { promise, resolve, reject } = deferred();
-    if (this.#client.state === "closed") reject(new WaterspoutError(CLOSED));
-    else if (this.#outbox.length >= this.#client.options.maxQueue) {
-      reject(new WaterspoutError({ code: "limit_exceeded", reason: "too many publishes are waiting" }));
-    } else {
-      const refuse = (/** @type {Error} */ error) => {
-        this.#outbox = this.#outbox.filter((one) => one !== entry);
-        reject(error);
-      };
-      /** @type {Publish} */
-      const entry = { fields, sent: false, attempt: 0, resolve, refuse };
-      this.#outbox.push(entry);
-      this.#flush();
-    }
-    return promise;
+    const published = this.#outbox.put(plain({ channel: this.name, key, data, ...options }));
+    this.#note();
+    return published;
   }
 
   /**
@@ -175,30 +176,41 @@ export class Subscription extends Emitter {
     const from = this.#resumed ? { ...this.#wanted, last: undefined, after: this.cursor } : this.#wanted;
     this.#state = "joining";
     this.#asking = true;
-    link.send("subscribe", { channel: this.name, ...from }, (error, reply) => {
-      this.#asking = false;
-      if (error?.code === LOST.code || !this.#wanted) return; // asked again by `_opened`
-      if (error?.retry) {
-        const pause = error.retryAfter ?? jitter(this.#attempt++, 0.2, 5);
-        this.#timer = setTimeout(() => this.#ask(), pause * 1000);
-        return;
-      }
-      if (error) return this.#end(error, true);
-      this.#attempt = 0;
-      this.#state = "replaying";
-      // What may be only a view of a log need not come to its head: live behind the snapshot, or at once.
-      const view = this.name.startsWith("docs:");
-      this.#head = view ? null : (reply.head ?? null);
-      this.#copying = reply.snapshot === true;
-      this.#count = 0;
-      // Behind a gap the cursor may only move together with the gap, which is still to be handed on.
-      if (reply.recovered === false) this.#behindGap = reply.cursor ?? null;
-      else this.cursor = reply.cursor ?? this.cursor;
-      this.#first?.resolve(reply);
-      if (reply.recovered !== false) this.#keep();
-      this.emit("subscribed", { ...reply, resumed: this.#resumed });
-      this.#arrive();
-    });
+    const wanted = () => this.#wanted !== null && !this.#leaving;
+    link.send("subscribe", from, (error, reply) => this.#answer(error, reply), wanted);
+  }
+
+  /** @param {WaterspoutError | null} error @param {any} reply */
+  #answer(error, reply) {
+    this.#asking = false;
+    if (error?.code === LOST.code || !this.#wanted) return; // asked again by `_opened`
+    if (error?.retry) {
+      const pause = error.retryAfter ?? jitter(this.#attempt++, 0.2, 5);
+      this.#timer = setTimeout(() => this.#ask(), pause * 1000);
+      return;
+    }
+    if (error && this.#kept && error.code === "bad_request") {
+      this.#client._cursors.refuse(this.name, error.reason);
+      this.#kept = false;
+      this.cursor = null;
+      return this.#ask();
+    }
+    if (error) return this.#end(error, true);
+    this.#attempt = 0;
+    this.#kept = false;
+    this.#state = "replaying";
+    // What may be only a view of a log need not come to its head: live behind the snapshot, or at once.
+    const view = this.name.startsWith("docs:");
+    this.#head = view ? null : (reply.head ?? null);
+    this.#copying = reply.snapshot === true;
+    this.#count = 0;
+    // Behind a gap the cursor may only move together with the gap, which is still to be handed on.
+    if (reply.recovered === false) this.#behindGap = reply.cursor ?? null;
+    else this.cursor = reply.cursor ?? this.cursor;
+    this.#first?.resolve(reply);
+    if (reply.recovered !== false) this.#keep();
+    this.emit("subscribed", { ...reply, resumed: this.#resumed });
+    this.#arrive();
   }
 
   /** In the storage. Not that of a copy of documents, which itself is not kept. */
@@ -214,64 +226,52 @@ export class Subscription extends Emitter {
     this.#client._settle(this.#resumed ? this.#count : 0);
   }
 
-  /** @param {WaterspoutError} error @param {boolean} [told] */
-  #end(error, told = false) {
+  /** @param {WaterspoutError} error @param {boolean} [unasked]  by the server */
+  #end(error, unasked = false) {
     clearTimeout(this.#timer);
+    const first = this.#first;
     this.#wanted = null;
     this.#state = "idle";
-    this.#first?.reject(error);
     this.#first = null;
-    if (told) this.emit("ended", error);
+    if (unasked) this.#tell(error, first);
+    else if (first) {
+      handled(first.promise);
+      first.reject(error);
+    }
+    this.#note();
     this.#client._settle();
   }
 
-  #flush() {
-    const link = this.#client._link;
-    if (!link || this.#hold !== undefined) return;
-    let room = Math.min(this.#client.options.window, link._window) - this.#outbox.filter((entry) => entry.sent).length;
-    for (const entry of this.#outbox) {
-      if (entry.sent) continue;
-      if (room-- <= 0) break;
-      entry.sent = true;
-      link.send("publish", entry.fields, (error, reply) => this.#settle(entry, error, reply));
-    }
+  /** By `ended`, by the promise of `subscribe`, or, where nobody has either, on the console.
+   *
+   * @param {WaterspoutError} error @param {Deferred | null} first */
+  #tell(error, first) {
+    const heard = this._heard("ended");
+    if (heard && first) handled(first.promise);
+    if (!heard && !first) complain(this.name, error.message);
+    this.emit("ended", error);
+    first?.reject(error);
   }
 
-  /** @param {Publish} entry @param {WaterspoutError | null} error @param {any} reply */
-  #settle(entry, error, reply) {
-    if (error?.code === LOST.code) return; // `_lost` has put it back
-    if (!error) {
-      this.#outbox = this.#outbox.filter((one) => one !== entry);
-      entry.resolve(reply);
-    } else if (error.retry && error.code !== "internal") {
-      // Everything behind waits as well, so that the order holds.
-      entry.sent = false;
-      this.#holdFor(error.retryAfter ?? jitter(entry.attempt++, 0.2, 5));
-      return;
-    } else {
-      entry.refuse(error);
-    }
-    this.#flush();
+  /** To be held by the client, or to be forgotten by it. */
+  #note() {
+    const used = this.#wanted !== null || this.#leaving !== null || this.#listenedTo.includes(true);
+    this.#client._channels.note(this, used || !this.#outbox.empty);
   }
 
-  /** @param {number} seconds */
-  #holdFor(seconds) {
-    const until = performance.now() + seconds * 1000;
-    if (this.#hold !== undefined && until <= this.#heldUntil) return;
-    this.#letGo();
-    this.#heldUntil = until;
-    this.#hold = setTimeout(() => {
-      this.#letGo();
-      this.#flush();
-    }, seconds * 1000);
+  // --- what its parts and the connection call -----------------------------------------------------------------------
+
+  /** @protected @param {boolean} now */
+  _listenedTo(now) {
+    this.#listenedTo[0] = now;
+    this.#note();
   }
 
-  #letGo() {
-    clearTimeout(this.#hold);
-    this.#hold = undefined;
+  /** @internal @param {boolean} now */
+  _membersListenedTo(now) {
+    this.#listenedTo[1] = now;
+    this.#note();
   }
-
-  // --- what the connection calls ------------------------------------------------------------------------------------
 
   /** @internal @param {any} push */
   _take(push) {
@@ -293,27 +293,33 @@ export class Subscription extends Emitter {
   /** @internal */
   _opened() {
     if (this.#state === "joining") this.#ask(); // a listener of `open` may have been quicker
-    this.#flush();
+    this.#outbox.flush();
   }
 
   /** @internal */
   _lost() {
     if (this.#wanted) this.#state = "joining";
     this.#behindGap = null;
-    this.#letGo();
-    for (const entry of this.#outbox) entry.sent = false;
+    this.#outbox.lost();
   }
 
-  /** @internal @param {WaterspoutError} error */
-  _closed(error) {
+  /**
+   * The client is closed: `unasked`, by the server; `heard`, and somebody listens to that. The subscription stays wanted,
+   * should somebody call `connect`.
+   *
+   * @internal @param {WaterspoutError} error @param {boolean} unasked @param {boolean} heard
+   */
+  _closed(error, unasked, heard) {
     clearTimeout(this.#timer);
-    this.#letGo();
-    for (const entry of [...this.#outbox]) entry.refuse(error);
+    this.#outbox.close(error);
     if (!this.#wanted) return;
     this.#state = "joining";
-    this.#first?.reject(error);
-    this.#first = deferred(); // should somebody call `connect`
+    const first = this.#first;
+    this.#first = deferred();
     handled(this.#first.promise);
+    if (!unasked || heard || this._heard("ended")) handled(first?.promise ?? Promise.resolve());
+    first?.reject(error);
+    if (unasked) this.emit("ended", error);
   }
 
   /** @internal */
@@ -326,12 +332,3 @@ export class Subscription extends Emitter {
     return this.#wanted === null;
   }
 }
-
-/**
- * @typedef {object} Publish
- * @property {object} fields
- * @property {boolean} sent     under way on the present link
- * @property {number} attempt
- * @property {(reply: any) => void} resolve
- * @property {(error: Error) => void} refuse
- */

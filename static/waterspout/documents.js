@@ -1,9 +1,9 @@
 /** Live documents. @module */
 
-import { Emitter, randomKey } from "./tools.js";
+import { CLOSED, complain, Emitter, randomKey } from "./tools.js";
 
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
-/** @typedef {import("./channel.js").Subscription} Subscription */
+/** @typedef {import("./channel.js").Channel} Channel */
 /** @typedef {{_id: string, _rev: string, [field: string]: any}} Document */
 /** @typedef {{where?: object, sort?: string, limit?: number, page?: string, fields?: string, count?: boolean}} Query */
 
@@ -74,7 +74,8 @@ export class Collection {
  * After a loss it goes on where it was; where that is no longer possible it begins anew.
  *
  * Events: `ready` (the copy is complete, again after each new beginning), `change {op: "put" | "delete", id, document,
- * before}`, `reset` (all at once: look at `documents`), `ended` (a WaterspoutError).
+ * before}`, `reset` (all at once: look at `documents`), `ended` (a WaterspoutError; with the code `closed`
+ * it is the client that was closed by the server, and `connect` would go on).
  */
 export class LiveCopy extends Emitter {
   #channel;
@@ -89,7 +90,7 @@ export class LiveCopy extends Emitter {
   /** Whether it is complete. */
   ready = false;
 
-  /** @param {Subscription} channel @param {object} options  of its subscription */
+  /** @param {Channel} channel @param {object} options  of its subscription */
   constructor(channel, options) {
     super();
     this.#channel = channel;
@@ -97,8 +98,11 @@ export class LiveCopy extends Emitter {
       channel.on("snapshot", (page) => this.#take(page)),
       channel.on("message", ({ data }) => this.#change(data)),
       channel.on("ended", (error) => {
-        this.#closed ??= Promise.resolve();
-        this.#leave();
+        if (error.code !== CLOSED.code) {
+          this.#closed ??= Promise.resolve();
+          this.#leave();
+          if (!this._heard("ended")) complain(channel.name, error.message);
+        } // else `connect` would go on with it
         this.emit("ended", error);
       }),
     ];

@@ -2,7 +2,7 @@
 
 import { Emitter } from "./tools.js";
 
-/** @typedef {import("./channel.js").Subscription} Subscription */
+/** @typedef {import("./channel.js").Channel} Channel */
 /** @typedef {{user: string, sessions: number, info?: any}} Member */
 
 /**
@@ -22,13 +22,18 @@ export class Members extends Emitter {
   count = 0;
   guests = 0;
 
-  /** @param {Subscription} channel */
+  /** @param {Channel} channel */
   constructor(channel) {
     super();
     this.#channel = channel;
-    for (const type of ["join", "leave", "occupancy"]) channel.on(type, (push) => this.#take(push));
-    for (const type of ["subscribed", "listening", "dropped"]) channel.on(type, () => void this.refresh());
+    for (const type of ["join", "leave", "occupancy"]) channel._hear(type, (push) => this.#take(push));
+    for (const type of ["subscribed", "listening", "dropped"]) channel._hear(type, () => void this.refresh());
     if (channel.state !== "idle") void this.refresh();
+  }
+
+  /** @protected @param {boolean} now */
+  _listenedTo(now) {
+    this.#channel._membersListenedTo(now);
   }
 
   /** Ask again: the way to learn how many guests there are. */

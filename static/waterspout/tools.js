@@ -2,7 +2,7 @@
 
 /**
  * The server's `error`, or the client's own: `disconnected` (no answer came, it is unknown whether the command was
- * carried out), `closed`, `limit_exceeded`, `too_large`.
+ * carried out), `closed`, `limit_exceeded`, `too_large`, `bad_request` (what cannot be written down).
  */
 export class WaterspoutError extends Error {
   /** @param {{code?: any, reason?: any, retry?: any, retry_after?: any, rev?: any}} error */
@@ -27,6 +27,8 @@ export const LOST = { code: "disconnected", reason: "the connection was lost bef
 export class Emitter {
   /** @type {Map<string, Set<(event: any) => void>>} */
   #listeners = new Map();
+  /** How many of them the client's user has given. @type {Map<string, number>} */
+  #given = new Map();
 
   /**
    * Call `listener` at each event of this name; the returned function ends that.
@@ -36,10 +38,36 @@ export class Emitter {
    * @returns {() => void}
    */
   on(name, listener) {
+    // A function of its own: the same listener may be given twice, and each time taken away once.
+    const off = this._hear(name, (event) => listener(event));
+    this.#count(name, 1);
+    return () => void (off() && this.#count(name, -1));
+  }
+
+  /** As `on`, for the client's own parts: they do not count. The returned function says whether it was still there.
+   *
+   * @internal @param {string} name @param {(event: any) => void} listener @returns {() => boolean} */
+  _hear(name, listener) {
     let listeners = this.#listeners.get(name);
     if (!listeners) this.#listeners.set(name, (listeners = new Set()));
     listeners.add(listener);
-    return () => void listeners.delete(listener);
+    return () => listeners.delete(listener);
+  }
+
+  /** Whether somebody listens. @internal @param {string} name */
+  _heard(name) {
+    return (this.#given.get(name) ?? 0) > 0;
+  }
+
+  /** @param {string} name @param {number} more */
+  #count(name, more) {
+    this.#given.set(name, (this.#given.get(name) ?? 0) + more);
+    this._listenedTo([...this.#given.values()].some((count) => count > 0));
+  }
+
+  /** Whether somebody listens to anything has perhaps changed. @protected @param {boolean} now */
+  _listenedTo(now) {
+    void now;
   }
 
   /** @protected @param {string} name @param {any} [event] */
@@ -69,11 +97,36 @@ export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** As JSON has it, without what is undefined, and so that nobody changes it any more.
+/** How `JSON.stringify` writes half a surrogate pair, and nothing else. */
+const HALF_A_PAIR = /(?<!\\)(?:\\\\)*\\ud[89a-f]/;
+
+/**
+ * A command as JSON. Half a surrogate pair is no text: no URL can hold it, and a server that cannot read a frame cannot
+ * say which it was.
  *
- * @param {any} value @returns {any} */
-export function plain(value) {
-  return JSON.parse(JSON.stringify(value));
+ * @param {any} fields @returns {string}
+ */
+export function written(fields) {
+  const text = JSON.stringify(fields);
+  if (text.includes("\\ud") && HALF_A_PAIR.test(text)) {
+    const [name] = Object.entries(fields).find((one) => HALF_A_PAIR.test(JSON.stringify(one))) ?? [];
+    throw new WaterspoutError({ code: "bad_request", reason: `${name}: half of a surrogate pair is not text` });
+  }
+  return text;
+}
+
+/** A command as JSON has it, without what is undefined, and so that nobody changes it any more.
+ *
+ * @param {any} fields @returns {any} */
+export function plain(fields) {
+  return JSON.parse(written(fields));
+}
+
+/** What has ended without the user's will, and nobody listens for, is at least on the console.
+ *
+ * @param {string} what @param {string} reason */
+export function complain(what, reason) {
+  console.error(`waterspout: ${what}: ${reason}`);
 }
 
 /** Events tell of the failure as well: nobody has to wait for this promise.

@@ -20,7 +20,7 @@ if (blocked) {
 }
 const client = new Waterspout(url, given);
 client.on("state", (event) => tell({ event: "state", ...event }));
-client.on("resumed", (event) => tell({ event: "resumed", ...event }));
+for (const type of ["resumed", "limited"]) client.on(type, (event) => tell({ event: type, ...event }));
 
 const heard = new Set();
 

@@ -76,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     since the tests restart the server over and over."""
     directory = tmp_path_factory.mktemp("server")
     mongod = Mongod(directory)
-    keys = {"shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest()}}
+    keys = {"shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest(), "admin": True}}
     one = Server(directory, mongod.uri, settings={"auth.secret": SECRET, "auth.api_keys": keys})
     try:
         asyncio.run(mongod.start())

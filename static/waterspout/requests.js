@@ -1,0 +1,101 @@
+/** Single requests over plain HTTP. @module */
+
+import { WaterspoutError } from "./tools.js";
+
+/** No answer came: nobody was reached, or it took too long. Whatever else goes wrong is the request's own. */
+export class Unanswered extends Error {}
+
+/** Requests to one server, with the token of the moment. */
+export class Requests {
+  #base;
+  #limit;
+  #over = new AbortController();
+  /** @type {string | undefined} */
+  token;
+
+  /** @param {string} base  the address before `/v1/…` @param {number} patience  in ms */
+  constructor(base, patience) {
+    this.#base = base;
+    this.#limit = patience + 12_000; // the server decides a publish within 10 s
+  }
+
+  close() {
+    this.#over.abort();
+  }
+
+  /**
+   * @param {string} method @param {string} path
+   * @param {{query?: Record<string, any>, body?: any, headers?: Record<string, string>}} [options]
+   */
+  async json(method, path, { query = {}, body, headers = {} } = {}) {
+    const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
+    const url = given.length ? `${path}?${new URLSearchParams(given)}` : path;
+    const signal = AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limit)]);
+    const response = await this.fetch(method, url, { signal, headers, body });
+    return response.status === 204 ? null : answered(response.json());
+  }
+
+  /**
+   * The response, if it is one of success; WaterspoutError if it is not, Unanswered if there is none.
+   *
+   * @param {string} method @param {string} url
+   * @param {{body?: any, headers?: Record<string, string>, signal: AbortSignal}} options  `body`: sent as JSON
+   * @returns {Promise<any>}
+   */
+  async fetch(method, url, { headers, body, signal }) {
+    // Made first: what cannot be said in a request (a header has Latin letters only) is no failure of the network.
+    const request = new Request(this.#base + url, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      cache: "no-store",
+      signal,
+    });
+    if (body !== undefined) request.headers.set("Content-Type", "application/json");
+    if (this.token !== undefined) request.headers.set("Authorization", `Bearer ${this.token}`);
+    const response = await answered(fetch(request));
+    if (response.ok) return response;
+    const problem = await response.json().catch(() => null);
+    if (typeof problem?.code === "string") throw new WaterspoutError(problem);
+    // A proxy's own page: nothing is known of what became of the command.
+    const { status } = response;
+    const after = Number.parseFloat(response.headers.get("Retry-After") ?? "");
+    const retry = status >= 500 || status === 429 || status === 408;
+    throw new WaterspoutError({ code: "unavailable", reason: `HTTP ${status}`, retry, retry_after: after });
+  }
+}
+
+/** @template T @param {Promise<T>} answer @returns {Promise<T>} */
+function answered(answer) {
+  return answer.catch((error) => {
+    throw new Unanswered(String(error));
+  });
+}
+
+/**
+ * A name as a part of a path. `.` and `..` would be taken for steps in it, in whatever way they are written.
+ *
+ * @param {string} field @param {string} name
+ */
+export function segment(field, name) {
+  if (["", ".", ".."].includes(name)) {
+    throw new WaterspoutError({ code: "bad_request", reason: `${field}: "${name}" cannot stand in a URL` });
+  }
+  return encodeURIComponent(name);
+}
+
+/** When a JSON Web Token expires, in seconds since 1970; null where it does not say.
+ *
+ * @param {string | undefined} token */
+export function expiry(token) {
+  try {
+    const claims = String(token).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const { exp } = JSON.parse(atob(claims));
+    return Number.isFinite(exp) ? exp : null;
+  } catch {
+    return null; // an API key, or none at all
+  }
+}
+
+/** @param {number} ms @returns {Promise<void>} */
+export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
