@@ -229,8 +229,8 @@ async def test_a_list_that_may_not_be_is_a_problem(
     """Rights and limits are those of GET, and nothing is left behind."""
     async with EventSource(base_url + "/v1/events", headers, body=body) as events:
         assert (events.status, (await events.problem())["code"]) == (status, code)
-    assert not node.clients
-    assert not node.addresses
+    assert not node.admission.clients
+    assert not node.admission.addresses
 
 
 @pytest.mark.gen_test

@@ -225,7 +225,7 @@ async def test_a_list_that_fits_no_url(node: Node, url: str) -> None:
             assert (response.status_code, response.json()["code"]) == (400, "bad_request")
         denied = await http.post("/v1/poll", json={"channels": [{"channel": "feed:a"}]})
         assert (denied.status_code, denied.json()["code"]) == (403, "permission_denied")
-    assert not node.clients
+    assert not node.admission.clients
 
 
 REFUSED = [
