@@ -142,7 +142,7 @@ async def _leave(node: Node, servers: list[HTTPServer], within: float) -> None:
     try:
         async with asyncio.timeout(within):
             await node.close()
-            while node.admission.addresses or any(server.busy for server in servers):
+            while node.admission.connections.total or any(server.busy for server in servers):
                 await asyncio.sleep(0.02)
     except TimeoutError:
         undone = sorted({task.get_name() for task in asyncio.all_tasks()})

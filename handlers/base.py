@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -13,6 +15,7 @@ from tornado.web import GZipContentEncoding, HTTPError, RequestHandler, stream_r
 from handlers.operations import declared
 from handlers.origins import Origins
 from handlers.server import BODY_BYTES
+from server.access.admission import Entry
 from server.core.errors import Error, bad_request
 from server.core.principals import GUEST, Principal
 from server.node import Node
@@ -123,11 +126,17 @@ class BaseHandler(RequestHandler):
             raise Error("unauthenticated", "Authorization: expected Bearer and a token")
         return token.strip()
 
-    def check_room(self, principal: Principal | None) -> None:
-        """Whether one more connection that stays may be let in."""
-        if self.node.lifecycle.leaving:
-            raise Error("unavailable", "the server is leaving", retry_after=1.0)
-        self.node.admission.admit(principal, self.client_address())
+    @contextmanager
+    def entering(self, principal: Principal | None) -> Iterator[Entry]:
+        """Let in one more connection that stays. Its seats are taken now, and given back if it has not become the
+        client's when the block ends."""
+        self.node.lifecycle.check_leaving()
+        entry = self.node.admission.enter(principal, self.client_address())
+        try:
+            yield entry
+        finally:
+            if not entry.connected:
+                entry.leave()
 
     def check_origin(self) -> None:
         if not self._origins.allow(self.request):

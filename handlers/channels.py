@@ -40,19 +40,19 @@ Publishing = asyncio.Future[Receipt | None] | Error | None
 class Waiting(BaseHandler):
     async def poll(self, wanted: Mapping[str, str | None], limit: int, wait: int, *, joined: bool = False) -> None:
         """Answer at once if there is something behind the cursors, or else leave the connection to a `Poll`."""
-        self.check_room(self.principal)
-        socket = PollSocket(self.node, self.client_address(), self.head_of_response())
-        poll = Poll(self.node, socket, self.codec, self.principal, self.client_address(), limit=limit, joined=joined)
-        socket.outbox = poll
-        try:
-            if not (await poll.idle(wanted) and wait) or self.request.method == "HEAD":
-                self.answer(await poll.page())
-                return
-            poll.wait(wait)
-            await adopt(self.detach(), socket)
-        finally:
-            if not socket.connected:
-                poll.closed()
+        with self.entering(self.principal) as entry:
+            socket = PollSocket(self.node, entry, self.head_of_response())
+            poll = Poll(self.node, socket, self.codec, self.principal, entry, limit=limit, joined=joined)
+            socket.outbox = poll
+            try:
+                if not (await poll.idle(wanted) and wait) or self.request.method == "HEAD":
+                    self.answer(await poll.page())
+                    return
+                poll.wait(wait)
+                await adopt(self.detach(), socket)
+            finally:
+                if not socket.connected:
+                    poll.closed()
 
 
 class Messages(Waiting):

@@ -57,20 +57,20 @@ class Streaming(BaseHandler):
         return [*self.path_args, *self.get_query_arguments("channel")]
 
     async def stream(self, wanted: Mapping[str, str | None], last: int | None) -> None:
-        self.check_room(self.principal)
-        socket = EventSocket(self.node, self.client_address(), self.head_of_response())
-        kind = EventStream if len(wanted) == 1 else JoinedEventStream
-        stream = socket.outbox = kind(self.node, socket, self.principal, self.client_address())
-        try:
-            await stream.subscribe(wanted, last)
-            if self.request.method == "HEAD":
-                self.set_header("Content-Type", EVENTS.media_type)
-                await self.finish()
-                return
-            await adopt(self.detach(), socket)
-        finally:
-            if not socket.connected:
-                stream.closed()
+        with self.entering(self.principal) as entry:
+            socket = EventSocket(self.node, entry, self.head_of_response())
+            kind = EventStream if len(wanted) == 1 else JoinedEventStream
+            stream = socket.outbox = kind(self.node, socket, self.principal, entry)
+            try:
+                await stream.subscribe(wanted, last)
+                if self.request.method == "HEAD":
+                    self.set_header("Content-Type", EVENTS.media_type)
+                    await self.finish()
+                    return
+                await adopt(self.detach(), socket)
+            finally:
+                if not socket.connected:
+                    stream.closed()
 
 
 class Events(Streaming):

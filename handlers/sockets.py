@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
 
 from handlers.base import problem_body, problem_headers
+from server.access.admission import Entry
 from server.core.errors import Error
 from server.node import Node
 from server.sessions.events import Listener
@@ -71,14 +72,14 @@ def _notice_absence(connection: socket.socket) -> None:
 class Socket(asyncio.Protocol):
     """One client's TCP connection, and the outbox that writes to it."""
 
-    __slots__ = ("_transport", "outbox", "_closing", "_node", "_address", "early")
+    __slots__ = ("_transport", "outbox", "_closing", "_node", "_entry", "early")
 
-    def __init__(self, node: Node, address: str) -> None:
+    def __init__(self, node: Node, entry: Entry) -> None:
         self.outbox: Outbox
         self._transport: asyncio.Transport
         self._closing: asyncio.TimerHandle | None = None
         self._node = node
-        self._address = address
+        self._entry = entry
         self.early = b""
         """What came before the connection was ours."""
 
@@ -86,8 +87,7 @@ class Socket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, the same methods
-        addresses = self._node.admission.addresses
-        addresses[self._address] = addresses.get(self._address, 0) + 1
+        self._entry.connected = True
 
     def eof_received(self) -> bool:
         self._bound_closing()
@@ -96,11 +96,7 @@ class Socket(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._closing is not None:
             self._closing.cancel()
-        left = self._node.admission.addresses[self._address] - 1
-        if left:
-            self._node.admission.addresses[self._address] = left
-        else:
-            del self._node.admission.addresses[self._address]
+        self._entry.leave()
         self.outbox.closed()
 
     def pause_writing(self) -> None:
@@ -155,8 +151,8 @@ class ResponseSocket(Socket):
 
     outbox: Listener
 
-    def __init__(self, node: Node, address: str, headers: bytes) -> None:
-        super().__init__(node, address)
+    def __init__(self, node: Node, entry: Entry, headers: bytes) -> None:
+        super().__init__(node, entry)
         self._headers = headers
         """Header lines besides those of the content."""
         self.connected = False

@@ -18,6 +18,7 @@ from tornado.websocket import WebSocketProtocol13
 
 from handlers.base import BaseHandler
 from handlers.sockets import Socket, adopt
+from server.access.admission import Entry
 from server.core.config import MAX_STORED
 from server.core.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.core.principals import Principal
@@ -49,13 +50,16 @@ class WebSocketHandler(BaseHandler):
         key = self._handshake_key()
         self.check_origin()
         principal = None if self.bearer_token() is None else await self.authenticate()
-        self.check_room(principal)
+        with self.entering(principal) as entry:
+            await self._upgrade(key, principal, entry)
+
+    async def _upgrade(self, key: str, principal: Principal | None, entry: Entry) -> None:
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         chosen = next((name for name in offered if name in CODECS), None)
         codec = CODECS[chosen] if chosen else JSON
         origin = self.request.headers.get("Origin")
         greeting = _accept(key, chosen)
-        protocol = WebSocket(self.node, self.turns, codec, principal, self.client_address(), origin, greeting)
+        protocol = WebSocket(self.node, self.turns, codec, principal, entry, origin, greeting)
         await adopt(self.detach(), protocol)
 
     def _handshake_key(self) -> str:
@@ -95,10 +99,10 @@ class WebSocket(Socket):
     __slots__ = ("_parser", "_session", "_opening", "_turns", "_frames", "_waiting", "_wanted")
 
     def __init__(
-        self, node: Node, turns: Turns, codec: Codec, principal: Principal | None, address: str, origin: str | None,
+        self, node: Node, turns: Turns, codec: Codec, principal: Principal | None, entry: Entry, origin: str | None,
         greeting: bytes,
     ) -> None:  # fmt: skip
-        super().__init__(node, address)
+        super().__init__(node, entry)
         self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED))
         self._session: Session
         self._turns = turns
@@ -116,7 +120,7 @@ class WebSocket(Socket):
         codec, principal, origin, greeting = self._opening
         del self._opening
         self._transport.write(greeting)
-        self._session = self.outbox = Session(self._node, self, codec, principal, self._address, origin)
+        self._session = self.outbox = Session(self._node, self, codec, principal, self._entry, origin)
         if self._node.lifecycle.leaving:  # since the request came
             self._session.disconnect(Disconnect(SHUTDOWN, "the server is leaving"))
         early, self.early = self.early, b""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from server.access.permissions import revocable
+from server.core.addresses import address_key
 from server.core.config import Limits, Namespace, UserRate
 from server.core.errors import Disconnect, Error
 from server.core.principals import Principal
@@ -41,6 +42,46 @@ class Client(Protocol):
     def unsuspend(self) -> None: ...
 
 
+class Entry:
+    """One connection's seats: among all, among those of its address and among those of its user. They are taken before
+    anything is awaited, and given back when the connection is gone or has not come about."""
+
+    __slots__ = ("address", "connected", "_admission", "_user", "_left")
+
+    def __init__(self, admission: Admission, address: str) -> None:
+        self.address = address
+        """Of the client, as it is shown."""
+        self.connected = False
+        """The connection is there: whoever notices its end gives the seats back, and not who has let it in."""
+        self._admission = admission
+        self._user: str | None = None
+        self._left = False
+
+    def sit_as(self, principal: Principal | None) -> None:
+        """Take a user's seat; the one of an earlier user is given back. `limit_exceeded`: the user has too many."""
+        user = principal.user if principal is not None and revocable(principal) else None
+        if user == self._user:
+            return
+        self.stand_up()
+        if user is not None:
+            self._admission.per_user.reserve(user)
+            self._user = user
+
+    def stand_up(self) -> None:
+        """Whoever the user was, they have one connection less."""
+        if self._user is not None:
+            self._admission.per_user.free(self._user)
+            self._user = None
+
+    def leave(self) -> None:
+        """Twice is fine."""
+        if not self._left:
+            self._left = True
+            self.stand_up()
+            self._admission.addresses.free(address_key(self.address))
+            self._admission.connections.free()
+
+
 class Admission:
     def __init__(self, limits: Limits, namespaces: Mapping[str, Namespace]) -> None:
         self._limits = limits
@@ -49,30 +90,33 @@ class Admission:
         self._per_namespace = {
             name: _buckets(namespace.rate) for name, namespace in namespaces.items() if namespace.rate
         }
+        self.connections = Seats("connections", limits.connections)
+        """Those that stay: WebSockets, event streams, long polls; each until its socket is closed."""
+        self.addresses = Seats("connections_per_ip", limits.connections_per_ip)
+        self.per_user = Seats("connections_per_user", limits.connections_per_user)
+        """API keys are not counted."""
         self.channels = Seats("channels_per_connection", limits.channels_per_connection, retry_after=None)
-        """Of each connection, by its id."""
         self.clients: set[Client] = set()
         self.users: dict[str, set[Client]] = {}
         """The sessions of each user; those of API keys are not among them."""
-        self.addresses: dict[str, int] = {}
-        """Connections per client address."""
         self.bytes_in = 0
         """Received from WebSocket clients."""
 
-    def admit(self, principal: Principal | None, address: str) -> None:
-        """`limit_exceeded` if one more connection would be too many: in all, of this address, or of this user."""
-        limits = self._limits
-        if limits.connections and len(self.clients) >= limits.connections:
-            raise _too_many("connections", limits.connections)
-        if limits.connections_per_ip and self.addresses.get(address, 0) >= limits.connections_per_ip:
-            raise _too_many("connections_per_ip", limits.connections_per_ip)
-        if principal is not None:
-            self.admit_user(principal)
-
-    def admit_user(self, principal: Principal) -> None:
-        limit = self._limits.connections_per_user
-        if limit and revocable(principal) and len(self.users.get(principal.user or "", ())) >= limit:
-            raise _too_many("connections_per_user", limit)
+    def enter(self, principal: Principal | None, address: str) -> Entry:
+        """Let one more connection in, or `limit_exceeded`: in all, of this address, or of this user."""
+        self.connections.reserve()
+        try:
+            self.addresses.reserve(address_key(address))
+        except Error:
+            self.connections.free()
+            raise
+        entry = Entry(self, address)
+        try:
+            entry.sit_as(principal)
+        except Error:
+            entry.leave()
+            raise
+        return entry
 
     def spend(self, principal: Principal, address: str, channel: str | None = None) -> None:
         """`rate_limited` if the user (a guest: the address) publishes, into `channel`, or reads too much. Back ends are
@@ -109,12 +153,8 @@ class Admission:
 
 
 def _counted(principal: Principal, address: str) -> tuple[str | None, str]:
-    """Whose rates these are: the user's, or a guest's address's."""
-    return principal.user, "" if principal.user is not None else address
-
-
-def _too_many(limit: str, value: int) -> Error:
-    return Error("limit_exceeded", f"{limit} is {value}", retry_after=5.0)
+    """Whose rates these are: the user's, or those of a guest's address or network."""
+    return principal.user, "" if principal.user is not None else address_key(address)
 
 
 def _buckets(rate: float | UserRate) -> Buckets:

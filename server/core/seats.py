@@ -29,18 +29,22 @@ class Seats:
 
     def take(self, key: Hashable = None) -> Seat:
         """`limit_exceeded` if all seats of `key` are taken."""
+        self.reserve(key)
+        return Seat(self, key)
+
+    def reserve(self, key: Hashable = None) -> None:
+        """As `take`, for who remembers by itself that `free` is to be called, once."""
         taken = self._taken.get(key, 0)
         if self.limit and taken >= self.limit:
             self.refused += 1
             raise Error("limit_exceeded", f"{self.name} is {self.limit}", retry_after=self._retry_after)
         self._taken[key] = taken + 1
         self.total += 1
-        return Seat(self, key)
 
     def count(self, key: Hashable = None) -> int:
         return self._taken.get(key, 0)
 
-    def _give_back(self, key: Hashable) -> None:
+    def free(self, key: Hashable = None) -> None:
         left = self._taken[key] - 1
         self.total -= 1
         if left:
@@ -62,7 +66,7 @@ class Seat:
         """Twice is fine."""
         if self._seats is not None:
             seats, self._seats = self._seats, None
-            seats._give_back(self._key)
+            seats.free(self._key)
 
     def __enter__(self) -> Seat:
         return self

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
+from server.access.admission import Entry
 from server.core.cursors import Position, join_cursors
 from server.core.errors import DISCONNECTED, REVOKED, SHUT_OUT, TOKEN_EXPIRED, Disconnect, Error, bad_request
 from server.core.principals import Principal
@@ -88,8 +89,8 @@ class Listener(Outbox):
 
     __slots__ = ("_begun", "_cursors", "_gaps")
 
-    def __init__(self, node: Node, connection: Connection, codec: Codec, principal: Principal, address: str) -> None:
-        super().__init__(node, connection, codec, principal, address)
+    def __init__(self, node: Node, connection: Connection, codec: Codec, principal: Principal, entry: Entry) -> None:
+        super().__init__(node, connection, codec, principal, entry)
         self._begun = False
         self._cursors: dict[str, str | None] = {}
         """Where each channel's delivery starts; None for an ephemeral one."""
@@ -157,8 +158,8 @@ class Listener(Outbox):
 class EventStream(Listener):
     __slots__ = ("_beat_at",)
 
-    def __init__(self, node: Node, connection: Connection, principal: Principal, address: str) -> None:
-        super().__init__(node, connection, EVENTS, principal, address)
+    def __init__(self, node: Node, connection: Connection, principal: Principal, entry: Entry) -> None:
+        super().__init__(node, connection, EVENTS, principal, entry)
         self._beat_at = float("inf")
 
     def begin(self) -> None:
@@ -246,13 +247,13 @@ class Poll(Listener):
         connection: Answering,
         codec: Codec,
         principal: Principal,
-        address: str,
+        entry: Entry,
         *,
         limit: int,
         joined: bool,
     ) -> None:
         self._encoding = ITEMS[codec]
-        super().__init__(node, connection, self._encoding, principal, address)
+        super().__init__(node, connection, self._encoding, principal, entry)
         self._wanted: Mapping[str, str | None] = {}
         self._limit = limit
         """Messages of each channel."""

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from server.access.admission import Entry
 from server.access.permissions import revocable
 from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
 from server.core.principals import Principal
@@ -53,21 +54,21 @@ class Outbox:
     """A sink of the hub, a client of the node; the base of whatever is connected."""
 
     __slots__ = (
-        "id", "codec", "address", "origin", "direct_write", "topics", "_node", "_connection", "_write", "_principal",
-        "_ended", "_subscriptions", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting", "_dropped",
-        "_progress_at", "_progress",
+        "id", "codec", "origin", "direct_write", "topics", "_node", "_connection", "_entry", "_write",
+        "_principal", "_ended", "_subscriptions", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting",
+        "_dropped", "_progress_at", "_progress",
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, address: str,
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, entry: Entry,
         origin: str | None = None,
     ) -> None:  # fmt: skip
         self.id = "s" + secrets.token_hex(6)
         self.codec = codec
-        self.address = address
         self.origin = origin
         self._node = node
         self._connection = connection
+        self._entry = entry
         self._write: Callable[[bytes], None]
         self.direct_write: Callable[[bytes], None] | None = None
         self.topics = 0
@@ -103,8 +104,14 @@ class Outbox:
         """Who this is; None until that is known."""
         return self._principal
 
+    @property
+    def address(self) -> str:
+        return self._entry.address
+
     def _identify(self, principal: Principal) -> None:
+        """`limit_exceeded` if this user has too many connections."""
         self._forget_user()
+        self._entry.sit_as(principal)
         self._principal = principal
         if revocable(principal) and principal.user is not None:
             self._node.admission.users.setdefault(principal.user, set()).add(self)
@@ -385,6 +392,7 @@ class Outbox:
         self._ended = True
         self._node.admission.clients.discard(self)
         self._forget_user()
+        self._entry.stand_up()
         for subscription in self._subscriptions.values():
             subscription.close()
         self._subscriptions.clear()

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from server.access.admission import Entry
 from server.core.errors import FLOODED, NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
 from server.core.principals import Principal
 from server.core.rates import TokenBucket
@@ -69,10 +70,10 @@ class Session(Outbox):
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, address: str,
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, entry: Entry,
         origin: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(node, connection, codec, principal, address, origin)
+        super().__init__(node, connection, codec, principal, entry, origin)
         self.begun = 0
         """Commands that go on in later turns of the loop; whoever counts them sets it back."""
         self._started = False
@@ -188,8 +189,6 @@ class Session(Outbox):
                 if self._waits_for_key(command, token):
                     return False
                 principal = self._node.identities.authenticate(token)
-                self._forget_user()
-                self._node.admission.admit_user(principal)
                 self._identify(principal)
                 if principal.server:
                     self._trust()

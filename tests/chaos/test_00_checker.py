@@ -72,7 +72,7 @@ async def serving(node: Node) -> AsyncIterator[str]:
     finally:
         server.stop()
         await node.close()
-        await until(lambda: not node.admission.addresses, 10, "goodbye of the clients")
+        await until(lambda: not node.admission.connections.total, 10, "goodbye of the clients")
 
 
 async def _run(make_node: type[Node], fault: str, case: str, mongod: Mongod, report: Report) -> Verdict:

@@ -464,7 +464,7 @@ async def test_a_dead_client_is_let_go(node: Node, port: int, monkeypatch: pytes
     async with Raw(node, port) as slow:
         await slow.subscribe("chat:a")
         await publish_until(node, "chat:a", lambda: slow.session._ended or not slow.session._clear)
-        await until(lambda: not node.admission.addresses, 10, "end of the connection")
+        await until(lambda: not node.admission.connections.total, 10, "end of the connection")
         assert not node.admission.clients
         assert node.hub.count("chat:a") == 0
 

@@ -101,7 +101,8 @@ async def test_a_connect_that_repeats_the_header_counts_once(url: str, node: Nod
 @pytest.mark.gen_test
 @pytest.mark.parametrize("limit", ["connections", "connections_per_ip"])
 async def test_connections_in_all_and_per_address(url: str, node: Node, limit: str) -> None:
-    setattr(node.config.limits, limit, 2)
+    seats = {"connections": node.admission.connections, "connections_per_ip": node.admission.addresses}[limit]
+    seats.limit = 2
     async with Client(url), Client(url):
         with pytest.raises(HTTPClientError) as answered:
             await Client(url).connect()

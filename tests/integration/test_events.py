@@ -269,7 +269,7 @@ async def test_a_stream_that_may_not_be_is_a_problem(
         assert events.headers["content-type"] == "application/problem+json"
         assert (events.status, (await events.problem())["code"]) == (status, code)
     assert not node.admission.clients
-    assert not node.admission.addresses
+    assert not node.admission.connections.total
     assert all(not stream.users for stream in node.streams._streams.values())
 
 
@@ -288,8 +288,8 @@ async def test_who_leaves_is_forgotten(node: Node, url: str) -> None:
     async with EventSource(url) as events:
         await events.opened()
         assert len(node.admission.clients) == 1
-        assert sum(node.admission.addresses.values()) == 1
-    await until(lambda: not node.admission.clients and not node.admission.addresses, 5, "end of the stream")
+        assert node.admission.connections.total == 1
+    await until(lambda: not node.admission.clients and not node.admission.connections.total, 5, "end of the stream")
     assert node.hub.count("chat:a") == 0
 
 
@@ -413,7 +413,7 @@ async def test_who_reads_nothing_is_closed(node: Node, url: str, monkeypatch: py
         await until(lambda: node.hub.count("chat:a"), 5, "stream")
         (stream,) = streams(node)
         await publish_until(node, ["chat:a"], lambda: stream.ended or not stream._clear)
-        await until(lambda: not node.admission.addresses, 10, "end of the connection")
+        await until(lambda: not node.admission.connections.total, 10, "end of the connection")
     assert not node.admission.clients
     assert node.hub.count("chat:a") == 0
 

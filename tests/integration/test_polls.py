@@ -129,7 +129,7 @@ async def test_nothing_comes(node: Node, url: str) -> None:
             assert page["more"] is False
         page = (await http.get(f"{MESSAGES}?after={cursor}&wait=0")).json()
         assert page["messages"] == []
-    await until(lambda: not node.admission.clients and not node.admission.addresses, 5, "end of the polls")
+    await until(lambda: not node.admission.clients and not node.admission.connections.total, 5, "end of the polls")
 
 
 @pytest.mark.gen_test
@@ -260,7 +260,7 @@ async def test_who_hangs_up_is_forgotten(node: Node, url: str) -> None:
         task = await polling(node, http, MESSAGES + "?wait=60")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: not node.admission.clients and not node.admission.addresses, 5, "end of the poll")
+        await until(lambda: not node.admission.clients and not node.admission.connections.total, 5, "end of the poll")
     assert node.hub.count("chat:a") == 0
 
 
@@ -333,7 +333,7 @@ async def test_the_token_expires_while_it_waits(node: Node, url: str) -> None:
 @pytest.mark.gen_test
 async def test_it_counts_as_a_connection(node: Node, url: str) -> None:
     """A waiting poll is under the limits of connections; one that need not wait is too, or it would be the way in."""
-    node.config.limits.connections_per_ip = 2
+    node.admission.addresses.limit = 2
     async with client(url) as http:
         tasks = await polling(node, http, MESSAGES + "?wait=60", 2)
         response = await http.get(MESSAGES + "?wait=60")

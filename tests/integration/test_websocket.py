@@ -327,6 +327,6 @@ async def test_nothing_is_left_behind(url: str, node: Node) -> None:
             client.abort()
         else:
             await client.close()
-    while node.admission.clients or node.admission.addresses:
+    while node.admission.clients or node.admission.connections.total:
         await asyncio.sleep(0.01)
     assert node.hub.count("chat:x") == 0

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from server.access.admission import Admission
 from server.cluster.stats import Incidents
+from server.core.config import Limits
 from server.core.cursors import Position
 from server.core.tasks import Keeper
 from server.delivery.hub import Hub
@@ -46,9 +48,10 @@ class Channel:
     def __init__(self, connection: Connection | None = None) -> None:
         self.log: list[Message] = []
         self.hub = Hub()
+        admission = Admission(Limits(), {})
         node: Any = SimpleNamespace(
             hub=self.hub,
-            admission=SimpleNamespace(clients=set(), users={}),
+            admission=admission,
             incidents=Incidents(),
             config=SimpleNamespace(limits=SimpleNamespace(queue_bytes=1000)),
         )
@@ -63,7 +66,7 @@ class Channel:
         )
         self.sequencer.start(Position("e", 0))
         stream = Stream("chat:a", 0.0, self.sequencer, Keeper())
-        self.outbox = Outbox(node, connection or Full(), JSON, None, "127.0.0.1")
+        self.outbox = Outbox(node, connection or Full(), JSON, None, admission.enter(None, "127.0.0.1"))
         self.outbox.open()
         self.subscription = Subscription(
             stream, self.hub, self.read, self.outbox, Position("e", 0), release=lambda _: None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from handlers import sockets
+from server.access.admission import Admission
+from server.core.config import Limits
 from tests.support.waiting import until
 
 
@@ -31,16 +32,16 @@ def test_who_says_goodbye_and_takes_nothing_more_is_cut_off(monkeypatch: pytest.
     monkeypatch.setattr(sockets, "CLOSE_WITHIN", 0.2)
 
     async def run() -> None:
-        node: Any = SimpleNamespace(admission=SimpleNamespace(addresses={}))
+        admission = Admission(Limits(), {})
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
-            connection = sockets.Socket(node, "127.0.0.1")
+            connection = sockets.Socket(SimpleNamespace(admission=admission), admission.enter(None, "127.0.0.1"))  # type: ignore[arg-type]
             connection.outbox = Deaf()  # type: ignore[assignment]
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
             connection.write(b"x" * (8 << 20))
             theirs.shutdown(socket.SHUT_WR)
             await until(lambda: connection.outbox.ended, 10, "end of the connection")
-            assert not node.admission.addresses
+            assert not admission.connections.total
 
     asyncio.run(run())
