@@ -25,6 +25,7 @@ from server.access.auth import Authenticator
 from server.core import config, logs
 from server.core.errors import Error, StartError
 from server.core.names import is_pattern
+from server.core.tasks import Keeper
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
 from server.tools import doctor, seed
@@ -96,36 +97,49 @@ def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> co
     return config.load(file, environment, values)
 
 
-def listen(host: str, port: int, reuse_port: bool = False) -> list[socket.socket]:
+def listen(host: str, port: int, option: str, reuse_port: bool = False) -> list[socket.socket]:
+    """`option` is what chooses another port."""
     try:
         return bind_sockets(port, host, backlog=4096, reuse_port=reuse_port)
     except OSError as error:
-        reason = "is taken by another program" if error.errno == errno.EADDRINUSE else error.strerror
-        raise StartError(f"{host}:{port} {reason}") from None
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"{host}:{port} is taken by another program; {option} chooses another port") from None
+        raise StartError(f"{host}:{port}: {error.strerror}") from None
 
 
 async def serve(options: config.Config) -> None:
-    sockets = listen(options.server.host, options.server.port, options.server.reuse_port)
-    metrics = [] if options.metrics.port is None else listen(options.metrics.host, options.metrics.port)
+    """Until a signal asks for the end. StartError if it cannot begin, or cannot go on."""
+    asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
+    sockets = listen(options.server.host, options.server.port, "--port", options.server.reuse_port)
+    metrics = []
+    if options.metrics.port is not None:
+        metrics = listen(options.metrics.host, options.metrics.port, "--set metrics.port")
     stop = _stop_on_signals()
     embedded = EmbeddedMongoDB(Path(options.server.data_dir)) if options.mongodb.uri == "embedded" else None
     servers: list[HTTPServer] = []
     node: Node | None = None
+    keeper = Keeper()
+    ends: list[asyncio.Future[Any]] = [stop]
+    """Whichever comes first is the end."""
     try:
-        uri = await _or_stop(embedded.start(), stop) if embedded else options.mongodb.uri
-        if uri is None:
-            return
+        uri = options.mongodb.uri
+        if embedded is not None:
+            starting = keeper.spawn("mongod", embedded.start(), awaited=True)
+            await _first(*ends, starting)
+            if not starting.done():
+                return
+            uri = await starting
+            ends.append(keeper.spawn("mongod", embedded.supervise(), awaited=True))
         node = Node(options, uri)
+        if embedded is not None:
+            node.foundations.append(embedded.problem)
         servers = [HTTPServer(make_app(node), sockets), HTTPServer(make_metrics_app(node), metrics)]
-        starting = asyncio.create_task(node.start())
-        await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            await starting
+        opening = keeper.spawn("start", node.start(), awaited=True)
+        await _first(*ends, opening)
+        if opening.done():
             _spare_the_collector()
             _banner(options, node, sockets)
-            await stop
-        else:
-            starting.cancel()
+            await _first(*ends)
     finally:
         for server in servers:
             server.stop()
@@ -133,8 +147,16 @@ async def serve(options: config.Config) -> None:
             listener.close()
         if node is not None:
             await _leave(node, servers, options.server.shutdown_timeout)
+        await keeper.close()
         if embedded is not None:
             await embedded.stop()
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    """Wait until one of them is done, and raise what it has failed with."""
+    done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    for one in done:
+        one.result()
 
 
 async def _leave(node: Node, servers: list[HTTPServer], within: float) -> None:
@@ -167,15 +189,6 @@ def _stop_on_signals() -> asyncio.Future[None]:
     for number in signals:
         loop.add_signal_handler(number, on_signal)
     return stop
-
-
-async def _or_stop(awaitable: Any, stop: asyncio.Future[None]) -> Any:
-    task = asyncio.ensure_future(awaitable)
-    await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        return await task
-    task.cancel()
-    return None
 
 
 def _banner(options: config.Config, node: Node, sockets: list[socket.socket]) -> None:
@@ -271,6 +284,9 @@ def main(arguments: list[str]) -> int:
         return code
     except StartError as error:
         print(f"waterspout: {error}", file=sys.stderr)
+        return 1
+    except Exception:  # a bug; the log has its traceback without what it says of payloads
+        logger.exception("waterspout has failed")
         return 1
 
 

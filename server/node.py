@@ -13,8 +13,9 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 from server.access.accounts import Accounts
 from server.access.admission import Admission
@@ -51,12 +52,15 @@ from server.documents.tailer import Tailer
 from server.log.log import Log
 from server.mongo.client import connect
 from server.mongo.clock import COMPARE_EVERY, compare
+from server.mongo.opening import Opening, renew_if_unknown
 from server.presence.last_seen import LastSeen
 from server.presence.presence import Presence
 from server.presence.service import PresenceService
 
 logger = logging.getLogger(__name__)
 
+RENEW_EVERY: Final = 5.0
+"""Seconds between looks whether MongoDB still knows our connections."""
 LEFT_WITHIN: Final = 1.0
 """Seconds that writing down who has left is worth, when the node leaves."""
 
@@ -210,6 +214,8 @@ class Node:
             admission=self.admission,
             lifecycle=self.lifecycle,
         )
+        self.foundations: list[Callable[[], str | None]] = []
+        """What else it stands on: each says what is wrong with it, or None. The node is down with it."""
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -224,13 +230,15 @@ class Node:
         if self.config.mongodb.trim_interval:
             self.keeper.every("retention", self.config.mongodb.trim_interval, self.log.trimmer.step)
         self.keeper.every("clock", COMPARE_EVERY, self._compare_clocks)
-        await _persist(compare, self.database, self.clock)  # first of all: the others ask for the time
-        for opening in (self.log.open, self.last_seen.open, self.revocations.open, self.tickets.open):
-            await _persist(opening)
+        opening = Opening(self.database, self.lifecycle)
+        await opening.persist(partial(compare, self.database, self.clock))  # first of all: the others ask for the time
+        for part in (self.log, self.last_seen, self.revocations, self.tickets):
+            await opening.persist(part.open)
         if self.accounts is not None:
-            await _persist(self._open_accounts, self.accounts)
-        await _persist(self.document_store.open)
-        await _persist(self.tailer.open)
+            await opening.persist(partial(self._open_accounts, self.accounts))
+        await opening.persist(self.document_store.open)
+        await opening.persist(self.tailer.open)
+        self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database))
         self.lifecycle.opened = True
 
     async def _open_accounts(self, accounts: Accounts) -> None:
@@ -292,9 +300,10 @@ class Node:
         speed, or with a clock that is wrong."""
         if self.lifecycle.leaving:
             return "down", ["leaving"]
+        down = [problem for look in self.foundations if (problem := look())]
         if not self.lifecycle.opened:
-            return "down", ["MongoDB: not reached yet"]
-        down = [problem for problem in (self.log.problem(), self.keeper.problem()) if problem]
+            return "down", [*down, self.lifecycle.waits_for]
+        down += [problem for look in (self.log.problem, self.keeper.problem) if (problem := look())]
         degraded = [problem for problem in (self.peers.unheard(), self.clock.problem()) if problem]
         return "down" if down else "degraded" if degraded else "ready", [*down, *degraded]
 
@@ -303,16 +312,3 @@ class Node:
         kind, _, rest = channel.partition(":")
         declared = self.config.collections.get(rest) if kind == DOCUMENTS else self.config.namespaces.get(kind)
         return None if declared is None else declared.history
-
-
-async def _persist(opening: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-    """Again and again, while MongoDB is not reached."""
-    pause = 0.5
-    while True:
-        try:
-            await opening(*arguments)
-            return
-        except Error as error:
-            logger.warning("%s; trying again in %.1f s", error.reason, pause)
-        await asyncio.sleep(pause * random.uniform(0.8, 1.0))
-        pause = min(pause * 2, 5.0)

@@ -97,5 +97,5 @@ class Tickets:
 
     def _checked_cipher(self) -> AESGCM:
         if self._cipher is None:
-            raise Error("unavailable", "the server is starting: MongoDB is not reached yet", retry_after=1.0)
+            raise Error("unavailable", "the server is starting", retry_after=1.0)
         return self._cipher

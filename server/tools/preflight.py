@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 from server.core.errors import StartError
-from server.mongo.embedded import _find_mongod
+from server.mongo.embedded import find_mongod
 
 
 def main() -> int:
     try:
-        binary = _find_mongod()
+        binary = find_mongod()
     except StartError as error:
         print(f"note: {error}", file=sys.stderr)
         return 0

@@ -6,9 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,50 +14,12 @@ import pytest
 from tornado.httpclient import HTTPClientError
 
 from tests.support.client import Client, ConnectionLost, Refused
-from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server, free_port
+from tests.support.commands import alive, mongods, refused
+from tests.support.processes import LOOPBACK, UNLIMITED, Mongod, Server, free_port
 from tests.support.waiting import until
 
 LOBBY = "/v1/channels/chat:lobby/messages"
 NOWHERE = "mongodb://127.0.0.1:1/"
-
-
-async def refused(*flags: str, environment: Mapping[str, str] | None = None) -> str:
-    """Start run.py, which has to give up: its last words, having checked that they are one line for people."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(ROOT / "run.py"), *flags),
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(30):
-            _, output = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    text = output.decode()
-    assert process.returncode == 1, text
-    assert "Traceback" not in text
-    lines = [line for line in text.splitlines() if line]
-    assert len(lines) == 1, text
-    assert lines[0].startswith("waterspout: ")
-    return lines[0]
-
-
-def mongods(server: Server) -> list[int]:
-    """The pids of the server's own mongod."""
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"mongod" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        # A zombie (an orphan that nobody has collected yet) has ended.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 async def history(server: Server, channel: str = "chat:lobby") -> list[dict[str, Any]]:
@@ -85,11 +44,12 @@ async def publish(server: Server, *data: Any) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_a_taken_port(tmp_path: Path) -> None:
-    """The address that is taken is named."""
+    """The address that is taken is named, and the flag that chooses another."""
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         said = await refused("--port", str(port), "--data-dir", str(tmp_path / "data"))
     assert f"127.0.0.1:{port} is taken" in said
+    assert "--port" in said
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -137,23 +97,8 @@ async def test_a_bad_mongodb_uri(uri: str) -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_a_standalone_mongod(tmp_path: Path) -> None:
     """A mongod that is no replica set can never do; the server says so and leaves."""
-    mongod = Mongod(tmp_path)
-    with_set = mongod.command
-
-    def command() -> list[str]:
-        arguments = with_set()
-        at = arguments.index("--replSet")
-        return arguments[:at] + arguments[at + 2 :]
-
-    mongod.command = command  # type: ignore[method-assign]
-    try:
-        mongod.launch()
-        await mongod.wait_answering()
-        uri = f"mongodb://{mongod.address}/?directConnection=true"
-        assert "replica set" in await refused("--port", str(free_port()), "--mongodb-uri", uri)
-    finally:
-        await mongod.stop()
-        mongod.clean()
+    async with Mongod(tmp_path, replica_set="") as mongod:
+        assert "replica set" in await refused("--port", str(free_port()), "--mongodb-uri", mongod.uri)
 
 
 @pytest.mark.gen_test(timeout=60)

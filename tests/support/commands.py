@@ -1,0 +1,58 @@
+"""`run.py` on the command line, and what belongs to a server that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.support.process import ROOT
+from tests.support.server import Server
+
+
+async def called(*flags: str, environment: Mapping[str, str] | None = None, within: float = 30) -> tuple[int, str]:
+    """Run it to its end: the exit code, and what it has said on both of its outputs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(ROOT / "run.py"), *flags),
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(within):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def refused(*flags: str, environment: Mapping[str, str] | None = None, within: float = 30) -> str:
+    """Start it where it has to give up: its last words, having checked that they are one line for people."""
+    code, text = await called(*flags, environment=environment, within=within)
+    assert code == 1, text
+    assert "Traceback" not in text
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("waterspout: ")
+    return lines[0]
+
+
+def mongods(server: Server) -> list[int]:
+    """The pids of the server's own mongod."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"mongod" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        # A zombie (an orphan that nobody has collected yet) has ended.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
