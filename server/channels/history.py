@@ -10,6 +10,7 @@ from server.core.cursors import BEGINNING, Position, parse_cursor
 from server.core.errors import bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
+from server.core.worker import Pace
 from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.log import Log
@@ -77,7 +78,7 @@ class History:
                 given = Position(head.epoch, max(given.offset, page.gap[1]))
         cursor = messages[-1].position if messages else given
         more = bool(messages) and cursor.offset < head.offset
-        return _page(messages, cursor, head, more, gap, view)
+        return await _page(messages, cursor, head, more, gap, view)
 
     async def _before(
         self, channel: str, before: Position | None, head: Position, limit: int, view: View | None
@@ -94,13 +95,20 @@ class History:
             gap = {"from": 1, "to": min(floor, offset - 1)}
         first = messages[0].offset if messages else 0
         cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
-        return _page(messages, cursor, head, bool(messages) and first - 1 > floor, gap, view)
+        return await _page(messages, cursor, head, bool(messages) and first - 1 > floor, gap, view)
 
 
-def _page(
+async def _page(
     messages: list[Message], cursor: Position, head: Position, more: bool, gap: Gap | None, view: View | None
 ) -> HistoryPage:
     if view is not None:
-        messages = [shown for message in messages if (shown := view.show(message)) is not None]
+        pace = Pace()
+        every, messages = messages, []
+        for message in every:
+            shown = view.show(message)
+            message.facts = None
+            if shown is not None:
+                messages.append(shown)
+            await pace.rest()
     pushes = [cast(MessagePush, message.push()) for message in messages]
     return {"messages": pushes, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}

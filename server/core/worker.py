@@ -1,4 +1,4 @@
-"""Work in Python that would hold the event loop for too long goes to a thread."""
+"""Work that would hold the event loop for too long: it goes to a thread, or makes pauses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+TURN: Final = 0.005
+"""Seconds of work, after which others have theirs."""
 
 SMALL: Final = 256 << 10
 """Bytes that are worked on where they are: some milliseconds at most, which is less than going elsewhere costs."""
@@ -28,3 +31,19 @@ class Worker:
         if size <= SMALL:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+class Pace:
+    """Long work on the loop's own time, in many small steps: `await rest()` between them."""
+
+    __slots__ = ("_loop", "_began")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+
+    async def rest(self) -> None:
+        """Let others have their turn, if ours has been long enough."""
+        if self._loop.time() - self._began > TURN:
+            await asyncio.sleep(0)
+            self._began = self._loop.time()

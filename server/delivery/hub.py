@@ -165,12 +165,15 @@ class Hub:
                 self._conflate(topic, messages)
             else:
                 self._collect(topic, messages)
-        for topic in tuple(self._views.get(channel, {}).values()) if self._views else ():
-            try:
-                self._show(topic, messages)
-            except Exception:
-                # A bug, but one view's alone: the others, and the sequencer, go on.
-                logger.exception("%s: a view could not be shown", topic.channel)
+        if self._views and (views := self._views.get(channel)):
+            for topic in tuple(views.values()):
+                try:
+                    self._show(topic, messages)
+                except Exception:
+                    # A bug, but one view's alone: the others, and the sequencer, go on.
+                    logger.exception("%s: a view could not be shown", topic.channel)
+            for message in messages:
+                message.facts = None
 
     def _show(self, topic: _Topic, messages: list[Message]) -> None:
         """Once per view, whoever watches it."""

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from server.core.cursors import Position
 from server.core.errors import Error
 from server.core.seats import Seat
+from server.core.worker import Pace
 from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
 from server.delivery.streams import Stream
 from server.documents.views import View
@@ -265,8 +266,13 @@ class Subscription:
     async def _replay(self, messages: list[Message]) -> None:
         chunk: list[Message] = []
         size = 0
+        pace = Pace()
         for message in messages:
-            shown = message if self._view is None else self._view.show(message)
+            shown: Message | None = message
+            if self._view is not None:
+                shown = self._view.show(message)
+                message.facts = None
+                await pace.rest()
             if shown is None:
                 self._hide(message, chunk)
                 continue

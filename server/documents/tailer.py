@@ -23,6 +23,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 from bson import Timestamp
@@ -31,8 +32,9 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from server.core.config import Collection
-from server.core.errors import Error
-from server.core.tasks import end
+from server.core.errors import Error, StartError
+from server.core.tasks import Keeper
+from server.core.worker import Pace, Worker
 from server.documents import document_json
 from server.mongo.client import brief, mapped
 from server.wire.messages import Change, Images, Tail
@@ -83,7 +85,8 @@ class Tailer:
         self._node = node
         self._prepare = prepare
         self._tails: dict[str, Tail] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._keeper = Keeper()
+        self._worker = Worker("tailer")
         self._marking: dict[str | None, asyncio.Task[Timestamp]] = {}
         self._announced = False
         """Whether it is known which collections this node serves, though another one tails."""
@@ -97,22 +100,35 @@ class Tailer:
         if self._collections:
             with mapped():
                 await self._first_checkpoint()
-            self._task = asyncio.create_task(self._run(), name="tailer")
+            self._keeper.keep("changes of documents", self._run)
 
     async def _first_checkpoint(self) -> None:
-        if await self._meta.find_one({"_id": "tailer", "token": {"$exists": True}}) is None:
+        if not await self._has_checkpoint():
             async with await self._database.client.start_session() as session:
                 token = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
-            with suppress(DuplicateKeyError):  # another node has written it
-                await self._meta.update_one(
-                    {"_id": "tailer", "token": {"$exists": False}},
-                    {"$set": {"token": token, "names": list(self._collections), "known": list(self._collections)}},
-                    upsert=True,
-                )
+            await self._write_checkpoint(token)
+
+    async def _has_checkpoint(self) -> bool:
+        return await self._meta.find_one({"_id": "tailer", "token": {"$exists": True}}) is not None
+
+    async def _write_checkpoint(self, token: str) -> None:
+        with suppress(DuplicateKeyError):  # another node has written it
+            await self._meta.update_one(
+                {"_id": "tailer", "token": {"$exists": False}},
+                {"$set": {"token": token, "names": list(self._collections), "known": list(self._collections)}},
+                upsert=True,
+            )
+
+    def problem(self) -> str | None:
+        """What of it has ended in the background, by name."""
+        return self._keeper.problem()
 
     async def close(self) -> None:
-        if self._task is not None:
-            await end((self._task,))
+        """It may be opened again."""
+        keeper, self._keeper = self._keeper, Keeper()
+        await keeper.close()
+        self._marking.clear()
+        if self._collections:
             with suppress(PyMongoError):  # the lease ends by itself
                 await self._meta.update_one({"_id": "tailer", "holder": self._node}, {"$unset": {"until": 1}})
 
@@ -121,7 +137,7 @@ class Tailer:
         log, not before what was written before the call."""
         marking = self._marking.get(collection)
         if marking is None:
-            marking = self._marking[collection] = asyncio.create_task(self._mark(collection), name="mark")
+            marking = self._marking[collection] = self._keeper.spawn("mark", self._mark(collection), awaited=True)
         return await asyncio.shield(marking)
 
     async def _mark(self, collection: str | None) -> Timestamp:
@@ -136,7 +152,7 @@ class Tailer:
             async with asyncio.timeout(MARK_WITHIN):
                 while True:
                     checkpoint = await self._meta.find_one({"_id": "tailer"}) or {}
-                    time = _time_of(checkpoint["token"]) if checkpoint else None
+                    time = _time_of(checkpoint["token"]) if "token" in checkpoint else None
                     if time is not None and time >= written and wanted <= set(checkpoint.get("names", ())):
                         break
                     await asyncio.sleep(0.02)
@@ -159,7 +175,7 @@ class Tailer:
                     await self._lose_all(error)
                 else:
                     logger.warning("changes of documents: %s", brief(error))
-            except (PyMongoError, Error) as error:
+            except (PyMongoError, Error, StartError) as error:
                 logger.warning("changes of documents: %s", brief(error))
             except Exception:
                 logger.exception("the tailer failed")
@@ -181,7 +197,11 @@ class Tailer:
             return_document=ReturnDocument.AFTER,
         )
         if found is None:
-            if not self._announced:
+            if not await self._has_checkpoint():
+                # Somebody has dropped the database, or this collection: nobody knows what has changed since.
+                logger.error("changes of documents: the checkpoint is gone; all channels start over")
+                await self._write_checkpoint(await self._start_over(self._collections))
+            elif not self._announced:
                 await self._meta.update_one({"_id": "tailer"}, [{"$set": {"known": self._known()}}])
                 self._announced = True
             return None
@@ -277,7 +297,9 @@ class Tailer:
         """Whether the stream ends with them."""
         changes: dict[str, list[Change]] = {}
         ended = False
+        pace = Pace()
         for event in events:
+            await pace.rest()
             kind = event["operationType"]
             if kind == "invalidate":
                 ended = True
@@ -287,7 +309,7 @@ class Tailer:
             for name in names:
                 if name not in self._collections:
                     continue
-                change = _change(event)
+                change = await self._worker.run(len(event.raw), partial(_change, event))
                 if change is None:
                     continue
                 if kind not in _WRITES:

@@ -6,12 +6,15 @@ view does not show, it passes over; the offsets of its messages have holes, its 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
-from server.documents.where import Where
+from server.documents.where import Facts, TooMuch, Where
 from server.wire.messages import Message
 
 Json = dict[str, Any]
+_UNTRIED: Final = {"rev": None, "document": None, "truncated": True}
+"""Of a document on which a `where` cannot be tried: that it has changed."""
 
 
 class Owner(NamedTuple):
@@ -20,7 +23,7 @@ class Owner(NamedTuple):
     field: str
     user: str
 
-    def owns(self, document: Json) -> bool:
+    def owns(self, document: Mapping[str, Any]) -> bool:
         """By one user, or by every user of a list: as MongoDB's own equality has it."""
         value = document.get(self.field)
         return value == self.user or (isinstance(value, list) and self.user in value)
@@ -53,10 +56,11 @@ class View(NamedTuple):
             return None
         if self.where is None and self.owner is None:
             return self._named(message, data)
-        before, after = message.images or (None, None)
-        if data["op"] == "put" and self._matches(after or data["document"]):
-            return self._named(message, data)
-        if self._matches(before):
+        before, after = _facts(message)
+        shown = self._matches(after)
+        if shown is not False:
+            return self._named(message, data if shown else {**data, **_UNTRIED})
+        if self._matches(before) is not False:
             gone = {"op": "delete", "id": data["id"], "rev": None, "document": None}
             return self._named(message, data if data == gone else gone)
         return None
@@ -67,11 +71,30 @@ class View(NamedTuple):
             return message  # and its encoding with it
         return message.having(self.channel, data, tag)
 
-    def _matches(self, image: Json | None) -> bool:
-        if image is None:
+    def _matches(self, facts: Facts | None) -> bool | None:
+        """Whether the view shows a document; None: trying its `where` would take too long."""
+        if facts is None:
             return False
+        image = facts.document
         if self.owner is not None and not self.owner.owns(image):
             return False
         # Of a document that is too large for the log nothing is known; its readers are told that it changed.
-        truncated = "_truncated" in image and image.get("_rev") is None
-        return self.where is None or truncated or self.where.matches(image)
+        if self.where is None or ("_truncated" in image and image.get("_rev") is None):
+            return True
+        try:
+            return self.where.holds(facts)
+        except TooMuch:
+            return None
+
+
+def _facts(message: Message) -> tuple[Facts | None, Facts | None]:
+    """Of the document before and after; for all views of a message the same ones."""
+    known: tuple[Facts | None, Facts | None] | None = getattr(message, "facts", None)
+    if known is None:
+        before, after = message.images or (None, None)
+        after = after or message.data["document"]
+        known = message.facts = (
+            None if before is None else Facts(before, bounded=True),
+            None if after is None else Facts(after, bounded=True),
+        )
+    return known

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from decimal import Context, Decimal, InvalidOperation
+from operator import ge, gt, le, lt
 from typing import Any, Final, NamedTuple
 
 from server.core.errors import bad_request
@@ -22,6 +23,7 @@ from server.wire.codec import JSON
 MAX_CONDITIONS: Final = 50
 MAX_IN: Final = 200
 MAX_DEPTH: Final = 8
+_SCALAR_OPERATORS: Final = frozenset(("$eq", "$ne", "$gt", "$gte", "$lt", "$lte"))
 MAX_PARTS: Final = 100
 """Of a path; MongoDB stores nothing deeper."""
 _DECIMAL128: Final = Context(prec=34)
@@ -39,10 +41,21 @@ class Condition(NamedTuple):
     operand: Operand
 
 
-class Where(NamedTuple):
-    conditions: tuple[Condition, ...]
-    key: str
-    """The same for the same conditions: what a view is known by."""
+class Where:
+    """Known by its `key`: the same for the same conditions, so that watchers of one view share it."""
+
+    __slots__ = ("conditions", "key", "_tests")
+
+    def __init__(self, conditions: tuple[Condition, ...], key: str) -> None:
+        self.conditions = conditions
+        self.key = key
+        self._tests = [(condition.path, test_of(condition.operator, condition.operand)) for condition in conditions]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Where) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     def filter(self, ids: Callable[[str], list[Any]]) -> dict[str, Any]:
         """A MongoDB filter. `ids`: what `_id` may be in MongoDB for an id of ours."""
@@ -50,16 +63,22 @@ class Where(NamedTuple):
 
     def matches(self, document: Document) -> bool:
         """Whether a document, as JSON (document_json.py), matches."""
-        return all(_holds(condition, document) for condition in self.conditions)
+        return self.holds(Facts(document))
+
+    def holds(self, facts: Facts) -> bool:
+        """The same of a document of which much may be known already. TooMuch if finding out takes too long."""
+        return all(test(facts.at(path)) for path, test in self._tests)
 
 
 def parse(value: Any, field: str = "where") -> Where:
     """`bad_request` names what is not part of the language."""
-    conditions = tuple(_conditions(value, field, 0))
-    if len(conditions) > MAX_CONDITIONS:
-        raise bad_request(f"{field}: {MAX_CONDITIONS} conditions at most")
+    conditions: list[Condition] = []
+    for condition in _conditions(value, field, 0):
+        conditions.append(condition)
+        if len(conditions) > MAX_CONDITIONS:
+            raise bad_request(f"{field}: {MAX_CONDITIONS} conditions at most")
     unique = dict.fromkeys(conditions_key(condition) for condition in conditions)
-    return Where(conditions, "\n".join(sorted(unique)))
+    return Where(tuple(conditions), "\n".join(sorted(unique)))
 
 
 def conditions_key(condition: Condition) -> str:
@@ -88,8 +107,8 @@ def _conditions(value: Any, field: str, depth: int) -> Iterator[Condition]:
         raise bad_request(f"{field}: $and may be nested {MAX_DEPTH} deep")
     for name, wanted in value.items():
         if name == "$and":
-            if not isinstance(wanted, list) or not wanted:
-                raise bad_request(f"{field}: $and takes a list of conditions")
+            if not isinstance(wanted, list) or not 0 < len(wanted) <= MAX_CONDITIONS:
+                raise bad_request(f"{field}: $and takes a list of up to {MAX_CONDITIONS} objects of conditions")
             for part in wanted:
                 yield from _conditions(part, field, depth + 1)
             continue
@@ -111,7 +130,7 @@ def _operators(wanted: Any, path: str, field: str) -> Iterator[tuple[str, Operan
             if not isinstance(operand, list) or len(operand) > MAX_IN:
                 raise bad_request(f"{field}: {path}: $in takes a list of {MAX_IN} values at most")
             yield "$in", tuple(_scalar(item, path, field) for item in operand)
-        elif operator == "$eq" or operator == "$ne" or operator in _ORDER:
+        elif operator in _SCALAR_OPERATORS:
             yield operator, _scalar(operand, path, field)
         else:
             raise bad_request(f"{field}: {path}: {operator!r} is none of $eq, $ne, $gt, $gte, $lt, $lte, $in")
@@ -137,90 +156,179 @@ def _clause(condition: Condition, ids: Callable[[str], list[Any]]) -> dict[str, 
 
 # --- in Python --------------------------------------------------------------------------------------------------------
 
+FREE: Final = 1000
+PASSES: Final = 8
+"""Elements of lists that may be looked at in one document, and how often all that it has: about 40 ms for 1 MiB."""
 _MISSING: Final = object()
 
 
-def _holds(condition: Condition, document: Document) -> bool:
-    path, operator, operand = condition
-    values = _values(document, path.split("."))
-    if operator == "$eq":
-        return any(_equal(value, operand) for value in values)
+class TooMuch(Exception):
+    """So many different paths lead through so long lists that trying them would hold everybody up."""
+
+
+class Values:
+    """What a path leads to, by type, so that a condition takes as long for 10,000 elements as for one. The types are
+    MongoDB's, as far as scalars reach: what is of any other compares with nothing that a client may ask for."""
+
+    __slots__ = ("null", "texts", "numbers", "decimals", "bools")
+
+    def __init__(self, values: list[Any], null: bool) -> None:
+        kinds = set(map(type, values))
+        self.null = null or type(None) in kinds
+        self.texts: set[str] = set()
+        self.numbers: set[int | float] = set()
+        self.decimals: set[Decimal] = set()
+        self.bools: set[bool] = set()
+        if kinds == {str}:
+            self.texts.update(values)
+        elif kinds == {int}:
+            self.numbers.update(values)
+        else:
+            for value in values:
+                self._add(value)
+
+    def _add(self, value: Any) -> None:
+        if isinstance(value, str):
+            self.texts.add(value)
+        elif isinstance(value, bool):
+            self.bools.add(value)
+        elif isinstance(value, int | float):
+            self.numbers.add(value)
+        elif isinstance(value, dict) and len(value) == 1:
+            # Anything else under these names is an object that another program has stored as it is. NaN compares with
+            # nothing that a client may ask for.
+            if value.get("$numberDouble") in ("Infinity", "-Infinity"):
+                self.numbers.add(float(value["$numberDouble"]))
+            elif isinstance(decimal := value.get("$numberDecimal"), str):
+                with suppress(InvalidOperation):
+                    number = Decimal(decimal)
+                    if not number.is_nan():
+                        self.decimals.add(number)
+
+
+class Facts:
+    """A document, and what is known of it: found once for all the views that ask. `bounded`: no longer than PASSES."""
+
+    __slots__ = ("document", "_known", "_objects", "_left", "_counted")
+
+    def __init__(self, document: Document, bounded: bool = False) -> None:
+        self.document = document
+        self._known: dict[str, Values] = {}
+        self._objects: dict[int, list[Document]] = {}
+        """Of a list (by its identity) the elements that a path leads through."""
+        self._left: float = FREE if bounded else math.inf
+        self._counted = not bounded
+
+    def at(self, path: str) -> Values:
+        known = self._known.get(path)
+        if known is None:
+            known = self._known[path] = self._find(path.split("."))
+        return known
+
+    def _find(self, path: list[str]) -> Values:
+        """Through lists as well: of one the elements, and what is missing is null."""
+        nodes: list[Any] = [self.document]
+        null = False
+        for part in path:
+            reached: list[Any] = []
+            for node in nodes:
+                if isinstance(node, list):
+                    self._spend(len(node))
+                    objects = self._objects.get(id(node))
+                    if objects is None:
+                        objects = self._objects[id(node)] = [
+                            one for one in node if isinstance(one, dict) and not (len(one) <= 2 and is_special(one))
+                        ]
+                    reached += [one.get(part, _MISSING) for one in objects]
+                elif isinstance(node, dict) and not is_special(node):
+                    reached.append(node.get(part, _MISSING))
+                else:
+                    null = True
+            nodes = [one for one in reached if one is not _MISSING]
+            null = null or len(nodes) < len(reached)
+        values: list[Any] = []
+        for node in nodes:
+            if isinstance(node, list):
+                self._spend(len(node))
+                values += node
+            else:
+                values.append(node)
+        return Values(values, null)
+
+    def _spend(self, elements: int) -> None:
+        self._left -= elements
+        if self._left < 0:
+            if not self._counted:
+                self._counted = True
+                self._left += PASSES * _elements(self.document)
+            if self._left < 0:
+                raise TooMuch
+
+
+def _elements(document: Any) -> int:
+    count = 0
+    todo: list[Any] = [document]
+    for item in todo:
+        if isinstance(item, list):
+            count += len(item)
+            todo += [one for one in item if isinstance(one, dict | list)]
+        else:
+            todo += [one for one in item.values() if isinstance(one, dict | list)]
+    return count
+
+
+Test = Callable[[Values], bool]
+
+
+def test_of(operator: str, operand: Operand) -> Test:
     if operator == "$ne":
-        return not any(_equal(value, operand) for value in values)
-    if operator == "$in":
-        return any(_equal(value, one) for value in values for one in operand)
+        equal = _any_of((operand,))
+        return lambda values: not equal(values)
+    if operator in ("$eq", "$in"):
+        return _any_of(operand if operator == "$in" else (operand,))
+    return _ordered(operator, operand)
+
+
+def _any_of(operands: tuple[Any, ...]) -> Test:
+    asked = Values(list(operands), False)
+    decimals = {_decimal(number) for number in asked.numbers}
+
+    def test(values: Values) -> bool:
+        return (
+            (asked.null and values.null)
+            or not asked.texts.isdisjoint(values.texts)
+            or not asked.numbers.isdisjoint(values.numbers)
+            or not asked.bools.isdisjoint(values.bools)
+            or not decimals.isdisjoint(values.decimals)
+        )
+
+    return test
+
+
+def _ordered(operator: str, operand: Any) -> Test:
+    """Of many values the greatest decides, or the least. Only values of one type compare, and null with null."""
+    if operand is None:
+        return (lambda values: values.null) if operator in ("$gte", "$lte") else (lambda values: False)
     compare = _ORDER[operator]
-    return any(compare(value, operand) for value in values)
+    extreme: Callable[[Any], Any] = max if operator in ("$gt", "$gte") else min
+
+    def among(values: set[Any], wanted: Any) -> bool:
+        return bool(values) and compare(extreme(values), wanted)
+
+    if isinstance(operand, str):
+        return lambda values: among(values.texts, operand)
+    if isinstance(operand, bool):
+        return lambda values: among(values.bools, operand)
+    decimal = _decimal(operand)
+    return lambda values: among(values.numbers, operand) or among(values.decimals, decimal)
 
 
-def _values(value: Any, path: list[str]) -> Iterator[Any]:
-    """What a path leads to: of an array its elements, and at the end itself."""
-    for index, part in enumerate(path):
-        if isinstance(value, list):
-            for element in value:
-                if isinstance(element, dict) and not is_special(element):
-                    yield from _values(element, path[index:])
-            return
-        value = value.get(part, _MISSING) if isinstance(value, dict) and not is_special(value) else _MISSING
-        if value is _MISSING:
-            yield None
-            return
-    if isinstance(value, list):
-        yield from value
-        return
-    yield value
+def _decimal(number: int | float) -> Decimal:
+    """A number as MongoDB compares it with a Decimal128."""
+    return _DECIMAL128.create_decimal_from_float(number) if isinstance(number, float) else Decimal(number)
 
 
-def _kind(value: Any) -> tuple[str, Any]:
-    """(type, something to compare); the types are MongoDB's, as far as scalars reach."""
-    if value is None or isinstance(value, bool | str):
-        return type(value).__name__, value
-    if isinstance(value, int | float):
-        return "number", value
-    if isinstance(value, dict) and len(value) == 1:
-        # Anything else under these names is an object that another program has stored as it is.
-        if value.get("$numberDouble") in ("NaN", "Infinity", "-Infinity"):
-            return "number", float(value["$numberDouble"])
-        if isinstance(decimal := value.get("$numberDecimal"), str):
-            with suppress(InvalidOperation):
-                number = Decimal(decimal)
-                return ("other", None) if number.is_snan() else ("number", number)
-    return "other", None
-
-
-def _comparable(value: Any, operand: Any) -> tuple[Any, Any] | None:
-    kind, one = _kind(value)
-    wanted, other = _kind(operand)
-    if kind != wanted or kind == "other":
-        return None
-    if isinstance(one, Decimal) and isinstance(other, float):
-        other = _DECIMAL128.create_decimal_from_float(other)
-    if kind == "number" and math.isnan(one):
-        return None  # what a client asks for is finite, and compares with NaN in no way
-    return one, other
-
-
-def _equal(value: Any, operand: Any) -> bool:
-    pair = _comparable(value, operand)
-    return pair is not None and pair[0] == pair[1]
-
-
-def _ordered(test: Callable[[Any, Any], bool], equal: bool) -> Callable[[Any, Any], bool]:
-    def compare(value: Any, operand: Any) -> bool:
-        pair = _comparable(value, operand)
-        if pair is None:
-            return False
-        return equal if pair[0] is None else test(*pair)
-
-    return compare
-
-
-_ORDER: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    "$gt": _ordered(lambda one, other: one > other, False),
-    "$gte": _ordered(lambda one, other: one >= other, True),
-    "$lt": _ordered(lambda one, other: one < other, False),
-    "$lte": _ordered(lambda one, other: one <= other, True),
-}
+_ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"$gt": gt, "$gte": ge, "$lt": lt, "$lte": le}
 
 _SPECIAL: Final = frozenset(
     f"${name}"

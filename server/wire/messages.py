@@ -18,9 +18,12 @@ class Message:
     """One entry of a channel. An ephemeral one has offset 0 and neither epoch nor key.
 
     `time` is in milliseconds since 1970, UTC. `skip` names the session the message is not sent to ("echo": false).
+    `facts` is what views have found out about the document that has changed: for those of one turn, None after it.
     """
 
-    __slots__ = ("channel", "epoch", "offset", "key", "user", "time", "data", "tag", "skip", "images", "_frames")
+    __slots__ = (
+        "channel", "epoch", "offset", "key", "user", "time", "data", "tag", "skip", "images", "facts", "_frames",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Message:
         self.tag = tag
         self.skip = skip
         self.images = images
+        self.facts: Any
         self._frames: dict[Codec, bytes] = {}
 
     @property

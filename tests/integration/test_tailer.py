@@ -73,9 +73,10 @@ async def test_another_node_takes_over(node: Node, mongod: Mongod, direct: Any) 
         direct.orders.insert_one({"_id": "2", "n": 2})
         await until(lambda: second.tailer.holds, 5)
         direct.orders.insert_one({"_id": "3", "n": 3})
-        task = second.tailer._task
-        assert task is not None
-        task.cancel()  # dead: the lease stays
+        await second.tailer.close()
+        # As if it were dead: the lease stays.
+        until_then = {"$add": ["$$NOW", LEASE]}
+        direct.meta.update_one({"_id": "tailer"}, [{"$set": {"holder": second.id, "until": until_then}}])
         await node.tailer.open()
         direct.orders.insert_one({"_id": "4", "n": 4})
         await until(lambda: node.tailer.holds, LEASE / 1000 + 5)
@@ -327,3 +328,39 @@ async def test_what_mongodb_cannot_have_is_said_at_start(node: Node) -> None:
     declared = {"view": node.config.collections["orders"]}
     with pytest.raises(StartError, match=r"collections\.view"):
         await Documents(node.database, declared, node.config.mongodb, 0).open()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_database_dropped_under_running_nodes_begins_anew(
+    url: str, node: Node, mongod: Mongod, direct: Any
+) -> None:
+    """Watchers get a new snapshot, later changes come, the indexes are there again, and new watchers are served."""
+    async with another(node, mongod), Client([url]) as client, Client([url]) as late:
+        direct.orders.insert_one({"_id": "1", "n": 1})
+        copy, _ = await watch(client, "docs:orders")
+        assert set(copy.documents) == {"1"}
+        before = direct.creations.index_information()
+        direct.client.drop_database(direct.name)
+        await until(lambda: not copy.documents and copy.whole.is_set(), 30)
+        direct.orders.insert_one({"_id": "2", "n": 2})
+        await until(lambda: set(copy.documents) == {"2"}, 30)
+        await node.document_store.check()
+        assert direct.creations.index_information() == before
+        other, _ = await watch(late, "docs:orders")
+        assert set(other.documents) == {"2"}
+        direct.orders.insert_one({"_id": "3", "n": 3})
+        await until(lambda: set(copy.documents) == set(other.documents) == {"2", "3"}, 20)
+        assert copy.errors == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_checkpoint_that_is_gone_is_written_anew(url: str, node: Node, direct: Any) -> None:
+    """Nobody knows what has changed meanwhile, so those who watch start over."""
+    async with Client([url]) as client:
+        direct.orders.insert_one({"_id": "1", "n": 1})
+        copy, _ = await watch(client, "docs:orders")
+        direct.meta.delete_one({"_id": "tailer"})
+        direct.orders.insert_one({"_id": "2", "n": 2})
+        await until(lambda: copy.snapshots == 2 and set(copy.documents) == {"1", "2"}, 30)
+        direct.orders.insert_one({"_id": "3", "n": 3})
+        await until(lambda: "3" in copy.documents, 20)

@@ -64,7 +64,7 @@ def test_a_field_does_not_make_a_document_a_large_one() -> None:
 @hub_test
 async def test_what_one_view_cannot_show_stops_nobody_else(hub: Hub) -> None:
     class Broken(Where):
-        def matches(self, document: Any) -> bool:
+        def holds(self, facts: Any) -> bool:
             raise ValueError("a bug")
 
     sinks = [Sink(name=str(number)) for number in range(3)]
