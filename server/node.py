@@ -104,6 +104,7 @@ class Node:
         )
         self.last_seen = LastSeen(self.database)
         # Who may do what, and how much.
+        self.admission = Admission(limits, namespaces)
         self.authenticator = Authenticator(config.auth, self.clock)
         self.accounts: Accounts | None = None
         if config.auth.accounts:
@@ -116,11 +117,12 @@ class Node:
             on_confirmed=lambda confirmed: self.moderation.confirm(confirmed),
             clock=self.clock,
         )
-        self.identities = Identities(self.authenticator, self.tickets, self.revocations, config.auth.max_token_ttl)
+        self.identities = Identities(
+            self.authenticator, self.tickets, self.revocations, self.admission, config.auth.max_token_ttl
+        )
         self.permissions = Permissions(namespaces, self.revocations, config.auth.guests, config.collections)
         self.hooks = Hooks(config.hooks, self.clock)
         self.rights = Rights(self.permissions, self.hooks)
-        self.admission = Admission(limits, namespaces)
         self.moderation = Moderation(
             namespaces=namespaces,
             admission=self.admission,

@@ -11,7 +11,7 @@ from server.access.permissions import revocable
 from server.core.addresses import address_key
 from server.core.config import Limits, Namespace, UserRate
 from server.core.errors import Disconnect, Error
-from server.core.principals import Principal
+from server.core.principals import GUEST, Principal
 from server.core.rates import Buckets
 from server.core.seats import Seats
 
@@ -139,8 +139,18 @@ class Admission:
         who = _counted(principal, address)
         wait = 0.0 if principal.server else self._requests.take(who, asyncio.get_running_loop().time())
         if wait:
-            limit = self._limits.requests_per_second
-            raise Error("rate_limited", f"requests_per_second is {limit:g}", retry_after=wait)
+            raise self._too_many_requests(wait)
+
+    def check_unproven(self, address: str) -> None:
+        """`rate_limited` if a guest of this address could make no request now. Nothing is counted: whoever proves to be
+        a user does not pay for their neighbours, and whoever does not is counted as a guest afterwards."""
+        wait = self._requests.wait(_counted(GUEST, address), asyncio.get_running_loop().time())
+        if wait:
+            raise self._too_many_requests(wait)
+
+    def _too_many_requests(self, wait: float) -> Error:
+        limit = self._limits.requests_per_second
+        return Error("rate_limited", f"requests_per_second is {limit:g}", retry_after=wait)
 
     def tick(self) -> None:
         """Once a second: each client's own clock."""

@@ -96,6 +96,13 @@ class Authenticator:
                 return Principal(user=name, server=True, channels=key.channels, admin=key.admin)
         return self._principal(token, self._claims(token, digest))
 
+    def knows(self, token: str) -> bool:
+        """Whether no signature has to be verified for this token, which may be expired all the same."""
+        if len(token) > TOKEN_BYTES:
+            return False
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        return digest in self._remembered or digest in self._api_keys
+
     def fetching(self, token: str | None) -> asyncio.Future[None] | None:
         """What has to be waited for before `authenticate` knows the key of this token. Nearly always None: only the
         keys of `auth.jwks_url` are ever fetched, and then for everybody at once. It never raises."""

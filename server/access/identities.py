@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from server.access.admission import Admission
 from server.access.auth import Authenticator
 from server.access.revocations import Revocations
 from server.access.tickets import Tickets
@@ -15,21 +16,32 @@ class Identities:
     """`max_token_ttl`: seconds that a token may be good for; 0: any."""
 
     def __init__(
-        self, authenticator: Authenticator, tickets: Tickets, revocations: Revocations, max_token_ttl: float
+        self,
+        authenticator: Authenticator,
+        tickets: Tickets,
+        revocations: Revocations,
+        admission: Admission,
+        max_token_ttl: float,
     ) -> None:
+        self._admission = admission
         self._authenticator = authenticator
         self._tickets = tickets
         self._revocations = revocations
         self._max_token_ttl = max_token_ttl
 
-    def authenticate(self, token: str | None) -> Principal:
-        """The principal of a bearer token, or a guest; `unauthenticated` (revoked tokens too) or `token_expired`."""
+    def authenticate(self, token: str | None, address: str | None = None) -> Principal:
+        """The principal of a bearer token, or a guest; `unauthenticated` (revoked tokens too) or `token_expired`. And
+        `rate_limited`, before a signature is looked at, where there is no request left for guests of `address`."""
+        if address is not None and token is not None and not self._authenticator.knows(token):
+            self._admission.check_unproven(address)
         principal = self._authenticator.authenticate(token)
         self.recognize(principal)
         return principal
 
-    def redeem(self, ticket: str, channels: Sequence[str]) -> Principal:
-        """Whoever got the ticket, unless their token has been revoked."""
+    def redeem(self, ticket: str, channels: Sequence[str], address: str | None = None) -> Principal:
+        """Whoever got the ticket, unless their token has been revoked. `rate_limited` as with `authenticate`."""
+        if address is not None:
+            self._admission.check_unproven(address)
         principal = self._tickets.redeem(ticket, list(channels))
         self.recognize(principal)
         return principal

@@ -41,6 +41,13 @@ class TokenBucket:
             self._shut_until = now + max(wait, min(PAUSE, (self._burst - self._tokens) / self._rate))
         return self._shut_until - now
 
+    def wait(self, now: float) -> float:
+        """What `take` would say, without taking one."""
+        if now < self._shut_until:
+            return self._shut_until - now
+        tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        return (1.0 - tokens) / self._rate if self._rate and tokens < 1.0 else 0.0
+
     def full(self, now: float) -> bool:
         return self._tokens + (now - self._at) * self._rate >= self._burst
 
@@ -65,3 +72,8 @@ class Buckets:
                 self._room = max(_ROOM, 2 * len(self._buckets))
             bucket = self._buckets[key] = TokenBucket(self._rate, self._burst, now)
         return bucket.take(now)
+
+    def wait(self, key: Hashable, now: float) -> float:
+        """What `take` would say, without taking one."""
+        bucket = self._buckets.get(key)
+        return 0.0 if bucket is None else bucket.wait(now)

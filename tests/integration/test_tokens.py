@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,6 +18,8 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
 from server.access import keys
+from server.core.errors import Error
+from server.core.principals import GUEST
 from server.node import Node
 from server.sessions import outbox
 from tests.integration.conftest import SETTINGS
@@ -186,6 +189,33 @@ async def test_a_bad_token_at_the_door(url: str, http_client: AsyncHTTPClient, b
             }
             response = await http_client.fetch(base_url + path, headers=headers | upgrade, raise_error=False)
             assert (response.code, json.loads(response.body)["code"]) == (401, code)
+
+
+class TestWithARate:
+    @pytest.fixture
+    def settings(self) -> dict[str, object]:
+        return {"limits.requests_per_second": 5}
+
+    @pytest.mark.gen_test
+    async def test_no_signature_is_looked_at_for_who_has_no_request_left(self, node: Node) -> None:
+        """Where guests of an address have used up their requests, unknown tokens and tickets of it have to wait; tokens
+        that were verified before, and other addresses, need not."""
+        known, other = make_token(SECRET, "ann"), make_token(SECRET, "bob")
+        ann = node.identities.authenticate(known, "192.0.2.1")
+        ticket, _ = await node.subscriptions.ticket(ann, ["feed:a"])
+        assert node.identities.authenticate(other, "192.0.2.2").user == "bob"
+        with suppress(Error):
+            for _ in range(100):
+                node.admission.count_request(GUEST, "192.0.2.1")
+        for _ in range(3):
+            for bad in ("a.b.c", make_token("another secret of 32 bytes and more", "ann"), make_token(SECRET, "eve")):
+                with pytest.raises(Error, match="rate_limited: requests_per_second is 5"):
+                    node.identities.authenticate(bad, "192.0.2.1")
+            with pytest.raises(Error, match="rate_limited"):
+                node.identities.redeem(ticket, ["feed:a"], "192.0.2.1")
+        assert node.identities.authenticate(known, "192.0.2.1").user == "ann"
+        assert node.identities.authenticate(make_token(SECRET, "eve"), "192.0.2.3").user == "eve"
+        assert node.identities.redeem(ticket, ["feed:a"], "192.0.2.3").user == "ann"
 
 
 # --- keys at a URL ----------------------------------------------------------------------------------------------------

@@ -74,3 +74,15 @@ def test_who_waits_as_long_as_told_is_served(rate: float, burst: float) -> None:
     for _ in range(300):
         now += bucket.take(now) + 1e-9
     assert bucket.take(now + 1 / rate) == 0.0
+
+
+@given(st.floats(0.1, 1000), st.integers(1, 20), st.lists(st.floats(0, 1), max_size=50))
+def test_looking_takes_nothing_and_says_what_taking_would(rate: float, burst: int, pauses: list[float]) -> None:
+    """Whether there is a token is the same question with and without taking it."""
+    now = 0.0
+    bucket = TokenBucket(rate, burst, now)
+    for pause in pauses:
+        now += pause
+        looked = bucket.wait(now)
+        assert bucket.wait(now) == looked
+        assert (bucket.take(now) == 0.0) == (looked == 0.0)
