@@ -7,8 +7,10 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -18,9 +20,11 @@ import waterspout_client.client
 from waterspout_client import (
     Change,
     Client,
+    FileCursors,
     Gap,
     Join,
     Leave,
+    Limited,
     Live,
     Message,
     Replaced,
@@ -535,3 +539,123 @@ async def test_commands_of_documents() -> None:
         with pytest.raises((TimeoutError, ConnectionClosed)):
             async with asyncio.timeout(0.02):
                 await peer.expect("put")
+
+
+# --- what hurts only the call it belongs to ---------------------------------------------------------------------------
+
+HALF = "chat:\ud83d"
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+async def test_half_a_surrogate_pair_is_refused_where_it_stands(encoding: str) -> None:
+    """No name, key, cursor or data that cannot be encoded ends the connection, or keeps anything else from being
+    sent."""
+    sent: list[Any] = []
+
+    async def serving(socket: ServerConnection) -> None:
+        async for frame in socket:
+            command = msgpack.unpackb(frame) if isinstance(frame, bytes) else json.loads(frame)
+            sent.append(command["type"])
+            reply = {"type": "reply", "id": command["id"], "channel": LOBBY, "key": "k", "offset": 1}
+            await socket.send(msgpack.packb(reply) if isinstance(frame, bytes) else json.dumps(reply))
+
+    protocol = Subprotocol(f"waterspout.{encoding}")
+    async with serve(serving, "127.0.0.1", 0, subprotocols=[protocol]) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with Client(url, encoding=encoding) as ann:  # type: ignore[arg-type]
+            await ann.ready()
+            for call in (
+                lambda: ann.publish(HALF, 1),
+                lambda: ann.publish(LOBBY, 1, key="\ud83d"),
+                lambda: ann.history(HALF),
+                lambda: ann.history(LOBBY, after="\ud83d"),
+                lambda: ann.presence(HALF),
+                lambda: ann.collection("\ud83d").find(),
+                lambda: ann.collection("orders").get("\ud83d"),
+                lambda: ann.collection("orders").put("x", {"\ud83d": 1}),
+                lambda: ann.collection("orders").delete("\ud83d"),
+                lambda: ann.subscribe(HALF).__aenter__(),
+                lambda: ann.collection("orders").watch({"name": "\ud83d"}).__aenter__(),
+            ):
+                with pytest.raises(WaterspoutError, match="bad_request"):
+                    await call()
+            with pytest.raises(ValueError, match="surrogates"):
+                ann.publish(LOBBY, {"text": "\ud83d"})
+            assert (await ann.publish(LOBBY, 1)).offset == 1
+            assert (ann.state, sent) == ("open", ["connect", "publish"])
+
+
+async def test_what_the_rate_limit_refuses_is_sent_again_in_order_and_that_is_told() -> None:
+    """One each time that the server says; what came later waits behind it; writes of documents do not wait."""
+    told: list[Limited] = []
+    async with stage() as server, client(server, on_limited=told.append) as ann:
+        peer = await server.peer()
+        asking = [asyncio.create_task(ann.presence(f"chat:{number}")) for number in range(3)]
+        commands = [await peer.expect("presence", channel=f"chat:{number}") for number in range(3)]
+        await peer.reply(commands[0], users=[])
+        await peer.refuse(commands[2], "rate_limited", retry=True, retry_after=0.05)
+        await peer.refuse(commands[1], "rate_limited", retry=True, retry_after=0.05)
+        while not told:
+            await asyncio.sleep(0)
+        later = asyncio.create_task(ann.history(LOBBY))
+        writing = asyncio.create_task(ann.collection("orders").put("x", {}))
+        await peer.reply(await peer.expect("put"), document={"_id": "x"})
+        await writing
+        for number in (1, 2):
+            await peer.reply(await peer.expect("presence", channel=f"chat:{number}"), users=[])
+        await peer.reply(await peer.expect("history"), messages=[], cursor="0", more=False)
+        await asyncio.gather(*asking, later)
+        assert [(one.waiting, one.reason) for one in told] == [(1, "no"), (0, "")]
+
+
+async def test_what_was_left_while_it_waited_for_the_rate_limit_is_not_subscribed_to() -> None:
+    async with stage() as server, client(server) as ann:
+        peer = await server.peer()
+        entering = asyncio.create_task(ann.subscribe(LOBBY).__aenter__())
+        command = await peer.expect("subscribe")
+        entering.cancel()
+        await asyncio.wait([entering])
+        left = await peer.expect("unsubscribe")
+        await peer.refuse(command, "rate_limited", retry=True, retry_after=0.01)
+        await peer.reply(left)
+        await asyncio.sleep(0.05)
+        asking = asyncio.create_task(ann.presence(LOBBY))
+        await peer.reply(await peer.expect("presence"), users=[])
+        await asking
+
+
+@pytest.mark.parametrize("kept", ["rubbish", "", 7, OSError("no such disk")])
+async def test_a_kept_cursor_that_is_none_means_from_now_on(kept: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither what cannot be read nor what the server does not take keeps the channel from being read; it is logged."""
+
+    class Damaged:
+        def load(self, channel: str) -> str | None:
+            if isinstance(kept, Exception):
+                raise kept
+            return kept  # type: ignore[no-any-return]
+
+        def save(self, channel: str, cursor: str) -> None: ...
+
+    async with stage() as server, client(server, cursors=Damaged()) as ann:
+        entering = asyncio.create_task(ann.subscribe(LOBBY, last=5).__aenter__())
+        peer = await server.peer()
+        if kept == "rubbish":
+            await peer.refuse(await peer.expect("subscribe", after="rubbish"), "bad_request")
+        await peer.joined("e:1", "e:1", after=None, last=5)
+        events = await entering
+        await events.__aexit__(None, None, None)
+        assert "from now on" in caplog.text
+        given = asyncio.create_task(ann.subscribe("chat:other", after="mine").__aenter__())
+        await peer.expect("unsubscribe")
+        await peer.refuse(await peer.expect("subscribe", after="mine"), "bad_request")
+        with pytest.raises(WaterspoutError, match="bad_request"):
+            await given
+
+
+@pytest.mark.parametrize("content", ["", "[]", "not JSON"])
+def test_a_file_that_holds_no_cursors_is_said_so(tmp_path: Path, content: str) -> None:
+    """At once, with its name: a program that is to go on must not begin anew without a word."""
+    path = tmp_path / "cursors.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"cursors\.json: not a file of cursors"):
+        FileCursors(path)

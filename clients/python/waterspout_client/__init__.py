@@ -33,6 +33,7 @@ from waterspout_client.events import (
     Published,
     User,
 )
+from waterspout_client.pace import Limited
 from waterspout_client.subscription import Subscription
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Gap",
     "Join",
     "Leave",
+    "Limited",
     "Live",
     "Message",
     "Occupancy",

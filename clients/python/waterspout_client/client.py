@@ -12,16 +12,16 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from waterspout_client.codec import Encoding, codec, to_json
-from waterspout_client.cursors import Cursors
+from waterspout_client.cursors import Cursors, load
 from waterspout_client.documents import Collection
 from waterspout_client.errors import WaterspoutError
 from waterspout_client.events import Gap, Message, Page, Presence, Published, Push, User
-from waterspout_client.link import ABNORMAL, End, Link, open_link
+from waterspout_client.link import ABNORMAL, End, Link, open_link, websocket_url
 from waterspout_client.outbox import Outbox, jitter
+from waterspout_client.pace import Limited
 from waterspout_client.subscription import Stream, Subscription
 
 logger = logging.getLogger("waterspout_client")
@@ -32,6 +32,7 @@ NOT_DONE = ("unavailable", "rate_limited")
 UNKNOWN = ("disconnected", "outcome_unknown")
 LASTED = 5.0  # s; a server that lets in and throws out at once has not answered
 
+T = TypeVar("T")
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A JWT or an API key, or a function that is asked for one at each connection and before one expires."""
 
@@ -59,6 +60,7 @@ class Client:
     encoding     "json", or "msgpack" (needs the `msgpack` package)
     cursors      where the cursors are kept, so that the next run of the program continues (`FileCursors`)
     on_state     called at every change of state
+    on_limited   called when the server's rate limit makes commands wait, and when it no longer does
     min_delay    seconds; the first pause between attempts is random below this
     max_delay    seconds; no pause is longer, unless the server says so
     patience     seconds to wait for a connection, or for a sign of life after asking for one
@@ -77,6 +79,7 @@ class Client:
         encoding: Encoding = "json",
         cursors: Cursors | None = None,
         on_state: Callable[[StateChange], None] | None = None,
+        on_limited: Callable[[Limited], None] | None = None,
         min_delay: float = 0.5,
         max_delay: float = 30.0,
         patience: float = 8.0,
@@ -93,6 +96,7 @@ class Client:
         self._codec = codec(encoding)
         self._cursors = cursors
         self._on_state = on_state
+        self._on_limited = on_limited
         self._min_delay = min_delay
         self._max_delay = max_delay
         self._patience = patience
@@ -168,7 +172,7 @@ class Client:
             token = await self._fresh_token()
         except Exception as error:
             return End(ABNORMAL, f"no token: {error!r}")
-        link = await open_link(self.url, self._codec, self._patience, self._ping, self._take)
+        link = await open_link(self.url, self._codec, self._patience, self._ping, self._take, self._limited)
         if isinstance(link, End):
             return link
         running = asyncio.create_task(link.run())
@@ -238,11 +242,20 @@ class Client:
 
     def _set(self, change: StateChange) -> None:
         self.state = change.state
-        if self._on_state is not None:
-            try:
-                self._on_state(change)
-            except Exception:  # the connection is not at fault
-                logger.exception("%s: on_state failed", self.url)
+        self._tell("on_state", self._on_state, change)
+
+    def _limited(self, limited: Limited) -> None:
+        if limited.waiting:
+            logger.info("%s: the rate limit makes commands wait: %s", self.url, limited.reason)
+        self._tell("on_limited", self._on_limited, limited)
+
+    def _tell(self, name: str, listener: Callable[[T], None] | None, what: T) -> None:
+        if listener is None:
+            return
+        try:
+            listener(what)
+        except Exception:  # the connection is not at fault
+            logger.exception("%s: %s failed", self.url, name)
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -315,16 +328,16 @@ class Client:
         At most `max_pending` events wait for the loop. Beyond that a durable channel's go on waiting on the server, and
         of an ephemeral one the oldest are dropped, which is told.
         """
-        if after is None and self._cursors is not None:
-            after = self._cursors.load(channel)
+        kept = load(self._cursors, channel) if after is None and self._cursors is not None else None
         options: Push = {}
         if last is not None:
             options["last"] = last
         if where is not None:
             options["where"] = where
         return Subscription(
-            self, channel, options, after=after, cursors=self._cursors, max_pending=max_pending or self._max_pending
-        )
+            self, channel, options, after=after or kept, kept=kept is not None, cursors=self._cursors,
+            max_pending=max_pending or self._max_pending,
+        )  # fmt: skip
 
     async def history(
         self, channel: str, *, after: str | None = None, before: str | None = None, limit: int | None = None
@@ -378,13 +391,3 @@ class Client:
     def leave(self, stream: Stream[Any]) -> None:
         if self._streams.get(stream.channel) is stream:
             del self._streams[stream.channel]
-
-
-def websocket_url(url: str) -> str:
-    """`http://host` and the like as the address of the WebSocket there."""
-    parts = urlsplit(url)
-    scheme, host, path, query, _ = parts
-    scheme = {"http": "ws", "https": "wss"}.get(scheme, scheme)
-    if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:  # `port` raises ValueError beyond 65535
-        raise ValueError(f"url: not an http, https, ws or wss address: {url!r}")
-    return urlunsplit((scheme, host, "/v1/ws" if path in ("", "/") else path, query, ""))

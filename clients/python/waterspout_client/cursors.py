@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Protocol
@@ -16,16 +17,37 @@ class Cursors(Protocol):
     def save(self, channel: str, cursor: str) -> None: ...
 
 
+logger = logging.getLogger("waterspout_client")
+
+
+def load(cursors: Cursors, channel: str) -> str | None:
+    """Where the program stopped, as far as that can be read: what is kept may be damaged, and the channel is not."""
+    try:
+        kept: object = cursors.load(channel)
+    except Exception as error:
+        logger.warning("%s: from now on, since its cursor cannot be read: %r", channel, error)
+        return None
+    if kept is None or (isinstance(kept, str) and kept):
+        return kept
+    logger.warning("%s: from now on, since what is kept is no cursor", channel)
+    return None
+
+
 class FileCursors:
     """A JSON file, replaced as a whole and synchronized at each step. One program, one file. It survives `kill -9`; the
-    step before a power failure may be missing, and then those messages come again."""
+    step before a power failure may be missing, and then those messages come again. ValueError if it is another file."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         try:
-            self._cursors: dict[str, str] = json.loads(self._path.read_text())
+            kept = json.loads(self._path.read_text())
         except FileNotFoundError:
-            self._cursors = {}
+            kept = {}
+        except ValueError as error:
+            raise ValueError(f"{path}: not a file of cursors: {error}") from None
+        if not isinstance(kept, dict):
+            raise ValueError(f"{path}: not a file of cursors")
+        self._cursors: dict[str, str] = kept
 
     def load(self, channel: str) -> str | None:
         return self._cursors.get(channel)

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -15,14 +16,14 @@ from websockets.typing import Subprotocol
 from waterspout_client.codec import Codec
 from waterspout_client.errors import WaterspoutError, disconnected
 from waterspout_client.events import Push
+from waterspout_client.pace import Command, Done, Limited, Pace
 
 MAX_FRAME = 64 << 20  # a page of the largest messages; beyond that something is wrong with the other end
 UNANSWERED = 20.0  # s; the server decides a publish within 10 and answers everything else sooner
 ABNORMAL = 1006  # RFC 6455's code for an end without a close frame
 
-Done = Callable[[WaterspoutError | None, Push], None]
-"""Called with the error or the reply at the very moment it is read: the pushes behind it may have arrived in the same
-packet, and a future would be too late for them."""
+NEVER_WAITS = ("connect", "put", "patch", "delete")
+"""What the rate limit refuses at once: who writes documents may have written again in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,24 @@ class End:
     """Coming back would not help."""
 
 
-async def open_link(url: str, codec: Codec, patience: float, ping: float, take: Callable[[Push], None]) -> Link | End:
+def websocket_url(url: str) -> str:
+    """`http://host` and the like as the address of the WebSocket there."""
+    parts = urlsplit(url)
+    scheme, host, path, query, _ = parts
+    scheme = {"http": "ws", "https": "wss"}.get(scheme, scheme)
+    if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:  # `port` raises ValueError beyond 65535
+        raise ValueError(f"url: not an http, https, ws or wss address: {url!r}")
+    return urlunsplit((scheme, host, "/v1/ws" if path in ("", "/") else path, query, ""))
+
+
+async def open_link(
+    url: str,
+    codec: Codec,
+    patience: float,
+    ping: float,
+    take: Callable[[Push], None],
+    limited: Callable[[Limited], None],
+) -> Link | End:
     try:
         socket = await connect(
             url,
@@ -55,11 +73,17 @@ async def open_link(url: str, codec: Codec, patience: float, ping: float, take: 
         return End(ABNORMAL, reason, delay=float(after) if after.isdecimal() else None)
     except (OSError, EOFError, WebSocketException) as error:
         return End(ABNORMAL, str(error) or type(error).__name__)
-    return Link(socket, codec, take)
+    return Link(socket, codec, take, limited)
 
 
 class Link:
-    def __init__(self, socket: ClientConnection, codec: Codec, take: Callable[[Push], None]) -> None:
+    def __init__(
+        self,
+        socket: ClientConnection,
+        codec: Codec,
+        take: Callable[[Push], None],
+        limited: Callable[[Limited], None],
+    ) -> None:
         self.message_bytes = 0
         """The server's limit, which `connect` tells; 0: none known."""
         self.over = False
@@ -67,29 +91,40 @@ class Link:
         self._codec = codec
         self._take = take
         self._next_id = 1
-        self._replies: dict[int, tuple[float, Done]] = {}  # oldest first
+        self._replies: dict[int, Command] = {}  # oldest first
+        self._pace = Pace(self._put, limited)
         self._unclaimed: list[tuple[float, WaterspoutError]] = []
         """Errors without an id: of a frame the server could not decode, it does not say which."""
         self._frames: asyncio.Queue[str | bytes] = asyncio.Queue()  # bounded by those who send: windows, and waiting
         self._goodbye: Push | None = None
         self._loop = asyncio.get_running_loop()
 
-    def send(self, kind: str, fields: Push, done: Done) -> None:
-        """Send a command; `done` is called once and never from here, with `disconnected` if the link ends first."""
-        try:
-            frame = self._frame(kind, fields)
-        except WaterspoutError as error:
-            self._loop.call_soon(done, error, {})
-            return
-        self._replies[self._next_id] = (self._loop.time(), done)
+    def send(self, kind: str, fields: Push, done: Done, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Send a command; what the rate limit refuses waits, and is sent again. `done` is called once and never from
+        here, with `disconnected` if the link ends first."""
+        command = Command(self._next_id, kind, fields, done, wanted)
         self._next_id += 1
+        if self._pace.busy and kind not in NEVER_WAITS and self.usable:
+            self._pace.wait(command)
+        else:
+            self._put(command)
+
+    def _put(self, command: Command) -> None:
+        try:
+            frame = self._frame(command)
+        except WaterspoutError as error:
+            self._loop.call_soon(command.done, error, {})
+            return
+        command.sent_at = self._loop.time()
+        self._replies[command.number] = command
         self._frames.put_nowait(frame)
 
-    def _frame(self, kind: str, fields: Push) -> str | bytes:
+    def _frame(self, command: Command) -> str | bytes:
+        kind = command.kind
         if not self.usable:
             raise disconnected()
         try:
-            frame = self._codec.encode({"type": kind, "id": self._next_id, **fields})
+            frame = self._codec.encode({"type": kind, "id": command.number, **command.fields})
         except (TypeError, ValueError, OverflowError) as error:
             raise WaterspoutError("bad_request", f"{kind}: cannot be encoded: {error}") from None
         if self.message_bytes and 2 * len(frame) > self.message_bytes:  # a character has four bytes at most
@@ -131,8 +166,8 @@ class Link:
             for task in tasks:
                 task.cancel()
             replies, self._replies = self._replies, {}
-            for _, report in replies.values():
-                report(disconnected(), {})
+            for command in (*replies.values(), *self._pace.close()):
+                command.done(disconnected(), {})
             try:
                 await asyncio.wait(tasks)
                 await self._socket.close()
@@ -156,13 +191,23 @@ class Link:
         if kind == "error" and "id" not in push:
             self._unclaimed.append((self._loop.time(), WaterspoutError.of(push)))
         elif kind in ("reply", "error"):
-            _, done = self._replies.pop(push.get("id", 0), (0.0, None))
-            if done is not None:
-                done(WaterspoutError.of(push) if kind == "error" else None, push)
+            command = self._replies.pop(push.get("id", 0), None)
+            if command is not None:
+                self._answer(command, push)
         elif kind == "disconnect":
             self._goodbye = push
         else:
             self._take(push)
+
+    def _answer(self, command: Command, push: Push) -> None:
+        if push["type"] == "reply":
+            self._pace.accepted()
+            return command.done(None, push)
+        error = WaterspoutError.of(push)
+        if error.code == "rate_limited" and error.retry and command.kind not in NEVER_WAITS:
+            self._pace.refused(command, error)
+        else:
+            command.done(error, push)
 
     async def _write(self) -> str:
         try:
@@ -176,15 +221,15 @@ class Link:
         there was an error without an id is the one that error was for: sent again, it would meet the same."""
         while True:
             await asyncio.sleep(UNANSWERED / 4)
-            for number, (sent_at, done) in list(self._replies.items()):
-                if self._loop.time() - sent_at <= UNANSWERED:
+            for command in list(self._replies.values()):
+                if self._loop.time() - command.sent_at <= UNANSWERED:
                     break
-                unclaimed = next((one for one in self._unclaimed if one[0] >= sent_at), None)
+                unclaimed = next((one for one in self._unclaimed if one[0] >= command.sent_at), None)
                 if unclaimed is None:
                     return "a command was not answered"
                 self._unclaimed.remove(unclaimed)
-                del self._replies[number]
-                done(unclaimed[1], {})
+                del self._replies[command.number]
+                command.done(unclaimed[1], {})
 
     def _end(self, reason: str) -> End:
         goodbye = self._goodbye

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from waterspout_client.errors import Unsubscribed, WaterspoutError
 from waterspout_client.events import Dropped, Event, Gap, Join, Leave, Live, Message, Occupancy, Push
 from waterspout_client.link import Link
 from waterspout_client.outbox import jitter
+
+logger = logging.getLogger("waterspout_client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,10 @@ class Stream(Generic[T]):
         *,
         max_pending: int,
         after: str | None = None,
+        kept: bool = False,
         cursors: Cursors | None = None,
     ) -> None:
+        """`kept`: `after` is what `cursors` had, and the server may know better."""
         self.channel = channel
         self.cursor: str | None = None
         """Behind the last event that the loop has finished with (it has asked for the next, or left the block without
@@ -73,6 +78,7 @@ class Stream(Generic[T]):
         self._home = home
         self._link: Link | None = None
         self._stage = Stage.JOINING
+        self._kept = kept
         self._received = after
         """Behind the last push that has come; where the server is asked to go on."""
         self._durable = False
@@ -256,7 +262,7 @@ class Stream(Generic[T]):
         if self._received is not None:
             fields.pop("last", None)
             fields["after"] = self._received
-        link.send("subscribe", fields, self._answered)
+        link.send("subscribe", fields, self._answered, lambda: not self._over and self._stage is Stage.JOINING)
 
     def _answered(self, error: WaterspoutError | None, reply: Push) -> None:
         if self._over:
@@ -264,6 +270,10 @@ class Stream(Generic[T]):
         if error is not None:
             if error.code == "disconnected":
                 return  # asked again by `opened`
+            if self._kept and error.code == "bad_request":
+                logger.warning("%s: from now on, since what was kept is no cursor: %s", self.channel, error.reason)
+                self._kept, self._received = False, None
+                return self._ask()
             if not error.retry:
                 begun = self._first is not None and self._first.done()
                 return self.ended(Unsubscribed(error.code, error.reason) if begun else error)
@@ -272,6 +282,7 @@ class Stream(Generic[T]):
             self._timer = asyncio.get_running_loop().call_later(pause, self._ask)
             return
         self._attempt = 0
+        self._kept = False
         self._stage = Stage.REPLAYING
         # What is only a view of a log need not come to its head: it is live at once.
         view = "where" in self._options or (self.channel.startswith("docs:") and "/" in self.channel)
