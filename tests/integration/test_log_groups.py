@@ -1,0 +1,122 @@
+"""Cold channels: what is asked for at the same time is read together, and no reply is too large."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from server.core.cursors import MAX_OFFSET, Position
+from server.log.reader import PAGE
+from server.node import Node
+from tests.support.client import Client
+from tests.support.logs import fresh, opened
+from tests.support.processes import Mongod
+from tests.support.profiled import seen
+
+MIB = 1 << 20
+HISTORY = 10
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    return {"limits.channels_per_connection": 0, "limits.messages_per_second": 0}
+
+
+@pytest.fixture
+def url(base_url: str, http_server: object) -> str:
+    return base_url.replace("http", "ws") + "/v1/ws"
+
+
+async def filled(node: Node, mongod: Mongod, count: int) -> list[str]:
+    """Channels with HISTORY messages each, which this node has not written to."""
+    channels = [f"chat:{number}" for number in range(count)]
+    async with opened(mongod.uri, node.config.mongodb, node="another") as log:
+        for number in range(HISTORY):
+            await asyncio.gather(*(log.append(channel, None, f"key {number}", number, 10) for channel in channels))
+    return channels
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize("kind", ["live", "last", "resume"])
+async def test_what_is_asked_at_once_takes_few_commands(node: Node, mongod: Mongod, url: str, kind: str) -> None:
+    """Not one or more for each channel: 200 distinct channels that nobody has open."""
+    channels = await filled(node, mongod, 200)
+    async with Client(url) as client:
+        with seen(mongod.uri, node.config.mongodb.database, "messages", "channels") as commands:
+            cursor = f"{node.log.epoch}:5"
+            options = {"live": {}, "last": {"last": HISTORY}, "resume": {"after": cursor}}[kind]
+            expected = {"live": [], "last": list(range(HISTORY)), "resume": list(range(5, HISTORY))}[kind]
+            subscriptions = await asyncio.gather(*(client.subscribe(channel, **options) for channel in channels))
+            for subscription in subscriptions:
+                messages = await subscription.messages(len(expected))
+                assert [one["data"] for one in messages] == expected
+        assert 0 < len(commands) <= 40, commands
+        assert not [command for command in commands if command.name == "getMore"]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_histories_that_are_asked_for_at_once_take_few_commands(node: Node, mongod: Mongod) -> None:
+    """Of 200 channels, by as many clients: each reads one page at a time."""
+    channels = await filled(node, mongod, 200)
+    guest = node.identities.authenticate(None)
+    with seen(mongod.uri, node.config.mongodb.database, "messages", "channels") as commands:
+        asked = (node.history.page(guest, channel, after=None, before=None, limit=HISTORY) for channel in channels)
+        pages = await asyncio.gather(*asked)
+        assert all([one.data for one in page["messages"]] == list(range(HISTORY)) for page in pages)
+    assert 0 < len(commands) <= 40, commands
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_channel_that_is_open_takes_none(node: Node, mongod: Mongod, url: str) -> None:
+    """Where somebody listens already the position is known here."""
+    async with Client(url) as first, Client(url) as second:
+        await first.publish("chat:a", 1)
+        await first.subscribe("chat:a")
+        with seen(mongod.uri, node.config.mongodb.database, "messages", "channels") as commands:
+            subscription = await second.subscribe("chat:a")
+            await second.unsubscribe("chat:a")
+            await second.subscribe("chat:a", after=subscription.cursor)
+        assert commands == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_pages_end_at_about_4_mib_however_large_the_messages_are(mongod: Mongod) -> None:
+    """Forwards, backwards, and many short ranges at once: everything comes, and no reply is larger."""
+    options = fresh()
+    sizes = [300_000 if number % 3 else 100 for number in range(60)]
+    async with opened(mongod.uri, options) as log:
+        await asyncio.gather(*(log.append("chat:a", None, str(n), "x" * size, size) for n, size in enumerate(sizes)))
+        many = [f"chat:{number}" for number in range(12)]
+        await asyncio.gather(*(log.append(one, None, str(n), "x" * 200_000, 200_000) for one in many for n in range(4)))
+        end = Position(log.epoch, len(sizes))
+        with seen(mongod.uri, options.database, "messages") as commands:
+            after, pages = Position(log.epoch, 0), 0
+            while after != end:
+                page = await log.read("chat:a", after)
+                assert sum(len(message.data) for message in page.messages) <= 4 * MIB
+                assert [len(message.data) for message in page.messages] == sizes[after.offset :][: len(page.messages)]
+                after = page.messages[-1].position
+                pages += 1
+            assert pages > 2
+            for before, limit in ((MAX_OFFSET, PAGE), (len(sizes) + 1, 40)):
+                messages, floor = await log.read_back("chat:a", before, limit)
+                assert (messages[-1].offset, floor) == (len(sizes), 0)
+                assert 1 * MIB < sum(len(message.data) for message in messages) <= 4 * MIB
+            found = await asyncio.gather(*(log.read(channel, Position(log.epoch, 0), 4) for channel in many))
+            assert [[len(message.data) for message in page.messages] for page in found] == [[200_000] * 4] * len(many)
+        assert max(command.reply for command in commands) <= 4 * MIB
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_message_that_is_larger_than_a_page_comes_alone(mongod: Mongod) -> None:
+    """A page has one message at least, so readers go on."""
+    data = "x" * 6_000_000
+    async with opened(mongod.uri, fresh()) as log:
+        for number in range(3):
+            await log.append("chat:a", None, str(number), data, len(data))
+        for number in range(3):
+            page = await log.read("chat:a", Position(log.epoch, number), 3)
+            assert [message.offset for message in page.messages] == [number + 1]
+        messages, _ = await log.read_back("chat:a", 4, 3)
+        assert [message.offset for message in messages] == [3]
