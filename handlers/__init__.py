@@ -16,7 +16,7 @@ from handlers.channels import Batch, Messages, Polls
 from handlers.documentation import DocumentationPage
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
-from handlers.events import Events, JoinedEvents, Tickets
+from handlers.events import ChannelEvents, JoinedEvents, Tickets
 from handlers.nodes import ChannelList, Nodes
 from handlers.openapi import OpenApi, document
 from handlers.ops import ROOT, STATIC, Health, Metrics, Page, Readiness, log_request
@@ -32,7 +32,7 @@ from server.wire.codec import JSON
 ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/ws": WebSocketHandler,
     "/v1/channels/{channel}/messages": Messages,
-    "/v1/channels/{channel}/events": Events,
+    "/v1/channels/{channel}/events": ChannelEvents,
     "/v1/channels/{channel}/presence": Presence,
     "/v1/channels": ChannelList,
     "/v1/events": JoinedEvents,

@@ -6,7 +6,7 @@ from handlers.base import BaseHandler
 from handlers.operations import operation
 from server.access.accounts import Accounts
 from server.core.principals import GUEST, Principal
-from server.wire.protocol import LoginRequest, RefreshRequest, RegisterRequest, Tokens
+from server.wire.rest import LoginRequest, RefreshRequest, RegisterRequest, Tokens
 
 
 class AccountHandler(BaseHandler):

@@ -20,7 +20,7 @@ from server.core.errors import Error, bad_request
 from server.core.principals import GUEST, Principal
 from server.node import Node
 from server.wire.codec import JSON, MSGPACK, Codec
-from server.wire.protocol import problem
+from server.wire.rest import problem
 
 logger = logging.getLogger(__name__)
 

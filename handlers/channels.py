@@ -14,8 +14,9 @@ from handlers.operations import operation
 from handlers.sockets import PollSocket, adopt
 from server.core.errors import Error, bad_request
 from server.log.log import Receipt
-from server.sessions.events import Poll
-from server.wire.protocol import (
+from server.sessions.poll import Poll
+from server.wire.commands import convert
+from server.wire.rest import (
     MAX_BATCH,
     Accepted,
     BatchRequest,
@@ -30,7 +31,6 @@ from server.wire.protocol import (
     PublishItem,
     PublishRequest,
     Result,
-    convert,
     problem,
 )
 
@@ -43,7 +43,7 @@ class Waiting(BaseHandler):
         with self.entering(self.principal) as entry:
             socket = PollSocket(self.node, entry, self.head_of_response())
             poll = Poll(self.node, socket, self.codec, self.principal, entry, limit=limit, joined=joined)
-            socket.outbox = poll
+            socket.client = poll
             try:
                 if not (await poll.idle(wanted) and wait) or self.request.method == "HEAD":
                     self.answer(await poll.page())

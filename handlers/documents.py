@@ -11,17 +11,15 @@ from handlers.operations import operation
 from server.core.errors import Error, bad_request
 from server.documents.store import Written
 from server.wire.codec import JSON
-from server.wire.protocol import (
+from server.wire.commands import DocumentWrite, Find, convert
+from server.wire.rest import (
     Conditions,
     DocumentBatch,
     DocumentPage,
     DocumentQuery,
     DocumentResults,
-    DocumentWrite,
-    Find,
     IdempotencyHeader,
     StoredDocument,
-    convert,
     problem,
 )
 

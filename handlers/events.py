@@ -10,8 +10,8 @@ from handlers.sockets import EventSocket, adopt
 from server.core.cursors import split_cursor
 from server.core.errors import bad_request
 from server.core.principals import Principal
-from server.sessions.events import EVENTS, EventStream, JoinedEventStream
-from server.wire.protocol import (
+from server.sessions.event_stream import EventStream, JoinedEventStream
+from server.wire.rest import (
     EventsQuery,
     EventsRequest,
     JoinedEventsQuery,
@@ -20,8 +20,9 @@ from server.wire.protocol import (
     Ticket,
     TicketRequest,
 )
+from server.wire.sse import EVENT_STREAM
 
-EVENT_STREAM = (EVENTS.media_type,)
+MEDIA_TYPES = (EVENT_STREAM.media_type,)
 
 
 def wanted_channels(channels: Sequence[str], after: Sequence[str]) -> dict[str, str | None]:
@@ -60,11 +61,11 @@ class Streaming(BaseHandler):
         with self.entering(self.principal) as entry:
             socket = EventSocket(self.node, entry, self.head_of_response())
             kind = EventStream if len(wanted) == 1 else JoinedEventStream
-            stream = socket.outbox = kind(self.node, socket, self.principal, entry)
+            stream = socket.client = kind(self.node, socket, self.principal, entry)
             try:
                 await stream.subscribe(wanted, last)
                 if self.request.method == "HEAD":
-                    self.set_header("Content-Type", EVENTS.media_type)
+                    self.set_header("Content-Type", EVENT_STREAM.media_type)
                     await self.finish()
                     return
                 await adopt(self.detach(), socket)
@@ -73,8 +74,8 @@ class Streaming(BaseHandler):
                     stream.closed()
 
 
-class Events(Streaming):
-    @operation("Listen to a channel", {200: str}, media_types=EVENT_STREAM)
+class ChannelEvents(Streaming):
+    @operation("Listen to a channel", {200: str}, media_types=MEDIA_TYPES)
     async def get(self, channel: str, query: EventsQuery, headers: LastEventId) -> None:
         """Server-sent events: `event` is a push's type, `data` the push, `id` the cursor behind it. An ephemeral
         channel has no ids."""
@@ -82,14 +83,14 @@ class Events(Streaming):
 
 
 class JoinedEvents(Streaming):
-    @operation("Listen to several channels", {200: str}, media_types=EVENT_STREAM)
+    @operation("Listen to several channels", {200: str}, media_types=MEDIA_TYPES)
     async def get(self, query: JoinedEventsQuery, headers: LastEventId) -> None:
         """As of one channel; each `id` is one cursor for all of them."""
         await self.stream(
             wanted_channels(query.channels, [headers.cursor] if headers.cursor else query.after), query.last
         )
 
-    @operation("Listen to more channels than a URL can hold", {200: str}, media_types=EVENT_STREAM)
+    @operation("Listen to more channels than a URL can hold", {200: str}, media_types=MEDIA_TYPES)
     async def post(self, body: EventsRequest, headers: LastEventId) -> None:
         """As `GET`, but with the channels in the body, for long names; there are no tickets for it."""
         await self.stream(wanted_places(body.channels, headers.cursor or body.after), body.last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.wire.protocol import ChannelsPage, ChannelsQuery, NodesPage
+from server.wire.rest import ChannelsPage, ChannelsQuery, NodesPage
 
 
 class Nodes(BaseHandler):

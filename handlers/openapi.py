@@ -15,7 +15,7 @@ from handlers.operations import Operation, declared, is_list, operation
 from server import __version__
 from server.node import Node
 from server.wire.codec import JSON, MSGPACK
-from server.wire.protocol import Channel, Problem, PublishItem
+from server.wire.rest import Channel, Problem, PublishItem
 
 REFERENCE: Final = "#/components/schemas/{name}"
 PLACES: Final = {"query": "query", "headers": "header"}

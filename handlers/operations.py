@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import fields as fields_of
 from tornado.web import RequestHandler
 
-from server.wire.protocol import convert
+from server.wire.commands import convert
 
 Method = Callable[..., Awaitable[None]]
 SOURCES: Final = ("query", "headers", "body")

@@ -15,7 +15,7 @@ from handlers.operations import operation
 from server.core.errors import NOTABLE, Error
 from server.node import Node
 from server.wire.codec import JSON
-from server.wire.protocol import HealthStatus, ReadinessQuery, ReadinessStatus
+from server.wire.rest import HealthStatus, ReadinessQuery, ReadinessStatus
 
 logger = logging.getLogger("waterspout.access")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.wire.protocol import PresencePage, PresenceQuery
+from server.wire.rest import PresencePage, PresenceQuery
 
 
 class Presence(BaseHandler):

@@ -24,8 +24,9 @@ from handlers.base import problem_body, problem_headers
 from server.access.admission import Entry
 from server.core.errors import Error
 from server.node import Node
-from server.sessions.events import Listener
-from server.sessions.outbox import STALLED_AFTER, Outbox
+from server.sessions.client import ConnectedClient
+from server.sessions.listener import Listener
+from server.sessions.outbox import STALLED_AFTER
 
 CLOSE_WITHIN = 5.0
 """Seconds a client has to take our last words before the connection is cut."""
@@ -70,12 +71,12 @@ def _notice_absence(connection: socket.socket) -> None:
 
 
 class Socket(asyncio.Protocol):
-    """One client's TCP connection, and the outbox that writes to it."""
+    """One client's TCP connection, and the client, whose outbox writes to it."""
 
-    __slots__ = ("_transport", "outbox", "_closing", "_node", "_entry", "early")
+    __slots__ = ("_transport", "client", "_closing", "_node", "_entry", "early")
 
     def __init__(self, node: Node, entry: Entry) -> None:
-        self.outbox: Outbox
+        self.client: ConnectedClient
         self._transport: asyncio.Transport
         self._closing: asyncio.TimerHandle | None = None
         self._node = node
@@ -97,15 +98,15 @@ class Socket(asyncio.Protocol):
         if self._closing is not None:
             self._closing.cancel()
         self._entry.leave()
-        self.outbox.closed()
+        self.client.closed()
 
     def pause_writing(self) -> None:
-        self.outbox.pause()
+        self.client.pause()
 
     def resume_writing(self) -> None:
-        self.outbox.resume()
+        self.client.resume()
 
-    # the outbox's side
+    # the client's side
 
     @property
     def write(self) -> Callable[[bytes], None]:
@@ -144,12 +145,12 @@ class Socket(asyncio.Protocol):
 
 
 class ResponseSocket(Socket):
-    """A response, by hand. Its outbox is there before the connection is ours, and may have ended by then; what the
+    """A response, by hand. The client is there before the connection is ours, and may have ended by then; what the
     client says now is not heard."""
 
     __slots__ = ("_headers", "connected")
 
-    outbox: Listener
+    client: Listener
 
     def __init__(self, node: Node, entry: Entry, headers: bytes) -> None:
         super().__init__(node, entry)
@@ -161,13 +162,13 @@ class ResponseSocket(Socket):
         super().connection_made(transport)
         self.connected = True
         self.early = b""
-        if self.outbox.ended:
+        if self.client.ended:
             self._transport.abort()
         else:
             self.begin()
 
     def begin(self) -> None:
-        self.outbox.begin()
+        self.client.begin()
 
     def close(self, farewell: bytes) -> None:
         if self.connected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.wire.protocol import DisconnectRequest, RevokeRequest, UnsubscribeRequest, UserNamed, UserUnsubscribed
+from server.wire.rest import DisconnectRequest, RevokeRequest, UnsubscribeRequest, UserNamed, UserUnsubscribed
 
 
 class DisconnectUser(BaseHandler):

@@ -25,7 +25,7 @@ from server.core.principals import Principal
 from server.node import Node
 from server.sessions.session import Session
 from server.sessions.turns import Turns
-from server.wire.codec import CODECS, JSON, Codec
+from server.wire.dialects import DIALECTS, NATIVE, Dialect
 from server.wire.frames import BINARY, CLOSE, PING, TEXT, Parser, close_frame
 
 logger = logging.getLogger(__name__)
@@ -55,11 +55,11 @@ class WebSocketHandler(BaseHandler):
 
     async def _upgrade(self, key: str, principal: Principal | None, entry: Entry) -> None:
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        chosen = next((name for name in offered if name in CODECS), None)
-        codec = CODECS[chosen] if chosen else JSON
+        chosen = next((name for name in offered if name in DIALECTS), None)
+        dialect = DIALECTS[chosen] if chosen else NATIVE
         origin = self.request.headers.get("Origin")
         greeting = _accept(key, chosen)
-        protocol = WebSocket(self.node, self.turns, codec, principal, entry, origin, greeting)
+        protocol = WebSocket(self.node, self.turns, dialect, principal, entry, origin, greeting)
         await adopt(self.detach(), protocol)
 
     def _handshake_key(self) -> str:
@@ -99,7 +99,7 @@ class WebSocket(Socket):
     __slots__ = ("_parser", "_session", "_opening", "_turns", "_frames", "_waiting", "_wanted")
 
     def __init__(
-        self, node: Node, turns: Turns, codec: Codec, principal: Principal | None, entry: Entry, origin: str | None,
+        self, node: Node, turns: Turns, dialect: Dialect, principal: Principal | None, entry: Entry, origin: str | None,
         greeting: bytes,
     ) -> None:  # fmt: skip
         super().__init__(node, entry)
@@ -113,14 +113,14 @@ class WebSocket(Socket):
         self._wanted = True
         """Whether the session takes commands."""
         # The session wants the transport's own `write`; it is made when that exists.
-        self._opening = (codec, principal, origin and sys.intern(origin), greeting)
+        self._opening = (dialect, principal, origin and sys.intern(origin), greeting)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        codec, principal, origin, greeting = self._opening
+        dialect, principal, origin, greeting = self._opening
         del self._opening
         self._transport.write(greeting)
-        self._session = self.outbox = Session(self._node, self, codec, principal, self._entry, origin)
+        self._session = self.client = Session(self._node, self, dialect, principal, self._entry, origin)
         if self._node.lifecycle.leaving:  # since the request came
             self._session.disconnect(Disconnect(SHUTDOWN, "the server is leaving"))
         early, self.early = self.early, b""

@@ -21,7 +21,7 @@ BORDER = {
     "server/brokers/links.py",
     # What msgspec and PyYAML say of bytes and types: places and kinds, never values.
     "server/wire/codec.py",
-    "server/wire/protocol.py",
+    "server/wire/commands.py",
     "server/core/config/__init__.py",
     "server/core/config/sources.py",
     # What PyJWT and cryptography say of tokens and keys: fixed words.

@@ -33,7 +33,7 @@ from server.core.clock import Clock
 from server.core.errors import Error, bad_request
 from server.mongo.client import agreed, mapped
 from server.wire.codec import JSON
-from server.wire.protocol import Tokens
+from server.wire.rest import Tokens
 
 logger = logging.getLogger(__name__)
 

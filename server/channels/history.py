@@ -15,7 +15,8 @@ from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.log import Log
 from server.wire.messages import Message
-from server.wire.protocol import Gap, HistoryPage, MessagePush
+from server.wire.pushes import MessagePush
+from server.wire.rest import Gap, HistoryPage
 
 
 class History:

@@ -22,7 +22,8 @@ from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.log import Log
 from server.presence.presence import Presence
-from server.wire.protocol import Push, Subscribe, gap_push
+from server.wire.commands import Subscribe
+from server.wire.pushes import Fields, GapPush
 
 CATCH_UP_WITHIN: Final = 1.0
 """Seconds the broker or the log has to bring what was acknowledged here, before a subscription begins without it."""
@@ -54,7 +55,7 @@ class Subscriptions:
 
     async def subscribe(
         self, principal: Principal, subscriber: Subscriber, request: Subscribe
-    ) -> tuple[Subscription, Push, Push | None]:
+    ) -> tuple[Subscription, Fields, GapPush | None]:
         """A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that
         comes before its messages, if there is one."""
         stream: Stream | None = None
@@ -70,7 +71,7 @@ class Subscriptions:
                 self._streams.release(stream)
             raise
         # From here on nothing waits: the right was asked for just now.
-        fields: Push = {"channel": request.channel}
+        fields: Fields = {"channel": request.channel}
         due = False
         if stream.sequencer is not None:
             due = request.snapshot and (after is None or gap is not None)
@@ -142,7 +143,7 @@ class Subscriptions:
 
     async def _begin(
         self, stream: Stream, channel: str, after: Position | None, last: int | None
-    ) -> tuple[Position, Push | None]:
+    ) -> tuple[Position, GapPush | None]:
         """Where a subscription starts to read, and the gap before that; `channel` is the name it was asked for by."""
         head = await self._own_head(stream)
         if after is None:
@@ -159,11 +160,11 @@ class Subscriptions:
                 return after, None
         if not same_history:
             start = Position(head.epoch, await self._log.floor(stream.channel))
-            return start, gap_push(channel, head.epoch, None, None, "epoch") | {"cursor": str(start)}
+            return start, GapPush.reset(channel, head.epoch, start.offset)
         if after.offset < head.offset:
             page = await self._log.read(stream.channel, after, head.offset)
             if page.gap is not None:
-                return Position(head.epoch, page.gap[1]), gap_push(channel, head.epoch, *page.gap)
+                return Position(head.epoch, page.gap[1]), GapPush.trimmed(channel, head.epoch, *page.gap)
         return after, None
 
     async def _own_head(self, stream: Stream) -> Position:

@@ -22,7 +22,7 @@ from server.delivery.streams import Streams
 from server.log.log import Log
 from server.presence.presence import Presence
 from server.wire.messages import Message
-from server.wire.protocol import Push
+from server.wire.pushes import Fields
 
 ANSWER_WITHIN: Final = 1.0
 """Seconds the other nodes have to answer a question."""
@@ -67,9 +67,9 @@ class Directory:
         self._rates = Rates()
         self._repaired = 0
         self._beats = 0
-        self._peers: dict[str, Push] = {}
+        self._peers: dict[str, Fields] = {}
         """The other nodes within hearing, and what each has last told of itself."""
-        self._own: Push = {}
+        self._own: Fields = {}
         self._questions: dict[str, asyncio.Queue[tuple[str, Answer]]] = {}
 
     def start(self) -> None:
@@ -78,13 +78,13 @@ class Directory:
 
     # --- what operators ask -------------------------------------------------------------------------------------------
 
-    def nodes(self, principal: Principal) -> Push:
+    def nodes(self, principal: Principal) -> Fields:
         """{"nodes": […]}: what each node within hearing last said of itself, once a second."""
         must_be_admin(principal)
         known = {node: stats for node, stats in self._peers.items() if stats} | {self._node: self._own | self._state()}
         return {"nodes": [stats for _, stats in sorted(known.items())]}
 
-    async def channels(self, principal: Principal, prefix: str, after: str, limit: int) -> Push:
+    async def channels(self, principal: Principal, prefix: str, after: str, limit: int) -> Fields:
         """{"channels": [{"channel", "subscribers", "rate", "users"?, "guests"?}], "next", "missing"}: the channels of
         all nodes with subscribers, by name; `missing` are nodes that did not answer."""
         must_be_admin(principal)
@@ -108,8 +108,8 @@ class Directory:
         following = names[limit - 1] if len(names) > limit else None
         return {"channels": rows, "next": following, "missing": sorted(missing)}
 
-    def _row(self, channel: str, counts: list[tuple[int, float]]) -> Push:
-        row: Push = {
+    def _row(self, channel: str, counts: list[tuple[int, float]]) -> Fields:
+        row: Fields = {
             "channel": channel,
             "subscribers": sum(subscribers for subscribers, _ in counts),
             "rate": max(rate for _, rate in counts),
@@ -140,7 +140,7 @@ class Directory:
         """It has gone silent."""
         self._peers.pop(node, None)
 
-    def tell(self) -> Push:
+    def tell(self) -> Fields:
         """Once a second, to operators: how this node is, and what has gone wrong since. The former is for the peers."""
         self._beats += 1
         if self._beats % RATE_OVER == 0:
@@ -159,11 +159,11 @@ class Directory:
             self._broker.publish(events)
         return self._own
 
-    def _show(self, stats: Push) -> None:
+    def _show(self, stats: Fields) -> None:
         if NODES in self._streams:
             self._hub.deliver([Message(NODES, "", 0, "", None, now_ms(), stats, stats["node"])])
 
-    def _state(self) -> Push:
+    def _state(self) -> Fields:
         status, reasons = self._status()
         channels, subscriptions = self._streams.counts()
         return {
@@ -178,7 +178,7 @@ class Directory:
             "queue_bytes": sum(client.queued for client in self._admission.clients),
         }
 
-    def _figures(self) -> Push:
+    def _figures(self) -> Fields:
         """Per second since the last time, and in seconds."""
         counters = {
             "in": self._published(),

@@ -12,10 +12,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from msgspec import structs
+
 from server.documents.views import View
 from server.wire.codec import Codec
 from server.wire.messages import Message, Notice
-from server.wire.protocol import progress_push
+from server.wire.pushes import GapPush, ProgressPush, Push
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,9 @@ class Sink(Protocol):
     written to directly."""
 
     def send(self, delivery: Delivery) -> None: ...
+
+    def tell(self, push: Push, delivery: Delivery) -> None:
+        """`push` is no message, but stands in its place among them; `delivery` is the same, as it travels."""
 
     def flush(self) -> None:
         """Called at the end of a turn in which the sink asked for it (`Hub.wake`)."""
@@ -207,9 +212,7 @@ class Hub:
             return
         topic.hidden, topic.hidden_count = None, 0
         self._flush_topic(topic)
-        push = progress_push(topic.channel, str(last.position))
-        for codec in list(topic.sinks):
-            self._send(topic, codec, Delivery(topic.channel, codec.frame(push), last.offset, last.offset, 0))
+        self._tell(topic, ProgressPush(topic.channel, str(last.position)), last.offset, last.offset)
 
     def notify(self, notices: list[Notice]) -> None:
         """Send pushes of one channel as ephemeral messages are sent, but every one of them."""
@@ -217,16 +220,22 @@ class Hub:
         if topic is not None:
             self._collect(topic, notices)
 
-    def tell(self, channel: str, push: dict[str, Any], first: int, last: int) -> None:
+    def tell(self, channel: str, push: GapPush, first: int, last: int) -> None:
         """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
         views = self._views.get(channel, {})
         for view in views:
             self.send_held_back(channel, view)
         for topic in (*filter(None, (self._topics.get(channel),)), *views.values()):
             self._flush_topic(topic)
-            named = {**push, "channel": topic.channel}
-            for codec in list(topic.sinks):
-                self._send(topic, codec, Delivery(topic.channel, codec.frame(named), first, last, 0))
+            self._tell(topic, structs.replace(push, channel=topic.channel), first, last)
+
+    def _tell(self, topic: _Topic, push: Push, first: int, last: int) -> None:
+        for codec, sinks in list(topic.sinks.items()):
+            delivery = Delivery(topic.channel, codec.frame(push), first, last, 0)
+            for sink in tuple(sinks):
+                self.sends += 1
+                self.bytes += len(delivery.data)
+                sink.tell(push, delivery)
 
     def _collect(self, topic: _Topic, messages: Sequence[Message]) -> None:
         if topic.pending and (topic.pending[-1].offset > 0) != (messages[0].offset > 0):

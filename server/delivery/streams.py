@@ -16,7 +16,7 @@ from server.delivery.hub import Hub
 from server.delivery.sequencer import Sequencer
 from server.log.log import Log
 from server.wire.messages import Message, Notice
-from server.wire.protocol import gap_push
+from server.wire.pushes import GapPush
 
 LINGER: Final = 1.0
 """Seconds a channel without subscribers stays subscribed at the broker: people reload pages."""
@@ -202,7 +202,9 @@ class Streams:
                 stream.sequencer.note_head(head, "sweep")
 
     def _lost(self, channel: str, epoch: str, first: int | None, last: int | None) -> None:
-        reason = "epoch" if first is None else None
-        self._hub.tell(channel, gap_push(channel, epoch, first, last, reason), first or 0, last or 0)
+        if first is None or last is None:
+            self._hub.tell(channel, GapPush.reset(channel, epoch), 0, 0)
+        else:
+            self._hub.tell(channel, GapPush.trimmed(channel, epoch, first, last), first, last)
         for subscription in tuple(self._streams[channel].copies) if channel in self._streams else ():
             subscription.copy_again()

@@ -21,7 +21,7 @@ from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
 from server.delivery.streams import Stream
 from server.documents.views import View
 from server.wire.messages import Message, Page
-from server.wire.protocol import Push, dropped_push, gap_push, progress_push, snapshot_push
+from server.wire.pushes import DroppedPush, GapPush, ProgressPush, Push, SnapshotPush
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class Subscription:
         missed = self._stream.ephemeral - self._missed_until
         if missed:
             self._hub.dropped += missed
-            self._tell(dropped_push(self.channel, missed), 0, 0)
+            self._tell(DroppedPush(self.channel, missed), 0, 0)
         conflate = self._stream.conflate if self._view is None else self._view.conflate
         self._hub.add(self._stream.channel, self._subscriber, conflate, self._view)
         self.live = True
@@ -221,7 +221,7 @@ class Subscription:
                 await self._send_snapshot()
                 continue
             if sequencer.position.epoch != self._position.epoch:
-                self._tell(gap_push(self.channel, sequencer.position.epoch, None, None, "epoch"), 0, 0)
+                self._tell(GapPush.reset(self.channel, sequencer.position.epoch), 0, 0)
                 self._position = Position(sequencer.position.epoch, 0)
                 self._snapshot_due = self._snapshot is not None
                 restarted = True
@@ -235,7 +235,7 @@ class Subscription:
                 continue
             if page.gap is not None:
                 if not restarted:  # else nothing of this history is known to the subscriber anyway
-                    self._tell(gap_push(self.channel, before.epoch, *page.gap), *page.gap)
+                    self._tell(GapPush.trimmed(self.channel, before.epoch, *page.gap), *page.gap)
                 restarted = False
                 self._position = Position(before.epoch, page.gap[1])
                 if self._snapshot is not None:
@@ -254,8 +254,12 @@ class Subscription:
             async with aclosing(pages):
                 async for documents, more in pages:
                     await self._subscriber.drained()
-                    cursor = None if more else str(position)
-                    self._tell(snapshot_push(self.channel, documents, first=first, cursor=cursor), 0, 0)
+                    page = SnapshotPush(self.channel, documents, more)
+                    if first:
+                        page.start = True
+                    if not more:
+                        page.cursor = str(position)
+                    self._tell(page, 0, 0)
                     first = False
             self._position = position
             self._snapshot_due = False
@@ -293,7 +297,7 @@ class Subscription:
         self._hidden += 1
         if self._hidden >= PROGRESS_MESSAGES and not chunk:
             self._hidden = 0
-            self._tell(progress_push(self.channel, str(message.position)), message.offset, message.offset)
+            self._tell(ProgressPush(self.channel, str(message.position)), message.offset, message.offset)
 
     def _send(self, messages: list[Message]) -> None:
         data = b"".join([message.frame(self._subscriber.codec) for message in messages])
@@ -305,4 +309,5 @@ class Subscription:
         self._subscriber.send(Delivery(self.channel, data, first, last, len(messages)))
 
     def _tell(self, push: Push, first: int, last: int) -> None:
-        self._subscriber.send(Delivery(self.channel, self._subscriber.codec.frame(push), first, last, 0))
+        delivery = Delivery(self.channel, self._subscriber.codec.frame(push), first, last, 0)
+        self._subscriber.tell(push, delivery)

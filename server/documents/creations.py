@@ -24,7 +24,7 @@ from server.documents.puts import Written
 from server.documents.queries import owned
 from server.documents.views import Owner
 from server.wire.codec import JSON
-from server.wire.protocol import DocumentWrite
+from server.wire.commands import DocumentWrite
 
 
 class Creations:

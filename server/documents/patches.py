@@ -15,7 +15,7 @@ from server.documents import document_json
 from server.documents.document_json import Json
 from server.documents.views import Owner
 from server.wire.codec import JSON
-from server.wire.protocol import DocumentWrite
+from server.wire.commands import DocumentWrite
 
 _ID: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
 _MISSING: Final = object()

@@ -26,7 +26,7 @@ from server.documents.failures import mapped_query
 from server.documents.views import Owner
 from server.documents.where import Where, check_path, parse
 from server.mongo.client import CURSOR_BATCH, mapped, rows_up_to
-from server.wire.protocol import Find
+from server.wire.commands import Find
 
 PAGE_BYTES: Final = 4 << 20
 """A page has one document more than fits at most."""

@@ -20,7 +20,8 @@ from server.documents.views import Owner, View
 from server.documents.where import parse as parse_where
 from server.log.log import Log
 from server.mongo.client import mapped
-from server.wire.protocol import DocumentWrite, Find, Push
+from server.wire.commands import DocumentWrite, Find
+from server.wire.pushes import Fields
 
 
 class DocumentService:
@@ -45,14 +46,14 @@ class DocumentService:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def get(self, principal: Principal, collection: str, identifier: str, *, address: str = "") -> Push:
+    async def get(self, principal: Principal, collection: str, identifier: str, *, address: str = "") -> Fields:
         """The document, with its `_id` and `_rev`; `not_found`."""
         self._admission.spend(principal, address)
         async with self._rights.reading_documents(principal, collection) as declared:
             self._lifecycle.check()
             return await self._store.get(collection, identifier, _owner(principal, collection, declared))
 
-    async def find(self, principal: Principal, query: Find, *, address: str = "") -> Push:
+    async def find(self, principal: Principal, query: Find, *, address: str = "") -> Fields:
         """A page of a list: {"documents", "page", "count"?}."""
         self._admission.spend(principal, address)
         async with self._rights.reading_documents(principal, query.collection) as declared:

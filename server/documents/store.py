@@ -47,7 +47,7 @@ from server.documents.views import Owner, View
 from server.mongo.client import mapped
 from server.mongo.deadlines import Deadlines
 from server.wire.codec import JSON
-from server.wire.protocol import DocumentWrite, Find
+from server.wire.commands import DocumentWrite, Find
 
 __all__ = ["Documents", "Written"]
 

@@ -20,10 +20,12 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
+from msgspec import UNSET
+
 from server.brokers.base import Attendance, Row
 from server.core.clock import Clock
 from server.wire.messages import Notice
-from server.wire.protocol import Push
+from server.wire.pushes import Fields, JoinPush, LeavePush, OccupancyPush
 
 GRACE: Final = 15.0
 LEASE: Final = 15
@@ -146,11 +148,11 @@ class Presence:
         )
         return len(self._users.get(channel, ())), guests
 
-    def show(self, channel: str) -> Push:
+    def show(self, channel: str) -> Fields:
         """{"users": [{"user", "sessions", "info"?}], "count", "guests"}, by name. `count` counts users; above the limit
         there is only that, and `users` is empty."""
         count, guests = self.count(channel)
-        rows: dict[str, Push] = {}
+        rows: dict[str, Fields] = {}
         if not self._limit or count <= self._limit:
             for _, table in sorted(self._tables.items()):  # all nodes take the info of the same one
                 for user, (sessions, info) in table.channels.get(channel, {}).items():
@@ -336,14 +338,14 @@ class Presence:
             self._crowded.discard(channel)
             notices.append(self._occupancy(channel))
         for user, (joined, info, session) in news.items():
-            push: Push = {"type": "join" if joined else "leave", "channel": channel, "user": user}
-            notices.append(Notice(channel, push if info is None else push | {"info": info}, session))
+            kind = JoinPush if joined else LeavePush
+            notices.append(Notice(channel, kind(channel, user, UNSET if info is None else info), session))
         if notices:
             self._deliver(notices)
 
     def _occupancy(self, channel: str) -> Notice:
         count, guests = self.count(channel)
-        return Notice(channel, {"type": "occupancy", "channel": channel, "count": count, "guests": guests})
+        return Notice(channel, OccupancyPush(channel, count, guests))
 
 
 def _row(channel: str, user: str | None, entry: _Entry | None) -> Row:

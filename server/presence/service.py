@@ -9,7 +9,7 @@ from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
 from server.presence.last_seen import LastSeen
 from server.presence.presence import Presence
-from server.wire.protocol import Push
+from server.wire.pushes import Fields
 
 
 class PresenceService:
@@ -22,7 +22,7 @@ class PresenceService:
         self._admission = admission
         self._lifecycle = lifecycle
 
-    async def show(self, principal: Principal, channel: str, left: int = 0, *, address: str = "") -> Push:
+    async def show(self, principal: Principal, channel: str, left: int = 0, *, address: str = "") -> Fields:
         """{"users": [{"user", "sessions", "info"?}], "count", "guests"}, and if asked for "left": [{"user",
         "last_seen"}]. Above limits.presence_users `users` is empty and `count` is not."""
         self._admission.spend(principal, address)

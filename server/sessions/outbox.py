@@ -8,34 +8,23 @@ client is told how many. Replies are never dropped. A client that takes nothing 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
-import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from server.access.admission import Entry
-from server.access.permissions import revocable
-from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
-from server.core.principals import Principal
-from server.delivery.hub import Delivery
+from server.delivery.hub import Delivery, Hub
 from server.delivery.subscription import Subscription
-from server.node import Node
 from server.wire.codec import Codec
-from server.wire.protocol import Push, disconnect_push, dropped_push, unsubscribed_push
-
-logger = logging.getLogger(__name__)
+from server.wire.pushes import DroppedPush, Push
 
 STALLED_AFTER: Final = 10.0
-EXPIRY_GRACE: Final = 10.0
 WRITE_CHUNK: Final = 65536
 TURN_BYTES: Final = 262144
 """Collected for one write; what comes on top of it in the same turn is written before."""
 
 
 class Connection(Protocol):
-    """What an outbox needs of its socket. It calls back `pause`, `resume` and `closed`."""
+    """What a client needs of its socket, which calls back `pause`, `resume` and `closed`."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -50,46 +39,49 @@ class Connection(Protocol):
         """Send a last frame, and close when the client has answered it, or after a while."""
 
 
+class Owner(Protocol):
+    """Whose outbox it is."""
+
+    subscriptions: dict[str, Subscription]
+
+    def queue_changed(self) -> None:
+        """More waits for the client, or less."""
+
+
 class Outbox:
-    """A sink of the hub, a client of the node; the base of whatever is connected."""
+    """A sink of the hub, and a subscriber. `limit`: bytes in the queue; 0: no bound."""
 
     __slots__ = (
-        "id", "codec", "origin", "direct_write", "topics", "_node", "_connection", "_entry", "_write",
-        "_principal", "_ended", "_subscriptions", "_clear", "_turn", "_turn_bytes", "_queue", "_queued", "_waiting",
-        "_dropped", "_progress_at", "_progress",
+        "id", "codec", "direct_write", "topics", "queued", "_owner", "_hub", "_limit", "_connection", "_write",
+        "_ended", "_writable", "_turn", "_turn_bytes", "_queue", "_waiting", "dropped", "_progress_at", "_progress",
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, entry: Entry,
-        origin: str | None = None,
-    ) -> None:  # fmt: skip
-        self.id = "s" + secrets.token_hex(6)
+        self, identifier: str, owner: Owner, hub: Hub, connection: Connection, codec: Codec, limit: int
+    ) -> None:
+        self.id = identifier
         self.codec = codec
-        self.origin = origin
-        self._node = node
-        self._connection = connection
-        self._entry = entry
-        self._write: Callable[[bytes], None]
         self.direct_write: Callable[[bytes], None] | None = None
         self.topics = 0
-        self._principal: Principal | None = None
+        self.queued = 0
+        """Bytes that wait for the client."""
+        self._owner = owner
+        self._hub = hub
+        self._limit = limit
+        self._connection = connection
+        self._write: Callable[[bytes], None]
         self._ended = False
-        self._subscriptions: dict[str, Subscription] = {}
-        self._clear = True
-        """Nothing is queued and the connection takes more: what is sent goes out at the end of the turn."""
+        self._writable = True
+        """The connection takes more, and nothing in the queue has to go before: what is sent goes out at the end of
+        the turn. (While `resume` empties the queue, only the former.)"""
         self._turn: list[bytes] = []
         self._turn_bytes = 0
         self._queue: deque[Delivery | bytes] | None = None
-        self._queued = 0
         self._waiting: list[asyncio.Future[None]] | None = None
-        self._dropped: dict[str, int] | None = None
+        self.dropped: dict[str, int] | None = None
+        """Ephemeral messages lost of each channel, which the client is not told of yet."""
         self._progress_at = 0.0
         self._progress = -1
-        node.admission.clients.add(self)
-        if principal is not None:
-            self._identify(principal)
-
-    transport = "stream"
 
     def open(self) -> None:
         """The connection takes bytes from now on."""
@@ -97,55 +89,131 @@ class Outbox:
         self._allow_direct_write()
 
     def _allow_direct_write(self) -> None:
-        self.direct_write = self._write if self._clear and not self._turn else None
+        self.direct_write = self._write if self._writable and not self._turn else None
 
     @property
-    def principal(self) -> Principal | None:
-        """Who this is; None until that is known."""
-        return self._principal
-
-    @property
-    def address(self) -> str:
-        return self._entry.address
-
-    def _identify(self, principal: Principal) -> None:
-        """`limit_exceeded` if this user has too many connections."""
-        self._forget_user()
-        self._entry.sit_as(principal)
-        self._principal = principal
-        if revocable(principal) and principal.user is not None:
-            self._node.admission.users.setdefault(principal.user, set()).add(self)
-
-    @property
-    def queued(self) -> int:
-        """Bytes that wait for the client."""
-        return self._queued
-
-    def about(self) -> dict[str, Any]:
-        """For the log."""
-        user = self._principal.user if self._principal else None
-        return {"session": self.id, "user": user, "ip": self.address, "origin": self.origin}
+    def writable(self) -> bool:
+        """Nothing waits, and the connection takes more."""
+        return self._writable
 
     def __repr__(self) -> str:
-        return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"
+        return f"<outbox of {self._owner!r}>"
+
+    # --- in -----------------------------------------------------------------------------------------------------------
 
     def send(self, delivery: Delivery) -> None:
         """From the hub, or from a subscription that catches up."""
-        if self._clear and self._turn_bytes < TURN_BYTES:
-            self._out(delivery.data)
+        if self._writable and self._turn_bytes < TURN_BYTES:
+            self.write(delivery.data)
         else:
             self.flush()
-            if self._clear:
-                self._out(delivery.data)
+            if self._writable:
+                self.write(delivery.data)
             else:
                 self._enqueue(delivery)
 
-    def _out(self, data: bytes) -> None:
+    def tell(self, push: Push, delivery: Delivery) -> None:
+        self.send(delivery)
+
+    def write(self, data: bytes) -> None:
+        """Have it written at the end of this turn. Only while `writable`; what may have to wait goes by `put`."""
         if not self._turn:
-            self._node.hub.wake(self)
+            self._hub.wake(self)
             self.direct_write = None
         self._turn.append(data)
         self._turn_bytes += len(data)
+
+    def put(self, data: bytes) -> None:
+        """A reply or a push that must not be dropped."""
+        if self._ended:
+            return
+        self._hub.bytes += len(data)
+        if self._writable:
+            self.write(data)
+        else:
+            self._put(data, len(data))
+            self._owner.queue_changed()
+
+    def put_first(self, data: bytes) -> None:
+        """Before whatever waits."""
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.appendleft(data)
+        self.queued += len(data)
+
+    def _put(self, item: Delivery | bytes, size: int) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(item)
+        self.queued += size
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        size = len(delivery.data)
+        if not self._limit or self.queued + size <= self._limit:
+            self._put(delivery, size)
+            return
+        subscription = self._owner.subscriptions.get(delivery.channel)
+        if subscription is None:
+            return
+        if delivery.ephemeral:
+            self._displace(delivery, size)
+        elif not subscription.live:
+            self._put(delivery, size)  # a replayed chunk, asked for when there was room
+        else:
+            first = self.drop(delivery.channel)
+            subscription.fall_behind(delivery.first if first is None else min(delivery.first, first))
+
+    def _displace(self, delivery: Delivery, size: int) -> None:
+        """Make room for an ephemeral delivery by dropping the channel's oldest: of live values the newest count."""
+        queue = self._queue if self._queue is not None else deque()
+        lost, index = 0, 0
+        while self.queued + size > self._limit and index < len(queue):
+            item = queue[index]
+            if isinstance(item, Delivery) and item.channel == delivery.channel and item.ephemeral:
+                del queue[index]
+                self.queued -= len(item.data)
+                lost += item.size
+            else:
+                index += 1
+        if self.queued + size <= self._limit:
+            self._put(delivery, size)
+        else:
+            lost += delivery.size
+        self._count_dropped(delivery.channel, lost)
+
+    def _count_dropped(self, channel: str, lost: int) -> None:
+        self._hub.dropped += lost
+        if self.dropped is None:
+            self.dropped = {}
+        self.dropped[channel] = self.dropped.get(channel, 0) + lost
+
+    def drop(self, channel: str) -> int | None:
+        """Take the frames of a channel out of the queue; the first offset that the client has not been sent, or None if
+        none of the log waited."""
+        first, lost = None, 0
+        kept: deque[Delivery | bytes] = deque()
+        for item in self._queue or ():
+            if isinstance(item, Delivery) and item.channel == channel:
+                self.queued -= len(item.data)
+                if item.ephemeral:
+                    lost += item.size
+                else:
+                    first = item.first if first is None else min(item.first, first)
+            else:
+                kept.append(item)
+        if self._queue is not None:
+            self._queue = kept
+        if lost:
+            self._count_dropped(channel, lost)
+        return first
+
+    def forget(self, channel: str) -> None:
+        """The subscription has ended: nothing that waits of it is sent, and nobody is told what was lost."""
+        self.drop(channel)
+        if self.dropped is not None:
+            self.dropped.pop(channel, None)
+
+    # --- out ----------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Write what this turn has brought, in one go."""
@@ -157,123 +225,9 @@ class Outbox:
             self._write(data)
             self._allow_direct_write()
 
-    def _push(self, push: Push) -> None:
-        """A reply or a push that must not be dropped."""
-        if self._ended:
-            return
-        data = self.codec.frame(push)
-        self._node.hub.bytes += len(data)
-        if self._clear:
-            self._out(data)
-        else:
-            self._put(data, len(data))
-            self._mind_reading()
-
-    def _put(self, item: Delivery | bytes, size: int) -> None:
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(item)
-        self._queued += size
-
-    def _enqueue(self, delivery: Delivery) -> None:
-        size = len(delivery.data)
-        limit = self._node.config.limits.queue_bytes
-        if not limit or self._queued + size <= limit:
-            self._put(delivery, size)
-            return
-        subscription = self._subscriptions.get(delivery.channel)
-        if subscription is None:
-            return
-        if delivery.ephemeral:
-            self._displace(delivery, size, limit)
-        elif not subscription.live:
-            self._put(delivery, size)  # a replayed chunk, asked for when there was room
-        else:
-            first = self._drop_queued(delivery.channel)
-            subscription.fall_behind(delivery.first if first is None else min(delivery.first, first))
-
-    def _displace(self, delivery: Delivery, size: int, limit: int) -> None:
-        """Make room for an ephemeral delivery by dropping the channel's oldest: of live values the newest count."""
-        queue = self._queue if self._queue is not None else deque()
-        lost, index = 0, 0
-        while self._queued + size > limit and index < len(queue):
-            item = queue[index]
-            if isinstance(item, Delivery) and item.channel == delivery.channel and item.ephemeral:
-                del queue[index]
-                self._queued -= len(item.data)
-                lost += item.size
-            else:
-                index += 1
-        if self._queued + size <= limit:
-            self._put(delivery, size)
-        else:
-            lost += delivery.size
-        self._count_dropped(delivery.channel, lost)
-
-    def _count_dropped(self, channel: str, lost: int) -> None:
-        self._node.hub.dropped += lost
-        if self._dropped is None:
-            self._dropped = {}
-        self._dropped[channel] = self._dropped.get(channel, 0) + lost
-
-    def _drop_queued(self, channel: str) -> int | None:
-        """Take the frames of a channel out of the queue; the first offset that the client has not been sent, or None if
-        none of the log waited."""
-        first, lost = None, 0
-        kept: deque[Delivery | bytes] = deque()
-        for item in self._queue or ():
-            if isinstance(item, Delivery) and item.channel == channel:
-                self._queued -= len(item.data)
-                if item.ephemeral:
-                    lost += item.size
-                else:
-                    first = item.first if first is None else min(first, item.first)
-            else:
-                kept.append(item)
-        if self._queue is not None:
-            self._queue = kept
-        if lost:
-            self._count_dropped(channel, lost)
-        return first
-
-    # --- rights that end or are in doubt ------------------------------------------------------------------------------
-
-    def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
-        """End the subscriptions to the channels that are `concerned`. What waits of them is not sent any more."""
-        for channel in [channel for channel in self._subscriptions if concerned(channel)]:
-            self._end_subscription(channel, code, reason)
-
-    def check_subscriptions(self) -> None:
-        """End the subscriptions that the principal has no right to any more."""
-        assert self._principal is not None
-        for channel in tuple(self._subscriptions):
-            try:
-                self._node.permissions.check(self._principal, "subscribe", channel)
-            except Error as error:
-                if not error.retry:  # else nobody knows: then it is held
-                    self._end_subscription(channel, error.code, error.reason)
-
-    def _end_subscription(self, channel: str, code: str, reason: str) -> None:
-        self._subscriptions.pop(channel).close(for_good=True)
-        self._drop_queued(channel)
-        if self._dropped is not None:
-            self._dropped.pop(channel, None)
-        self._push(unsubscribed_push(channel, code, reason))
-
-    def suspend(self, concerned: Callable[[str], bool]) -> None:
-        """Deliver nothing of the channels that are `concerned` until `unsuspend`, not even what waits already."""
-        for channel, subscription in self._subscriptions.items():
-            if concerned(channel):
-                subscription.suspend(lambda: self._drop_queued(channel))  # noqa: B023  # called at once
-
-    def unsuspend(self) -> None:
-        """Continue where the client was: the log has it. Of ephemeral channels it is told how much it missed."""
-        for subscription in self._subscriptions.values():
-            subscription.unsuspend()
-
     def pause(self) -> None:
         """The connection's buffer is full. Only `flush` and `resume` write, so nothing of this turn is left behind."""
-        self._clear = False
+        self._writable = False
         self.direct_write = None
         self._progress_at = asyncio.get_running_loop().time()
         self._progress = self._connection.buffered()
@@ -282,27 +236,26 @@ class Outbox:
         """The connection takes more: hand on what has waited, until it is full again or all is gone."""
         if self._ended:
             return
-        self._clear = True
+        self._writable = True
         self._progress = -1
-        while self._queue and self._clear:
+        while self._queue and self._writable:
             chunk: list[bytes] = []
             size = 0
             while self._queue and size < WRITE_CHUNK:
                 item = self._queue.popleft()
                 chunk.append(self._bytes(item) if isinstance(item, Delivery) else item)
                 size += len(item.data if isinstance(item, Delivery) else item)
-            self._queued -= size
+            self.queued -= size
             self._write(b"".join(chunk))  # may call `pause`
         if self._queue:
-            # Not empty, so not clear: what comes now must stand behind it.
-            self._clear = False
+            self._writable = False
             return
-        self._mind_reading()
-        if self._clear:
+        self._owner.queue_changed()
+        if self._writable:
             self._queue = None
             self._tell_dropped()
         self._allow_direct_write()
-        if self._clear and self._waiting:
+        if self._writable and self._waiting:
             waiting, self._waiting = self._waiting, None
             for future in waiting:
                 if not future.done():
@@ -313,14 +266,14 @@ class Outbox:
         return delivery.data
 
     def _tell_dropped(self) -> None:
-        dropped, self._dropped = self._dropped, None
+        dropped, self.dropped = self.dropped, None
         for channel, count in (dropped or {}).items():
-            self._push(dropped_push(channel, count))
+            self.put(self.codec.frame(DroppedPush(channel, count)))
 
     async def drained(self) -> None:
         """Return when nothing waits in the queue."""
         while not self._ended:
-            if self._clear:
+            if self._writable:
                 if not self._turn:
                     return
                 await asyncio.sleep(0)  # somebody else has had the room; see what this turn's write leaves of it
@@ -331,74 +284,21 @@ class Outbox:
             self._waiting.append(future)
             await future
 
-    def _mind_reading(self) -> None:
-        """The queue has grown or shrunk: where commands come in, they may have to wait."""
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
-
-    # --- time and the end ---------------------------------------------------------------------------------------------
-
-    def tick(self, now: float) -> None:
-        """Once a second: tokens that expire, and patience with a client that does not read."""
-        if self._principal is not None and self._principal.expires is not None:
-            self._check_expiry(self._principal.expires)
-        if self._ended or self._clear:
-            return
+    def stalled(self, now: float) -> bool:
+        """Whether the client has taken nothing for too long. Looked at once a second."""
+        if self._ended or self._writable:
+            return False
         buffered = self._connection.buffered()
         if buffered != self._progress:
             self._progress, self._progress_at = buffered, now
-        elif now - self._progress_at > STALLED_AFTER:
-            self.disconnect(Disconnect(STALLED, f"nothing was read for {STALLED_AFTER:.0f} s"))
+        return now - self._progress_at > STALLED_AFTER
 
-    def _check_expiry(self, expires: float) -> None:
-        if self._node.clock.time() > expires + EXPIRY_GRACE:
-            self.disconnect(Disconnect(TOKEN_EXPIRED, "the token has expired"))
-
-    def disconnect(self, reason: Disconnect, delay: float | None = None) -> None:
-        """Tell the client why, and whether and when (in `delay` seconds) to come back; then close."""
-        if self._ended:
-            return
-        if delay is None:
-            delay = random.uniform(0.1, 1.0)  # whatever happens to many at once must not bring them back at once
-        self._node.incidents.disconnects[str(reason.code)] += 1
-        logger.info("disconnected: %s", reason.reason, extra=self.about() | {"code": reason.code})
-        farewell = self._farewell(reason, delay)
-        self.flush()
-        self._end()
-        self._connection.close(farewell)
-
-    def _farewell(self, reason: Disconnect, delay: float) -> bytes:
-        return self.codec.frame(disconnect_push(reason, delay))
-
-    def closed(self) -> None:
-        """The connection is gone. Calling it twice is fine."""
-        if not self._ended:
-            self._node.incidents.disconnects["client"] += 1
-        self._end()
-
-    def _forget_user(self) -> None:
-        user = self._principal.user if self._principal is not None else None
-        sessions = self._node.admission.users.get(user) if user is not None else None
-        if user is not None and sessions is not None:
-            sessions.discard(self)
-            if not sessions:
-                del self._node.admission.users[user]
-
-    def _end(self) -> None:
-        if self._ended:
-            return
+    def end(self) -> None:
+        """Nothing goes out any more, and nobody waits for it."""
         self._ended = True
-        self._node.admission.clients.discard(self)
-        self._forget_user()
-        self._entry.stand_up()
-        for subscription in self._subscriptions.values():
-            subscription.close()
-        self._subscriptions.clear()
         self._queue = None
         self._turn.clear()
-        self._clear = False
+        self._writable = False
         self.direct_write = None
         for future in self._waiting or ():
             if not future.done():

@@ -1,4 +1,4 @@
-"""One client over WebSocket: its commands and their replies. What goes out is the outbox's.
+"""One client over WebSocket: its commands and their replies. What they look like on the wire is its dialect's.
 
 Commands on one channel are carried out in order; those on different channels may overtake one another. Publishes do
 not wait for each other (the log keeps their order), everything else waits for what is under way on its channel.
@@ -21,10 +21,9 @@ from server.core.rates import TokenBucket
 from server.log.log import Receipt
 from server.node import Node
 from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Budget
-from server.sessions.outbox import Connection, Outbox
-from server.wire.codec import Codec, id_of
-from server.wire.frames import BINARY, PING_FRAME, PONG, TEXT, close_frame, frame
-from server.wire.protocol import (
+from server.sessions.client import ConnectedClient
+from server.sessions.outbox import Connection
+from server.wire.commands import (
     AnyCommand,
     Connect,
     DocumentCommand,
@@ -37,10 +36,9 @@ from server.wire.protocol import (
     Refresh,
     Subscribe,
     Unsubscribe,
-    error_push,
-    parse_command,
-    reply,
 )
+from server.wire.dialects import Dialect, Unreadable
+from server.wire.frames import PONG, frame
 
 logger = logging.getLogger(__name__)
 
@@ -59,21 +57,22 @@ OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
 """Ours, so that they cost the client nothing."""
 
 
-class Session(Outbox):
+class Session(ConnectedClient):
     """`principal` is None until the client has said who it is."""
 
     transport = "websocket"
 
     __slots__ = (
-        "begun", "_started", "_first", "_held", "_said", "_rate", "_bucket", "_budget", "_lanes", "_tasks", "_paging",
-        "_publishing", "_under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
+        "begun", "_dialect", "_started", "_first", "_held", "_said", "_rate", "_bucket", "_budget", "_lanes", "_paging",
+        "_publishing", "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, entry: Entry,
+        self, node: Node, connection: Connection, dialect: Dialect, principal: Principal | None, entry: Entry,
         origin: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(node, connection, codec, principal, entry, origin)
+        super().__init__(node, connection, dialect.codec, principal, entry, origin)
+        self._dialect = dialect
         self.begun = 0
         """Commands that go on in later turns of the loop; whoever counts them sets it back."""
         self._started = False
@@ -91,11 +90,11 @@ class Session(Outbox):
         self._budget = Budget(limits.cost_per_second, limits.cost_burst, now)
         """Everything else, and what is wrong."""
         self._lanes: dict[str, deque[LaneCommand]] | None = None
-        self._tasks: set[asyncio.Task[None]] | None = None
         self._paging: asyncio.Lock | None = None
         self._publishing: dict[str, asyncio.Future[Receipt | None]] | None = None
         """Per channel the newest publish under way."""
-        self._under_way = 0
+        self.under_way = 0
+        """Commands that are not answered yet."""
         self._reading = True
         self._pong: bytes | None = None
         self._opened_at = now
@@ -103,7 +102,7 @@ class Session(Outbox):
         self._pong_due = 0.0
         if principal is not None and principal.server:
             self._trust()
-        self.open()
+        self.outbox.open()
 
     # --- inbound ------------------------------------------------------------------------------------------------------
 
@@ -113,21 +112,18 @@ class Session(Outbox):
         if self._budget.left < 0 and self._must_wait(opcode, payload):
             return
         try:
-            if opcode != self.codec.opcode:
-                kinds = {TEXT: "text", BINARY: "binary"}
-                raise bad_request(f"{self.codec.name} uses {kinds[self.codec.opcode]} frames")
-            command = parse_command(self.codec.decode(payload))
-        except Error as error:
-            self._refuse(id_of(opcode, payload), error)
-            return
+            commands = self._dialect.commands(opcode, payload)
         except Exception:
-            self._failed(id_of(opcode, payload))
+            self._failed(None)
             return
-        if self._held is not None:
-            self._held.append(command)
-            self._count(1)
-        else:
-            self._handle(command)
+        for command in commands:
+            if isinstance(command, Unreadable):
+                self._refuse(*command)
+            elif self._held is not None:
+                self._held.append(command)
+                self._count(1)
+            else:
+                self._handle(command)
 
     @property
     def reading(self) -> bool:
@@ -151,7 +147,7 @@ class Session(Outbox):
         if wait and not self._ended:
             limit = self._node.config.limits.cost_per_second
             error = Error("rate_limited", f"cost_per_second is {limit}", retry_after=wait)
-            self._refuse(id_of(opcode, payload), error)
+            self._refuse(self._dialect.identify(opcode, payload), error)
         return wait > 0
 
     def _trust(self) -> None:
@@ -211,7 +207,7 @@ class Session(Outbox):
         if (new.user, new.server) != (old.user, old.server):
             raise Error("permission_denied", f"token: it is not {old.name}'s")
         self._principal = new
-        self._reply(command.id, user=new.user, expires=_whole(new.expires))
+        self._reply(command, user=new.user, expires=_whole(new.expires))
         self.check_subscriptions()
 
     def _waits_for_key(self, command: AnyCommand, token: str | None) -> bool:
@@ -250,7 +246,7 @@ class Session(Outbox):
             else:
                 self._open_lane(command)
         elif isinstance(command, Ping):
-            self._reply(command.id)
+            self._reply(command)
         elif isinstance(command, Refresh):
             self._refresh(command)
         else:
@@ -261,7 +257,7 @@ class Session(Outbox):
             raise bad_request("connect: only as the first command")
         assert self._principal is not None
         self._reply(
-            command.id,
+            command,
             session=self.id,
             user=self._principal.user,
             node=self._node.id,
@@ -280,11 +276,7 @@ class Session(Outbox):
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.begun += 1
-        if self._tasks is None:
-            self._tasks = set()
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._node.keeper.spawn("a command", work)
 
     async def _run_lane(self, channel: str, lane: deque[LaneCommand]) -> None:
         while lane and not self._ended:
@@ -335,7 +327,7 @@ class Session(Outbox):
                     where=command.where,
                     address=self.address,
                 )
-            self._reply(command.id, channel=command.channel, **page)
+            self._reply(command, channel=command.channel, **page)
 
     @asynccontextmanager
     async def _one_page(self) -> AsyncIterator[None]:
@@ -344,8 +336,8 @@ class Session(Outbox):
             self._paging = asyncio.Lock()
         async with self._paging:
             limit = self._node.config.limits.queue_bytes
-            if limit and self._queued > limit:
-                await self.drained()
+            if limit and self.queued > limit:
+                await self.outbox.drained()
             yield
 
     async def _documents(self, principal: Principal, command: DocumentCommand) -> None:
@@ -354,22 +346,22 @@ class Session(Outbox):
             document = await node.documents.get(
                 principal, command.collection, command.document_id, address=self.address
             )
-            self._reply(command.id, document=document)
+            self._reply(command, document=document)
         elif isinstance(command, Find):
             async with self._one_page():
-                self._reply(command.id, **await node.documents.find(principal, command, address=self.address))
+                self._reply(command, **await node.documents.find(principal, command, address=self.address))
         else:
             written = await node.documents.write(
                 principal, command.collection, command.as_write(), address=self.address
             )
-            self._reply(command.id, **written.fields())
+            self._reply(command, **written.fields())
 
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
-        if command.channel in self._subscriptions:
+        if command.channel in self.subscriptions:
             raise Error("conflict", f"channel: already subscribed to {command.channel}")
         seat = self._node.admission.channels.take(self.id)
         try:
-            subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self, command)
+            subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self.outbox, command)
         except BaseException:
             seat.give_back()
             raise
@@ -377,25 +369,25 @@ class Session(Outbox):
         if self._ended:
             subscription.close()
             return
-        self._subscriptions[command.channel] = subscription
-        self._reply(command.id, **fields)
+        self.subscriptions[command.channel] = subscription
+        self._reply(command, **fields)
         if self._principal is not principal:  # refreshed meanwhile, perhaps with fewer rights
             self.check_subscriptions()
-            if command.channel not in self._subscriptions:
+            if command.channel not in self.subscriptions:
                 return
         if gap is not None:
             self._push(gap)
         subscription.start()
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
-        subscription = self._subscriptions.get(command.channel)
+        subscription = self.subscriptions.get(command.channel)
         if subscription is None:
             raise bad_request(f"channel: not subscribed to {command.channel}")
         subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
-        del self._subscriptions[command.channel]
+        del self.subscriptions[command.channel]
         position = subscription.position
         fields = {} if position is None else {"cursor": str(position)}
-        self._reply(command.id, channel=command.channel, **fields)
+        self._reply(command, channel=command.channel, **fields)
 
     def _publish(self, command: Publish) -> None:
         assert self._principal is not None
@@ -413,7 +405,7 @@ class Session(Outbox):
             address=self.address,
         )
         if future is None:
-            self._reply(command.id, channel=channel)
+            self._reply(command, channel=channel)
             return
         if self._publishing is None:
             self._publishing = {}
@@ -429,7 +421,7 @@ class Session(Outbox):
                 return
             try:
                 receipt = future.result()
-                self._reply(command.id, channel=channel, **(receipt.fields() if receipt else {}))
+                self._reply(command, channel=channel, **(receipt.fields() if receipt else {}))
             except Error as error:
                 self._refuse(command.id, error)
             except Exception:
@@ -445,13 +437,13 @@ class Session(Outbox):
             raise Error("rate_limited", f"{name} is {limit:g}", retry_after=wait)
 
     def _count(self, change: int) -> None:
-        self._under_way += change
-        self._mind_reading()
+        self.under_way += change
+        self.queue_changed()
 
-    def _mind_reading(self) -> None:
+    def queue_changed(self) -> None:
         """Stop reading commands while too much of what they caused is unfinished or unread."""
         limit = self._node.config.limits.queue_bytes
-        full = self._under_way > PIPELINED or (limit and self._queued > limit)
+        full = self.under_way > PIPELINED or (limit and self.queued > limit)
         if full and self._reading:
             self._reading = False
             self._connection.pause_reading()
@@ -461,14 +453,15 @@ class Session(Outbox):
 
     # --- outbound -----------------------------------------------------------------------------------------------------
 
-    def _reply(self, identifier: int | None, **fields: Any) -> None:
-        if identifier is not None:
-            self._push(reply(identifier, **fields))
+    def _reply(self, command: AnyCommand, **fields: Any) -> None:
+        if command.id is not None and not self._ended:
+            self.outbox.put(self._dialect.reply(command, fields))
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
         if error.code not in OWN_FAILURES:
             self._budget.left -= FRAME + REFUSAL
-        self._push(error_push(identifier, error))
+        if not self._ended:
+            self.outbox.put(self._dialect.error(identifier, error))
         self._node.incidents.refused(error, self._principal, self.address)
         if error.code in NOTABLE and error.code not in self._said:
             self._said += (error.code,)
@@ -481,18 +474,15 @@ class Session(Outbox):
         """Answer a ping. To a client that does not read, only the newest is answered (RFC 6455, 5.5.3)."""
         if not self.count_frame():
             return
-        if self._clear:
-            self._out(frame(PONG, payload))
+        if self.outbox.writable:
+            self.outbox.write(frame(PONG, payload))
         else:
             self._pong = payload
 
     def resume(self) -> None:
         if self._pong is not None:
             data, self._pong = frame(PONG, self._pong), None
-            if self._queue is None:
-                self._queue = deque()
-            self._queue.appendleft(data)
-            self._queued += len(data)
+            self.outbox.put_first(data)
         super().resume()
 
     # --- time and the end ---------------------------------------------------------------------------------------------
@@ -500,7 +490,7 @@ class Session(Outbox):
     def tick(self, now: float) -> None:
         """Once a second: pings, pongs and patience."""
         super().tick(now)
-        if self._ended or not self._clear:
+        if self._ended or not self.outbox.writable:
             return
         unknown = not self._started and self._principal is None and not self._node.authenticator.guests
         if unknown and now - self._opened_at > CONNECT_WITHIN:
@@ -514,15 +504,14 @@ class Session(Outbox):
         elif now >= self._ping_at:
             self._ping_at = now + PING_EVERY
             self._pong_due = now + PONG_WITHIN
-            self._out(PING_FRAME)
+            self.outbox.write(self._dialect.ping)
 
     def heard(self) -> None:
         """Something came from the client: a sign of life."""
         self._pong_due = 0.0
 
     def _farewell(self, reason: Disconnect, delay: float) -> bytes:
-        said = super()._farewell(reason, delay) if reason.code >= 4000 else b""
-        return said + close_frame(reason.code, reason.reason)
+        return self._dialect.farewell(reason, delay)
 
 
 def _turned_away(error: Error) -> Disconnect:

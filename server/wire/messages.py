@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from server.core.cursors import Position
 from server.wire.codec import Codec
-from server.wire.protocol import EphemeralPush, MessagePush, Push
+from server.wire.pushes import EphemeralPush, MessagePush, Push
 
 Images = tuple[dict[str, Any] | None, dict[str, Any] | None]
 """Of a document's change, never on the wire: the document before it; and after it, if the message does not have it."""
@@ -59,7 +59,7 @@ class Message:
         """The same message, as a view of its channel shows it."""
         return Message(channel, self.epoch, self.offset, self.key, self.user, self.time, data, tag)
 
-    def push(self) -> MessagePush | EphemeralPush | Push:
+    def push(self) -> Push:
         if not self.offset:
             return EphemeralPush(self.channel, self.user, self.time, self.data, UNSET if self.tag is None else self.tag)
         cursor = f"{self.epoch}:{self.offset}"

@@ -23,7 +23,7 @@ class Echo(Session):
     """Says what it hears."""
 
     def receive(self, opcode: int, payload: bytes) -> None:
-        self._out(frame(opcode, payload))
+        self.outbox.put(frame(opcode, payload))
 
 
 @pytest.fixture

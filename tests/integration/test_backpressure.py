@@ -17,6 +17,7 @@ import handlers.sockets
 import server.sessions.outbox
 from server.core.cursors import BEGINNING
 from server.node import Node
+from server.sessions.outbox import Outbox
 from server.sessions.session import Session
 from tests.support.client import Client, Push
 from tests.support.processes import LOOPBACK
@@ -45,13 +46,14 @@ def url(base_url: str, http_server: object) -> str:
 def peaks(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Per session id, the most bytes that have ever waited in its queue."""
     most: dict[str, int] = defaultdict(int)
-    put = Session._put
+    for name in ("send", "put"):
+        method = getattr(Outbox, name)
 
-    def watched(self: Session, item: Any, size: int) -> None:
-        put(self, item, size)
-        most[self.id] = max(most[self.id], self._queued)
+        def watched(self: Outbox, item: Any, method: Any = method) -> None:
+            method(self, item)
+            most[self.id] = max(most[self.id], self.queued)
 
-    monkeypatch.setattr(Session, "_put", watched)
+        monkeypatch.setattr(Outbox, name, watched)
     return most
 
 
@@ -82,7 +84,7 @@ class Raw:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await abort(self._writer)
-        await until(lambda: self.session._ended, 10, "end of the session")
+        await until(lambda: self.session.ended, 10, "end of the session")
 
     def send(self, **command: Any) -> None:
         """A command in a frame masked with zeros."""
@@ -113,7 +115,7 @@ class Raw:
         return await self.next()
 
     def subscription(self, channel: str) -> Any:
-        return self.session._subscriptions[channel]
+        return self.session.subscriptions[channel]
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ async def test_many_channels_behind_share_one_bound(node: Node, port: int, peaks
             await publish(node, channel, 20)
             await slow.subscribe(channel)
         subscriptions = [slow.subscription(channel) for channel in channels]
-        await publish_until(node, channels[0], lambda: not slow.session._clear)
+        await publish_until(node, channels[0], lambda: not slow.session.outbox.writable)
         for channel in channels[1:]:
             await publish(node, channel, 20, 21)
         assert sum(not one.live for one in subscriptions) > 20
@@ -257,7 +259,7 @@ async def test_an_ephemeral_subscriber_is_told_how_many_it_lost(
             sent += 5
             # Ephemeral messages wait for nobody: even a prompt client needs the time to read them.
             await until(lambda: len(got) == sent, 10, "everything at the other client", every=0.001)  # noqa: B023
-            enough = enough or (sent + 300 if slow.session._dropped else 0)
+            enough = enough or (sent + 300 if slow.session.outbox.dropped else 0)
         assert got == list(range(1, sent + 1))
 
         received: list[int] = []
@@ -285,7 +287,7 @@ async def test_each_ephemeral_channel_is_counted_by_itself(node: Node, port: int
     async with Raw(node, port) as slow:
         await slow.subscribe("live:a")
         await slow.subscribe("live:b")
-        sent = {"live:a": await publish_until(node, "live:a", lambda: slow.session._dropped), "live:b": 40}
+        sent = {"live:a": await publish_until(node, "live:a", lambda: slow.session.outbox.dropped), "live:b": 40}
         await publish(node, "live:b", 40)
         accounted: dict[str, int] = defaultdict(int)
         while accounted != sent:
@@ -321,14 +323,14 @@ async def test_a_conflating_channel_after_a_stall(node: Node, port: int) -> None
     async with Raw(node, port) as slow:
         await slow.subscribe("live:noise")
         await slow.subscribe("tile:a")
-        await publish_until(node, "live:noise", lambda: slow.session._dropped)
+        await publish_until(node, "live:noise", lambda: slow.session.outbox.dropped)
         topic = node.hub._topics["tile:a"]
         for n in range(1, 41):
             node.publisher.publish(guest, "tile:a", [n, BIG], tag="cpu")
             await until(lambda: not topic.newest and not topic.pending, 5, "end of the interval")
         seen = []
         slow.send(type="ping", id=9)
-        while (push := await slow.next()).get("id") != 9 or slow.session._dropped:
+        while (push := await slow.next()).get("id") != 9 or slow.session.outbox.dropped:
             if push.get("channel") == "tile:a" and push["type"] == "message":
                 seen.append(push["data"][0])
         assert seen == sorted(set(seen))
@@ -343,15 +345,14 @@ async def test_unread_replies_stop_the_reading_of_commands(node: Node, port: int
     """No reply is dropped; while too many are unread nothing is read from the client, and later everything is done."""
     await publish(node, "chat:a", 50)
     async with Raw(node, port) as slow:
-        transport = slow.session._connection._transport  # type: ignore[attr-defined]
         asked = 1
-        while transport.is_reading():
+        while slow.session.reading:
             assert asked < 200, "the client never became slow"
             asked += 1
             slow.send(type="history", id=asked, channel="chat:a")
             reads = node.log.reads
-            await until(lambda before=reads: node.log.reads > before and not slow.session._under_way, 10, "an answer")
-        assert slow.session._queued > LIMIT
+            await until(lambda before=reads: node.log.reads > before and not slow.session.under_way, 10, "an answer")
+        assert slow.session.queued > LIMIT
         slow.send(type="publish", id=1000, channel="chat:b", data="unread")
         # Another one's command, sent later on a quiet connection, is carried out; this one isn't.
         async with Raw(node, port) as other:
@@ -367,7 +368,7 @@ async def test_unread_replies_stop_the_reading_of_commands(node: Node, port: int
             **{"type": "reply", "id": 1000, "channel": "chat:b", "offset": 1, "duplicate": False},
             **{"cursor": f"{node.log.epoch}:1", "key": (await node.log.read("chat:b", BEGINNING)).messages[0].key},
         }
-        assert transport.is_reading()
+        assert slow.session.reading
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -383,7 +384,7 @@ async def test_pipelined_reads_do_not_fill_the_memory(node: Node, port: int, pea
         def at_rest() -> bool:
             """Nothing is read from the log any more: all is answered, or the session waits for its client."""
             looks.append(node.log.reads)
-            return slow.session._queued > LIMIT and len(looks) > 10 and looks[-10] == looks[-1]
+            return slow.session.queued > LIMIT and len(looks) > 10 and looks[-10] == looks[-1]
 
         await until(at_rest, 20, "end of the reading")
         for number in range(2, 102):
@@ -397,7 +398,7 @@ async def test_replies_are_not_dropped_with_messages(node: Node, port: int) -> N
     async with Raw(node, port) as slow:
         await slow.subscribe("live:a")
         await slow.subscribe("chat:a")
-        await publish_until(node, "live:a", lambda: slow.session._dropped)
+        await publish_until(node, "live:a", lambda: slow.session.outbox.dropped)
         await publish_until(node, "chat:a", lambda: not slow.subscription("chat:a").live)
         for number in range(10, 60):
             slow.send(type="ping", id=number)
@@ -422,8 +423,8 @@ async def test_a_stalled_client_is_told_to_come_back(
     async with Client(url) as other, Raw(node, port) as slow:
         prompt = await other.subscribe("chat:a")
         await slow.subscribe("chat:a")
-        sent = await publish_until(node, "chat:a", lambda: slow.session._ended or not slow.session._clear)
-        await until(lambda: slow.session._ended, 10, "end of patience")
+        sent = await publish_until(node, "chat:a", lambda: slow.session.ended or not slow.session.outbox.writable)
+        await until(lambda: slow.session.ended, 10, "end of patience")
         assert slow.session not in node.admission.clients
         assert len(await prompt.messages(sent, within=20)) == sent
 
@@ -447,7 +448,7 @@ async def test_reading_slowly_is_progress(node: Node, port: int) -> None:
     """What a client reads is seen at once, though the kernel still has so much that we need not write."""
     async with Raw(node, port) as slow:
         await slow.subscribe("live:a")
-        await publish_until(node, "live:a", lambda: slow.session._dropped)
+        await publish_until(node, "live:a", lambda: slow.session.outbox.dropped)
         connection = slow.session._connection
         held, unread = connection._transport.get_write_buffer_size(), connection.buffered()
         for _ in range(10):
@@ -463,7 +464,7 @@ async def test_a_dead_client_is_let_go(node: Node, port: int, monkeypatch: pytes
     monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.2)
     async with Raw(node, port) as slow:
         await slow.subscribe("chat:a")
-        await publish_until(node, "chat:a", lambda: slow.session._ended or not slow.session._clear)
+        await publish_until(node, "chat:a", lambda: slow.session.ended or not slow.session.outbox.writable)
         await until(lambda: not node.admission.connections.total, 10, "end of the connection")
         assert not node.admission.clients
         assert node.hub.count("chat:a") == 0
@@ -476,9 +477,9 @@ async def test_an_expired_token_ends_a_slow_client_as_well(
     """Reading slowly isn't a way to keep a connection beyond its token."""
     async with Raw(node, port) as slow:
         await slow.subscribe("chat:a")
-        await publish_until(node, "chat:a", lambda: not slow.session._clear)
+        await publish_until(node, "chat:a", lambda: not slow.session.outbox.writable)
         principal = slow.session._principal
         assert principal is not None
         slow.session._principal = msgspec.structs.replace(principal, expires=1.0)
         slow.session.tick(asyncio.get_running_loop().time())
-        assert slow.session._ended
+        assert slow.session.ended

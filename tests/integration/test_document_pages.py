@@ -23,7 +23,7 @@ from server.core.errors import Error
 from server.core.worker import Worker
 from server.documents.queries import Queries
 from server.documents.views import Owner
-from server.wire.protocol import Find
+from server.wire.commands import Find
 from tests.support.processes import Mongod
 
 SCALARS = st.sampled_from([

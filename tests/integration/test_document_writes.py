@@ -15,7 +15,7 @@ from server.core.errors import Error
 from server.core.principals import Principal
 from server.documents.store import Written
 from server.node import Node
-from server.wire.protocol import DocumentWrite, Find
+from server.wire.commands import DocumentWrite, Find
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 

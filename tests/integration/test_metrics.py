@@ -133,8 +133,8 @@ async def test_slow_clients_show(http_port: int, http_server: object, node: Node
         await slow.subscribe("live:a")
         async with asyncio.timeout(20):
             while not (node.hub.fallen_behind and node.hub.dropped):
-                node.publisher.publish(slow.session._principal, "live:a", "x" * 20_000)  # type: ignore[arg-type]
-                await node.publisher.publish(slow.session._principal, "chat:a", "x" * 20_000)  # type: ignore[arg-type,misc]
+                node.publisher.publish(slow.session.principal, "live:a", "x" * 20_000)  # type: ignore[arg-type]
+                await node.publisher.publish(slow.session.principal, "chat:a", "x" * 20_000)  # type: ignore[arg-type,misc]
         assert 0 < sample(metrics, "queue_bytes") <= 65536
         assert sample(metrics, "fallen_behind_total") == 1
         assert sample(metrics, "subscriptions", state="replaying") == 1

@@ -22,7 +22,7 @@ import handlers
 from handlers.openapi import document
 from handlers.operations import declared
 from server.wire.codec import MSGPACK
-from server.wire.protocol import BatchRequest, PublishItem, PublishRequest
+from server.wire.rest import BatchRequest, PublishItem, PublishRequest
 from tests.support.processes import UNLIMITED, Mongod, Server
 
 

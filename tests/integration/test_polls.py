@@ -16,7 +16,7 @@ import pytest
 from server.core.errors import SHUTDOWN, Disconnect
 from server.core.principals import GUEST, Principal
 from server.node import Node
-from server.sessions.events import Poll
+from server.sessions.poll import Poll
 from tests.support.client import make_token
 from tests.support.waiting import until
 
@@ -48,7 +48,7 @@ async def publish(node: Node, channel: str, *data: Any) -> list[str]:
 
 
 def waiting(node: Node) -> list[Poll]:
-    return [one for one in node.admission.clients if isinstance(one, Poll) and one._timer is not None]
+    return [one for one in node.admission.clients if isinstance(one, Poll) and one.waits]
 
 
 async def polling(node: Node, http: httpx.AsyncClient, path: str, count: int = 1, **options: Any) -> Any:

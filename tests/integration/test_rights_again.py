@@ -22,7 +22,7 @@ from server.documents.service import DocumentService
 from server.node import Node
 from server.presence.service import PresenceService
 from server.wire.codec import JSON
-from server.wire.protocol import DocumentWrite, Find, Subscribe
+from server.wire.commands import DocumentWrite, Find, Subscribe
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ANN: Final = Principal(user="ann")

@@ -21,7 +21,7 @@ from server.access import keys
 from server.core.errors import Error
 from server.core.principals import GUEST
 from server.node import Node
-from server.sessions import outbox
+from server.sessions import client as clients
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Refused, make_token
 from tests.support.waiting import until
@@ -136,10 +136,10 @@ async def test_what_waits_for_the_client_is_dropped_with_the_right(url: str, nod
             publishing = node.publisher.publish(principal, channel, 1)
             assert publishing is not None
             await publishing
-        await until(lambda: len(session._queue or ()) == 3, what="queued frames")  # type: ignore[attr-defined]
+        await until(lambda: session.queued >= 3 * 100, what="queued frames")  # type: ignore[attr-defined]
         vip = ann.subscriptions["vip:a"]
         refresh = asyncio.ensure_future(ann.request("refresh", token=make_token(SECRET, "ann")))
-        await until(lambda: "vip:a" not in session._subscriptions, what="unsubscribing")  # type: ignore[attr-defined]
+        await until(lambda: "vip:a" not in session.subscriptions, what="unsubscribing")  # type: ignore[attr-defined]
         session.resume()  # type: ignore[attr-defined]
         await refresh
         assert (await chat.message())["data"] == 1
@@ -149,7 +149,7 @@ async def test_what_waits_for_the_client_is_dropped_with_the_right(url: str, nod
 @pytest.mark.gen_test
 async def test_expiry_closes_unless_refreshed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a new token the connection ends with 4002, which means: come back with a new one."""
-    monkeypatch.setattr(outbox, "EXPIRY_GRACE", 0.0)
+    monkeypatch.setattr(clients, "EXPIRY_GRACE", 0.0)
     async with (
         Client(url, token=make_token(SECRET, "ann", 1.0)) as late,
         Client(url, token=make_token(SECRET, "ann", 1.0)) as prompt,

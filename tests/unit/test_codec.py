@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from server.core.errors import Error
 from server.wire.codec import CODECS, JSON, MAX_DEPTH, MAX_NODES, MSGPACK, Codec, id_of
-from server.wire.protocol import MessagePush
+from server.wire.pushes import MessagePush
 
 both = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 

@@ -8,10 +8,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from server.sessions.events import EVENTS, ITEMS
 from server.wire.codec import JSON, MSGPACK
 from server.wire.messages import Message
-from server.wire.protocol import dropped_push, gap_push
+from server.wire.poll_items import ITEMS
+from server.wire.pushes import DroppedPush, GapPush
+from server.wire.sse import EVENT_STREAM
 
 
 def message(offset: int, data: Any = None) -> Message:
@@ -20,7 +21,7 @@ def message(offset: int, data: Any = None) -> Message:
 
 def test_an_event() -> None:
     """Type, cursor and push; nothing in the data can end an event or begin a field."""
-    framed = message(7, "a\n\nevent: x\r\n\u2028").frame(EVENTS)
+    framed = message(7, "a\n\nevent: x\r\n\u2028").frame(EVENT_STREAM)
     head, place, data, *rest = framed.decode().split("\n")
     assert (head, place, rest) == ("event: message", "id: k3f9:7", ["", ""])
     assert json.loads(data.removeprefix("data: "))["data"] == "a\n\nevent: x\r\n\u2028"
@@ -28,9 +29,9 @@ def test_an_event() -> None:
 
 def test_events_that_are_no_messages() -> None:
     """A gap carries the cursor behind it; what is no place in the channel carries none."""
-    assert EVENTS.frame(gap_push("chat:a", "k3f9", 1, 5)).startswith(b"event: gap\nid: k3f9:5\ndata: {")
-    assert EVENTS.frame(dropped_push("chat:a", 5)).startswith(b"event: dropped\ndata: {")
-    assert message(0).frame(EVENTS).startswith(b"event: message\ndata: {")
+    assert EVENT_STREAM.frame(GapPush.trimmed("chat:a", "k3f9", 1, 5)).startswith(b"event: gap\nid: k3f9:5\ndata: {")
+    assert EVENT_STREAM.frame(DroppedPush("chat:a", 5)).startswith(b"event: dropped\ndata: {")
+    assert message(0).frame(EVENT_STREAM).startswith(b"event: message\ndata: {")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 1000])

@@ -10,6 +10,7 @@ from typing import Any
 from server.delivery.hub import DELIVERY_MESSAGES, Delivery, Hub
 from server.wire.codec import JSON, MSGPACK, Codec
 from server.wire.messages import Message
+from server.wire.pushes import GapPush, Push
 from tests.unit.virtual_time import run
 
 
@@ -35,12 +36,17 @@ class Sink:
         self.direct_write: Callable[[bytes], None] | None = None
         self.topics = 0
         self.deliveries: list[Delivery] = []
+        self.told: list[Push] = []
         self.flushes = 0
         self.then = then
 
     def send(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
         self.then()
+
+    def tell(self, push: Push, delivery: Delivery) -> None:
+        self.told.append(push)
+        self.send(delivery)
 
     def flush(self) -> None:
         self.flushes += 1
@@ -361,10 +367,10 @@ async def test_a_push_keeps_its_place(hub: Hub) -> None:
     for sink in sinks:
         hub.add("c:1", sink)
     hub.deliver([message(1)])
-    hub.tell("c:1", {"type": "gap", "from": 2, "to": 4}, 2, 4)
+    hub.tell("c:1", GapPush.trimmed("c:1", "e", 2, 4), 2, 4)
     hub.deliver([message(5)])
     await turn()
-    hub.tell("c:9", {"type": "gap"}, 1, 1)
+    hub.tell("c:9", GapPush.trimmed("c:9", "e", 1, 1), 1, 1)
     for sink in sinks:
         assert [delivery[2:] for delivery in sink.deliveries] == [(1, 1, 1), (2, 4, 0), (5, 5, 1)]
     assert codec.encoded == 3

@@ -80,7 +80,7 @@ class Peer:
     def told(self) -> list[tuple[Any, ...]]:
         """The pushes since the last time, (type, user or count)."""
         told, self.notices[:] = [notice.push() for notice in self.notices], []
-        return [(push["type"], push.get("user", push.get("count"))) for push in told]
+        return [(push["type"], push.get("user", push.get("count"))) for push in map(msgspec.to_builtins, told)]
 
 
 async def gathered() -> None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from server.core.errors import ERRORS, STALLED, Disconnect, Error
-from server.wire.protocol import (
-    Connect,
-    History,
-    Ping,
-    Publish,
-    Subscribe,
-    Unsubscribe,
-    disconnect_push,
-    dropped_push,
-    error_push,
-    gap_push,
-    parse_command,
-    reply,
-)
+from server.wire.commands import Connect, History, Ping, Publish, Subscribe, Unsubscribe, parse_command
+from server.wire.dialects import NATIVE
+from server.wire.pushes import DisconnectPush, DroppedPush, ErrorPush, GapPush, Push
+
+
+def shown(push: Push) -> Any:
+    """As it stands on the wire."""
+    return json.loads(NATIVE.codec.encode(push))
 
 
 def refusal(value: Any) -> str:
@@ -94,9 +89,9 @@ def test_only_objects_are_commands(value: Any) -> None:
 @pytest.mark.parametrize("code", ERRORS)
 def test_errors(code: str) -> None:
     """Every error of the catalogue says its code, its reason and whether to try again."""
-    push = error_push(3, Error(code, "why"))
+    push = shown(ErrorPush.of(3, Error(code, "why")))
     assert push == {"type": "error", "id": 3, "code": code, "reason": "why", "retry": ERRORS[code].retry}
-    assert error_push(None, Error(code, "why", retry_after=1.23456)) == {
+    assert shown(ErrorPush.of(None, Error(code, "why", retry_after=1.23456))) == {
         "type": "error", "code": code, "reason": "why", "retry": ERRORS[code].retry, "retry_after": 1.235
     }  # fmt: skip
 
@@ -114,15 +109,15 @@ def test_the_catalogue_is_the_contracts() -> None:
 
 def test_pushes() -> None:
     """Replies, gaps, drops and endings have the shapes of the contract."""
-    assert reply(5, more=True) == {"type": "reply", "id": 5, "more": True}
-    assert gap_push("c:1", "e", 12, 80) == {
+    assert NATIVE.reply(Ping(id=5), {"more": True})[2:] == b'{"type":"reply","id":5,"more":true}'
+    assert shown(GapPush.trimmed("c:1", "e", 12, 80)) == {
         "type": "gap", "channel": "c:1", "from": 12, "to": 80, "cursor": "e:80"
     }  # fmt: skip
-    assert gap_push("c:1", "e", None, None, "epoch") == {
+    assert shown(GapPush.reset("c:1", "e")) == {
         "type": "gap", "channel": "c:1", "from": None, "to": None, "cursor": "e:0", "reason": "epoch"
     }  # fmt: skip
-    assert dropped_push("c:1", 3) == {"type": "dropped", "channel": "c:1", "count": 3}
-    assert disconnect_push(Disconnect(STALLED, "slow"), 2.40049) == {
+    assert shown(DroppedPush("c:1", 3)) == {"type": "dropped", "channel": "c:1", "count": 3}
+    assert shown(DisconnectPush.of(Disconnect(STALLED, "slow"), 2.40049)) == {
         "type": "disconnect", "code": 4001, "reason": "slow", "reconnect": True, "delay": 2.4
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from server.delivery.hub import PROGRESS_MESSAGES, PROGRESS_SECONDS, Hub
 from server.documents.views import Owner, View
 from server.documents.where import Where, parse
 from server.wire.messages import Message
+from server.wire.pushes import GapPush
 from tests.unit.test_hub import Sink, hub_test, turn
 
 CHANNEL = "docs:c"
@@ -128,7 +129,7 @@ async def test_a_conflating_view_sends_the_newest_of_each_document(hub: Hub) -> 
     assert [(one.first, one.last) for one in sink.deliveries] == [(1, 1), (6, 7)]
     hub.deliver([change(8, None, {})])
     hub.deliver([change(9, {}, None)])
-    hub.tell(CHANNEL, {"type": "gap"}, 10, 10)
+    hub.tell(CHANNEL, GapPush.trimmed(CHANNEL, "e", 10, 10), 10, 10)
     assert [(one.first, one.last) for one in sink.deliveries[2:]] == [(9, 9), (10, 10)]
     hub.deliver([change(11, None, {})])
     hub.send_held_back(CHANNEL, view)

@@ -1,0 +1,195 @@
+"""A connected client, however it is connected: who it is, what it is subscribed to, and how both end."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from server.access.admission import Entry
+from server.access.permissions import revocable
+from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
+from server.core.principals import Principal
+from server.delivery.subscription import Subscription
+from server.node import Node
+from server.sessions.outbox import STALLED_AFTER, Connection, Outbox
+from server.wire.codec import Codec
+from server.wire.pushes import DisconnectPush, Push, UnsubscribedPush
+
+logger = logging.getLogger(__name__)
+
+EXPIRY_GRACE: Final = 10.0
+
+
+class ConnectedClient:
+    """What all of them have in common. What goes out to it is its outbox's."""
+
+    transport = "stream"
+
+    __slots__ = (
+        "id", "origin", "subscriptions", "outbox", "_node", "_connection", "_entry", "_principal", "_ended"
+    )  # fmt: skip
+
+    def __init__(
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, entry: Entry,
+        origin: str | None = None,
+    ) -> None:  # fmt: skip
+        self.id = "s" + secrets.token_hex(6)
+        self.origin = origin
+        self.subscriptions: dict[str, Subscription] = {}
+        self._node = node
+        self._connection = connection
+        self._entry = entry
+        self._principal: Principal | None = None
+        self._ended = False
+        self.outbox = self._make_outbox(codec)
+        node.admission.clients.add(self)
+        if principal is not None:
+            self._identify(principal)
+
+    def _make_outbox(self, codec: Codec) -> Outbox:
+        node = self._node
+        return Outbox(self.id, self, node.hub, self._connection, codec, node.config.limits.queue_bytes)
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who this is; None until that is known."""
+        return self._principal
+
+    @property
+    def address(self) -> str:
+        return self._entry.address
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the client."""
+        return self.outbox.queued
+
+    def about(self) -> dict[str, Any]:
+        """For the log."""
+        user = self._principal.user if self._principal else None
+        return {"session": self.id, "user": user, "ip": self.address, "origin": self.origin}
+
+    def __repr__(self) -> str:
+        return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"
+
+    def _push(self, push: Push) -> None:
+        """One that must not be dropped."""
+        self.outbox.put(self.outbox.codec.frame(push))
+
+    # --- what its connection tells ------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """It takes no more."""
+        self.outbox.pause()
+
+    def resume(self) -> None:
+        """It takes more again."""
+        self.outbox.resume()
+
+    def closed(self) -> None:
+        """It is gone. Calling it twice is fine."""
+        if not self._ended:
+            self._node.incidents.disconnects["client"] += 1
+        self._end()
+
+    def queue_changed(self) -> None:
+        """Where commands come in, they may have to wait."""
+
+    # --- who it is ----------------------------------------------------------------------------------------------------
+
+    def _identify(self, principal: Principal) -> None:
+        """`limit_exceeded` if this user has too many connections."""
+        self._forget_user()
+        self._entry.sit_as(principal)
+        self._principal = principal
+        if revocable(principal) and principal.user is not None:
+            self._node.admission.users.setdefault(principal.user, set()).add(self)
+
+    def _forget_user(self) -> None:
+        user = self._principal.user if self._principal is not None else None
+        sessions = self._node.admission.users.get(user) if user is not None else None
+        if user is not None and sessions is not None:
+            sessions.discard(self)
+            if not sessions:
+                del self._node.admission.users[user]
+
+    # --- rights that end or are in doubt ------------------------------------------------------------------------------
+
+    def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
+        """End the subscriptions to the channels that are `concerned`. What waits of them is not sent any more."""
+        for channel in [channel for channel in self.subscriptions if concerned(channel)]:
+            self._end_subscription(channel, code, reason)
+
+    def check_subscriptions(self) -> None:
+        """End the subscriptions that the principal has no right to any more."""
+        assert self._principal is not None
+        for channel in tuple(self.subscriptions):
+            try:
+                self._node.permissions.check(self._principal, "subscribe", channel)
+            except Error as error:
+                if not error.retry:  # else nobody knows: then it is held
+                    self._end_subscription(channel, error.code, error.reason)
+
+    def _end_subscription(self, channel: str, code: str, reason: str) -> None:
+        self.subscriptions.pop(channel).close(for_good=True)
+        self.outbox.forget(channel)
+        self._push(UnsubscribedPush(channel, code, reason))
+
+    def suspend(self, concerned: Callable[[str], bool]) -> None:
+        """Deliver nothing of the channels that are `concerned` until `unsuspend`, not even what waits already."""
+        for channel, subscription in self.subscriptions.items():
+            if concerned(channel):
+                subscription.suspend(lambda: self.outbox.drop(channel))  # noqa: B023  # called at once
+
+    def unsuspend(self) -> None:
+        """Continue where the client was: the log has it. Of ephemeral channels it is told how much it missed."""
+        for subscription in self.subscriptions.values():
+            subscription.unsuspend()
+
+    # --- time and the end ---------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once a second: tokens that expire, and patience with a client that does not read."""
+        if self._principal is not None and self._principal.expires is not None:
+            self._check_expiry(self._principal.expires)
+        if self.outbox.stalled(now):
+            self.disconnect(Disconnect(STALLED, f"nothing was read for {STALLED_AFTER:.0f} s"))
+
+    def _check_expiry(self, expires: float) -> None:
+        if self._node.clock.time() > expires + EXPIRY_GRACE:
+            self.disconnect(Disconnect(TOKEN_EXPIRED, "the token has expired"))
+
+    def disconnect(self, reason: Disconnect, delay: float | None = None) -> None:
+        """Tell the client why, and whether and when (in `delay` seconds) to come back; then close."""
+        if self._ended:
+            return
+        if delay is None:
+            delay = random.uniform(0.1, 1.0)  # whatever happens to many at once must not bring them back at once
+        self._node.incidents.disconnects[str(reason.code)] += 1
+        logger.info("disconnected: %s", reason.reason, extra=self.about() | {"code": reason.code})
+        farewell = self._farewell(reason, delay)
+        self.outbox.flush()
+        self._end()
+        self._connection.close(farewell)
+
+    def _farewell(self, reason: Disconnect, delay: float) -> bytes:
+        return self.outbox.codec.frame(DisconnectPush.of(reason, delay))
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._node.admission.clients.discard(self)
+        self._forget_user()
+        self._entry.stand_up()
+        for subscription in self.subscriptions.values():
+            subscription.close()
+        self.subscriptions.clear()
+        self.outbox.end()

@@ -1,0 +1,91 @@
+"""Clients that only listen, over plain HTTP: what event streams and long polls have in common.
+
+They are clients like a WebSocket's, with subscriptions of their own, so they resume, fall behind, stall and end as it
+does. Only the encoding is another one, made once per message like every other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from server.access.admission import Entry
+from server.core.errors import DISCONNECTED, Disconnect, Error
+from server.core.principals import Principal
+from server.node import Node
+from server.sessions.client import ConnectedClient
+from server.sessions.outbox import Connection
+from server.wire.codec import Codec
+from server.wire.commands import Subscribe
+from server.wire.pushes import GapPush
+
+
+class Listener(ConnectedClient):
+    """`subscribe` says whether it may; `begin` follows when the connection is ours."""
+
+    __slots__ = ("_begun", "_cursors", "_gaps")
+
+    def __init__(self, node: Node, connection: Connection, codec: Codec, principal: Principal, entry: Entry) -> None:
+        self._begun = False
+        self._cursors: dict[str, str | None] = {}
+        """Where each channel's delivery starts; None for an ephemeral one."""
+        self._gaps: list[GapPush] = []
+        super().__init__(node, connection, codec, principal, entry)
+
+    async def subscribe(self, wanted: Mapping[str, str | None], last: int | None = None) -> None:
+        """`wanted`: channel → cursor, or None for `last` messages or from now on. All of them, or the first Error."""
+        self._cursors.update(dict.fromkeys(wanted))  # in the order that was asked for
+        results = await asyncio.gather(
+            *(self._join(channel, after, last) for channel, after in wanted.items()), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        if self._ended:
+            raise Error("unavailable", "the server is leaving", retry_after=1.0)
+
+    async def _join(self, channel: str, after: str | None, last: int | None) -> None:
+        """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
+        assert self._principal is not None
+        seat = self._node.admission.channels.take(self.id)
+        try:
+            subscription, fields, gap = await self._node.subscriptions.subscribe(
+                self._principal, self.outbox, Subscribe(channel=channel, after=after, last=None if after else last)
+            )
+        except BaseException:
+            seat.give_back()
+            raise
+        subscription.seat = seat
+        if self._ended:
+            subscription.close()
+            return
+        self.subscriptions[channel] = subscription
+        self._cursors[channel] = fields.get("cursor")
+        if gap is not None:
+            self._gaps.append(gap)
+
+    def begin(self) -> None:
+        self.outbox.open()
+        self._begun = True
+        for subscription in tuple(self.subscriptions.values()):
+            subscription.start()
+        if self._principal is not None and not self._node.revocations.confirmed:
+            self.suspend(partial(self._node.permissions.held, self._principal))
+
+    def suspend(self, concerned: Callable[[str], bool]) -> None:
+        if self._begun:
+            super().suspend(concerned)
+
+    def unsuspend(self) -> None:
+        if self._begun:
+            super().unsuspend()
+
+    def _end_subscription(self, channel: str, code: str, reason: str) -> None:
+        """Who listens cannot subscribe again: with the last channel it ends."""
+        if self._begun:
+            super()._end_subscription(channel, code, reason)
+        else:
+            self.subscriptions.pop(channel).close(for_good=True)
+        if not self.subscriptions:
+            self.disconnect(Disconnect(DISCONNECTED, reason))

@@ -1,0 +1,179 @@
+"""What clients ask for. docs/protocol.md tells it to people; the replies and pushes are in pushes.py, REST in rest.py.
+
+Commands are msgspec structs told apart by `type`; the same validation serves JSON and MessagePack, since both arrive
+here as plain objects. Unknown fields are ignored, an unknown `type` is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from server.core.errors import bad_request
+
+MAX_PAGE: Final = 1000
+DEFAULT_PAGE: Final = 100
+MAX_KEY: Final = 255
+
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+
+
+class Command(Struct, tag_field="type", kw_only=True):
+    id: int | None = None
+    """Echoed by the reply; a command without one gets no reply (but its errors)."""
+
+
+class Connect(Command, tag="connect"):
+    token: str | None = None
+
+
+class Refresh(Command, tag="refresh"):
+    token: str
+
+
+class Subscribe(Command, tag="subscribe"):
+    channel: str
+    after: str | None = None
+    last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
+    where: dict[str, Any] | None = None
+    """These three for the changes of documents: what to show, the documents themselves first, and not too often."""
+    snapshot: bool = False
+    conflate: Annotated[float, Meta(ge=0, le=60)] = 0.0
+
+
+class Unsubscribe(Command, tag="unsubscribe"):
+    channel: str
+
+
+class Publish(Command, tag="publish"):
+    channel: str
+    data: Any
+    key: Key | None = None
+    tag: Annotated[str, Meta(max_length=MAX_KEY)] | None = None
+    """What a conflating channel keeps the newest message of."""
+    echo: bool = True
+    ephemeral: bool = False
+    """Pass it on without storing it, in a durable channel."""
+
+
+class History(Command, tag="history"):
+    channel: str
+    after: str | None = None
+    before: str | None = None
+    limit: Limit = DEFAULT_PAGE
+    where: dict[str, Any] | None = None
+
+
+class Get(Command, tag="get"):
+    collection: str
+    document_id: str
+
+
+class Find(Command, tag="find"):
+    """Also what the query of a listing over REST says."""
+
+    collection: str
+    where: Any = None
+    sort: str | None = None
+    limit: Limit = DEFAULT_PAGE
+    page: str | None = None
+    fields: str | None = None
+    count: bool = False
+
+
+class DocumentWrite(Struct, kw_only=True):
+    """One write, whichever way it came."""
+
+    op: Literal["put", "patch", "delete"]
+    document_id: str | None = None
+    """None: a put whose id the server makes, or the document has."""
+    document: dict[str, Any] | None = None
+    if_rev: str | None = None
+    """A revision, or `*`: whatever is there."""
+    if_absent: bool = False
+    key: Key | None = None
+
+
+class Write(Command):
+    op: ClassVar[Literal["put", "patch", "delete"]]
+    collection: str
+    document_id: str | None = None
+    document: dict[str, Any] | None = None
+    if_rev: str | None = None
+    if_absent: bool = False
+    key: Key | None = None
+
+    def as_write(self) -> DocumentWrite:
+        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("id", "collection")}
+        return DocumentWrite(op=self.op, **fields)
+
+
+class Put(Write, tag="put"):
+    op: ClassVar[Literal["put"]] = "put"
+
+
+class Patch(Write, tag="patch"):
+    op: ClassVar[Literal["patch"]] = "patch"
+
+
+class Delete(Write, tag="delete"):
+    op: ClassVar[Literal["delete"]] = "delete"
+
+
+class Presence(Command, tag="presence"):
+    channel: str
+    left: Annotated[int, Meta(ge=0, le=MAX_PAGE)] = 0
+    """How many of those who have left are to be named, the latest first."""
+
+
+class Ping(Command, tag="ping"):
+    pass
+
+
+DocumentCommand = Get | Find | Put | Patch | Delete
+AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | History | Presence | Ping | DocumentCommand
+# By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
+_COMMANDS: Final[dict[str, type[AnyCommand]]] = {
+    "connect": Connect,
+    "refresh": Refresh,
+    "subscribe": Subscribe,
+    "unsubscribe": Unsubscribe,
+    "publish": Publish,
+    "history": History,
+    "presence": Presence,
+    "ping": Ping,
+    "get": Get,
+    "find": Find,
+    "put": Put,
+    "patch": Patch,
+    "delete": Delete,
+}
+
+
+def parse_command(value: Any) -> AnyCommand:
+    if not isinstance(value, dict):
+        raise bad_request("a command is an object")
+    name = value.get("type")
+    kind = _COMMANDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise bad_request(f"type: one of {', '.join(_COMMANDS)}")
+    command: AnyCommand = convert(value, kind)
+    return command
+
+
+def convert(value: Any, kind: Any, *, strict: bool = True) -> Any:
+    """`value` as the struct `kind`, or `bad_request` naming the field. Not strict: numbers may be text, as in URLs."""
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        raise bad_request(_readable(str(error))) from None
+
+
+def _readable(message: str) -> str:
+    """msgspec's «Expected `int`, got `str` - at `$.id`», with the field in front: «id: expected `int`, got `str`»."""
+    text, _, path = message.partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    return f"{field}: {text[:1].lower()}{text[1:]}" if field else text
