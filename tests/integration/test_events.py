@@ -230,7 +230,7 @@ async def test_a_list_that_may_not_be_is_a_problem(
     async with EventSource(base_url + "/v1/events", headers, body=body) as events:
         assert (events.status, (await events.problem())["code"]) == (status, code)
     assert not node.admission.clients
-    assert not node.admission.addresses
+    assert not node.admission.addresses.total
 
 
 @pytest.mark.gen_test

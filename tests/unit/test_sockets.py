@@ -37,11 +37,11 @@ def test_who_says_goodbye_and_takes_nothing_more_is_cut_off(monkeypatch: pytest.
         with theirs:
             ours.setblocking(False)
             connection = sockets.Socket(SimpleNamespace(admission=admission), admission.enter(None, "127.0.0.1"))  # type: ignore[arg-type]
-            connection.outbox = Deaf()  # type: ignore[assignment]
+            connection.client = Deaf()  # type: ignore[assignment]
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
             connection.write(b"x" * (8 << 20))
             theirs.shutdown(socket.SHUT_WR)
-            await until(lambda: connection.outbox.ended, 10, "end of the connection")
+            await until(lambda: connection.client.ended, 10, "end of the connection")
             assert not admission.connections.total
 
     asyncio.run(run())
