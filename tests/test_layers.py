@@ -290,8 +290,8 @@ def test_state_belongs_to_a_node(module: str) -> None:
 STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 # What still starts tasks without a keeper.
 UNKEPT = {
-    *("log.log", "brokers.redis", "brokers.links", "access.revocations", "access.keys", "sessions.session"),
-    *("sessions.events", "documents.store", "documents.tailer"),
+    *("log.log", "brokers.redis", "brokers.links", "access.revocations", "access.keys"),
+    *("documents.store", "documents.tailer"),
 }
 
 
