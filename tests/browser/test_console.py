@@ -113,3 +113,39 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             tab.complaints = [text for text in tab.complaints if "404" not in text]
 
     browsing.run(run())
+
+
+def test_a_look_makes_no_refusals(browsing: Browsing, operated: Server, artifacts: Path) -> None:
+    """Channels without presence, without history, and of documents are looked into again and again, and nothing of that
+    is refused; a change of documents is nobody's, and a test message is offered only where one may be published."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new, Client([operated.ws], token=OPERATOR) as shop:
+            for channel in ("feed:news", "docs:orders", "dash:market"):
+                await shop.subscribe(channel)
+            await shop.publish("feed:news", {"title": "Rain"})
+            answer = await operated.request("PUT", "/v1/documents/orders/7", {"status": "open"}, token=OPERATOR)
+            assert answer.status in (200, 201), answer
+            page = (await new()).page
+            await page.goto(f"{operated.base}/console/#feed%3Anews")
+            await page.fill("#key", OPERATOR)
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#present-note >> text=not counted")
+            await page.wait_for_selector("#history >> text=Rain")
+            assert await page.locator("#publish").is_visible()
+
+            await page.evaluate("location.hash = '#docs%3Aorders'")
+            await page.wait_for_selector("#history >> text=/change · 1/")
+            assert await page.locator("#publish").is_hidden()
+            await page.wait_for_selector("#present-note >> text=not counted")
+
+            await page.evaluate("location.hash = '#nobody%3Ahere'")
+            await page.wait_for_selector("#present-note >> text=0 users, 0 guests")
+            await page.evaluate("location.hash = '#dash%3Amarket'")
+            await page.wait_for_selector("#present-note >> text=not counted")
+            await asyncio.sleep(6)  # it has looked again
+            refused = await page.locator("#events li").all_inner_texts()
+            assert all("presence" not in one for one in refused), refused
+            assert len([one for one in refused if "dash:market" in one]) <= 1, refused
+
+    browsing.run(run())

@@ -13,6 +13,13 @@ from tests.support.processes import ROOT, Server
 from tests.support.reader import Block, Reader, blocks
 from tests.support.waiting import until
 
+# Tables that one has to scroll sideways.
+CUT_OFF = """() => [...document.querySelectorAll(".wide, .scroll")]
+    .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.innerText.slice(0, 60))"""
+# Cells of sentences that stand in one line, wider than the screen.
+NARROW = """() => [...document.querySelectorAll("td")]
+    .filter((one) => one.offsetWidth > innerWidth).map((one) => one.innerText.slice(0, 60))"""
+
 
 async def lists(tab: Tab, *lines: str) -> None:
     await until(lambda: _has(tab, lines), 20, f"{lines}")
@@ -115,6 +122,8 @@ async def test_the_documentation_as_pages(new: NewTab[Tab], server: Server, arti
             await tab.page.goto(server.base + path)
             assert await tab.fits(), path
             assert await tab.pale() == [], path
+        assert await wide.page.evaluate(CUT_OFF) == [], path
+        assert await phone.page.evaluate(NARROW) == [], path
         headings[path] = set(await wide.page.locator("main [id]").evaluate_all("all => all.map(one => one.id)"))
         for link in await wide.page.locator("a, img").evaluate_all("all => all.map(one => one.href ?? one.src)"):
             if link.startswith(server.base):
@@ -128,3 +137,28 @@ async def test_the_documentation_as_pages(new: NewTab[Tab], server: Server, arti
         path, _, heading = link.partition("#")
         assert (await server.get(path)).status in (200, 301), f"{page}: {link}"
         assert not heading or heading == "main" or heading in headings.get(path, {heading}), f"{page}: {link}"
+
+
+@scenario(Tab)
+async def test_one_navigation(new: NewTab[Tab], server: Server, artifacts: Path) -> None:
+    """Every page has the same ways to the others, to the documentation too, and says which it is; they fit a phone."""
+    ways = ["Chat", "Shop", "Market", "Docs", "Console"]
+    current = {"/": [], "/chat/": ["Chat"], "/feed/": ["Shop"], "/dashboard/": ["Market"], "/console/": ["Console"]}
+    for path in ("/docs", "/docs/quick-start.md", "/README.md"):
+        current[path] = ["Docs"]
+    for phone in (False, True):
+        tab = await new(phone=phone)
+        for path, here in current.items():
+            await tab.page.goto(server.base + path)
+            links = tab.page.locator("nav.pages a")
+            assert await links.all_inner_texts() == ways or path == "/chat/", path
+            assert await links.all_text_contents() == ways, path
+            assert await tab.page.locator("nav.pages a[aria-current]").all_text_contents() == here, path
+            assert await tab.fits(), path
+            if path == "/docs":
+                await tab.page.wait_for_selector("#operations section")
+                assert await tab.fits()
+                assert await tab.pale() == []
+                await tab.page.screenshot(path=artifacts / f"reference-{'phone' if phone else 'wide'}.png")
+    for href in await tab.page.locator("nav.pages a").evaluate_all("all => all.map(one => one.href)"):
+        assert (await server.get(href.removeprefix(server.base))).status == 200
