@@ -50,7 +50,7 @@ from server.documents.service import DocumentService
 from server.documents.store import Documents
 from server.documents.tailer import Tailer
 from server.log.log import Log
-from server.mongo.client import connect
+from server.mongo.client import connect, connect_apart
 from server.mongo.clock import COMPARE_EVERY, compare
 from server.mongo.opening import Opening, renew_if_unknown
 from server.presence.last_seen import LastSeen
@@ -85,8 +85,10 @@ class Node:
         self.broker: Broker = broker or (RedisBroker(config.redis) if config.redis.url else MemoryBroker())
         self.announcer = Announcer(self.id, self.broker)
         self.database = connect(config.mongodb, mongodb_uri)
+        self.database_apart = connect_apart(config.mongodb, mongodb_uri)
         self.log = Log(
             self.database,
+            self.database_apart,
             config.mongodb,
             node=self.id,
             on_commit=self.announcer.committed,
@@ -100,7 +102,7 @@ class Node:
             self.database, config.collections, config.mongodb, limits.document_bytes or MAX_STORED
         )
         self.tailer = Tailer(
-            self.database, config.collections, self.log.changes, node=self.id, prepare=self.document_store.prepare
+            self.database_apart, config.collections, self.log.changes, node=self.id, prepare=self.document_store.prepare
         )
         self.last_seen = LastSeen(self.database)
         # Who may do what, and how much.
@@ -111,7 +113,7 @@ class Node:
             self.accounts = Accounts(self.database, self.authenticator.sign, config.auth.api_keys, self.clock)
         self.tickets = Tickets(self.database, config.auth.ticket_ttl, self.clock)
         self.revocations = Revocations(
-            self.database,
+            self.database_apart,
             config.auth.max_token_ttl,
             on_revocation=lambda revocation: self.moderation.carry_out(revocation),
             on_confirmed=lambda confirmed: self.moderation.confirm(confirmed),
@@ -233,14 +235,16 @@ class Node:
             self.keeper.every("retention", self.config.mongodb.trim_interval, self.log.trimmer.step)
         self.keeper.every("clock", COMPARE_EVERY, self._compare_clocks)
         opening = Opening(self.database, self.lifecycle)
-        await opening.persist(partial(compare, self.database, self.clock))  # first of all: the others ask for the time
+        await opening.persist(
+            partial(compare, self.database_apart, self.clock)
+        )  # first of all: the others ask for the time
         for part in (self.log, self.last_seen, self.revocations, self.tickets):
             await opening.persist(part.open)
         if self.accounts is not None:
             await opening.persist(partial(self._open_accounts, self.accounts))
         await opening.persist(self.document_store.open)
         await opening.persist(self.tailer.open)
-        self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database))
+        self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database, self.database_apart))
         self.lifecycle.opened = True
 
     async def _open_accounts(self, accounts: Accounts) -> None:
@@ -250,7 +254,7 @@ class Node:
 
     async def _compare_clocks(self) -> None:
         with contextlib.suppress(Error):  # while MongoDB is away there is nothing to compare with, and others say so
-            await compare(self.database, self.clock)
+            await compare(self.database_apart, self.clock)
 
     async def _tick(self) -> None:
         self.hub.tick(asyncio.get_running_loop().time())
@@ -281,6 +285,7 @@ class Node:
         if self.accounts is not None:
             self.accounts.close()
         self.database.client.close()
+        await self.database_apart.client.close()
 
     def usable_accounts(self) -> Accounts:
         """`not_found` where there are none, `unavailable` while they cannot be used."""

@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from server.core.clock import Clock
@@ -76,7 +76,7 @@ class Revocations:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: AsyncDatabase[dict[str, Any]],
         token_ttl: float,
         *,
         on_revocation: Callable[[Revocation], None],

@@ -27,8 +27,8 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from bson import Timestamp
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ReturnDocument
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from server.core.config import Collection
@@ -71,7 +71,7 @@ class Tailer:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: AsyncDatabase[dict[str, Any]],
         collections: Mapping[str, Collection],
         log: ChangeLog,
         *,
@@ -104,7 +104,7 @@ class Tailer:
 
     async def _first_checkpoint(self) -> None:
         if not await self._has_checkpoint():
-            async with await self._database.client.start_session() as session:
+            async with self._database.client.start_session() as session:
                 token = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
             await self._write_checkpoint(token)
 
@@ -145,7 +145,7 @@ class Tailer:
         await asyncio.sleep(0.01)
         del self._marking[collection]
         wanted = set(self._collections) if collection is None else {collection}
-        async with await self._database.client.start_session() as session:
+        async with self._database.client.start_session() as session:
             await self._meta.update_one({"_id": "mark"}, {"$inc": {"n": 1}}, upsert=True, session=session)
             written = session.operation_time
         try:
@@ -235,7 +235,7 @@ class Tailer:
         loop = asyncio.get_running_loop()
         self._tails.clear()
         renewed = loop.time()
-        async with await self._database.client.start_session() as session:
+        async with self._database.client.start_session() as session:
             cursor = await self._watch(session, start)
             try:
                 while True:
@@ -351,7 +351,7 @@ class Tailer:
 
     async def _start_over(self, names: Iterable[str]) -> str:
         """The token of now, where they start."""
-        async with await self._database.client.start_session() as session:
+        async with self._database.client.start_session() as session:
             token: str = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
         self._tails.clear()
         for name in names:

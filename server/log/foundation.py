@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from server.core.errors import StartError
@@ -61,15 +62,21 @@ class Base(NamedTuple):
 
 
 class Foundation:
-    """`on_change` is called when `base` has become another one than it was."""
+    """`apart`: a way to MongoDB that no other work holds up. `on_change` is called when `base` has become another one
+    than it was."""
 
     def __init__(
-        self, database: AsyncIOMotorDatabase[dict[str, Any]], keeper: Keeper, on_change: Callable[[], None]
+        self,
+        database: AsyncIOMotorDatabase[dict[str, Any]],
+        apart: AsyncDatabase[dict[str, Any]],
+        keeper: Keeper,
+        on_change: Callable[[], None],
     ) -> None:
         self._database = database
         self._messages = database["messages"]
         self._channels = database["channels"]
         self._meta = database["meta"]
+        self._apart = apart
         self._keeper = keeper
         self._on_change = on_change
         self._looks = 0
@@ -151,7 +158,7 @@ class Foundation:
     async def _look(self) -> None:
         errors = self._errors
         collection = await self._collection()
-        found = await self._meta.find_one_and_update(
+        found = await self._apart["meta"].find_one_and_update(
             {"_id": "epoch", "epoch": self.base.epoch}, {"$inc": {"n": 1}}, return_document=ReturnDocument.AFTER
         )
         if collection != self.base.collection or found is None or self._differs(found, collection):
@@ -171,7 +178,7 @@ class Foundation:
         if not self._names_collections:
             return None
         try:
-            found = await self._database.command({"listCollections": 1, "filter": {"name": "messages"}})
+            found = await self._apart.command({"listCollections": 1, "filter": {"name": "messages"}})
         except OperationFailure as error:
             if error.code == _UNAUTHORIZED:
                 return None

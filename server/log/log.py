@@ -27,6 +27,7 @@ from typing import Any
 from zlib import crc32
 
 from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo.asynchronous.database import AsyncDatabase
 
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
@@ -52,6 +53,7 @@ class Log:
     def __init__(
         self,
         database: AsyncIOMotorDatabase[dict[str, Any]],
+        apart: AsyncDatabase[dict[str, Any]],
         options: MongoDB,
         *,
         node: str,
@@ -67,7 +69,7 @@ class Log:
         listener = Listener(on_commit, on_head, on_contention, on_epoch)
         self._keeper = Keeper()
         self._listener = listener
-        self._foundation = Foundation(database, self._keeper, self._start_over)
+        self._foundation = Foundation(database, apart, self._keeper, self._start_over)
         self._pending = Pending(timeout, clock)
         self._inserts = Inserts(database, timeout)
         self._reader = Reader(database, self._foundation, self._keeper, timeout)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
-from pymongo import ReadPreference, WriteConcern
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
@@ -28,21 +29,42 @@ CURSOR_BATCH: Final = 50
 def connect(options: MongoDB, uri: str) -> AsyncIOMotorDatabase[dict[str, Any]]:
     """The database. No socket hangs longer than a publish may take; a write is acknowledged by a majority that has it
     in the journal, and a read sees only such writes."""
+    with _understood():
+        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(uri, **_patience(options))
+        return client.get_database(options.database, **_MAJORITY)
+
+
+def connect_apart(options: MongoDB, uri: str) -> AsyncDatabase[dict[str, Any]]:
+    """The same, with connections of its own and without threads, for the little that must not wait for anything else:
+    what confirms rights, what holds a lease, what tells how MongoDB is. Motor's commands wait for one of a few threads,
+    first come, first served, so a herd of reads would keep them waiting until nobody's rights are certain any more."""
+    with _understood():
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri, **_patience(options))
+        return client.get_database(options.database, **_MAJORITY)
+
+
+_MAJORITY: Final[dict[str, Any]] = {
+    "read_concern": ReadConcern("majority"),
+    "write_concern": WriteConcern(w="majority", j=True),
+    "read_preference": ReadPreference.PRIMARY,
+}
+
+
+def _patience(options: MongoDB) -> dict[str, Any]:
+    return {
+        "serverSelectionTimeoutMS": 3000,
+        "connectTimeoutMS": 3000,
+        "socketTimeoutMS": int(options.publish_timeout * 1000),
+        "heartbeatFrequencyMS": 2000,
+        "appname": "waterspout",
+    }
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """What is wrong with mongodb.uri."""
     try:
-        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
-            uri,
-            serverSelectionTimeoutMS=3000,
-            connectTimeoutMS=3000,
-            socketTimeoutMS=int(options.publish_timeout * 1000),
-            heartbeatFrequencyMS=2000,
-            appname="waterspout",
-        )
-        return client.get_database(
-            options.database,
-            read_concern=ReadConcern("majority"),
-            write_concern=WriteConcern(w="majority", j=True),
-            read_preference=ReadPreference.PRIMARY,
-        )
+        yield
     except OSError as error:
         raise StartError(f"mongodb.uri: {error.filename}: {error.strerror}") from None
     except (ConfigurationError, ValueError) as error:

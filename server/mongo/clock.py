@@ -6,6 +6,7 @@ from datetime import UTC
 from typing import Any, Final
 
 from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo.asynchronous.database import AsyncDatabase
 
 from server.core.clock import Clock
 from server.mongo.client import mapped
@@ -14,7 +15,9 @@ COMPARE_EVERY: Final = 5.0
 """Seconds: clocks drift slowly, but somebody may set one."""
 
 
-async def compare(database: AsyncIOMotorDatabase[dict[str, Any]], clock: Clock) -> float:
+async def compare(
+    database: AsyncIOMotorDatabase[dict[str, Any]] | AsyncDatabase[dict[str, Any]], clock: Clock
+) -> float:
     """The time of MongoDB's primary (seconds since 1970, UTC), which `clock` is compared with on the way;
     `unavailable` if it does not answer."""
     asked = clock.own()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from motor.motor_asyncio import AsyncIOMotorDatabase
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from server.core.errors import Error, StartError
@@ -60,14 +61,18 @@ class Opening:
         return f"{_LASTING[cause.code].format(database=self._name, fields=fields)} ({brief(cause)})"
 
 
-async def renew_if_unknown(database: AsyncIOMotorDatabase[dict[str, Any]]) -> None:
+async def renew_if_unknown(*databases: AsyncIOMotorDatabase[dict[str, Any]] | AsyncDatabase[dict[str, Any]]) -> None:
     """New connections if MongoDB does not let us read any more: those of a user that was made anew stay strangers."""
-    try:
-        await database["meta"].find_one({"_id": "probe"}, {"_id": 1})
-    except OperationFailure as error:
-        if error.code == _UNAUTHORIZED:
-            logger.warning("MongoDB: %s; the connections are made anew", brief(error))
-            for server in database.client.delegate._topology._servers.values():  # PyMongo has no other way
-                server.pool.reset()
-    except PyMongoError:
-        pass  # not there: the log says so
+    for database in databases:
+        try:
+            await database["meta"].find_one({"_id": "probe"}, {"_id": 1})
+        except OperationFailure as error:
+            if error.code == _UNAUTHORIZED:
+                logger.warning("MongoDB: %s; the connections are made anew", brief(error))
+                client = database.client.delegate if isinstance(database, AsyncIOMotorDatabase) else database.client
+                for server in client._topology._servers.values():  # PyMongo has no other way
+                    resetting = server.pool.reset()
+                    if resetting is not None:
+                        await resetting
+        except PyMongoError:
+            pass  # not there: the log says so

@@ -103,7 +103,7 @@ async def test_other_collections_are_declared(
     declared = {"tasks": node.config.collections["orders"]}
     documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
-    other = Tailer(node.database, declared, node.log.changes, node="o", prepare=documents.prepare)
+    other = Tailer(node.database_apart, declared, node.log.changes, node="o", prepare=documents.prepare)
     starts: list[dict[str, Any]] = []
     begin = other._watch
 
@@ -137,7 +137,7 @@ async def test_a_new_collection_that_only_a_waiting_node_serves_starts_over(
     documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
     await until(lambda: node.tailer.holds)
-    other = Tailer(node.database, declared, node.log.changes, node="o", prepare=documents.prepare)
+    other = Tailer(node.database_apart, declared, node.log.changes, node="o", prepare=documents.prepare)
     await other.open()
     try:
         await until(lambda: other._announced)
@@ -167,7 +167,7 @@ async def test_what_the_checkpoint_does_not_stand_for_starts_over(
         await until(lambda: "2" in copy.documents)
         plain = await client.subscribe("docs:orders/9", after="0")
         await node.tailer.close()
-        other = Tailer(node.database, {"others": node.config.collections["orders"]}, node.log.changes, node="o",
+        other = Tailer(node.database_apart, {"others": node.config.collections["orders"]}, node.log.changes, node="o",
                        prepare=node.document_store.prepare)  # fmt: skip
         await other.open()
         await until(lambda: other.holds)

@@ -12,7 +12,7 @@ from pymongo import MongoClient
 from server.core.config import MongoDB
 from server.core.cursors import Position
 from server.log.log import Log
-from server.mongo.client import connect
+from server.mongo.client import connect, connect_apart
 from server.wire.messages import Message
 
 
@@ -33,9 +33,9 @@ async def opened(
     on_epoch: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Log]:
     """An open log that nobody listens to, unless told otherwise."""
-    database = connect(options, uri)
+    database, apart = connect(options, uri), connect_apart(options, uri)
     log = Log(
-        database, options, node=node, on_commit=on_commit, on_head=on_head, on_contention=on_contention,
+        database, apart, options, node=node, on_commit=on_commit, on_head=on_head, on_contention=on_contention,
         on_epoch=on_epoch,
     )  # fmt: skip
     try:
@@ -44,6 +44,7 @@ async def opened(
     finally:
         await log.close()
         database.client.close()
+        await apart.client.close()
 
 
 def stored(uri: str, options: MongoDB, channel: str) -> list[tuple[int, Any]]:
