@@ -106,7 +106,13 @@ class Queries:
         try:
             content = RawBSONDocument(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), document_json.RAW)
             key, name, query = content.get("k"), content.get("n"), content.get("q")
-        except (bson.errors.BSONError, binascii.Error, ValueError, KeyError, TypeError):
+        except (
+            bson.errors.BSONError,
+            binascii.Error,
+            ValueError,
+            LookupError,
+            TypeError,
+        ):  # LookupError: no bytes at all
             raise bad_request("page: not a page token") from None
         if isinstance(name, bytes):
             kept: Any = await self._kept.find_one({"_id": {"page": name}})
