@@ -129,7 +129,7 @@ class Batch(BaseHandler):
             ]
         # All are under way, in order, before one is waited for.
         started = [self._start(item) for item in items]
-        self.answer(BatchResults([await _outcome(*one) for one in started]))
+        self.answer(BatchResults([await self._outcome(*one) for one in started]))
 
     def _start(self, value: Any) -> tuple[str, Publishing]:
         """The channel, and what will be known of its message; None: the channel is ephemeral."""
@@ -150,12 +150,12 @@ class Batch(BaseHandler):
         except Error as error:
             return channel, error
 
-
-async def _outcome(channel: str, publishing: Publishing) -> Result:
-    try:
-        if isinstance(publishing, Error):
-            raise publishing
-        receipt = None if publishing is None else await publishing
-    except Error as error:
-        return {"error": problem(error)}
-    return cast(Result, {"channel": channel, **(receipt.fields() if receipt else {})})
+    async def _outcome(self, channel: str, publishing: Publishing) -> Result:
+        try:
+            if isinstance(publishing, Error):
+                raise publishing
+            receipt = None if publishing is None else await publishing
+        except Error as error:
+            self.node.incidents.refused(error, self.principal, self.client_address())
+            return {"error": problem(error)}
+        return cast(Result, {"channel": channel, **(receipt.fields() if receipt else {})})

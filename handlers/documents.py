@@ -115,11 +115,13 @@ class Batch(BaseHandler):
         results = await self.node.documents.write_many(
             self.principal, collection, body.writes, address=self.client_address()
         )
-        self.answer({"results": [_result(one) for one in results]})
+        self.answer({"results": [self._result(one) for one in results]})
 
-
-def _result(result: Written | Error) -> dict[str, Any]:
-    return {"error": problem(result)} if isinstance(result, Error) else result.fields()
+    def _result(self, result: Written | Error) -> dict[str, Any]:
+        if not isinstance(result, Error):
+            return result.fields()
+        self.node.incidents.refused(result, self.principal, self.client_address())
+        return {"error": problem(result)}
 
 
 def _revs(header: str, value: str | None) -> list[str]:

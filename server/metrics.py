@@ -69,6 +69,7 @@ class _Collector(Collector):
         yield counter("fallen_behind", "Times a durable subscription could not keep up.", hub.fallen_behind)
         refusals = {code: node.incidents.refusals[code] for code in ERRORS}
         yield counters("refusals", "Commands and requests answered with an error.", "code", refusals)
+        yield counters("limits_met", "Refusals by the option whose limit was met.", "limit", node.incidents.limits)
         yield counters(
             "disconnects", "Connections ended, by our close code, or by the client.", "code", node.incidents.disconnects
         )

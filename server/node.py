@@ -24,6 +24,7 @@ from server.access.hooks import Hooks
 from server.access.identities import Identities
 from server.access.moderation import Moderation
 from server.access.permissions import Permissions
+from server.access.quotas import Quotas
 from server.access.revocations import Revocations
 from server.access.rights import Rights
 from server.access.tickets import Tickets
@@ -125,6 +126,7 @@ class Node:
         self.permissions = Permissions(namespaces, self.revocations, config.auth.guests, config.collections)
         self.hooks = Hooks(config.hooks, self.clock)
         self.rights = Rights(self.permissions, self.hooks)
+        self.quotas = Quotas(config.quotas)
         self.moderation = Moderation(
             namespaces=namespaces,
             admission=self.admission,
@@ -178,6 +180,7 @@ class Node:
             rights=self.rights,
             hooks=self.hooks,
             admission=self.admission,
+            quotas=self.quotas,
             log=self.log,
             broker=self.broker,
             lifecycle=self.lifecycle,
@@ -191,6 +194,7 @@ class Node:
             log=self.log,
             rights=self.rights,
             admission=self.admission,
+            quotas=self.quotas,
             lifecycle=self.lifecycle,
         )
         self.history = History(

@@ -70,7 +70,7 @@ def test_every_option_is_in_config_yaml() -> None:
 
 def test_config_yaml_has_the_defaults_of_the_code() -> None:
     written = config.load(ROOT / "config.yaml", {}, [])
-    for section in ("server", "mongodb", "redis", "auth", "limits", "log", "metrics", "origins"):
+    for section in ("server", "mongodb", "redis", "auth", "limits", "quotas", "log", "metrics", "origins"):
         assert getattr(written, section) == getattr(config.Config(), section), section
 
 

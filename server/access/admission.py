@@ -128,11 +128,11 @@ class Admission:
         rates = self._per_namespace.get(channel.partition(":")[0]) if channel is not None else None
         wait = rates.take(who, now) if rates is not None else 0.0
         if wait:
-            raise Error("rate_limited", f"rate of the namespace: too many messages in {channel}", retry_after=wait)
+            raise _too_fast("namespaces.*.rate", f"rate of the namespace: too many messages in {channel}", wait)
         wait = self._per_user.take(who, now)
         if wait:
-            limit = self._limits.user_messages_per_second
-            raise Error("rate_limited", f"user_messages_per_second is {limit:g}", retry_after=wait)
+            name, limit = "user_messages_per_second", self._limits.user_messages_per_second
+            raise _too_fast(name, f"{name} is {limit:g}", wait)
 
     def count_request(self, principal: Principal, address: str) -> None:
         """`rate_limited` if the user (a guest: the address) makes too many requests."""
@@ -149,8 +149,8 @@ class Admission:
             raise self._too_many_requests(wait)
 
     def _too_many_requests(self, wait: float) -> Error:
-        limit = self._limits.requests_per_second
-        return Error("rate_limited", f"requests_per_second is {limit:g}", retry_after=wait)
+        name, limit = "requests_per_second", self._limits.requests_per_second
+        return _too_fast(name, f"{name} is {limit:g}", wait)
 
     def tick(self) -> None:
         """Once a second: each client's own clock."""
@@ -165,6 +165,10 @@ class Admission:
 def _counted(principal: Principal, address: str) -> tuple[str | None, str]:
     """Whose rates these are: the user's, or those of a guest's address or network."""
     return principal.user, "" if principal.user is not None else address_key(address)
+
+
+def _too_fast(limit: str, reason: str, wait: float) -> Error:
+    return Error("rate_limited", reason, limit=limit, retry_after=wait)
 
 
 def _buckets(rate: float | UserRate) -> Buckets:

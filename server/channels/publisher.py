@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from server.access.admission import Admission
 from server.access.hooks import Hooks
 from server.access.permissions import Permissions
+from server.access.quotas import Charge, Quotas
 from server.access.rights import Right, Rights
 from server.brokers.base import Broker
 from server.core.clock import now_ms
@@ -32,6 +34,7 @@ class _Draft(NamedTuple):
     tag: str | None
     skip: str | None
     ephemeral: bool
+    address: str
 
 
 class Publisher:
@@ -42,6 +45,7 @@ class Publisher:
         rights: Rights,
         hooks: Hooks,
         admission: Admission,
+        quotas: Quotas,
         log: Log,
         broker: Broker,
         lifecycle: Lifecycle,
@@ -54,6 +58,7 @@ class Publisher:
         self._rights = rights
         self._hooks = hooks
         self._admission = admission
+        self._quotas = quotas
         self._log = log
         self._broker = broker
         self._lifecycle = lifecycle
@@ -62,6 +67,8 @@ class Publisher:
         self._hooked: dict[tuple[str, str], asyncio.Future[None]] = {}
         """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
         self._asking: set[asyncio.Task[Receipt | None]] = set()
+        self._perhaps_new: set[str] = set()
+        """Channels that this node did not know, whose first message is under way."""
 
     def publish(
         self,
@@ -86,7 +93,7 @@ class Publisher:
             raise bad_request(f"ephemeral: {channel} stores every message; its namespace does not allow others")
         size = self._size(data)
         self._admission.spend(principal, address, channel)
-        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral or not namespace.durable)
+        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral or not namespace.durable, address)
         if not self._hooks.wanted(namespace.hook, "publish"):
             return self._accept(draft, size)
         self._lifecycle.check()
@@ -102,16 +109,35 @@ class Publisher:
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     def _accept(self, draft: _Draft, size: int) -> asyncio.Future[Receipt | None] | None:
-        principal, channel, data, key, tag, skip, ephemeral = draft
+        principal, channel, data, key, tag, skip, ephemeral, address = draft
         if ephemeral:
             self._broker.publish([Message(channel, "", 0, "", principal.user, now_ms(), data, tag, skip)])
             self.published += 1
             return None
         self._lifecycle.check()
+        charge = self._charge(principal, channel, size, address) if self._quotas.limited else None
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
         receipt = self._log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
         self.published += 1
+        if charge is not None:
+            self._perhaps_new.add(channel)
+            receipt.add_done_callback(partial(self._settle, channel, charge))
         return cast("asyncio.Future[Receipt | None]", receipt)
+
+    def _charge(self, principal: Principal, channel: str, size: int, address: str) -> Charge | None:
+        """Take the message from the quotas; what was taken, if that may have to be corrected. Whether a channel is new
+        is known when its first message has an offset: until then one that this node does not know counts as new, once
+        however many messages are under way in it."""
+        new = self._log.known_head(channel) is None and channel not in self._perhaps_new
+        namespace = channel.partition(":")[0]
+        charge = self._quotas.charge(principal, address, namespace, new_channels=int(new), messages=1, size=size)
+        return charge if new else None
+
+    def _settle(self, channel: str, charge: Charge, publishing: asyncio.Future[Receipt]) -> None:
+        self._perhaps_new.discard(channel)
+        stored = not publishing.cancelled() and publishing.exception() is None
+        if not stored or publishing.result().position.offset > 1 or publishing.result().duplicate:
+            charge.give_back("new_channels")
 
     async def _ask_and_accept(
         self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft

@@ -52,12 +52,16 @@ class Incidents:
         """Errors that clients were answered with, by code."""
         self.disconnects: Counter[str] = Counter()
         """Connections ended, by close code; `client`: not by us."""
+        self.limits: Counter[str] = Counter()
+        """Refusals by the limit that was met."""
         self._events: dict[tuple[tuple[str, Any], ...], int] = {}
         self._others = 0
 
     def refused(self, error: Error, principal: Principal | None, address: str) -> None:
         """A command or request was answered with an error."""
         self.refusals[error.code] += 1
+        if error.limit is not None:
+            self.limits[error.limit] += 1
         user = principal.user if principal is not None else None
         self.note("refusal", code=error.code, reason=error.reason[:REASON], user=user, address=address)
 

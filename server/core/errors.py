@@ -59,6 +59,7 @@ class Error(WaterspoutError):
         retry_after: float | None = None,
         status: int | None = None,
         rev: str | None = None,
+        limit: str | None = None,
     ) -> None:
         super().__init__(reason)
         kind = ERRORS[code]
@@ -69,6 +70,8 @@ class Error(WaterspoutError):
         self.status = status or kind.status
         self.rev = rev
         """The document's revision, where another one was expected."""
+        self.limit = limit
+        """The option whose limit was met, for what counts such things."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.reason}"

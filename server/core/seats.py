@@ -14,14 +14,12 @@ from server.core.errors import Error
 class Seats:
     """`limit` seats for each key; 0: as many as are asked for, and counted all the same."""
 
-    __slots__ = ("name", "limit", "refused", "total", "_retry_after", "_taken")
+    __slots__ = ("name", "limit", "total", "_retry_after", "_taken")
 
     def __init__(self, name: str, limit: int, *, retry_after: float | None = 5.0) -> None:
         """`name`: the option's, for whoever is refused; `retry_after`: the seconds after which they may ask again."""
         self.name = name
         self.limit = limit
-        self.refused = 0
-        """How often a seat was refused."""
         self.total = 0
         """Seats taken, of all keys."""
         self._retry_after = retry_after
@@ -36,8 +34,9 @@ class Seats:
         """As `take`, for who remembers by itself that `free` is to be called, once."""
         taken = self._taken.get(key, 0)
         if self.limit and taken >= self.limit:
-            self.refused += 1
-            raise Error("limit_exceeded", f"{self.name} is {self.limit}", retry_after=self._retry_after)
+            raise Error(
+                "limit_exceeded", f"{self.name} is {self.limit}", limit=self.name, retry_after=self._retry_after
+            )
         self._taken[key] = taken + 1
         self.total += 1
 

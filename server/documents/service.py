@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from server.access.admission import Admission
+from server.access.quotas import Charge, Quotas
 from server.access.rights import Right, Rights
 from server.core.config import Collection
 from server.core.cursors import Position
@@ -20,6 +21,7 @@ from server.documents.views import Owner, View
 from server.documents.where import parse as parse_where
 from server.log.log import Log
 from server.mongo.client import mapped
+from server.wire.codec import JSON
 from server.wire.commands import DocumentWrite, Find
 from server.wire.pushes import Fields
 
@@ -34,6 +36,7 @@ class DocumentService:
         log: Log,
         rights: Rights,
         admission: Admission,
+        quotas: Quotas,
         lifecycle: Lifecycle,
     ) -> None:
         self._collections = collections
@@ -42,6 +45,7 @@ class DocumentService:
         self._log = log
         self._rights = rights
         self._admission = admission
+        self._quotas = quotas
         self._lifecycle = lifecycle
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -66,7 +70,13 @@ class DocumentService:
         right = self._to_write(principal, collection, address)
         await self._ask_about(right, collection, write)
         owner = _owner(principal, collection, right.options)
-        return await self._store.write(collection, write, principal.user, owner)
+        charge = self._charge(principal, collection, [write], address)
+        written: Written | None = None
+        try:
+            written = await self._store.write(collection, write, principal.user, owner)
+        finally:
+            _settle(charge, [write], [written])
+        return written
 
     async def write_many(
         self, principal: Principal, collection: str, writes: list[DocumentWrite], *, address: str = ""
@@ -85,8 +95,24 @@ class DocumentService:
         right.again()  # the first was asked about when the last was still waiting
         owner = _owner(principal, collection, right.options)
         allowed = [write for index, write in enumerate(writes) if index not in refused]
-        results = iter(await self._store.write_many(collection, allowed, principal.user, owner))
-        return [refused[index] if index in refused else next(results) for index in range(len(writes))]
+        charge = self._charge(principal, collection, allowed, address)
+        done: Sequence[Written | Error | None] = []
+        try:
+            done = results = await self._store.write_many(collection, allowed, principal.user, owner)
+        finally:
+            _settle(charge, allowed, done)
+        following = iter(results)
+        return [refused[index] if index in refused else next(following) for index in range(len(writes))]
+
+    def _charge(
+        self, principal: Principal, collection: str, writes: Sequence[DocumentWrite], address: str
+    ) -> Charge | None:
+        """Take the writes from the quotas. Whether a put makes a document is known afterwards: until then it does."""
+        if principal.server or not self._quotas.limited:
+            return None
+        size = sum(len(JSON.encode(write.document)) for write in writes if write.document is not None)
+        new = sum(map(_may_create, writes))
+        return self._quotas.charge(principal, address, f"{DOCUMENTS}:{collection}", size=size, new_documents=new)
 
     def _to_write(self, principal: Principal, collection: str, address: str) -> Right[Collection]:
         self._admission.spend(principal, address)
@@ -127,6 +153,18 @@ class DocumentService:
     def snapshot(self, view: View, at: Any) -> AsyncGenerator[tuple[list[Any], bool], None]:
         """The pages of what there was at that moment: (documents, whether there are more)."""
         return self._store.snapshot(view, at)
+
+
+def _may_create(write: DocumentWrite) -> bool:
+    return write.op == "put" and write.if_rev is None
+
+
+def _settle(charge: Charge | None, writes: Sequence[DocumentWrite], results: Sequence[Written | Error | None]) -> None:
+    """Give back what was taken for documents that were not made."""
+    if charge is not None:
+        made = sum(isinstance(result, Written) and result.created for result in results)
+        if unmade := sum(map(_may_create, writes)) - made:
+            charge.give_back("new_documents", unmade)
 
 
 def _owner(principal: Principal, name: str, collection: Collection) -> Owner | None:

@@ -146,7 +146,7 @@ class Session(ConnectedClient):
         wait = self._spent()
         if wait and not self._ended:
             limit = self._node.config.limits.cost_per_second
-            error = Error("rate_limited", f"cost_per_second is {limit}", retry_after=wait)
+            error = Error("rate_limited", f"cost_per_second is {limit}", limit="cost_per_second", retry_after=wait)
             self._refuse(self._dialect.identify(opcode, payload), error)
         return wait > 0
 
@@ -434,7 +434,7 @@ class Session(ConnectedClient):
         wait = self._bucket.take(asyncio.get_running_loop().time())
         if wait:
             name, limit = self._rate
-            raise Error("rate_limited", f"{name} is {limit:g}", retry_after=wait)
+            raise Error("rate_limited", f"{name} is {limit:g}", limit=name, retry_after=wait)
 
     def _count(self, change: int) -> None:
         self.under_way += change

@@ -22,6 +22,7 @@ from server.core.config.documents import OWN_COLLECTIONS, Collection
 from server.core.config.hooks import Hook
 from server.core.config.limits import Limits
 from server.core.config.listening import Log, Metrics, Server
+from server.core.config.quotas import Quota, Quotas
 from server.core.config.sources import duration, merged, parse_value, where
 from server.core.config.values import MAX_STORED, Seconds, Section, is_loopback, parse_duration
 from server.core.errors import StartError
@@ -39,6 +40,8 @@ __all__ = [
     "Metrics",
     "MongoDB",
     "Namespace",
+    "Quota",
+    "Quotas",
     "Redis",
     "Retention",
     "Seconds",
@@ -60,6 +63,7 @@ class Config(Section):
     redis: Redis = field(default_factory=Redis)
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
+    quotas: Quotas = field(default_factory=Quotas)
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
     origins: list[str] = field(default_factory=list)
