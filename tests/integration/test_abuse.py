@@ -8,13 +8,13 @@ import json
 from typing import Any
 
 import pytest
-from server.wire.protocol import DocumentWrite
 from tornado.httpclient import AsyncHTTPClient
 
 from server.core import config
 from server.core.errors import Error
 from server.core.principals import GUEST, Principal
 from server.node import Node
+from server.wire.commands import DocumentWrite
 from tests.support.client import Client, Refused, make_token
 from tests.support.processes import Mongod
 
