@@ -77,12 +77,12 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "publish ephemeral": (lambda node: published(node.publisher.publish(ANN, "hall:a", 1, ephemeral=True)), []),
     "subscribe": (subscribing(channel="hall:a"), [("streams", "acquire")]),
     "subscribe ephemeral": (subscribing(channel="flash:a"), [("streams", "acquire")]),
-    "subscribe last": (subscribing(channel="hall:a", last=5), [("streams", "acquire"), ("log", "read_back")]),
+    "subscribe last": (subscribing(channel="hall:a", last=5), [("streams", "acquire"), ("log", "floor")]),
     "subscribe after": (subscribing(channel="hall:a", after="0"), [("log", "read")]),
     "watch": (subscribing(channel="docs:notes", snapshot=True), [("streams", "acquire")]),
     "ticket": (lambda node: node.subscriptions.ticket(ANN, ["hall:a", "flash:a"]), []),
-    "history": (reading(), [("log", "heads"), ("log", "read_back")]),
-    "history after": (reading(after="0"), [("log", "heads"), ("log", "read")]),
+    "history": (reading(), [("log", "head"), ("log", "read_back")]),
+    "history after": (reading(after="0"), [("log", "head"), ("log", "read")]),
     "presence": (lambda node: node.presence.show(ANN, "hall:a"), []),
     "presence of the past": (lambda node: node.presence.show(ANN, "hall:a", 5), [("last_seen", "latest")]),
     "get": (lambda node: node.documents.get(ANN, "notes", "old"), [("document_store", "get")]),
@@ -200,5 +200,5 @@ def test_rights_are_asked_for_in_one_place() -> None:
     elsewhere = {(path, name) for path, name in found if path != "server/access/rights.py"}
     assert elsewhere == {
         ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
-        ("server/sessions/outbox.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
+        ("server/sessions/client.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
     }
