@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from operator import ge, gt, le, lt
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +26,6 @@ MAX_DEPTH: Final = 8
 _SCALAR_OPERATORS: Final = frozenset(("$eq", "$ne", "$gt", "$gte", "$lt", "$lte"))
 MAX_PARTS: Final = 100
 """Of a path; MongoDB stores nothing deeper."""
-_DECIMAL128: Final = Context(prec=34)
 
 Document = Mapping[str, Any]
 Operand = Any
@@ -291,7 +290,7 @@ def test_of(operator: str, operand: Operand) -> Test:
 
 def _any_of(operands: tuple[Any, ...]) -> Test:
     asked = Values(list(operands), False)
-    decimals = {_decimal(number) for number in asked.numbers}
+    decimals = {Decimal(number) for number in asked.numbers}
 
     def test(values: Values) -> bool:
         return (
@@ -319,13 +318,8 @@ def _ordered(operator: str, operand: Any) -> Test:
         return lambda values: among(values.texts, operand)
     if isinstance(operand, bool):
         return lambda values: among(values.bools, operand)
-    decimal = _decimal(operand)
+    decimal = Decimal(operand)  # exactly, as MongoDB compares numbers of different kinds
     return lambda values: among(values.numbers, operand) or among(values.decimals, decimal)
-
-
-def _decimal(number: int | float) -> Decimal:
-    """A number as MongoDB compares it with a Decimal128."""
-    return _DECIMAL128.create_decimal_from_float(number) if isinstance(number, float) else Decimal(number)
 
 
 _ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"$gt": gt, "$gte": ge, "$lt": lt, "$lte": le}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import bson
 import pytest
-from bson import Binary, Decimal128, Int64, ObjectId, Regex
+from bson import Binary, Decimal128, Int64, ObjectId, Regex, json_util
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from hypothesis import HealthCheck, given, settings
@@ -64,6 +66,31 @@ def test_python_chooses_what_mongodb_chooses(
         where = parse(value)
         expected = {one["_id"] for one in collection.find(where.filter(document_json.ids))}
         assert {one["_id"] for one in seen if where.matches(one)} == expected, value
+
+
+SHARED = json.loads((Path(__file__).parents[1] / "shared" / "where.json").read_text())
+
+
+def test_the_shared_cases_are_as_mongodb_has_it(collection: Collection[Any]) -> None:
+    """The table that the server and its clients answer alike."""
+    told = [case for case in SHARED if "matches" in case]
+    assert len(told) > 100
+    for case in told:
+        where = parse(case["where"])
+        collection.delete_many({})
+        stored = json_util.loads(json.dumps({"_id": "x", **case["document"]}))
+        collection.insert_one(RawBSONDocument(bson.encode(stored)))
+        seen = document_json.document(next(collection.find()).raw)
+        found = bool(list(collection.find(where.filter(document_json.ids))))
+        assert (where.matches(case["document"]), where.matches(seen), found) == (case["matches"],) * 3, case
+
+
+@pytest.mark.parametrize("case", [case for case in SHARED if "error" in case], ids=lambda case: str(case["where"])[:40])
+def test_the_shared_cases_that_are_refused(case: dict[str, Any]) -> None:
+    """With an error that names where it is."""
+    with pytest.raises(Error) as refusal:
+        parse(case["where"])
+    assert refusal.value.code == case["error"]
 
 
 @pytest.mark.parametrize(
