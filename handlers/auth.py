@@ -14,7 +14,6 @@ class AccountHandler(BaseHandler):
 
     async def authenticate(self) -> Principal:
         self.set_header("Cache-Control", "no-store")
-        self.node.admission.count_request(GUEST, self.client_address())
         self.accounts = self.node.usable_accounts()
         return GUEST
 

@@ -1,102 +1,186 @@
-"""What every door shares: who is asking and from where, bodies in and out, errors as problem+json (RFC 9457)."""
+"""What every door shares: who is asking and from where, bodies in and out, errors as problem+json.
+
+A handler is made when the headers of a request are there. Whether it may be looked at is decided then (`admit`), before
+its body comes; a body that is refused is thrown away as it comes. Tornado parses and writes; its RequestHandler is not
+used, as it costs more than the rest of a publish.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import hashlib
 import logging
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final
 
-from tornado.http1connection import HTTP1Connection
-from tornado.web import GZipContentEncoding, HTTPError, RequestHandler, stream_request_body
+from tornado.httputil import HTTPHeaders, ResponseStartLine
+from tornado.iostream import IOStream
 
+from handlers.negotiation import best_media_type, content_coding, wants_page
 from handlers.operations import declared
-from handlers.origins import Origins
+from handlers.problems import MISDIRECTED, not_found_page, page_headers, problem_body, problem_headers
+from handlers.request import Request, unescape
 from handlers.server import BODY_BYTES
+from handlers.site import Site
 from server.access.admission import Entry
-from server.core.errors import Error, bad_request
+from server.core.errors import Error
 from server.core.principals import GUEST, Principal
-from server.node import Node
 from server.wire.codec import JSON, MSGPACK, Codec
-from server.wire.rest import problem
 
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES: Final = 16384
 DRAINED_BYTES: Final = 16 << 20
-"""Of a body over BODY_BYTES so much is read and thrown away: who is still sending does not read an answer."""
+"""Of a body that is refused so much is read and thrown away: who is still sending does not read an answer."""
+HELD_BYTES: Final = 256 << 20
+"""Of the bodies of all requests that are under way."""
+COMPRESSED_FROM: Final = 1024
+COMPRESSED_ASIDE_FROM: Final = 1 << 17
+"""Bytes from which on a thread does it: they take milliseconds."""
 
-_CODES = {401: "unauthenticated", 403: "permission_denied", 404: "not_found", 413: "too_large"}
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_JSON_TYPES = ("application/json", "application/merge-patch+json", "application/x-www-form-urlencoded", "text/plain")
-_CODECS = {codec.media_type: codec for codec in (JSON, MSGPACK)}
-_CORS_REQUEST = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
-_CORS_RESPONSE = "ETag, Retry-After"
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_JSON_TYPES: Final = (
+    *("application/json", "application/merge-patch+json", "application/x-www-form-urlencoded", "text/plain"),
+)
+_CODECS: Final = {codec.media_type: codec for codec in (JSON, MSGPACK)}
+_CORS_REQUEST: Final = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
+_CORS_RESPONSE: Final = "ETag, Retry-After"
+_ENTITY_TAG: Final = re.compile(r'"[^"]*"')
+_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
-class Compressed(GZipContentEncoding):
-    """Answers over 1 KiB, for who can take it. The pages are small, and served from caches."""
-
-    def _compressible_type(self, ctype: str) -> bool:
-        return ctype in _CODECS
-
-
-@stream_request_body
-class BaseHandler(RequestHandler):
-    """The body is taken in piece by piece, so that one that is too large is thrown away and gets an answer. Tornado
-    closes the connection under whoever is answered before the body is read, so a refusal waits for it as well."""
-
-    node: Node
+class BaseHandler:
     codec: Codec = JSON
+    answers_always: ClassVar[bool] = False
+    """Also who has no seat: for probes, which have to tell a full server from a dead one."""
+    logged: ClassVar[bool] = True
 
-    def initialize(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, site: Site, request: Request, path: tuple[str, ...] = ()) -> None:
+        self.site = site
+        self.node = site.node
+        self.request = request
+        self.request_id = "r" + secrets.token_hex(6)
         self.principal = GUEST
+        self._address = site.client_address(request.remote_ip, request.headers)
+        self.path_args: tuple[str, ...] = path
+        """The parameters of the path, unescaped by `admit`."""
         self.refusal: Error | None = None
+        """What it was answered with, or will be as soon as the body is through."""
+        self.status = 200
+        self.detached = False
+        self._headers: dict[str, str] = {
+            "X-Request-Id": self.request_id,
+            "X-Content-Type-Options": "nosniff",
+            "Vary": "Origin, Accept, Accept-Encoding",
+        }
+        self._payload = b""
+        self._entity_tag: str | None = None
         self._body = bytearray()
-        self._body_size = 0
-        self._prepared = False
-        self._deferred: Error | None = None
-        self._origins: Origins = self.settings["origins"]
-        self._set_cors_headers()
+        self._has_body = False
+        self._coding = "identity"
+        origin = request.headers.get("Origin")
+        if origin is not None and site.origins.listed(origin):
+            self._headers["Access-Control-Allow-Origin"] = origin
+            self._headers["Access-Control-Expose-Headers"] = _CORS_RESPONSE
 
-    def set_default_headers(self) -> None:
-        self.clear_header("Server")
-        self.request_id: str = getattr(self, "request_id", None) or "r" + secrets.token_hex(6)
-        self.set_header("X-Request-Id", self.request_id)
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Vary", "Origin, Accept")
+    # --- from headers to answer: called by the exchange ---------------------------------------------------------------
 
-    async def prepare(self) -> None:
-        self._check_size()
+    async def begin(self) -> None:
+        """The headers are there."""
+        request = self.request
+        request.connection.set_max_body_size(DRAINED_BYTES)
+        length = request.headers.get("Content-Length", "")
+        size = int(length[:20]) if length.isdecimal() else 0
         try:
-            await self.admit(self.request.method or "")
+            if request.context.refusal is not None and not self.answers_always:
+                raise request.context.refusal
+            if not self.site.hosts.knows(request.host_name):
+                why = f"Host: {request.host_name} is not a name of this server; list it under server.hosts"
+                raise Error("permission_denied", why, status=MISDIRECTED)
+            self.path_args = tuple(map(unescape, self.path_args))
+            await self.admit(request.method)
+            if size > BODY_BYTES:
+                raise _too_large()
         except Error as error:
-            self._deferred = self._deferred or error
-        if self._deferred is not None:
-            setattr(self, (self.request.method or "").lower(), self._refuse)
-        self._prepared = True
+            self.refusal = self._counted(error)
+        except Exception as error:
+            self.refusal = self._failed(error)
+        if self.refusal is not None and (size > DRAINED_BYTES or "Expect" in request.headers):
+            self._refuse(self.refusal)
+            await self._send()  # before the body, which closes the connection
+            self.site.log(self)
 
-    def _refuse(self, *path: str) -> None:
-        assert self._deferred is not None
-        raise self._deferred
+    def receive(self, chunk: bytes) -> None:
+        """A piece of the body."""
+        self._has_body = True
+        if self.refusal is not None:
+            return
+        self._body += chunk
+        self.site.held_bytes += len(chunk)
+        if len(self._body) > BODY_BYTES:
+            self.refusal = _too_large()
+        elif self.site.held_bytes > HELD_BYTES:
+            self.refusal = Error("unavailable", "too many bodies are under way", retry_after=1.0)
+        if self.refusal is not None:
+            self.forget_body()
+
+    def forget_body(self) -> None:
+        self.site.held_bytes -= len(self._body)
+        self._body = bytearray()
+
+    async def run(self) -> None:
+        """The body is there: answer, unless the connection was handed on."""
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            await self._method()
+        except Error as error:
+            self._refuse(error)
+        except Exception as error:
+            self._refuse(self._failed(error))
+        finally:
+            self.forget_body()
+        if not self.detached:
+            await self._send()
+        self.site.log(self)
+
+    async def _method(self) -> None:
+        method = self.request.method
+        if method == "OPTIONS":
+            self.options()
+        else:
+            # HEAD is GET without its body, which is left out at the end.
+            await getattr(self, "get" if method == "HEAD" else method.lower())(*self.path_args)
+
+    # --- who and from where -------------------------------------------------------------------------------------------
 
     async def admit(self, method: str) -> None:
         """Whether the request may be looked at: Error if not."""
-        if method not in self.methods():
-            raise Error("bad_request", f"{method}: not allowed here", status=405)
-        if self._header_size() > HEADER_BYTES:
-            raise Error("too_large", f"headers: {HEADER_BYTES} bytes at most", status=431)
+        self._check_method(method)
+        self._check_headers()
         if method == "OPTIONS":
             return
         if method not in ("GET", "HEAD"):
             self.check_origin()  # A page of anywhere can send a form; only ours may make the browser's user publish.
         self._negotiate("GET" if method == "HEAD" else method)
         self.principal = await self.authenticate()
+        self.node.admission.count_request(self.principal, self.client_address())
 
-    # --- who and from where -------------------------------------------------------------------------------------------
+    def _check_method(self, method: str) -> None:
+        if method not in self.methods():
+            raise Error("bad_request", f"{method}: not allowed here", status=405)
+
+    def _check_headers(self) -> None:
+        size = len(self.request.uri)
+        for name, value in self.request.headers.get_all():
+            size += len(name) + len(value) + 4
+        if size > HEADER_BYTES:
+            raise Error("too_large", f"headers: {HEADER_BYTES} bytes at most", status=431)
 
     async def authenticate(self) -> Principal:
         """The principal of the Authorization header; a guest without one, where guests are allowed."""
@@ -104,18 +188,19 @@ class BaseHandler(RequestHandler):
         fetching = self.node.authenticator.fetching(token)
         if fetching is not None:
             await fetching
-        principal = self.node.identities.authenticate(token)
-        self.node.admission.count_request(principal, self.client_address())
-        return principal
+        return self.node.identities.authenticate(token)
+
+    def _counted(self, error: Error) -> Error:
+        """A request counts whatever becomes of it: of a user as soon as that is known, else of the address."""
+        if error.code not in ("rate_limited", "limit_exceeded") and not self.answers_always:
+            try:
+                self.node.admission.count_request(GUEST, self.client_address())
+            except Error as limited:
+                return limited
+        return error
 
     def client_address(self) -> str:
-        """Who connects: the peer, or whom a trusted proxy names last in X-Forwarded-For."""
-        address: str = self.request.remote_ip or ""
-        trusted = self.node.config.server.trusted_proxies
-        if address in trusted:
-            forwarded = [part.strip() for part in self.request.headers.get("X-Forwarded-For", "").split(",")]
-            return next((part for part in reversed(forwarded) if part and part not in trusted), address)
-        return address
+        return self._address
 
     def bearer_token(self) -> str | None:
         header = self.request.headers.get("Authorization")
@@ -139,137 +224,142 @@ class BaseHandler(RequestHandler):
                 entry.leave()
 
     def check_origin(self) -> None:
-        if not self._origins.allow(self.request):
+        if not self.site.origins.allow(self.request):
             raise Error("permission_denied", "Origin: not allowed; list it under origins")
-
-    def _set_cors_headers(self) -> None:
-        origin = self.request.headers.get("Origin")
-        if origin is not None and self._origins.listed(origin):
-            self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", _CORS_RESPONSE)
-
-    def head_of_response(self) -> bytes:
-        """The header lines of a response that is written by hand, without those that describe its content."""
-        lines = [
-            f"{name}: {value}\r\n" for name, value in self._headers.get_all() if name not in ("Content-Type", "Date")
-        ]
-        return "".join(lines).encode("latin1")
 
     # --- methods ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def methods(cls) -> list[str]:
-        """What this path answers to. HEAD is GET without its body."""
-        own = [name for name in _METHODS if getattr(cls, name.lower()) is not getattr(RequestHandler, name.lower())]
+        """What this path answers to."""
+        own = [name for name in _METHODS if hasattr(cls, name.lower())]
         return [*own, *(["HEAD"] if "GET" in own else []), "OPTIONS"]
 
-    async def head(self, *path: str) -> None:
-        await cast(Any, self.get(*path))
-
-    def options(self, *path: str) -> None:
+    def options(self) -> None:
         """A browser's preflight gets its answer in headers; everybody else learns what is allowed here."""
         allowed = ", ".join(self.methods())
         self.set_status(204)
         self.set_header("Allow", allowed)
-        if "Access-Control-Request-Method" in self.request.headers and self._headers.get("Access-Control-Allow-Origin"):
+        if "Access-Control-Request-Method" in self.request.headers and "Access-Control-Allow-Origin" in self._headers:
             self.set_header("Access-Control-Allow-Methods", allowed)
             self.set_header("Access-Control-Allow-Headers", _CORS_REQUEST)
             self.set_header("Access-Control-Max-Age", "600")
 
-    def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            self._deferred = bad_request(f"{name or 'path'}: not UTF-8")
-            return ""
+    def get_query_argument(self, name: str, default: str | None = None) -> str | None:
+        """The last of that name."""
+        given = self.request.arguments.get(name)
+        return given[-1] if given else default
+
+    def get_query_arguments(self, name: str) -> list[str]:
+        return self.request.arguments.get(name, [])
 
     # --- bodies -------------------------------------------------------------------------------------------------------
 
-    def _header_size(self) -> int:
-        sizes = (len(name) + len(value) + 4 for name, value in self.request.headers.get_all())
-        return sum(sizes) + len(self.request.uri or "")
-
-    def _check_size(self) -> None:
-        cast(HTTP1Connection, self.request.connection).set_max_body_size(DRAINED_BYTES)
-        length = self.request.headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and int(length[:20]) > BODY_BYTES:
-            if int(length[:20]) > DRAINED_BYTES or "Expect" in self.request.headers:
-                raise self._too_large()
-            self._deferred = self._too_large()
-
-    def data_received(self, chunk: bytes) -> None:
-        self._body_size += len(chunk)
-        if self._body_size <= BODY_BYTES:
-            self._body += chunk
-
-    @staticmethod
-    def _too_large() -> Error:
-        return Error("too_large", f"body: {BODY_BYTES} bytes at most")
-
     def has_body(self) -> bool:
-        return self._body_size > 0
+        return self._has_body
 
     def body(self) -> Any:
         """The request's body, decoded by its Content-Type (JSON without one); none is an empty object."""
-        if not self._body_size:
+        if not self._has_body:
             return {}
-        if self._body_size > BODY_BYTES:
-            raise self._too_large()
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise Error("bad_request", "Content-Encoding: bodies are not compressed here", status=415)
         kind = self.request.headers.get("Content-Type", JSON.media_type).partition(";")[0].strip().lower()
         codec = JSON if kind in _JSON_TYPES else _CODECS.get(kind)
         if codec is None:
-            raise Error("bad_request", f"Content-Type: {kind} is neither JSON nor MessagePack", status=415)
+            raise Error("bad_request", f"Content-Type: {kind[:100]} is neither JSON nor MessagePack", status=415)
         return codec.decode(bytes(self._body))
 
-    def answer(self, value: Any, status: int = 200) -> None:
-        self.set_status(status)
-        self.set_header("Content-Type", self.codec.media_type)
-        if self.request.method in ("GET", "HEAD") and "Cache-Control" not in self._headers:
-            self.set_header("Cache-Control", "private, no-cache")  # kept, and asked about with its ETag
-        self.finish(self.codec.encode(value))
+    def set_status(self, status: int) -> None:
+        self.status = status
+
+    def set_header(self, name: str, value: str) -> None:
+        self._headers[name] = value
+
+    def finish(self, payload: bytes = b"") -> None:
+        """The answer's body as it is; it is sent when the method has returned."""
+        self._payload = payload
+
+    def answer(self, value: Any, status: int = 200, *, entity_tag: str | None = None) -> None:
+        """In the encoding that was asked for. An answer to GET has an entity tag: `entity_tag`, or one of its bytes."""
+        self.status = status
+        self._headers["Content-Type"] = self.codec.media_type
+        self._payload = self.codec.encode(value)
+        if self.request.method in ("GET", "HEAD"):
+            self._headers.setdefault("Cache-Control", "private, no-cache")  # kept, and asked about with its ETag
+            self._entity_tag = entity_tag or hashlib.sha1(self._payload, usedforsecurity=False).hexdigest()
 
     def _negotiate(self, method: str) -> None:
-        accept = self.request.headers.get("Accept")
-        if not accept:
-            return
-        declaration = declared(type(self), method)
-        offered = (declaration and declaration.media_types) or tuple(_CODECS)
-        best = max(offered, key=lambda media_type: _quality(accept, media_type))  # the first of equals
-        if not _quality(accept, best):
-            raise Error("bad_request", f"Accept: only {' and '.join(offered)} here", status=406)
-        self.codec = _CODECS.get(best, JSON)
+        accept, encoding = self.request.headers.get("Accept"), self.request.headers.get("Accept-Encoding")
+        if accept and accept != "*/*":
+            declaration = declared(type(self), method)
+            offered = (declaration and declaration.media_types) or tuple(_CODECS)
+            best = best_media_type(accept, offered)
+            if best is None:
+                raise Error("bad_request", f"Accept: only {' and '.join(offered)} here", status=406)
+            self.codec = _CODECS.get(best, JSON)
+        if encoding is not None:
+            coding = content_coding(encoding)
+            if coding is None:
+                raise Error("bad_request", "Accept-Encoding: only gzip and identity here", status=406)
+            self._coding = coding
+
+    async def _send(self) -> None:
+        status, headers, payload = self.status, self._headers, self._payload
+        if self._entity_tag is not None and status == 200:
+            headers["ETag"] = f'"{self._entity_tag}"'
+            if self._is_known(headers["ETag"]):
+                status, payload = self.status, _ = 304, b""
+                del headers["Content-Type"]
+        if len(payload) >= COMPRESSED_FROM and self._coding == "gzip" and headers.get("Content-Type") in _CODECS:
+            headers["Content-Encoding"] = "gzip"
+            aside = len(payload) >= COMPRESSED_ASIDE_FROM
+            payload = await asyncio.to_thread(gzip.compress, payload, 6) if aside else gzip.compress(payload, 6)
+        if status not in (204, 304):
+            headers["Content-Length"] = str(len(payload))
+        headers["Date"] = self.site.date()
+        connection = self.request.connection
+        line = ResponseStartLine("HTTP/1.1", status, _REASONS.get(status, "Unknown"))
+        connection.write_headers(line, HTTPHeaders(headers), b"" if self.request.method == "HEAD" else payload)
+        connection.finish()
+
+    def _is_known(self, tag: str) -> bool:
+        known = self.request.headers.get("If-None-Match")
+        return known is not None and (known.strip() == "*" or tag in _ENTITY_TAG.findall(known))
+
+    def head_of_response(self) -> bytes:
+        """The header lines of a response that is written by hand, without those that describe its content."""
+        lines = [f"{name}: {value}\r\n" for name, value in self._headers.items() if name != "Content-Type"]
+        return "".join(lines).encode("latin1")
+
+    def detach(self) -> IOStream:
+        """The connection leaves HTTP; nothing more is sent here."""
+        self.detached = True
+        return self.request.connection.detach()
 
     # --- errors -------------------------------------------------------------------------------------------------------
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        error = (kwargs.get("exc_info") or (None, None, None))[1]
-        if not isinstance(error, Error):
-            reason = HTTPStatus(status_code).phrase if status_code in HTTPStatus._value2member_map_ else "error"
-            if isinstance(error, HTTPError) and error.log_message and status_code < 500:
-                reason = error.log_message % error.args if error.args else error.log_message
-            code = _CODES.get(status_code, "internal" if status_code >= 500 else "bad_request")
-            error = Error(code, reason, status=status_code)
-        self.node.incidents.refused(error, getattr(self, "principal", None), self.client_address())
+    def _refuse(self, error: Error) -> None:
+        """The answer is this error, whatever was to be answered."""
         self.refusal = error
-        self._set_cors_headers()
-        self.set_status(error.status)
-        for name, value in problem_headers(error).items():
-            self.set_header(name, value)
-        if not self._prepared:
-            self.set_header("Connection", "close")
+        self.node.incidents.refused(error, self.principal, self.client_address())
+        self.status, self._entity_tag = error.status, None
+        page = error.status == 404 and error.code == "not_found" and self.links_to_nowhere()
+        self._payload = not_found_page() if page else problem_body(error)
+        for name in ("Content-Type", "Cache-Control", "ETag", "Location"):
+            self._headers.pop(name, None)
+        self._headers.update(page_headers() if page else problem_headers(error))
         if error.status == 405:
-            self.set_header("Allow", ", ".join(self.methods()))
-        self.finish(problem_body(error))
+            self._headers["Allow"] = ", ".join(self.methods())
 
-    def _handle_request_exception(self, e: BaseException) -> None:
-        # Errors of our own catalogue are answers, not failures: no traceback in the log.
-        if isinstance(e, Error) and not self._finished:
-            self.set_status(e.status)
-            self.write_error(e.status, exc_info=(type(e), e, e.__traceback__))
-            return
-        super()._handle_request_exception(e)
+    def links_to_nowhere(self) -> bool:
+        """Whether a person should see that as a page."""
+        return False
+
+    def _failed(self, error: Exception) -> Error:
+        """A bug. The log has where, and no words of what was asked."""
+        logger.error("%s %s failed", self.request.method, self.request.path, exc_info=error, extra=self.about())
+        return Error("internal", _REASONS[500])
 
     def about(self) -> dict[str, Any]:
         """For the log."""
@@ -281,58 +371,21 @@ class BaseHandler(RequestHandler):
             "code": self.refusal.code if self.refusal else None,
         }
 
-    def log_exception(self, kind: Any, error: Any, trace: Any) -> None:
-        """Tornado's own would log the query, which may hold secrets."""
-        if not isinstance(error, HTTPError):
-            failed = f"{self.request.method} {self.request.path}"
-            logger.error("%s failed", failed, exc_info=(kind, error, trace), extra=self.about())
+
+def _too_large() -> Error:
+    return Error("too_large", f"body: {BODY_BYTES} bytes at most")
 
 
-def problem_headers(error: Error) -> dict[str, str]:
-    headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.rev is not None:
-        headers["ETag"] = f'"{error.rev}"'
-    if error.retry_after is not None or error.status in (429, 503):
-        headers["Retry-After"] = str(max(1, round((error.retry_after or 0.5) + 0.5)))
-    return headers
+class OpenHandler(BaseHandler):
+    """For everybody, and of no cost worth counting."""
 
-
-def problem_body(error: Error) -> bytes:
-    title = HTTPStatus(error.status).phrase
-    return JSON.encode({"type": "about:blank", "title": title, "status": error.status, **problem(error)})
-
-
-def _quality(accept: str, media_type: str) -> float:
-    """How much `media_type` is wanted, 0 to 1, by the most specific range that fits (RFC 9110, section 12.5.1)."""
-    ranges = {"*/*": 0, media_type.partition("/")[0] + "/*": 1, media_type: 2}
-    best, quality = -1, 0.0
-    for part in accept.split(","):
-        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        specific = ranges.get(name, -1)
-        if specific <= best:
-            continue
-        best, quality = specific, 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = min(max(float(parameter[2:]), 0.0), 1.0)
-                except ValueError:
-                    quality = 0.0
-    return quality
+    async def admit(self, method: str) -> None:
+        self._check_method(method)
 
 
 class NotFound(BaseHandler):
     async def admit(self, method: str) -> None:
         raise Error("not_found", "there is nothing at this path")
 
-
-class Misdirected(BaseHandler):
-    """For who calls us by a name that is not ours (origins.py)."""
-
-    async def admit(self, method: str) -> None:
-        name = self.request.host_name
-        raise Error(
-            "permission_denied", f"Host: {name} is not a name of this server; list it under server.hosts", status=421
-        )
+    def links_to_nowhere(self) -> bool:
+        return self.request.method == "GET" and wants_page(self.request.headers.get("Accept", ""))

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from tornado.template import Template
 
-from handlers.ops import ROOT, STATIC, Page
+from handlers.pages import ROOT, STATIC, Page
 
 TEMPLATE = STATIC / "prose.html"
 _MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")  # ours: nobody else's HTML is in it

@@ -51,7 +51,6 @@ class Writing(BaseHandler):
     def answer_written(self, collection: str, written: Written) -> None:
         if written.document is None:
             self.set_status(204)
-            self.finish()
             return
         self.set_header("ETag", f'"{written.document["_rev"]}"')
         if written.created:
@@ -81,17 +80,10 @@ class Documents(Writing):
 
 
 class Document(Writing):
-    _rev: str | None = None
-
     @operation("Read a document", {200: StoredDocument, 304: None})
     async def get(self, collection: str, document_id: str) -> None:
         document = await self.node.documents.get(self.principal, collection, document_id, address=self.client_address())
-        self._rev = document["_rev"]
-        self.answer(document)
-
-    def compute_etag(self) -> str | None:
-        """Tornado asks for it, and compares it with If-None-Match."""
-        return None if self._rev is None else f'"{self._rev}"'
+        self.answer(document, entity_tag=document["_rev"])
 
     @operation("Put a document", {200: StoredDocument, 201: StoredDocument})
     async def put(self, collection: str, document_id: str, body: Fields, headers: Conditions) -> None:

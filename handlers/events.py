@@ -50,9 +50,7 @@ class Streaming(BaseHandler):
         ticket = self.get_query_argument("ticket", None)
         if ticket is None or "Authorization" in self.request.headers or self.request.method == "POST":
             return await super().authenticate()
-        principal = self.node.identities.redeem(ticket, self.channels())
-        self.node.admission.count_request(principal, self.client_address())
-        return principal
+        return self.node.identities.redeem(ticket, self.channels())
 
     def channels(self) -> list[str]:
         return [*self.path_args, *self.get_query_arguments("channel")]
@@ -66,7 +64,6 @@ class Streaming(BaseHandler):
                 await stream.subscribe(wanted, last)
                 if self.request.method == "HEAD":
                     self.set_header("Content-Type", EVENT_STREAM.media_type)
-                    await self.finish()
                     return
                 await adopt(self.detach(), socket)
             finally:

@@ -10,10 +10,9 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import fields as fields_of
 
-from handlers.base import BaseHandler
+from handlers.base import BaseHandler, OpenHandler
 from handlers.operations import Operation, declared, is_list, operation
 from server import __version__
-from server.node import Node
 from server.wire.codec import JSON, MSGPACK
 from server.wire.rest import Channel, Problem, PublishItem
 
@@ -111,16 +110,9 @@ def _response(status: int, kind: Any, declaration: Operation) -> dict[str, Any]:
     return response
 
 
-class OpenApi(BaseHandler):
-    def initialize(self, node: Node, document: bytes = b"") -> None:
-        super().initialize(node)
-        self._document = document
-
-    async def admit(self, method: str) -> None:
-        pass
-
+class OpenApi(OpenHandler):
     @operation("This document", {200: dict[str, Any]}, media_types=(JSON.media_type,))
     async def get(self) -> None:
         self.set_header("Content-Type", JSON.media_type)
         self.set_header("Cache-Control", "no-cache")
-        self.finish(self._document)
+        self.finish(self.site.openapi)

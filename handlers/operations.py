@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec.structs import fields as fields_of
-from tornado.web import RequestHandler
 
 from server.wire.commands import convert
 
@@ -42,12 +41,12 @@ def operation(
     def declare(method: Method) -> Method:
         hints = typing.get_type_hints(method, include_extras=True)
         takes: dict[str, Any] = {source: hints[source] for source in SOURCES if source in hints}
+        readers = {source: _reader(source, kind) for source, kind in takes.items()}
         described = " ".join((method.__doc__ or "").split())
 
         @functools.wraps(method)
         async def bound(handler: Any, *path: str) -> None:
-            arguments = {source: _read(handler, source, kind) for source, kind in takes.items()}
-            await method(handler, *path, **arguments)
+            await method(handler, *path, **{source: read(handler) for source, read in readers.items()})
 
         bound.operation = Operation(summary, described, answers, takes, media_types)  # type: ignore[attr-defined]
         return bound
@@ -55,7 +54,7 @@ def operation(
     return declare
 
 
-def declared(handler: type[RequestHandler], method: str) -> Operation | None:
+def declared(handler: type, method: str) -> Operation | None:
     found: Operation | None = getattr(getattr(handler, method.lower(), None), "operation", None)
     return found
 
@@ -67,21 +66,27 @@ def is_list(kind: Any) -> bool:
     return typing.get_origin(kind) is list
 
 
-def _read(handler: Any, source: str, kind: type[msgspec.Struct]) -> Any:
+def _reader(source: str, kind: type[msgspec.Struct]) -> Callable[[Any], Any]:
+    """Reads an argument of a request. What its struct says of its fields is looked up here, once."""
     if source == "body":
-        return convert(handler.body(), kind)
-    values: dict[str, Any] = {}
-    for field in fields_of(kind):
-        name = field.encode_name
-        if source == "headers":
-            given = _utf8(handler.request.headers.get(name))
-        elif is_list(field.type):
-            given = handler.get_query_arguments(name) or None
-        else:
-            given = handler.get_query_argument(name, None)
-        if given is not None:
-            values[name] = given
-    return convert(values, kind, strict=False)
+        return lambda handler: convert(handler.body(), kind)
+    names = [(field.encode_name, is_list(field.type)) for field in fields_of(kind)]
+
+    def read(handler: Any) -> Any:
+        values: dict[str, Any] = {}
+        for name, many in names:
+            given: Any
+            if source == "headers":
+                given = _utf8(handler.request.headers.get(name))
+            elif many:
+                given = handler.get_query_arguments(name) or None
+            else:
+                given = handler.get_query_argument(name)
+            if given is not None:
+                values[name] = given
+        return convert(values, kind, strict=False)
+
+    return read
 
 
 def _utf8(header: str | None) -> str | None:

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPServerRequest
-
+from handlers.request import Request
 from server.core.config import Config, is_loopback
 
 PORTS: Final = {"http": 80, "https": 443}
@@ -75,7 +73,7 @@ class Origins:
     def listed(self, origin: str) -> bool:
         return origin in self._written or parse_origin(origin) in self._parsed
 
-    def allow(self, request: HTTPServerRequest) -> bool:
+    def allow(self, request: Request) -> bool:
         """No Origin (not a browser), our own, or a listed one."""
         text = request.headers.get("Origin")
         if text is None or self.listed(text):
@@ -86,15 +84,11 @@ class Origins:
         own = parse_origin(f"{origin.scheme}://{request.headers.get('Host', '')}")
         return own == origin and self._scheme(request, own) in (None, origin.scheme)
 
-    def _scheme(self, request: HTTPServerRequest, own: Origin) -> str | None:
+    def _scheme(self, request: Request, own: Origin) -> str | None:
         """How the client reached us, as far as that is known: a trusted proxy says so, and without one we speak plain
         HTTP. None: there may be a proxy with TLS that nobody has told us of."""
         forwarded = request.headers.get("X-Forwarded-Proto")
         if request.remote_ip in self._proxies:
             return forwarded and forwarded.rpartition(",")[2].strip().lower()
-        connection = request.connection
-        if isinstance(connection, HTTP1Connection) and connection.stream.socket is not None:
-            reached: int = connection.stream.socket.getsockname()[1]
-            if own.port == reached:
-                return "http"
-        return None
+        socket = request.connection.stream.socket
+        return "http" if socket is not None and socket.getsockname()[1] == own.port else None

@@ -28,6 +28,8 @@ from tornado.httputil import (
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
 
+from server.core.errors import Error
+
 logger = logging.getLogger(__name__)
 
 HEADER_SECONDS: Final = 20.0
@@ -89,12 +91,14 @@ class Lines:
 class Connection:
     """One TCP connection that speaks HTTP; handlers find it as the `context` of a request's connection."""
 
-    __slots__ = ("stream", "remote_ip", "protocol", "lines", "line", "_now")
+    __slots__ = ("stream", "remote_ip", "protocol", "refusal", "lines", "line", "_now")
 
     def __init__(self, stream: Stream, address: str, lines: Lines, now: Any) -> None:
         self.stream = stream
         self.remote_ip = address
         self.protocol = "http"
+        self.refusal: Error | None = None
+        """What every request on it is answered with."""
         self.lines = lines
         self.line: Line = lines.headers
         self._now = now

@@ -20,7 +20,7 @@ from typing import cast
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
 
-from handlers.base import problem_body, problem_headers
+from handlers.problems import problem_body, problem_headers
 from server.access.admission import Entry
 from server.core.errors import Error
 from server.node import Node

@@ -17,6 +17,8 @@ from typing import Final
 from tornado.websocket import WebSocketProtocol13
 
 from handlers.base import BaseHandler
+from handlers.request import Request
+from handlers.site import Site
 from handlers.sockets import Socket, adopt
 from server.access.admission import Entry
 from server.core.config import MAX_STORED
@@ -39,33 +41,40 @@ BEGUN: Final = 3
 class WebSocketHandler(BaseHandler):
     """GET /v1/ws"""
 
-    def initialize(self, node: Node, *, turns: Turns | None = None) -> None:
-        super().initialize(node)
-        self.turns = turns or Turns()
+    def __init__(self, site: Site, request: Request, path: tuple[str, ...] = ()) -> None:
+        super().__init__(site, request, path)
+        self._key = ""
+        self._proven: Principal | None = None
+        """Who has proved already who they are; the others do so in their first command."""
 
     async def admit(self, method: str) -> None:
-        pass  # only `get` may say no to an upgrade
+        self._check_method(method)
+        self._check_headers()
+        if method == "OPTIONS":
+            return
+        self._key = self._handshake_key()
+        self.check_origin()
+        if self.bearer_token() is not None:
+            self._proven = self.principal = await self.authenticate()
+            self.node.admission.count_request(self.principal, self.client_address())
 
     async def get(self) -> None:
-        key = self._handshake_key()
-        self.check_origin()
-        principal = None if self.bearer_token() is None else await self.authenticate()
-        with self.entering(principal) as entry:
-            await self._upgrade(key, principal, entry)
+        with self.entering(self._proven) as entry:
+            await self._upgrade(entry)
 
-    async def _upgrade(self, key: str, principal: Principal | None, entry: Entry) -> None:
+    async def _upgrade(self, entry: Entry) -> None:
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         chosen = next((name for name in offered if name in DIALECTS), None)
         dialect = DIALECTS[chosen] if chosen else NATIVE
         origin = self.request.headers.get("Origin")
-        greeting = _accept(key, chosen)
-        protocol = WebSocket(self.node, self.turns, dialect, principal, entry, origin, greeting)
+        greeting = _accept(self._key, chosen)
+        protocol = WebSocket(self.node, self.site.turns, dialect, self._proven, entry, origin, greeting)
         await adopt(self.detach(), protocol)
 
     def _handshake_key(self) -> str:
         """RFC 6455, section 4.2.1."""
         headers = self.request.headers
-        if headers.get("Upgrade", "").lower() != "websocket":
+        if headers.get("Upgrade", "").lower() != "websocket" or self.request.method != "GET":
             raise Error("bad_request", "Upgrade: this is a WebSocket endpoint", status=426)
         if "upgrade" not in (token.strip().lower() for token in headers.get("Connection", "").split(",")):
             raise bad_request("Connection: expected Upgrade")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 from tornado.ioloop import IOLoop
-from tornado.web import Application
 
 from handlers import make_app
+from handlers.routing import Doors
 from handlers.server import HTTPServer
 from server.core import config
 from server.node import Node
@@ -46,7 +46,7 @@ def node(io_loop: IOLoop, mongod: Mongod, settings: dict[str, object]) -> Iterat
 
 
 @pytest.fixture
-def http_server(io_loop: IOLoop, app: Application, _unused_port: tuple[socket.socket, int]) -> Iterator[HTTPServer]:
+def http_server(io_loop: IOLoop, app: Doors, _unused_port: tuple[socket.socket, int]) -> Iterator[HTTPServer]:
     """Ours, under pytest-tornado's name: its other fixtures are made of it."""
     server = HTTPServer(app, [_unused_port[0]])
     yield server
@@ -55,5 +55,5 @@ def http_server(io_loop: IOLoop, app: Application, _unused_port: tuple[socket.so
 
 
 @pytest.fixture
-def app(node: Node) -> Application:
+def app(node: Node) -> Doors:
     return make_app(node)

@@ -139,7 +139,7 @@ async def test_head(node: Node, url: str) -> None:
 
 @pytest.mark.gen_test
 async def test_a_refusal_keeps_the_connection(node: Node, url: str) -> None:
-    """Or says that it does not. A client that reuses a connection must not find it closed."""
+    """A client that reuses it must not find it closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     for head, status in (
         (f"GET {MESSAGES} HTTP/1.1\r\nAuthorization: Bearer x\r\n", 401),
@@ -151,6 +151,7 @@ async def test_a_refusal_keeps_the_connection(node: Node, url: str) -> None:
         ("GET /v1/ws HTTP/1.1\r\n", 426),
         (f"POST {MESSAGES} HTTP/1.1\r\nContent-Length: {2 << 20}\r\n", 413),
         (f"PROPFIND {MESSAGES} HTTP/1.1\r\n", 405),
+        (f"GET {MESSAGES} HTTP/1.1\r\nConnection: close\r\n", 200),
     ):
         length = int(head.partition("Content-Length: ")[2].partition("\r")[0] or 0)
         writer.write(f"{head}Host: localhost\r\n\r\n".encode() + b"x" * length)
@@ -285,6 +286,33 @@ async def test_long_answers_are_compressed(node: Node, url: str) -> None:
             assert page["messages"][1]["data"] == "x" * 5000
         plain = await http.get(MESSAGES, headers={"Accept-Encoding": "identity"})
         assert "content-encoding" not in plain.headers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "coding"),
+    [
+        (None, None), ("", None), ("gzip", "gzip"), ("x-gzip", "gzip"), ("GZip", "gzip"), ("*", "gzip"),
+        ("br, gzip", "gzip"),
+        ("gzip;q=0", None), ("gzip; q=0.0", None), ("gzip ; q = 0", None), ("identity, gzip;q=0", None), ("br", None),
+        ("identity;q=1, *;q=0", None), ("*;q=0, gzip", "gzip"), ("identity;q=0, gzip;q=0.1", "gzip"),
+        ("gzip;q=0.5, identity", None), ("gzip, identity;q=0.5", "gzip"), ("gzip;q=0.5, identity;q=0.5", "gzip"),
+        ("gzip;q=nonsense", None), ("gzip;q=0.001", "gzip"), ("deflate, *;q=0.1", "gzip"), ("gzip;x=1;q=0", None),
+        ("*;q=0", 406), ("identity;q=0", 406), ("identity;q=0, br", 406), ("gzip;q=0, identity;q=0", 406),
+    ],
+)  # fmt: skip
+@pytest.mark.gen_test
+async def test_accept_encoding(node: Node, url: str, wanted: str | None, coding: str | int | None) -> None:
+    """RFC 9110, section 12.5.3: weights, `*`, and what is wanted not at all; nothing that is left is 406."""
+    async with client(url) as http:
+        await http.post(MESSAGES, json={"data": "x" * 5000})
+    line = "" if wanted is None else f"Accept-Encoding: {wanted}\r\n"
+    status, headers, body = await raw(url, f"GET {MESSAGES} HTTP/1.1\r\nHost: localhost\r\n{line}\r\n".encode())
+    if coding == 406:
+        assert (status, json.loads(body)["code"]) == (406, "bad_request")
+    else:
+        assert (status, headers.get("content-encoding")) == (200, coding)
+        text = gzip.decompress(body) if coding else body
+        assert json.loads(text)["messages"][0]["data"] == "x" * 5000
 
 
 # --- other origins ----------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tornado.web import Application
 
 import handlers
+from handlers.routing import Doors
 from server.node import Node
 from tests.integration.test_polls import client
 
@@ -19,7 +19,7 @@ def static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def app(node: Node, static: Path) -> Application:
+def app(node: Node, static: Path) -> Doors:
     return handlers.make_app(node)
 
 

@@ -43,6 +43,7 @@ class Limits(Section):
     user_burst: Count = 0
     """0: a second's worth"""
     requests_per_second: Rate = 100.0
-    """REST requests of a user to one instance; of guests per address. API keys are not counted"""
+    """REST requests of a user to one instance; of guests, and of requests that fail to prove who they are, per address.
+    API keys are not counted"""
     requests_burst: Count = 500
     """how many may be saved up; 0: a second's worth"""

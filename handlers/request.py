@@ -1,0 +1,68 @@
+"""One request as it came: its line and headers, taken apart as far as somebody asks."""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import cached_property
+from typing import Final
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine
+
+from handlers.server import Connection
+from server.core.errors import bad_request
+
+MAX_QUERY_FIELDS: Final = 1000
+_HOST: Final = re.compile(r"([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
+
+
+class Request:
+    def __init__(self, connection: HTTP1Connection, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+        """HTTPInputError without one good Host header."""
+        assert isinstance(connection.context, Connection)
+        self.connection = connection
+        self.context = connection.context
+        self.method, self.uri, version = start_line
+        self.path, _, self.query = self.uri.partition("?")
+        self.headers = headers
+        self.remote_ip = self.context.remote_ip
+        host = headers.get("Host")
+        if host is None and version == "HTTP/1.0":
+            host = "127.0.0.1"
+        found = _HOST.fullmatch(host or "")
+        if found is None:
+            raise HTTPInputError("expected one Host header")
+        self.host_name: str = found[1].lower()
+        self.began = time.perf_counter()
+
+    @cached_property
+    def arguments(self) -> dict[str, list[str]]:
+        """Of the query; `bad_request` if it is not UTF-8, or has too many."""
+        found: dict[str, list[str]] = {}
+        if self.query:
+            try:
+                query = self.query.encode("latin1").decode()  # what is not escaped, as it should have been
+                pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
+            except UnicodeDecodeError:
+                raise bad_request("query: not UTF-8") from None
+            except ValueError:
+                raise bad_request(f"query: {MAX_QUERY_FIELDS} fields at most") from None
+            for name, value in pairs:
+                found.setdefault(name, []).append(value.strip())
+        return found
+
+    def seconds(self) -> float:
+        """Since it came."""
+        return time.perf_counter() - self.began
+
+
+def unescape(part: str) -> str:
+    """A part of a path; `bad_request` if it is not UTF-8."""
+    if "%" not in part and part.isascii():
+        return part
+    try:
+        return unquote_to_bytes(part.encode("latin1")).decode()
+    except UnicodeDecodeError:
+        raise bad_request("path: not UTF-8") from None

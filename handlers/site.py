@@ -1,0 +1,67 @@
+"""What all the doors of one port have in common."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry
+from tornado.httputil import HTTPHeaders, format_timestamp
+
+from handlers.origins import Hosts, Origins
+from server.core.errors import NOTABLE
+from server.core.tasks import Keeper
+from server.node import Node
+from server.sessions.turns import Turns
+
+if TYPE_CHECKING:
+    from handlers.base import BaseHandler
+
+logger: Final = logging.getLogger("waterspout.access")
+
+
+class Site:
+    def __init__(self, node: Node, hosts: Hosts, registry: CollectorRegistry, *, keyless: bool) -> None:
+        """`registry`: the node's metrics; `keyless`: the port is the operator's alone."""
+        self.node = node
+        self.hosts = hosts
+        self.origins = Origins(node.config)
+        self._proxies = frozenset(node.config.server.trusted_proxies)
+        self.registry = registry
+        self.keyless = keyless
+        self.openapi = b""
+        self.keeper = Keeper()
+        """Of the requests that are being answered. They outlive the node's other tasks, and end with their answers."""
+        self.turns = Turns()
+        self.held_bytes = 0
+        """Of bodies that are being received or worked on."""
+        self._dated = (0, "")
+
+    def client_address(self, peer: str, headers: HTTPHeaders) -> str:
+        """Who connects: the peer, or whom a trusted proxy names last in X-Forwarded-For."""
+        if peer not in self._proxies:
+            return peer
+        forwarded = [part.strip() for part in headers.get("X-Forwarded-For", "").split(",")]
+        return next((part for part in reversed(forwarded) if part and part not in self._proxies), peer)
+
+    def date(self) -> str:
+        """Now, as headers have it."""
+        now = int(time.time())
+        if self._dated[0] != now:
+            self._dated = now, format_timestamp(now)
+        return self._dated[1]
+
+    def log(self, handler: BaseHandler) -> None:
+        """One line for a request: the path without its query, which may hold secrets."""
+        status = handler.status
+        quiet = status < 400 or not handler.logged
+        level = logging.DEBUG if quiet else logging.ERROR if status == 500 else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
+        refusal, request = handler.refusal, handler.request
+        reason = f": {refusal.reason}" if refusal is not None and refusal.code in NOTABLE else ""
+        took = 1000 * request.seconds()
+        logger.log(
+            level, "%d %s %s %.1f ms%s", status, request.method, request.path, took, reason, extra=handler.about()
+        )
