@@ -188,7 +188,7 @@ class BaseHandler:
         fetching = self.node.authenticator.fetching(token)
         if fetching is not None:
             await fetching
-        return self.node.identities.authenticate(token)
+        return self.node.identities.authenticate(token, self._address)
 
     def _counted(self, error: Error) -> Error:
         """A request counts whatever becomes of it: of a user as soon as that is known, else of the address."""

@@ -50,7 +50,7 @@ class Streaming(BaseHandler):
         ticket = self.get_query_argument("ticket", None)
         if ticket is None or "Authorization" in self.request.headers or self.request.method == "POST":
             return await super().authenticate()
-        return self.node.identities.redeem(ticket, self.channels())
+        return self.node.identities.redeem(ticket, self.channels(), self.client_address())
 
     def channels(self) -> list[str]:
         return [*self.path_args, *self.get_query_arguments("channel")]

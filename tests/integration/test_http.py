@@ -103,7 +103,7 @@ async def test_pages(url: str) -> None:
     [
         (MESSAGES, {"GET", "HEAD", "POST", "OPTIONS"}),
         ("/v1/publish", {"POST", "OPTIONS"}),
-        ("/v1/events", {"GET", "HEAD", "OPTIONS"}),
+        ("/v1/events", {"GET", "HEAD", "POST", "OPTIONS"}),
         ("/v1/ws", {"GET", "HEAD", "OPTIONS"}),
         ("/healthz", {"GET", "HEAD", "OPTIONS"}),
     ],

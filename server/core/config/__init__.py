@@ -85,7 +85,7 @@ class Config(Section):
                 f"server.host {self.server.host} is public while auth.guests lets anybody in; "
                 "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
             )
-        for path in ("mongodb", "redis", "auth"):
+        for path in ("server", "mongodb", "redis", "auth"):
             getattr(self, path).check(f"configuration: {path}")
         for path in ("namespaces", "collections", "hooks"):
             for name, entry in getattr(self, path).items():

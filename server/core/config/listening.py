@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from msgspec import field
 
 from server.core.config.values import Port, Seconds, Section
+from server.core.errors import StartError
+
+_HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 
 class Server(Section):
@@ -29,6 +33,11 @@ class Server(Section):
     everybody behind a proxy shares one `connections_per_ip`"""
     uvloop: bool = True
     """the faster event loop, where it is installed"""
+
+    def check(self, path: str) -> None:
+        for host in self.hosts:
+            if not _HOST.fullmatch(host):
+                raise StartError(f"{path}.hosts: {host!r}: expected a name alone, such as rt.example.com")
 
 
 class Metrics(Section):
