@@ -315,7 +315,8 @@ class Node:
         if not self.lifecycle.opened:
             return "down", [*down, self.lifecycle.waits_for]
         down += [problem for look in (self.log.problem, self.keeper.problem) if (problem := look())]
-        degraded = [problem for problem in (self.peers.unheard(), self.clock.problem()) if problem]
+        slow = (self.peers.unheard, self.clock.problem, self.document_store.problem)
+        degraded = [problem for look in slow if (problem := look())]
         return "down" if down else "degraded" if degraded else "ready", [*down, *degraded]
 
     def _retention(self, channel: str) -> Retention | None:

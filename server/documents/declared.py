@@ -18,6 +18,8 @@ from server.mongo.client import brief, mapped
 logger = logging.getLogger(__name__)
 
 CREATIONS_KEPT: Final = 7 * 86400
+_UNAUTHORIZED: Final = 13
+_DUPLICATE_KEY: Final = 11000
 _IMAGES: Final = {"changeStreamPreAndPostImages": {"enabled": True}}
 
 
@@ -27,6 +29,7 @@ class Declared:
     def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], collections: Mapping[str, Collection]) -> None:
         self._database = database
         self._collections = collections
+        self._without_images: set[str] = set()
 
     async def open(self) -> None:
         """Make what is not there. StartError if MongoDB cannot have it, and says how to mend that."""
@@ -42,6 +45,18 @@ class Declared:
             await self.open()
         except StartError as error:
             raise Error("unavailable", str(error)) from None
+
+    def problem(self) -> str | None:
+        """Which collections do not store the images of changed documents, and how that is mended; None: all do."""
+        if not self._without_images:
+            return None
+        name = min(self._without_images)
+        command = f'{{collMod: "{name}", changeStreamPreAndPostImages: {{enabled: true}}}}'
+        return (
+            f"collections.{name}: it does not store the images of changed documents, and this MongoDB user may not "
+            f"switch that on: have an administrator run db.runCommand({command}), once; until then its watchers begin "
+            "anew with every update"
+        )
 
     async def prepare(self, name: str) -> None:
         with mapped():
@@ -59,17 +74,26 @@ class Declared:
                 if error.code != 48:  # NamespaceExists: another node has made it
                     raise _unfit(name, error) from None
             found = await self._find(name) or {"type": "collection", "options": {}}
+        if found["type"] != "collection":
+            raise StartError(
+                f"collections.{name}: it is a {found['type']} in MongoDB; only collections can be declared"
+            )
         if collation := found["options"].get("collation"):
             raise StartError(
                 f"collections.{name}: it has a collation ({collation.get('locale')}), by which MongoDB would find and "
                 "sort otherwise than live views do; copy it into a collection without one"
             )
-        if found["type"] == "collection" and found["options"].items() >= _IMAGES.items():
-            return
-        try:
-            await self._database.command({"collMod": name, **_IMAGES})
-        except OperationFailure as error:
-            raise _unfit(name, error) from None
+        if not found["options"].items() >= _IMAGES.items():
+            try:
+                await self._database.command({"collMod": name, **_IMAGES})
+            except OperationFailure as error:
+                if error.code != _UNAUTHORIZED:
+                    raise _unfit(name, error) from None
+                if name not in self._without_images:
+                    self._without_images.add(name)
+                    logger.warning("%s", self.problem())
+                return
+        self._without_images.discard(name)
 
     async def _find(self, name: str) -> Any:
         reply = await self._database.command({"listCollections": 1, "filter": {"name": name}})
@@ -99,18 +123,13 @@ class Declared:
             except OperationFailure as error:
                 if is_passing(error):
                     raise
-                raise StartError(f"collections.{name}: index {index}: {brief(error)}") from None
+                fix = "; delete the doubles and start again" if error.code == _DUPLICATE_KEY else ""
+                raise StartError(f"collections.{name}: index {index}: {brief(error)}{fix}") from None
 
 
 def _unfit(name: str, error: OperationFailure) -> Exception:
     if is_passing(error):
         return error
-    if error.code == 13:
-        command = f'db.runCommand({{collMod: "{name}", changeStreamPreAndPostImages: {{enabled: true}}}})'
-        return StartError(
-            f"collections.{name}: it was there before, does not store the images of changed documents, and this "
-            f"MongoDB user may not switch that on. Have an administrator run {command}, once, or grant the user dbAdmin"
-        )
     return StartError(
         f"collections.{name}: MongoDB 6.0 or newer has to store the images of changed documents: {brief(error)}"
     )

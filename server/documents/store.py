@@ -97,8 +97,8 @@ class Documents:
         await self._declared.prepare(name)
 
     def problem(self) -> str | None:
-        """What of it has ended in the background, by name."""
-        return self._keeper.problem()
+        """What of it has ended in the background, by name; or what is wrong with a declared collection."""
+        return self._keeper.problem() or self._declared.problem()
 
     async def drain(self) -> None:
         """Wait until what was accepted is answered: the connections are closed after that."""

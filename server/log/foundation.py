@@ -29,19 +29,16 @@ from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
-from server.core.errors import StartError
+from server.core.errors import Error, StartError
 from server.core.tasks import Keeper
 from server.log.rows import id_of
-from server.mongo.client import brief, mapped
+from server.mongo.client import UNAUTHORIZED, brief, mapped
 
 logger = logging.getLogger(__name__)
 
 COLLECTION_MISMATCH: Final = 361
 LOOK_EVERY: Final = 1.0
 LOOK_WITHIN: Final = 2.5
-_UNAUTHORIZED: Final = 13
-_NEVER: Final = (_UNAUTHORIZED, 18)
-"""Unauthorized, AuthenticationFailed: they do not go away by waiting."""
 _NO_INDEX: Final = (67, 85, 86)
 """CannotCreateIndex, IndexOptionsConflict, IndexKeySpecsConflict: so is it with these."""
 _NAMES_COLLECTIONS: Final = 17
@@ -95,17 +92,16 @@ class Foundation:
     async def open(self) -> None:
         """`unavailable` if MongoDB is not there (try again), StartError if it will never do."""
         with mapped():
-            try:
-                hello = await self._database.client.admin.command("hello")
-                if "setName" not in hello:
-                    text = "a replica set is needed (one node will do), this is a standalone mongod"
-                    raise StartError(f"mongodb.uri: {text}")
-                self._names_collections = hello["maxWireVersion"] >= _NAMES_COLLECTIONS
-                await self._establish()
-            except OperationFailure as error:
-                if error.code in _NEVER:
-                    raise StartError(f"mongodb.uri: {brief(error)}") from None
-                raise
+            hello = await self._database.client.admin.command("hello")
+            if "setName" not in hello:
+                if hello.get("isreplicaset"):
+                    raise Error(
+                        "unavailable", "MongoDB: the replica set is not initiated: run rs.initiate() in mongosh"
+                    )
+                text = "a replica set is needed (one node will do), this is a standalone mongod"
+                raise StartError(f"mongodb.uri: {text}")
+            self._names_collections = hello["maxWireVersion"] >= _NAMES_COLLECTIONS
+            await self._establish()
         self._errors_before_look = self._errors
         self.works()
         self._keeper.every("log foundation", LOOK_EVERY, self._look_again)
@@ -180,7 +176,7 @@ class Foundation:
         try:
             found = await self._apart.command({"listCollections": 1, "filter": {"name": "messages"}})
         except OperationFailure as error:
-            if error.code == _UNAUTHORIZED:
+            if error.code == UNAUTHORIZED:
                 return None
             raise
         rows = found["cursor"]["firstBatch"]

@@ -12,6 +12,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
+    InvalidName,
     NotPrimaryError,
     OperationFailure,
     PyMongoError,
@@ -22,6 +23,7 @@ from server.core.config import MongoDB
 from server.core.errors import Error, StartError, WaterspoutError
 
 LINEARIZABLE: Final = ReadConcern("linearizable")
+UNAUTHORIZED: Final = 13
 CURSOR_BATCH: Final = 50
 """Documents."""
 
@@ -65,6 +67,8 @@ def _understood() -> Iterator[None]:
     """What is wrong with mongodb.uri."""
     try:
         yield
+    except InvalidName:
+        raise StartError('mongodb.database: no name of a database: no white space, none of . $ / \\ " in it') from None
     except OSError as error:
         raise StartError(f"mongodb.uri: {error.filename}: {error.strerror}") from None
     except (ConfigurationError, ValueError) as error:

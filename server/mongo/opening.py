@@ -14,15 +14,14 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from server.core.errors import Error, StartError
 from server.core.lifecycle import Lifecycle
-from server.mongo.client import brief
+from server.mongo.client import UNAUTHORIZED, brief
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
-_UNAUTHORIZED: Final = 13
 _LASTING: Final = {
-    _UNAUTHORIZED: "its user may not do this: it needs readWrite on the database {database}",
+    UNAUTHORIZED: "its user may not do this: it needs readWrite on the database {database}",
     18: "the user or the password is wrong, or authSource is missing",
     8000: "the user or the password is wrong",
     85: "an index of {database} is there with other options: drop it, and start again",
@@ -67,7 +66,7 @@ async def renew_if_unknown(*databases: AsyncIOMotorDatabase[dict[str, Any]] | As
         try:
             await database["meta"].find_one({"_id": "probe"}, {"_id": 1})
         except OperationFailure as error:
-            if error.code == _UNAUTHORIZED:
+            if error.code == UNAUTHORIZED:
                 logger.warning("MongoDB: %s; the connections are made anew", brief(error))
                 client = database.client.delegate if isinstance(database, AsyncIOMotorDatabase) else database.client
                 for server in client._topology._servers.values():  # PyMongo has no other way
