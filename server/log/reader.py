@@ -46,7 +46,13 @@ _CACHED_BYTES: Final = 64 << 20
 """Of pages, each counted as if its messages were as large as they may be."""
 _CACHED_SECONDS: Final = 1.0
 
+_Key = tuple[str, int]
+"""Channel and offset."""
+_Found = tuple[_Key, Row | int]
+"""A message, or of a large one its bytes."""
+
 _SIZE: Final = {"$bsonSize": "$$ROOT"}
+_SMALL: Final = {"$expr": {"$lte": [_SIZE, LARGE]}}
 _OR_SIZE: Final = {"_id": 1, "m": {"$cond": [{"$gt": [_SIZE, LARGE]}, _SIZE, "$$ROOT"]}}
 
 
@@ -244,14 +250,15 @@ class Reader:
 
     async def _some(self, query: Row, direction: int, limit: int) -> _Rows:
         """The first rows in this direction, in order: at most `limit` ≤ PAGE of them, and about 4 MiB."""
-        command = {"filter": query, "sort": {"_id": direction}, "limit": limit}
-        found, large = _within(await self._find(command, limit))
-        rows = _whole(found.rows, await self._large(large))
-        return found._replace(rows=rows[::direction], cut=found.cut or len(rows) == limit)
+        command = {"filter": query, "sort": {"_id": direction}, "limit": limit, "projection": _OR_SIZE}
+        found = [(_key(row), row["m"]) for row in await self._find(command, limit)]
+        fit = _fit(found)
+        rows = _whole(found[: fit.messages], await self._large(fit.large))
+        return _Rows(rows[::direction], fit.messages < len(found) or len(found) == limit, fit.bytes)
 
     async def _read_ranges(self, ranges: Sequence[_Range]) -> dict[_Range, tuple[_Rows, State]]:
         """As many as are GROUP rows, and whose large ones are as many bytes as one page may have."""
-        wanted: set[tuple[str, int]] = set()
+        wanted: set[_Key] = set()
         taken: list[_Range] = []
         for one in ranges:
             keys = {(one.channel, offset) for offset in range(one.first, one.last + 1)}
@@ -259,32 +266,50 @@ class Reader:
                 break
             wanted |= keys
             taken.append(one)
-        query = {"_id": {"$in": [id_of(*key) for key in wanted]}}
-        there = {_key(row): row for row in await self._find({"filter": query}, len(wanted))} if wanted else {}
-        parts: dict[_Range, _Rows] = {}
-        large: dict[tuple[str, int], int] = {}
+        there = await self._small_or_sizes(wanted)
+        parts: dict[_Range, tuple[list[_Found], _Fit]] = {}
+        large: dict[_Key, int] = {}
         for one in taken:
-            rows = [row for offset in range(one.first, one.last + 1) if (row := there.get((one.channel, offset)))]
-            part, sizes = _within(rows[::-1] if one.back else rows)
-            if large and sum((large | sizes).values()) > LARGE_BYTES:
+            offsets = range(one.last, one.first - 1, -1) if one.back else range(one.first, one.last + 1)
+            found = [(key, there[key]) for offset in offsets if (key := (one.channel, offset)) in there]
+            fit = _fit(found)
+            if large and sum((large | fit.large).values()) > LARGE_BYTES:
                 continue
-            large |= sizes
-            parts[one] = part._replace(rows=part.rows[::-1]) if one.back else part
-        found = await self._large(large)
+            large |= fit.large
+            parts[one] = found, fit
+        large_rows = await self._large(large)
         states = await self._read_states(list({one.channel for one in parts}))
-        return {one: (part._replace(rows=_whole(part.rows, found)), states[one.channel]) for one, part in parts.items()}
+        answers: dict[_Range, tuple[_Rows, State]] = {}
+        for one, (found, fit) in parts.items():
+            rows = _whole(found[: fit.messages], large_rows)
+            answers[one] = (
+                _Rows(rows[::-1] if one.back else rows, fit.messages < len(found), fit.bytes),
+                states[one.channel],
+            )
+        return answers
 
-    async def _find(self, command: dict[str, Any], most: int) -> list[Row]:
-        """{_id, m: the message} or, if it is large, {_id, m: its bytes}."""
-        return await self._rows({"find": "messages", **command, "projection": _OR_SIZE, "batchSize": most + 1})
+    async def _small_or_sizes(self, keys: set[_Key]) -> dict[_Key, Row | int]:
+        """The messages that are there, or of large ones their bytes. What the first look does not find is large, or is
+        not there."""
+        there: dict[_Key, Row | int] = {}
+        query = {"_id": {"$in": [id_of(*key) for key in keys]}}
+        for row in await self._find({"filter": query | _SMALL}, len(keys)) if keys else ():
+            there[_key(row)] = row
+        if missing := keys - there.keys():
+            query = {"_id": {"$in": [id_of(*key) for key in missing]}}
+            command = {"filter": query, "projection": {"_id": 1, "m": _SIZE}}
+            there |= {_key(row): row["m"] for row in await self._find(command, len(missing))}
+        return there
 
-    async def _large(self, sizes: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], Row]:
+    async def _large(self, sizes: Mapping[_Key, int]) -> dict[_Key, Row]:
         """The messages of which only the sizes were asked so far."""
         if not sizes:
             return {}
         query = {"_id": {"$in": [id_of(*key) for key in sizes]}}
-        command = {"find": "messages", "filter": query, "batchSize": len(sizes) + 1}
-        return {_key(row): row for row in await self._rows(command)}
+        return {_key(row): row for row in await self._find({"filter": query}, len(sizes))}
+
+    async def _find(self, command: dict[str, Any], most: int) -> list[Row]:
+        return await self._rows({"find": "messages", **command, "batchSize": most + 1})
 
     async def _rows(self, command: dict[str, Any], session: AsyncIOMotorClientSession | None = None) -> list[Row]:
         """What one command finds, by the majority's word. The command itself takes half the time that the driver's
@@ -351,29 +376,38 @@ class _Pages:
             self._timer = asyncio.get_running_loop().call_later(_CACHED_SECONDS, self._expire)
 
 
-def _key(row: Row) -> tuple[str, int]:
-    return row["_id"]["c"], row["_id"]["o"]
+def _key(row: Row) -> _Key:
+    place = row["_id"]
+    return place["c"], place["o"]
 
 
-def _whole(found: Iterable[Row], large: Mapping[tuple[str, int], Row]) -> list[Row]:
+def _whole(found: Iterable[_Found], large: Mapping[_Key, Row]) -> list[Row]:
     """The messages, with the large ones in their places. One that is gone meanwhile has been trimmed."""
-    messages = (large.get(_key(row)) if isinstance(row["m"], int) else row["m"] for row in found)
+    messages = (large.get(key) if isinstance(row, int) else row for key, row in found)
     return [message for message in messages if message is not None]
 
 
-def _within(rows: list[Row]) -> tuple[_Rows, dict[tuple[str, int], int]]:
-    """From the first on, up to LARGE_BYTES of large ones, or one of them; and which are large, and how large."""
-    sizes: dict[tuple[str, int], int] = {}
+class _Fit(NamedTuple):
+    """How many of the messages found, from the first on, an answer has room for."""
+
+    messages: int
+    bytes: int
+    """At most."""
+    large: dict[_Key, int]
+    """Those of them that are still to be read."""
+
+
+def _fit(found: Sequence[_Found]) -> _Fit:
+    """Up to LARGE_BYTES of large ones, or one of them."""
+    large: dict[_Key, int] = {}
     total = 0
-    cut = False
-    for index, row in enumerate(rows):
-        if isinstance(row["m"], int):
-            if sizes and total + row["m"] > LARGE_BYTES:
-                rows, cut = rows[:index], True
-                break
-            total += row["m"]
-            sizes[_key(row)] = row["m"]
-    return _Rows(rows, cut, total + LARGE * len(rows)), sizes
+    for index, (key, row) in enumerate(found):
+        if isinstance(row, int):
+            if large and total + row > LARGE_BYTES:
+                return _Fit(index, total + LARGE * index, large)
+            total += row
+            large[key] = row
+    return _Fit(len(found), total + LARGE * len(found), large)
 
 
 def _cut(page: Page, upto: int, limit: int) -> Page:
