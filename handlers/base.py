@@ -267,7 +267,10 @@ class BaseHandler:
         kind = self.request.headers.get("Content-Type", JSON.media_type).partition(";")[0].strip().lower()
         codec = JSON if kind in _JSON_TYPES else _CODECS.get(kind)
         if codec is None:
-            raise Error("bad_request", f"Content-Type: {kind[:100]} is neither JSON nor MessagePack", status=415)
+            told = "Content-Type: neither JSON nor MessagePack"
+            raise Error(
+                "bad_request", f"Content-Type: {kind[:100]} is neither JSON nor MessagePack", status=415, told=told
+            )
         return codec.decode(bytes(self._body))
 
     def set_status(self, status: int) -> None:

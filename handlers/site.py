@@ -60,7 +60,7 @@ class Site:
         if not logger.isEnabledFor(level):
             return
         refusal, request = handler.refusal, handler.request
-        reason = f": {refusal.reason}" if refusal is not None and refusal.code in NOTABLE else ""
+        reason = f": {refusal.told}" if refusal is not None and refusal.code in NOTABLE else ""
         took = 1000 * request.seconds()
         logger.log(
             level, "%d %s %s %.1f ms%s", status, request.method, request.path, took, reason, extra=handler.about()

@@ -145,8 +145,8 @@ class Authenticator:
         try:
             # Taken apart here, verified below with the keys' own algorithms.
             parts = _JWS.decode_complete(token, options={"verify_signature": False})
-        except (jwt.PyJWTError, ValueError) as error:
-            raise _invalid(str(error)) from None
+        except (jwt.PyJWTError, ValueError):
+            raise _invalid("it is not a signed JSON Web Token, or has a header that is not understood") from None
         keys = self._candidates(parts["header"])
         if not keys:
             raise self._no_key()

@@ -86,7 +86,8 @@ class Hooks:
         } | about  # fmt: skip
         answer = await self._hooks[name].ask(question)
         if answer.get("allow", True) is not True:
-            raise Error("permission_denied", str(answer.get("reason") or f"refused by {name}")[:1000])
+            told = f"refused by {name}"  # its own reason may quote what was to be published
+            raise Error("permission_denied", str(answer.get("reason") or told)[:1000], told=told)
         return answer
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from server.core.principals import Principal
 KINDS: Final = 20
 """Different events told of in a second; of the others only the number is."""
 REASON: Final = 200
-"""Characters of a reason: it may quote what a client has sent."""
+"""Characters of a reason, which may have long names in it."""
 
 
 class Rates:
@@ -63,7 +63,7 @@ class Incidents:
         if error.limit is not None:
             self.limits[error.limit] += 1
         user = principal.user if principal is not None else None
-        self.note("refusal", code=error.code, reason=error.reason[:REASON], user=user, address=address)
+        self.note("refusal", code=error.code, reason=error.told[:REASON], user=user, address=address)
 
     def note(self, event: str, count: int = 1, **fields: Any) -> None:
         key = (("event", event), *fields.items())

@@ -60,11 +60,15 @@ class Error(WaterspoutError):
         status: int | None = None,
         rev: str | None = None,
         limit: str | None = None,
+        told: str | None = None,
     ) -> None:
+        """`told`: what the log and operators read in place of a `reason` that quotes what somebody sent. The reason
+        itself is for the sender alone."""
         super().__init__(reason)
         kind = ERRORS[code]
         self.code = code
         self.reason = reason
+        self.told = told or reason
         self.retry = kind.retry
         self.retry_after = retry_after
         self.status = status or kind.status
@@ -117,5 +121,5 @@ REVOKED: Final = 4501
 SHUT_OUT: Final = 4502
 
 
-def bad_request(reason: str) -> Error:
-    return Error("bad_request", reason)
+def bad_request(reason: str, told: str | None = None) -> Error:
+    return Error("bad_request", reason, told=told)

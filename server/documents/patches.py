@@ -73,7 +73,8 @@ def _check_names(fields: Json) -> None:
         if isinstance(item, dict):
             for name in item:
                 if name[:1] == "$" or "." in name or "\0" in name:
-                    raise bad_request(f"document: {name[:100]!r}: a name has no $ in front, no dot and no NUL")
+                    wrong = "a name has no $ in front, no dot and no NUL"
+                    raise bad_request(f"document: {name[:100]!r}: {wrong}", f"document: {wrong}")
             todo.extend(item.values())
         elif isinstance(item, list):
             todo.extend(item)
@@ -138,5 +139,7 @@ def check_once(raw: RawBSONDocument, decoded: Json) -> None:
     bson.decode(raw.raw, document_json.OPTIONS.with_options(document_class=Names))
     if twice:
         raise Error(
-            "conflict", f"document: another program has stored {twice[0]!r} twice in it; put the whole document anew"
+            "conflict",
+            f"document: another program has stored {twice[0]!r} twice in it; put the whole document anew",
+            told="document: another program has stored a name twice in it",
         )

@@ -30,7 +30,9 @@ class Schemas:
             validator.validate(fields)
         except jsonschema_rs.ValidationError as error:
             place = ".".join(map(str, error.instance_path)) or "document"
-            raise bad_request(f"{place}: {error.message[:200]}") from None
+            raise bad_request(
+                f"{place}: {error.message[:200]}", f"document: not as the schema of {collection}"
+            ) from None
 
 
 def _validator(name: str, schema: Json) -> Any:

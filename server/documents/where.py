@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 from operator import ge, gt, le, lt
 from typing import Any, Final, NamedTuple
 
-from server.core.errors import bad_request
+from server.core.errors import Error, bad_request
 from server.wire.codec import JSON
 
 MAX_CONDITIONS: Final = 50
@@ -89,7 +89,7 @@ def check_path(path: str, field: str) -> str:
     """A dotted path into a document. Not into arrays by number, which could as well be a field's name."""
     parts = path.split(".")
     if not path or any(not part or part[0] == "$" or "\0" in part or part.isdigit() for part in parts):
-        raise bad_request(f"{field}: {path!r} is not the path of a field")
+        raise bad_request(f"{field}: {path!r} is not the path of a field", f"{field}: not the path of a field")
     if len(parts) > MAX_PARTS:
         raise bad_request(f"{field}: a path has {MAX_PARTS} parts at most")
     if parts[0] == "_rev":
@@ -118,26 +118,32 @@ def _conditions(value: Any, field: str, depth: int) -> Iterator[Condition]:
             yield Condition(path, operator, operand)
 
 
+def _wrong(field: str, path: str, why: str) -> Error:
+    """For others than the sender without the path, which is theirs."""
+    return bad_request(f"{field}: {path}: {why}", f"{field}: {why}")
+
+
 def _operators(wanted: Any, path: str, field: str) -> Iterator[tuple[str, Operand]]:
     if not isinstance(wanted, dict):
         yield "$eq", _scalar(wanted, path, field)
         return
     if not wanted:
-        raise bad_request(f"{field}: {path}: expected a value or an operator")
+        raise _wrong(field, path, "expected a value or an operator")
     for operator, operand in wanted.items():
         if operator == "$in":
             if not isinstance(operand, list) or len(operand) > MAX_IN:
-                raise bad_request(f"{field}: {path}: $in takes a list of {MAX_IN} values at most")
+                raise _wrong(field, path, f"$in takes a list of {MAX_IN} values at most")
             yield "$in", tuple(_scalar(item, path, field) for item in operand)
         elif operator in _SCALAR_OPERATORS:
             yield operator, _scalar(operand, path, field)
         else:
-            raise bad_request(f"{field}: {path}: {operator!r} is none of $eq, $ne, $gt, $gte, $lt, $lte, $in")
+            known = "none of $eq, $ne, $gt, $gte, $lt, $lte, $in"
+            raise bad_request(f"{field}: {path}: {operator!r} is {known}", f"{field}: an operator is {known}")
 
 
 def _scalar(value: Any, path: str, field: str) -> Any:
     if isinstance(value, dict | list):
-        raise bad_request(f"{field}: {path}: a value is text, a number, true, false or null")
+        raise _wrong(field, path, "a value is text, a number, true, false or null")
     return value
 
 

@@ -465,7 +465,7 @@ class Session(ConnectedClient):
         self._node.incidents.refused(error, self._principal, self.address)
         if error.code in NOTABLE and error.code not in self._said:
             self._said += (error.code,)
-            logger.info("refused: %s", error.reason, extra=self.about() | {"code": error.code})
+            logger.info("refused: %s", error.told, extra=self.about() | {"code": error.code})
         # (What comes behind a first command that waits for its key is not the first.)
         if not self._started and self._held is None and not self._node.authenticator.guests:
             self.disconnect(_turned_away(error))
