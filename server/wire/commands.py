@@ -173,7 +173,11 @@ def convert(value: Any, kind: Any, *, strict: bool = True) -> Any:
 
 
 def _readable(message: str) -> str:
-    """msgspec's «Expected `int`, got `str` - at `$.id`», with the field in front: «id: expected `int`, got `str`»."""
+    """msgspec's «Expected `int`, got `str` - at `$.id`», with the field in front: «id: expected `int`, got `str`»; and
+    «Object missing required field `id`» as «id: required»."""
     text, _, path = message.partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
+    missing = text.removeprefix("Object missing required field `")
+    if missing != text:
+        return f"{field}.{missing.rstrip('`')}: required".lstrip(".")
     return f"{field}: {text[:1].lower()}{text[1:]}" if field else text
