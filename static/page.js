@@ -95,3 +95,12 @@ export function remember(kind, name, value) {
     // full or refused
   }
 }
+
+/** @param {"localStorage" | "sessionStorage"} kind @param {string} name */
+export function forget(kind, name) {
+  try {
+    window[kind].removeItem(`waterspout.${name}`);
+  } catch {
+    // refused
+  }
+}

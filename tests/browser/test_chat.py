@@ -550,15 +550,15 @@ async def test_hostile_data(new: NewChat, server: Server, artifacts: Path) -> No
 async def test_refused_message(new: NewChat, server: Server, artifacts: Path) -> None:
     """A message the server will not take stays, says why, and can be tried again or discarded."""
     name = "x" * 60 + room()  # cut to 60 characters: a valid room, with a name as long as may be
-    ann = await (await new()).open(server.base, name, "Ann")
-    await ann.page.evaluate("() => { text.maxLength = 100000 }")
-    await ann.page.fill("#text", "y" * 70_000)
-    await ann.page.keyboard.press("Enter")
-    await ann.page.wait_for_selector("#outbox .failed")
-    assert "Not sent: data: " in await ann.page.locator("#outbox .note").inner_text()
-    await ann.page.get_by_role("button", name="Discard").click()
-    assert await ann.pending() == []
-    assert await ann.page.get_by_role("heading", level=1).inner_text() == "x" * 60
+    settings = {"namespaces.chat": {"publish": "user", "subscribe": "anyone"}, "mongodb.database": name[-9:]}
+    async with Server(artifacts, server.mongodb_uri, settings=settings, name="strict") as strict:
+        ann = await (await new()).open(strict.base, name, "Ann")
+        await ann.say("not here")
+        await ann.page.wait_for_selector("#outbox .failed")
+        assert "Not sent: a guest may not publish" in await ann.page.locator("#outbox .note").inner_text()
+        await ann.page.get_by_role("button", name="Discard").click()
+        assert await ann.pending() == []
+        assert await ann.page.get_by_role("heading", level=1).inner_text() == "x" * 60
 
 
 @chat
@@ -679,3 +679,102 @@ async def test_looks(new: NewChat, server: Server, artifacts: Path) -> None:
             await tab.page.click("#menu")
             await tab.page.wait_for_function("() => side.getAnimations().length === 0")
             await tab.page.screenshot(path=artifacts / f"chat-{scheme}-drawer.png")
+
+
+# --- small things that one notices ------------------------------------------------------------------------------------
+
+
+@chat
+async def test_one_s_own_in_another_tab(new: NewChat, server: Server, artifacts: Path) -> None:
+    """What is said in one tab of a browser is one's own in the other, and somebody else's in another browser."""
+    name = room()
+    ann = await (await new()).open(server.base, name, "Ann")
+    second = ChatTab(await ann.page.context.new_page())
+    await second.open(server.base, name)
+    bob = await (await new()).open(server.base, name, "Bob")
+    await ann.say("from the first tab")
+    await second.say("from the second")
+    for tab, count in ((ann, 2), (second, 2), (bob, 0)):
+        await tab.shows("from the first tab", "from the second")
+        assert await tab.page.locator("#log .mine").count() == count
+    assert second.complaints == []
+
+
+@chat
+async def test_a_room_is_left(new: NewChat, server: Server, artifacts: Path) -> None:
+    """It goes from the list, also after a reload, and nothing of it is heard; entered again, it is as it was."""
+    name = room()
+    tab = await (await new()).open(server.base, name, "Ann")
+    await tab.say("said before")
+    await tab.shows("said before")
+    await tab.page.hover(f"#rooms >> text={name}")
+    await tab.page.click(f"#rooms button[aria-label='Leave {name}']")
+    await tab.page.wait_for_selector("#title >> text=lobby")
+    assert await tab.page.locator(f"#rooms >> text={name}").count() == 0
+    await post(server, name, said("nobody hears it"))
+    assert "lobby" in await tab.page.title()
+    await tab.page.reload()
+    await tab.state("open")
+    assert await tab.page.locator("#rooms a").all_inner_texts() == ["lobby"]
+    await tab.page.fill("#go-room", name)
+    await tab.page.keyboard.press("Enter")
+    await tab.page.wait_for_selector("#text:focus")  # to go on writing
+    await tab.shows("said before", "nobody hears it")
+
+
+@chat
+async def test_too_long_a_text_is_not_cut(new: NewChat, server: Server, artifacts: Path) -> None:
+    """It stays as it was pasted, with a word about its length, and is sent when it is short enough."""
+    tab = await (await new()).open(server.base, room(), "Ann")
+    await tab.page.fill("#text", "x" * 10_000)
+    await tab.page.wait_for_selector("#too-long >> text=/10.000 characters; a message has 4.000 at most/")
+    assert await tab.pale() == []
+    await tab.page.keyboard.press("Enter")
+    assert len(await tab.page.input_value("#text")) == 10_000
+    assert await tab.pending() == []
+    await tab.page.fill("#text", "x" * 4000)
+    await tab.page.keyboard.press("Enter")
+    await tab.shows("x" * 4000)
+    assert await tab.page.locator("#too-long").is_hidden()
+
+
+@chat
+async def test_renaming_may_be_cancelled(new: NewChat, server: Server, artifacts: Path) -> None:
+    tab = await (await new()).open(server.base, room())
+    assert await tab.page.locator("#keep-name").is_hidden()  # the first name is needed
+    await tab.page.fill("#name", "Ann")
+    await tab.page.keyboard.press("Enter")
+    await tab.page.click("#me")
+    await tab.page.fill("#name", "Somebody else")
+    await tab.page.click("#keep-name")
+    await tab.page.wait_for_selector("#text:focus")
+    assert await tab.page.locator("#me b").inner_text() == "Ann"
+    assert await tab.page.locator("#introduce").is_hidden()
+
+
+@chat
+async def test_caught_up_counts_others_messages(new: NewChat, server: Server, artifacts: Path) -> None:
+    """One's own that waited are not news, and a text that turns its direction is shown as it is written."""
+    name = room()
+    tab = await (await new()).open(server.base, name, "Ann")
+    await tab.say("here")
+    await tab.shows("here")
+    await server.kill()
+    await tab.state("waiting")
+    await tab.say("mine one", "mine two", "mine three")
+    await server.start()
+    await post(server, name, said("theirs\u202etxt.exe"))
+    await tab.now()
+    await tab.page.wait_for_selector("#banner >> text=/Connected again, (1 message caught up|nothing missed)/")
+    await until(lambda: _count(tab, 5), 20, "the messages")
+    assert "theirstxt.exe" in await tab.texts()
+
+
+@chat
+async def test_guests_are_counted_soon(new: NewChat, server: Server, artifacts: Path) -> None:
+    """Nobody tells of guests that come, so they are counted while one looks."""
+    name = room()
+    ann = await (await new()).open(server.base, name, "Ann")
+    await ann.page.wait_for_selector("#present b >> text=1")
+    await (await new()).open(server.base, name, "Bob")
+    await ann.page.wait_for_selector("#present b >> text=2", timeout=8000)

@@ -1,0 +1,284 @@
+/** A room, as this tab knows it. @module */
+
+import { forget, recall, remember } from "../page.js";
+import { randomKey } from "../waterspout.js";
+import { cleanName, readMessage } from "./words.js";
+
+/** @typedef {import("./transcript.js").Entry} Entry */
+/** @typedef {import("./transcript.js").Message} Message */
+/** @typedef {import("./transcript.js").Draft} Draft */
+/** @typedef {import("../waterspout.js").Channel} Channel */
+
+const PAGE = 50;
+/** Entries of a room that nobody looks at; scrolling up brings older ones back from the server. */
+const UNSEEN = 400;
+/** How many entries and own keys a tab remembers of a room over a reload. */
+const REMEMBERED = 100;
+/** How many keys of this browser's messages its tabs tell each other. */
+const OWN = 300;
+/** Who types says so this often, and is believed that long. Milliseconds. */
+const SAY_TYPING = 2500;
+const BELIEVE_TYPING = 4500;
+
+let ownWritten = "";
+/** @type {Set<string>} */
+let ownKeys = new Set();
+
+/** The keys of what this browser's tabs have said: read again whenever another tab has written. */
+function own() {
+  try {
+    const written = localStorage.getItem("waterspout.own") ?? "[]";
+    if (written !== ownWritten) ownKeys = new Set(JSON.parse(written));
+    ownWritten = written;
+  } catch {
+    // refused, or not ours
+  }
+  return ownKeys;
+}
+
+/**
+ * What this tab knows of a room: its newest messages, the cursor behind them, and what it has still to send there. All
+ * of that is kept in the session's storage in one piece, so that a reloaded tab continues exactly where it was.
+ */
+export class Room {
+  /** @type {Entry[]} */
+  entries = [];
+  /** @type {Map<string, Draft>} */
+  drafts = new Map();
+  /** @type {string | null} */
+  cursor = null;
+  /** Whether older messages may be had; null until it is known. @type {boolean | null} */
+  more = null;
+  /** Messages that nobody has seen here yet. */
+  unread = 0;
+  /** Others' messages that came while it caught up. */
+  caughtUp = 0;
+  /** Who types, and until when that is believed. @type {Map<string, number>} */
+  typing = new Map();
+  #saidTyping = 0;
+  /** @type {Set<string>} */
+  #keys = new Set();
+  /** @type {(() => void)[]} */
+  #off;
+  #entered = false;
+  #marked = false;
+  #loading = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #saving;
+
+  /** @param {string} name @param {Channel} channel @param {import("./chat.js").Page} page */
+  constructor(name, channel, page) {
+    this.name = name;
+    this.channel = channel;
+    this.page = page;
+    this.#restore();
+    this.#off = [
+      channel.on("subscribed", ({ resumed }) => (this.#marked = !resumed)),
+      channel.on("message", (push) => (push.offset === undefined ? this.#takeTyping(push) : this.#take(push))),
+      channel.members().on("change", () => page.present(this)),
+      channel.on("gap", (gap) => this.#takeGap(gap)),
+      channel.on("live", (event) => page.caughtUp(this, event)),
+      channel.on("ended", (error) => page.ended(this, error)),
+    ];
+    for (const draft of this.drafts.values()) if (draft.state === "waiting") this.#publish(draft);
+  }
+
+  #restore() {
+    const kept = recall("sessionStorage", `room.${this.name}`);
+    if (!kept || !Array.isArray(kept.entries) || !Array.isArray(kept.drafts)) return;
+    this.entries = kept.entries;
+    this.cursor = kept.cursor;
+    this.more = kept.more;
+    this.#keys = new Set(kept.keys);
+    for (const draft of kept.drafts) this.drafts.set(draft.key, draft);
+  }
+
+  save() {
+    if (!this.#off.length) return; // left
+    clearTimeout(this.#saving);
+    this.#saving = undefined;
+    const { entries, cursor, more } = this;
+    const trimmed = entries.length > REMEMBERED;
+    remember("sessionStorage", `room.${this.name}`, {
+      entries: entries.slice(-REMEMBERED),
+      cursor,
+      more: more || trimmed,
+      keys: [...this.#keys].slice(-REMEMBERED),
+      drafts: [...this.drafts.values()],
+    });
+  }
+
+  /** Messages come by the thousand while one catches up. What is not saved yet is only read again after a reload. */
+  #saveSoon() {
+    this.#saving ??= setTimeout(() => this.save(), 300);
+  }
+
+  enter() {
+    if (this.#entered) return;
+    this.#entered = true;
+    this.channel.subscribe(this.cursor === null ? { last: PAGE } : { after: this.cursor });
+  }
+
+  /** For good: nothing of it is kept. */
+  leave() {
+    for (const off of this.#off.splice(0)) off();
+    void this.channel.unsubscribe();
+    clearTimeout(this.#saving);
+    forget("sessionStorage", `room.${this.name}`);
+  }
+
+  /** Ephemeral: somebody types, or does no longer. @param {any} push */
+  #takeTyping({ data }) {
+    const name = cleanName(data?.typing);
+    if (!name) return;
+    if (data.done) this.typing.delete(name);
+    else this.typing.set(name, Date.now() + BELIEVE_TYPING);
+    this.page.typing(this);
+  }
+
+  /** Say that somebody types here, or no longer does; not too often. @param {string} name @param {boolean} [done] */
+  async sayTyping(name, done = false) {
+    if (done ? !this.#saidTyping : Date.now() - this.#saidTyping < SAY_TYPING) return;
+    this.#saidTyping = done ? 0 : Date.now();
+    try {
+      await this.channel.publish({ typing: name, ...(done ? { done } : {}) }, { ephemeral: true, echo: false });
+    } catch {
+      // away, or not allowed here: it is of no importance
+    }
+  }
+
+  /** @param {any} push */
+  #take(push) {
+    const message = readMessage(push, (key) => this.#isMine(key));
+    if (this.channel.state === "replaying" && !message.mine) this.caughtUp++;
+    if (this.channel.state === "replaying" && !this.#marked && !message.mine) {
+      this.#marked = true;
+      this.#add({ line: "While you were away", kind: "away" });
+    } else if (!message.mine && !this.unread && !this.page.sees(this)) {
+      this.#mark();
+    }
+    if (!message.mine && !this.page.sees(this)) this.unread++;
+    this.typing.delete(message.name);
+    this.page.typing(this);
+    this.drafts.delete(message.key);
+    this.cursor = message.cursor;
+    if (this.more === null) this.more = message.offset > 1;
+    this.#add(message);
+    if (!message.mine) this.page.heard(this);
+  }
+
+  /** Here begins what nobody has seen; where it began the last time is of no interest any more. */
+  #mark() {
+    if ("line" in (this.entries.at(-1) ?? {})) return;
+    this.entries = this.entries.filter((entry) => !("line" in entry) || entry.kind !== "away");
+    this.page.unmark(this);
+    this.#add({ line: "New", kind: "away" });
+  }
+
+  /** @param {any} gap */
+  #takeGap({ from, to }) {
+    // What was stored within it is never coming.
+    for (const draft of [...this.drafts.values()]) {
+      const comes = Number.isInteger(to) && (draft.offset ?? 0) > to;
+      if (draft.state === "sent" && !comes) this.page.discard(this, draft.key);
+    }
+    if (Number.isInteger(from) && Number.isInteger(to)) {
+      const count = to - from + 1;
+      const were = count === 1 ? "message is" : "messages are";
+      this.#add({ line: `${count} older ${were} no longer kept by the server`, kind: "gap" });
+    } else {
+      // Another history: what is shown is not a part of it, and its own messages follow.
+      this.entries = [];
+      this.more = null;
+      this.page.redraw(this);
+      this.#add({ line: "The history of this room was started anew", kind: "gap" });
+    }
+  }
+
+  /** @param {Entry} entry */
+  #add(entry) {
+    this.entries.push(entry);
+    if (this.entries.length > 1.2 * UNSEEN && this.page.room !== this) {
+      this.entries.splice(0, this.entries.length - UNSEEN);
+      this.more = true;
+    }
+    this.#saveSoon();
+    this.page.append(this, entry);
+    if (this.entries.length === 1) this.page.edge(this);
+  }
+
+  /** The newest part only is shown after all. @param {Message} first */
+  trimmed(first) {
+    this.entries.splice(0, this.entries.indexOf(first));
+    this.more = true;
+  }
+
+  /** Of this tab, or of another one of this browser. @param {string} key */
+  #isMine(key) {
+    return this.#keys.has(key) || own().has(key);
+  }
+
+  /** @param {string} name @param {string} text */
+  say(name, text) {
+    /** @type {Draft} */
+    const draft = { key: randomKey(), name, text, time: Date.now(), mine: true, state: "waiting" };
+    this.#keys.add(draft.key);
+    remember("localStorage", "own", [...own(), draft.key].slice(-OWN));
+    this.#publish(draft);
+  }
+
+  /** @param {string} key */
+  again(key) {
+    const draft = this.drafts.get(key);
+    if (draft) this.#publish({ ...draft, state: "waiting", error: undefined });
+  }
+
+  /** @param {string} key */
+  discard(key) {
+    this.drafts.delete(key);
+    this.save();
+  }
+
+  /** The same key each time, over reloads too: however often it is sent, it is stored once. @param {Draft} draft */
+  async #publish(draft) {
+    const { key, name, text } = draft;
+    this.#update(draft);
+    this.save(); // at once: this is what cannot be read again
+    try {
+      const { offset } = await this.channel.publish({ name, text }, { key });
+      if (this.drafts.has(key)) this.#update({ ...draft, state: "sent", offset }); // else the message itself was faster
+    } catch (/** @type {any} */ error) {
+      if (this.drafts.has(key)) this.#update({ ...draft, state: "failed", error: error.reason ?? String(error) });
+    }
+  }
+
+  /** @param {Draft} draft */
+  #update(draft) {
+    this.drafts.set(draft.key, draft);
+    this.#saveSoon();
+    this.page.draft(this, draft);
+  }
+
+  /** The page before the oldest message shown. */
+  async older() {
+    const first = this.entries.find((entry) => "offset" in entry);
+    if (!first || !this.more || this.#loading || this.channel.state !== "live") return;
+    this.#loading = true;
+    try {
+      const { messages, more } = await this.channel.history({
+        before: /** @type {Message} */ (first).cursor,
+        limit: PAGE,
+      });
+      if (!this.entries.includes(first)) return; // trimmed or started anew meanwhile
+      const entries = messages.map((push) => readMessage(push, (key) => this.#isMine(key)));
+      this.entries.unshift(...entries);
+      this.more = more;
+      this.page.prepend(this, entries);
+    } catch {
+      // told by the connection's state; the next scroll tries again
+    } finally {
+      this.#loading = false;
+      this.page.edge(this);
+    }
+  }
+}
