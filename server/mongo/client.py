@@ -12,7 +12,6 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
-    InvalidName,
     NotPrimaryError,
     OperationFailure,
     PyMongoError,
@@ -67,8 +66,6 @@ def _understood() -> Iterator[None]:
     """What is wrong with mongodb.uri."""
     try:
         yield
-    except InvalidName:
-        raise StartError('mongodb.database: no name of a database: no white space, none of . $ / \\ " in it') from None
     except OSError as error:
         raise StartError(f"mongodb.uri: {error.filename}: {error.strerror}") from None
     except (ConfigurationError, ValueError) as error:
