@@ -132,7 +132,7 @@ async def serve(options: config.Config) -> None:
             ends.append(keeper.spawn("mongod", embedded.supervise(), awaited=True))
         node = Node(options, uri)
         if embedded is not None:
-            node.foundations.append(embedded.problem)
+            node.lifecycle.foundations.append(embedded.problem)
         servers = [HTTPServer(make_app(node), sockets), HTTPServer(make_metrics_app(node), metrics)]
         opening = keeper.spawn("start", node.start(), awaited=True)
         await _first(*ends, opening)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from handlers.base import BaseHandler
 from handlers.operations import operation
 from server.access.accounts import Accounts
+from server.core.errors import Error
 from server.core.principals import GUEST, Principal
 from server.wire.rest import LoginRequest, RefreshRequest, RegisterRequest, Tokens
 
@@ -14,7 +15,10 @@ class AccountHandler(BaseHandler):
 
     async def authenticate(self) -> Principal:
         self.set_header("Cache-Control", "no-store")
-        self.accounts = self.node.usable_accounts()
+        if self.node.accounts is None:
+            raise Error("not_found", "auth.accounts is off")
+        self.node.lifecycle.check()
+        self.accounts = self.node.accounts
         return GUEST
 
 

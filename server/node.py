@@ -1,9 +1,6 @@
 """A node: one running server instance. Here its parts are made, tied together, started and closed, and nothing else.
 
-    publish ── right, size, rate ──> log.append ──(durable)──> broker.publish
-    broker ──> sequencer (order, repair) ──> hub ──> sinks          the same way for the node's own messages
-
-docs/architecture.md shows all of the house.
+docs/architecture.md shows all of the house, and the ways through it.
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -39,11 +35,11 @@ from server.cluster.directory import BEAT, Directory
 from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
 from server.core.clock import Clock
-from server.core.config import MAX_STORED, Config, Retention
+from server.core.config import MAX_STORED, Config
 from server.core.errors import SHUTDOWN, Disconnect, Error
 from server.core.histogram import Histogram
 from server.core.lifecycle import Lifecycle
-from server.core.names import DOCUMENTS, namespace_of
+from server.core.names import namespace_of
 from server.core.tasks import Keeper
 from server.delivery.hub import Hub
 from server.delivery.streams import Streams
@@ -67,8 +63,7 @@ LEFT_WITHIN: Final = 1.0
 
 
 class Node:
-    """`async with` is not needed: `start`, then `close`. `broker` and `clock` are for tests: which broker it is follows
-    from the config, and the clock is this machine's."""
+    """`broker` and `clock` are for tests: the one follows from the config, the other is this machine's."""
 
     def __init__(
         self, config: Config, mongodb_uri: str, broker: Broker | None = None, clock: Clock | None = None
@@ -96,7 +91,7 @@ class Node:
             on_head=lambda channel, head: self.peers.note_own_head(channel, head),
             on_contention=lambda channel: self.announcer.announce(want=channel),
             on_epoch=lambda: self.peers.sweep(),
-            retention=self._retention,
+            retention=config.retention,
             clock=self.clock,
         )
         self.document_store = Documents(
@@ -158,7 +153,7 @@ class Node:
             admission=self.admission,
             incidents=self.incidents,
             namespaces=namespaces,
-            status=self.status,
+            status=self.lifecycle.status,
             published=lambda: self.publisher.published,
         )
         self.peers = Peers(
@@ -222,8 +217,9 @@ class Node:
             admission=self.admission,
             lifecycle=self.lifecycle,
         )
-        self.foundations: list[Callable[[], str | None]] = []
-        """What else it stands on: each says what is wrong with it, or None. The node is down with it."""
+        parts = (self.log, self.tailer, self.revocations, self.keeper)
+        self.lifecycle.parts += [part.problem for part in parts]
+        self.lifecycle.helpers += [self.peers.unheard, self.clock.problem, self.document_store.problem]
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -239,9 +235,8 @@ class Node:
             self.keeper.every("retention", self.config.mongodb.trim_interval, self.log.trimmer.step)
         self.keeper.every("clock", COMPARE_EVERY, self._compare_clocks)
         opening = Opening(self.database, self.lifecycle)
-        await opening.persist(
-            partial(compare, self.database_apart, self.clock)
-        )  # first of all: the others ask for the time
+        # First of all, for the others ask for the time.
+        await opening.persist(partial(compare, self.database_apart, self.clock))
         for part in (self.log, self.last_seen, self.revocations, self.tickets):
             await opening.persist(part.open)
         if self.accounts is not None:
@@ -291,36 +286,10 @@ class Node:
         self.database.client.close()
         await self.database_apart.client.close()
 
-    def usable_accounts(self) -> Accounts:
-        """`not_found` where there are none, `unavailable` while they cannot be used."""
-        if self.accounts is None:
-            raise Error("not_found", "auth.accounts is off")
-        self.lifecycle.check()
-        return self.accounts
-
     # --- how it is ----------------------------------------------------------------------------------------------------
 
     async def readiness(self) -> tuple[str, list[str]]:
-        """As `status`, after a look at MongoDB if nobody has had one for a second."""
+        """As `Lifecycle.status`, after a look at MongoDB if nobody has had one for a second."""
         if self.lifecycle.opened and not self.lifecycle.leaving:
             await self.log.probe()
-        return self.status()
-
-    def status(self) -> tuple[str, list[str]]:
-        """("ready" | "degraded" | "down", why), as far as is known. Degraded: it works, but without the broker's
-        speed, or with a clock that is wrong."""
-        if self.lifecycle.leaving:
-            return "down", ["leaving"]
-        down = [problem for look in self.foundations if (problem := look())]
-        if not self.lifecycle.opened:
-            return "down", [*down, self.lifecycle.waits_for]
-        down += [problem for look in (self.log.problem, self.keeper.problem) if (problem := look())]
-        slow = (self.peers.unheard, self.clock.problem, self.document_store.problem)
-        degraded = [problem for look in slow if (problem := look())]
-        return "down" if down else "degraded" if degraded else "ready", [*down, *degraded]
-
-    def _retention(self, channel: str) -> Retention | None:
-        """What is declared for a channel; None: it is not declared any more."""
-        kind, _, rest = channel.partition(":")
-        declared = self.config.collections.get(rest) if kind == DOCUMENTS else self.config.namespaces.get(kind)
-        return None if declared is None else declared.history
+        return self.lifecycle.status()

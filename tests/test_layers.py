@@ -288,11 +288,6 @@ def test_state_belongs_to_a_node(module: str) -> None:
 
 
 STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
-# What still starts tasks without a keeper.
-UNKEPT = {
-    *("log.log", "brokers.redis", "brokers.links", "access.revocations", "access.keys"),
-    *("documents.store", "documents.tailer"),
-}
 
 
 @pytest.mark.parametrize("module", SERVER)
@@ -303,4 +298,4 @@ def test_no_task_without_a_keeper(module: str) -> None:
         for node in ast.walk(SERVER[module])
         if isinstance(node, ast.Call)
     }
-    assert module in {"core.tasks", *UNKEPT} or not called & STARTERS
+    assert module == "core.tasks" or not called & STARTERS

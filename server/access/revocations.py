@@ -29,7 +29,7 @@ from server.core.clock import Clock
 from server.core.errors import Error
 from server.core.names import DOCUMENTS, matches, without_label
 from server.core.principals import Principal
-from server.core.tasks import end
+from server.core.tasks import Keeper
 from server.mongo.client import LINEARIZABLE, brief, mapped
 from server.mongo.clock import compare
 
@@ -98,7 +98,7 @@ class Revocations:
         self._rights: dict[str, list[Revocation]] = {}
         self._doubt: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._keeper = Keeper()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -109,10 +109,15 @@ class Revocations:
                 self._last = document["_id"]
                 self._remember(_revocation(document))
         await self._ask()
-        self._tasks = [asyncio.create_task(self._poll(), name="poll"), asyncio.create_task(self._expire())]
+        self._keeper.keep("revocations", self._poll)
+        self._keeper.every("old revocations", EXPIRE_EVERY, self._expire)
+
+    def problem(self) -> str | None:
+        """What of it has ended in the background, by name."""
+        return self._keeper.problem()
 
     async def close(self) -> None:
-        await end(self._tasks)
+        await self._keeper.close()
         if self._doubt is not None:
             self._doubt.cancel()
 
@@ -233,14 +238,9 @@ class Revocations:
 
     async def _expire(self) -> None:
         """Never the last one: the numbers must not start again."""
-        while True:
-            try:
-                now = await compare(self._database, self._clock)
-                with mapped():
-                    await self._collection.delete_many({"_id": {"$lt": self._last}, "until": {"$lt": now}})
-            except Error as error:
-                logger.warning("old revocations stay: %s", error.reason)
-            await asyncio.sleep(EXPIRE_EVERY)
+        now = await compare(self._database, self._clock)
+        with mapped():
+            await self._collection.delete_many({"_id": {"$lt": self._last}, "until": {"$lt": now}})
 
 
 def _revocation(document: dict[str, Any]) -> Revocation:

@@ -20,7 +20,7 @@ from server.documents.commands import Commands, encode
 from server.documents.document_json import Json
 from server.documents.failures import is_about_id, taken
 from server.documents.patches import without_id
-from server.documents.puts import Written
+from server.documents.puts import Permit, Written
 from server.documents.queries import owned
 from server.documents.views import Owner
 from server.wire.codec import JSON
@@ -34,11 +34,12 @@ class Creations:
         self._commands = commands
 
     async def create(
-        self, collection: str, write: DocumentWrite, new: Json, user: str | None, owner: Owner | None, deadline: float
-    ) -> Written:
+        self, collection: str, write: DocumentWrite, new: Json, user: str | None, owner: Owner | None, deadline: float,
+        permit: Permit,
+    ) -> Written:  # fmt: skip
         """Insert `new`; with a key only once. `conflict` if a document with its `_id` is there."""
         if write.key is not None:
-            return await self._create_once(collection, write, new, user, owner, deadline)
+            return await self._create_once(collection, write, new, user, owner, deadline, permit)
         await self.insert(collection, new, deadline)
         return Written(document_json.document(encode(new)), True)
 
@@ -50,8 +51,9 @@ class Creations:
         await self._commands.insert(collection, document, deadline)
 
     async def _create_once(
-        self, collection: str, write: DocumentWrite, new: Json, user: str | None, owner: Owner | None, deadline: float
-    ) -> Written:
+        self, collection: str, write: DocumentWrite, new: Json, user: str | None, owner: Owner | None, deadline: float,
+        permit: Permit,
+    ) -> Written:  # fmt: skip
         """First a record of what the key is for, then the document, then that it is done: a retry goes on there."""
         record = {"_id": {"c": collection, "u": user, "k": write.key}}
         digest = hashlib.blake2b(JSON.encode(write.document), digest_size=16).hexdigest()
@@ -66,6 +68,7 @@ class Creations:
         created = False
         if not first.get("done"):
             document = {"_id": first["id"], **without_id(new)}
+            permit()
             try:
                 await self.insert(collection, document, deadline)
                 created = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from server.core.errors import Error
@@ -17,6 +17,9 @@ from server.documents.document_json import Json
 from server.documents.failures import not_stored, unknown
 
 logger = logging.getLogger(__name__)
+
+Permit = Callable[[], None]
+"""Raises what speaks against a write by now: it is asked for again after whatever waited."""
 
 PUTS: Final = 200
 PUT_BYTES: Final = 4 << 20
@@ -41,13 +44,14 @@ class _Put:
     """One that waits. Before it is `sent` it can be taken back; what has not been sent at `latest` never is, since it
     would leave those that are sent with it too little time."""
 
-    __slots__ = ("id", "raw", "deadline", "latest", "answer", "sent")
+    __slots__ = ("id", "raw", "deadline", "permit", "latest", "answer", "sent")
 
-    def __init__(self, identifier: str, raw: bytes, deadline: float) -> None:
+    def __init__(self, identifier: str, raw: bytes, deadline: float, permit: Permit) -> None:
         now = asyncio.get_running_loop().time()
         self.id = identifier
         self.raw = raw
         self.deadline = deadline
+        self.permit = permit
         self.latest = now + (deadline - now) * 0.75
         self.answer: asyncio.Future[Written | Error] = asyncio.get_running_loop().create_future()
         self.sent = False
@@ -73,15 +77,16 @@ class Puts:
         self._queues: dict[str, _Queue] = {}
         """By collection; there is one while its task runs."""
 
-    async def put(self, collection: str, identifier: str, raw: bytes, deadline: float) -> Written:
-        """Answered at `deadline` at the latest: `outcome_unknown` if it was sent, else `unavailable`."""
+    async def put(self, collection: str, identifier: str, raw: bytes, deadline: float, permit: Permit) -> Written:
+        """Answered at `deadline` at the latest: `outcome_unknown` if it was sent, else `unavailable`. `permit` is asked
+        when it leaves the queue, and raises what is wrong."""
         queue = self._queues.get(collection)
         if queue is None:
             queue = self._queues[collection] = _Queue()
             self._keeper.spawn(f"put {collection}", self._work(collection, queue))
         elif len(queue.waiting) >= QUEUED or queue.size + len(raw) > QUEUED_BYTES:
             raise Error("unavailable", "too many documents are waiting to be stored", retry_after=1.0)
-        put = _Put(identifier, raw, deadline)
+        put = _Put(identifier, raw, deadline, permit)
         queue.waiting.append(put)
         queue.size += len(raw)
         try:
@@ -134,6 +139,11 @@ def _next_batch(queue: _Queue) -> list[_Put]:
         put = queue.waiting.popleft()
         if not put.answer.done() and put.latest < now:
             put.answer.set_result(not_stored())
+        if not put.answer.done():
+            try:
+                put.permit()
+            except Error as error:
+                put.answer.set_result(error)
         if put.answer.done():
             queue.size -= len(put.raw)
         elif put.id in batch:

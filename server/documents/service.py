@@ -73,7 +73,7 @@ class DocumentService:
         charge = self._charge(principal, collection, [write], address)
         written: Written | None = None
         try:
-            written = await self._store.write(collection, write, principal.user, owner)
+            written = await self._store.write(collection, write, principal.user, owner, right.again)
         finally:
             _settle(charge, [write], [written])
         return written
@@ -98,7 +98,7 @@ class DocumentService:
         charge = self._charge(principal, collection, allowed, address)
         done: Sequence[Written | Error | None] = []
         try:
-            done = results = await self._store.write_many(collection, allowed, principal.user, owner)
+            done = results = await self._store.write_many(collection, allowed, principal.user, owner, right.again)
         finally:
             _settle(charge, allowed, done)
         following = iter(results)

@@ -39,7 +39,7 @@ from server.documents.patches import (
     target,
     without_id,
 )
-from server.documents.puts import Puts, Written
+from server.documents.puts import Permit, Puts, Written
 from server.documents.queries import Queries, by_id, owned
 from server.documents.schemas import Schemas
 from server.documents.snapshots import snapshot
@@ -55,6 +55,10 @@ _CONCURRENT: Final = 8
 """Conditional writes of one batch under way at a time."""
 CHECKED: Final = 20.0
 """Seconds between looks whether the collections and their indexes are still what they are declared to be."""
+
+
+def _permitted() -> None:
+    """Nothing speaks against it."""
 
 
 class Documents:
@@ -140,29 +144,36 @@ class Documents:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def write(self, collection: str, write: DocumentWrite, user: str | None, owner: Owner | None) -> Written:
+    async def write(
+        self, collection: str, write: DocumentWrite, user: str | None, owner: Owner | None, permit: Permit = _permitted
+    ) -> Written:
         """`conflict` (status 412, with the present revision) if a condition does not hold; `conflict` for a unique
         index or another document's key; `outcome_unknown` if MongoDB does not say, and then nothing of it happens after
-        the answer (commands.py)."""
+        the answer (commands.py). `permit` is asked after whatever waited, before anything is written."""
         self.writes += 1
         new = prepared(collection, write, self._limit)
         deadline = asyncio.get_running_loop().time() + self._timeout
         with self._work():
             if _is_plain_put(write, owner):
                 new = self._checked(collection, new, owner)
-                return await self._puts.put(collection, new["_id"], _encoded(new), deadline)
+                return await self._puts.put(collection, new["_id"], _encoded(new), deadline, permit)
             try:
                 async with asyncio.timeout_at(deadline):
                     with mapped_write():
                         if write.op == "put" and write.document_id is None:
                             new = self._checked(collection, new, owner)
-                            return await self._creations.create(collection, write, new, user, owner, deadline)
-                        return await self._change(collection, write, new, owner, deadline)
+                            return await self._creations.create(collection, write, new, user, owner, deadline, permit)
+                        return await self._change(collection, write, new, owner, deadline, permit)
             except TimeoutError:
                 raise unknown() from None
 
     async def write_many(
-        self, collection: str, writes: Sequence[DocumentWrite], user: str | None, owner: Owner | None
+        self,
+        collection: str,
+        writes: Sequence[DocumentWrite],
+        user: str | None,
+        owner: Owner | None,
+        permit: Permit = _permitted,
     ) -> list[Written | Error]:
         """Each with its own outcome; those of one document in their order. Plain puts go to MongoDB as one command."""
         results: list[Written | Error | None] = [None] * len(writes)
@@ -187,7 +198,7 @@ class Documents:
             async with room:
                 for index in indexes:
                     try:
-                        results[index] = await self.write(collection, writes[index], user, owner)
+                        results[index] = await self.write(collection, writes[index], user, owner, permit)
                     except Error as error:
                         results[index] = error
 
@@ -208,7 +219,7 @@ class Documents:
         return {"_id": new["_id"], **fields}
 
     async def _change(
-        self, collection: str, write: DocumentWrite, new: Json, owner: Owner | None, deadline: float
+        self, collection: str, write: DocumentWrite, new: Json, owner: Owner | None, deadline: float, permit: Permit
     ) -> Written:
         """Read, check and write, guarded by the whole document as it was read; whoever was faster makes us look again.
         (Not a transaction: one that its server did not live to end would lock the document for a minute.)"""
@@ -216,6 +227,7 @@ class Documents:
         size = len(JSON.encode(write.document))
         while True:
             raw = await self._raw(collection).find_one(by_id(identifier))
+            permit()
             if raw is None:
                 check_condition(write, identifier, None)
                 if write.op != "put":
@@ -236,6 +248,7 @@ class Documents:
             else:
                 work = functools.partial(self._changed, collection, write, new, owner, raw)
                 made = await self._worker.run(len(raw.raw) + size, work)
+                permit()
                 if made is None:
                     if await self._commands.delete(collection, raw["_id"], deadline, seen=raw, owned=owned(owner)):
                         return Written(None, False)

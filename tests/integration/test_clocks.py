@@ -53,9 +53,9 @@ async def test_a_clock_that_is_set_is_noticed(mongod: Mongod, monkeypatch: pytes
     async with instances(mongod.uri, clocks=(Clock(lambda: time.time() + ahead),)) as (one,):
         assert await one.node.readiness() == ("ready", [])
         ahead = 50.0
-        await until(lambda: one.node.status()[0] == "degraded", what="the reason")
+        await until(lambda: one.node.lifecycle.status()[0] == "degraded", what="the reason")
         ahead = 0.0
-        await until(lambda: one.node.status()[0] == "ready", what="the end of it")
+        await until(lambda: one.node.lifecycle.status()[0] == "ready", what="the end of it")
 
 
 @pytest.mark.gen_test(timeout=20)

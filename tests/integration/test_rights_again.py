@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import sys
 import types
@@ -23,6 +24,7 @@ from server.node import Node
 from server.presence.service import PresenceService
 from server.wire.codec import JSON
 from server.wire.commands import DocumentWrite, Find, Subscribe
+from tests.support.processes import Mongod
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ANN: Final = Principal(user="ann")
@@ -202,3 +204,35 @@ def test_rights_are_asked_for_in_one_place() -> None:
         ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
         ("server/sessions/client.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
     }
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("put", "update"), ("patch", "find"), ("put of another", "update"), ("create", "findAndModify")],
+)
+async def test_a_write_that_waits_for_mongodb_is_not_done(node: Node, mongod: Mongod, name: str, command: str) -> None:
+    """In the queue behind another one, or between what it reads and what it writes."""
+    await node.documents.write(OPERATOR, "notes", put("put", "old", {"a": 1}))
+    block = {"failCommands": [command], "blockConnection": True, "blockTimeMS": 700, "appName": "waterspout"}
+    collection = "creations" if name == "create" else "notes"
+    await mongod.fail_command(block | {"namespace": f"{node.database.name}.{collection}"}, {"times": 1})
+    others = []
+    if command == "update":  # one that is under way, and others that wait behind it
+        others = [asyncio.ensure_future(node.documents.write(OPERATOR, "notes", put("put", "b", {"a": 1})))]
+    writes = {
+        "put": put("put", "x", {"a": 1}),
+        "patch": put("patch", "old", {"a": 2}),
+        "put of another": put("put", "old", {"a": 3}),
+        "create": DocumentWrite(op="put", document={"a": 1}, key="k"),
+    }
+    await asyncio.sleep(0)
+    writing = asyncio.ensure_future(node.documents.write(ANN, "notes", writes[name]))
+    await asyncio.sleep(0)
+    await node.moderation.revoke(OPERATOR, "ann", channels=["docs:notes"])
+    with pytest.raises(Error) as refused:
+        await writing
+    assert refused.value.code == "permission_denied"
+    await asyncio.gather(*others)
+    documents = (await node.documents.find(OPERATOR, Find(collection="notes")))["documents"]
+    assert {one["_id"]: one["a"] for one in documents} == {"old": 1} | ({"b": 1} if others else {})

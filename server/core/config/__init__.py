@@ -26,6 +26,7 @@ from server.core.config.quotas import Quota, Quotas
 from server.core.config.sources import duration, merged, parse_value, where
 from server.core.config.values import MAX_STORED, Seconds, Section, is_loopback, parse_duration
 from server.core.errors import StartError
+from server.core.names import DOCUMENTS
 
 __all__ = [
     "MAX_STORED",
@@ -77,6 +78,12 @@ class Config(Section):
     `refresh_tokens`, `revocations`, `tickets`, `seen`). Needs MongoDB 6.0, for the images of changed documents"""
     hooks: dict[str, Hook] = field(default_factory=dict)
     """your own rules, by name, see below"""
+
+    def retention(self, channel: str) -> Retention | None:
+        """What is declared for a channel; None: it is not declared any more."""
+        kind, _, rest = channel.partition(":")
+        declared = self.collections.get(rest) if kind == DOCUMENTS else self.namespaces.get(kind)
+        return None if declared is None else declared.history
 
     def check(self) -> None:
         """StartError for what is wrong, by its path."""
