@@ -435,7 +435,7 @@ def test_members(node: list[str], running: Server, transport: str) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("cases", ["client", "http", "faults", "where"])
+@pytest.mark.parametrize("cases", ["client", "http", "faults", "wire", "where"])
 def test_on_a_scripted_server(node: list[str], cases: str) -> None:
     """What a real server does not do on demand: *.test.mjs have the cases."""
     script = ROOT / f"tests/browser/{cases}.test.mjs"

@@ -659,3 +659,51 @@ def test_a_file_that_holds_no_cursors_is_said_so(tmp_path: Path, content: str) -
     path.write_text(content)
     with pytest.raises(ValueError, match=r"cursors\.json: not a file of cursors"):
         FileCursors(path)
+
+
+# --- the table of what is said and answered (tests/shared/wire.json) --------------------------------------------------
+
+SCRIPTS = json.loads((Path(__file__).parent.parent / "shared" / "wire.json").read_text())["scripts"]
+
+
+def filled(value: Any) -> Any:
+    """With values of the kind that the table's placeholders stand for."""
+    if isinstance(value, str):
+        return "e:1" if value == "…" or value.startswith("$") else value
+    if isinstance(value, dict):
+        return {key: filled(item) for key, item in value.items()}
+    return [filled(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script["name"])
+async def test_a_script(script: dict[str, Any]) -> None:
+    """The client sends a command as the table has it, and understands the answer that the server is held to."""
+    asked: dict[int, tuple[dict[str, Any], asyncio.Task[Any]]] = {}
+    async with stage() as server, client(server) as ann:
+        peer = await server.peer()
+        for step in script["steps"]:
+            ((kind, value),) = step.items()
+            if kind == "client" and isinstance(value.get("type"), str) and type(value.get("id")) is int:
+                fields = filled({name: one for name, one in value.items() if name not in ("type", "id")})
+                asking = asyncio.create_task(ann.request(value["type"], again=False, **fields))
+                asked[value["id"]] = (await peer.expect(value["type"], **fields), asking)
+            for answer in [value] if kind == "server" else value if kind == "any_order" else []:
+                if answer["type"] not in ("reply", "error"):
+                    await peer.push(filled(answer))  # nobody has subscribed: it does not matter
+                elif answer.get("id") in asked:
+                    command, asking = asked.pop(answer["id"])
+                    wanted = filled({**answer, "id": command["id"]})
+                    await peer.push(wanted)
+                    if answer["type"] == "reply":
+                        assert await asking == wanted
+                        continue
+                    with pytest.raises(WaterspoutError) as caught:
+                        await asking
+                    error = caught.value
+                    assert (error.code, error.reason, error.retry) == (
+                        wanted["code"],
+                        wanted["reason"],
+                        wanted["retry"],
+                    )
+        assert not asked
+        assert ann.state == "open"
