@@ -86,7 +86,7 @@ class Admission:
     def __init__(self, limits: Limits, namespaces: Mapping[str, Namespace]) -> None:
         self._limits = limits
         self._per_user = Buckets(limits.user_messages_per_second, limits.user_burst)
-        self._requests = Buckets(limits.requests_per_second, limits.requests_burst)
+        self._requests = Buckets(limits.requests_per_second, limits.saved_requests())
         self._per_namespace = {
             name: _buckets(namespace.rate) for name, namespace in namespaces.items() if namespace.rate
         }

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from server.access.admission import Entry
 from server.core.errors import FLOODED, NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
-from server.core.principals import Principal
+from server.core.principals import GUEST, Principal
 from server.core.rates import TokenBucket
 from server.log.log import Receipt
 from server.node import Node
@@ -184,7 +184,7 @@ class Session(ConnectedClient):
             if token is not None or self._principal is None:
                 if self._waits_for_key(command, token):
                     return False
-                principal = self._node.identities.authenticate(token)
+                principal = self._authenticate(token)
                 self._identify(principal)
                 if principal.server:
                     self._trust()
@@ -197,12 +197,21 @@ class Session(ConnectedClient):
         logger.info("connected", extra=self.about())
         return True
 
+    def _authenticate(self, token: str | None) -> Principal:
+        """What proves nothing counts as a request of the address, as over REST: connections are cheap to make anew."""
+        try:
+            return self._node.identities.authenticate(token, self.address)
+        except Error as error:
+            if error.code in ("unauthenticated", "token_expired"):
+                self._node.admission.count_request(GUEST, self.address)
+            raise
+
     def _refresh(self, command: Refresh) -> None:
         """Another token of the same user: its end and its rights count from now on."""
         if self._waits_for_key(command, command.token):
             return
         old = self._principal
-        new = self._node.identities.authenticate(command.token)
+        new = self._authenticate(command.token)
         assert old is not None
         if (new.user, new.server) != (old.user, old.server):
             raise Error("permission_denied", f"token: it is not {old.name}'s")

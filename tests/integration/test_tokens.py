@@ -218,6 +218,26 @@ class TestWithARate:
         assert node.identities.redeem(ticket, ["feed:a"], "192.0.2.3").user == "ann"
 
 
+class TestConnectingWithARate:
+    @pytest.fixture
+    def settings(self) -> dict[str, object]:
+        return {"limits.requests_per_second": 0.1, "limits.requests_burst": 5}
+
+    @pytest.mark.gen_test
+    async def test_tokens_that_prove_nothing_count_over_websocket_as_well(self, url: str) -> None:
+        """Whoever guesses over new connections is told to wait, as over REST; a token that is good before that is
+        good."""
+        async with Client(url, token=make_token(SECRET, "ann")) as ann:
+            codes = []
+            for n in range(10):
+                with pytest.raises(Refused) as caught:
+                    await Client(url, token=make_token("another secret of 32 bytes and more", f"u{n}")).connect()
+                codes.append(caught.value.code)
+            assert codes == ["unauthenticated"] * 5 + ["rate_limited"] * 5
+            assert await refused(ann, "refresh", token="x.y.z") == "rate_limited"
+            await ann.ping()
+
+
 # --- keys at a URL ----------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from server.core.config.values import Count, Rate, Section, Stored
+
+REQUESTS: Final = 100.0
+"""A second, by default."""
+REQUESTS_BURST: Final = 500
+"""Where nothing is said of either: many people may share an address. Whoever chooses a rate means that rate."""
 
 
 class Limits(Section):
@@ -42,8 +49,14 @@ class Limits(Section):
     not counted"""
     user_burst: Count = 0
     """0: a second's worth"""
-    requests_per_second: Rate = 100.0
+    requests_per_second: Rate = REQUESTS
     """REST requests of a user to one instance; of guests, and of requests that fail to prove who they are, per address.
     API keys are not counted"""
-    requests_burst: Count = 500
-    """how many may be saved up; 0: a second's worth"""
+    requests_burst: Count | None = None
+    """how many may be saved up; 0: a second's worth. Null: 500 with the default rate, a second's worth of any other"""
+
+    def saved_requests(self) -> int:
+        """`requests_burst`, where null is worked out."""
+        if self.requests_burst is not None:
+            return self.requests_burst
+        return REQUESTS_BURST if self.requests_per_second == REQUESTS else 0
