@@ -12,13 +12,11 @@ import gzip
 import hashlib
 import logging
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
-from tornado.httputil import HTTPHeaders, ResponseStartLine
 from tornado.iostream import IOStream
 
 from handlers.negotiation import best_media_type, content_coding, wants_page
@@ -64,7 +62,7 @@ class BaseHandler:
         self.site = site
         self.node = site.node
         self.request = request
-        self.request_id = "r" + secrets.token_hex(6)
+        self.request_id = site.request_id()
         self.principal = GUEST
         self._address = site.client_address(request.remote_ip, request.headers)
         self.path_args: tuple[str, ...] = path
@@ -112,7 +110,7 @@ class BaseHandler:
             self.refusal = self._failed(error)
         if self.refusal is not None and (size > DRAINED_BYTES or "Expect" in request.headers):
             self._refuse(self.refusal)
-            await self._send()  # before the body, which closes the connection
+            await self._send(kept=False)  # before the body, which closes the connection
             self.site.log(self)
 
     def receive(self, chunk: bytes) -> None:
@@ -176,10 +174,7 @@ class BaseHandler:
             raise Error("bad_request", f"{method}: not allowed here", status=405)
 
     def _check_headers(self) -> None:
-        size = len(self.request.uri)
-        for name, value in self.request.headers.get_all():
-            size += len(name) + len(value) + 4
-        if size > HEADER_BYTES:
+        if len(self.request.uri) + self.request.headers.size > HEADER_BYTES:
             raise Error("too_large", f"headers: {HEADER_BYTES} bytes at most", status=431)
 
     async def authenticate(self) -> Principal:
@@ -307,12 +302,13 @@ class BaseHandler:
                 raise Error("bad_request", "Accept-Encoding: only gzip and identity here", status=406)
             self._coding = coding
 
-    async def _send(self) -> None:
+    async def _send(self, *, kept: bool = True) -> None:
         status, headers, payload = self.status, self._headers, self._payload
         if self._entity_tag is not None and status == 200:
             headers["ETag"] = f'"{self._entity_tag}"'
             if self._is_known(headers["ETag"]):
-                status, payload = self.status, _ = 304, b""
+                status = self.status = 304
+                payload = b""
                 del headers["Content-Type"]
         if len(payload) >= COMPRESSED_FROM and self._coding == "gzip" and headers.get("Content-Type") in _CODECS:
             headers["Content-Encoding"] = "gzip"
@@ -321,10 +317,15 @@ class BaseHandler:
         if status not in (204, 304):
             headers["Content-Length"] = str(len(payload))
         headers["Date"] = self.site.date()
-        connection = self.request.connection
-        line = ResponseStartLine("HTTP/1.1", status, _REASONS.get(status, "Unknown"))
-        connection.write_headers(line, HTTPHeaders(headers), b"" if self.request.method == "HEAD" else payload)
-        connection.finish()
+        if not (kept and self.request.kept):
+            headers["Connection"] = "close"
+        elif self.request.to_be_told:
+            headers["Connection"] = "keep-alive"
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", *(f"{name}: {headers[name]}" for name in headers)]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin1")
+        # As a block: `write_headers` would take it apart and check again what was made here.
+        self.request.connection.write(head if self.request.method == "HEAD" else head + payload)
+        self.request.connection.finish()
 
     def _is_known(self, tag: str) -> bool:
         known = self.request.headers.get("If-None-Match")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 
 def _weighed(header: str) -> Iterator[tuple[str, float]]:
@@ -35,7 +36,8 @@ def media_quality(accept: str, media_type: str) -> float:
     return _quality(accept, {"*/*": 0, media_type.partition("/")[0] + "/*": 1, media_type: 2}) or 0.0
 
 
-def best_media_type(accept: str, offered: Sequence[str]) -> str | None:
+@lru_cache(maxsize=256)
+def best_media_type(accept: str, offered: tuple[str, ...]) -> str | None:
     """The first of those that are wanted most; None: none of them is."""
     best = max(offered, key=lambda media_type: media_quality(accept, media_type))
     return best if media_quality(accept, best) else None
@@ -46,10 +48,9 @@ def wants_page(accept: str) -> bool:
     return media_quality(accept, "text/html") > media_quality(accept, "application/json")
 
 
-def content_coding(accept_encoding: str | None) -> str | None:
+@lru_cache(maxsize=256)
+def content_coding(accept_encoding: str) -> str | None:
     """`gzip` or `identity`, whichever is wanted more; None: neither will do."""
-    if accept_encoding is None:
-        return "identity"
     gzip = _quality(accept_encoding, {"*": 0, "x-gzip": 1, "gzip": 2})
     identity = _quality(accept_encoding, {"*": 0, "identity": 1})
     if identity is None:

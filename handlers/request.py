@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from functools import cached_property
-from typing import Final
+from typing import Final, overload
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from tornado.http1connection import HTTP1Connection
@@ -18,6 +18,31 @@ MAX_QUERY_FIELDS: Final = 1000
 _HOST: Final = re.compile(r"([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 
 
+class Headers:
+    """By name, whatever its case. What Tornado's have beside that costs more with each look."""
+
+    __slots__ = ("size", "_values")
+
+    def __init__(self, headers: HTTPHeaders) -> None:
+        self.size = 0
+        """Bytes that they took on the wire."""
+        self._values: dict[str, str] = {}
+        for name, value in headers.get_all():
+            self.size += len(name) + len(value) + 4
+            name = name.lower()
+            self._values[name] = f"{self._values[name]},{value}" if name in self._values else value
+
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+    def get(self, name: str, default: str | None = None) -> str | None:
+        return self._values.get(name.lower(), default)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._values
+
+
 class Request:
     def __init__(self, connection: HTTP1Connection, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
         """HTTPInputError without one good Host header."""
@@ -26,15 +51,20 @@ class Request:
         self.context = connection.context
         self.method, self.uri, version = start_line
         self.path, _, self.query = self.uri.partition("?")
-        self.headers = headers
+        self.headers = Headers(headers)
         self.remote_ip = self.context.remote_ip
-        host = headers.get("Host")
+        host = self.headers.get("Host")
         if host is None and version == "HTTP/1.0":
             host = "127.0.0.1"
         found = _HOST.fullmatch(host or "")
         if found is None:
             raise HTTPInputError("expected one Host header")
         self.host_name: str = found[1].lower()
+        asked = self.headers.get("Connection", "").lower()
+        self.kept = asked != "close" if version == "HTTP/1.1" else asked == "keep-alive"
+        """Whether the connection is there for another request."""
+        self.to_be_told = version != "HTTP/1.1"
+        """HTTP/1.0: a connection is closed unless it is said that it is not."""
         self.began = time.perf_counter()
 
     @cached_property

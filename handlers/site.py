@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 from tornado.httputil import HTTPHeaders, format_timestamp
 
 from handlers.origins import Hosts, Origins
+from handlers.request import Headers
 from server.core.errors import NOTABLE
 from server.core.tasks import Keeper
 from server.node import Node
@@ -37,13 +40,17 @@ class Site:
         self.held_bytes = 0
         """Of bodies that are being received or worked on."""
         self._dated = (0, "")
+        self._ids = (f"r{secrets.token_hex(4)}{number:x}" for number in count(1))
 
-    def client_address(self, peer: str, headers: HTTPHeaders) -> str:
+    def client_address(self, peer: str, headers: Headers | HTTPHeaders) -> str:
         """Who connects: the peer, or whom a trusted proxy names last in X-Forwarded-For."""
         if peer not in self._proxies:
             return peer
         forwarded = [part.strip() for part in headers.get("X-Forwarded-For", "").split(",")]
         return next((part for part in reversed(forwarded) if part and part not in self._proxies), peer)
+
+    def request_id(self) -> str:
+        return next(self._ids)
 
     def date(self) -> str:
         """Now, as headers have it."""

@@ -194,7 +194,7 @@ async def test_a_bad_token_at_the_door(url: str, http_client: AsyncHTTPClient, b
 class TestWithARate:
     @pytest.fixture
     def settings(self) -> dict[str, object]:
-        return {"limits.requests_per_second": 5}
+        return {"limits.requests_per_second": 5, "limits.requests_burst": 5}
 
     @pytest.mark.gen_test
     async def test_no_signature_is_looked_at_for_who_has_no_request_left(self, node: Node) -> None:
