@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -68,11 +69,11 @@ class World:
     async def start(self, servers: S) -> S:
         return await self._stack.enter_async_context(servers)
 
-    async def start_servers(self, redis_urls: Sequence[str]) -> list[Server]:
-        """One server for each Redis address (the same one, or that of a proxy)."""
+    async def start_servers(self, redis_urls: Sequence[str], mongodb_uris: Sequence[str] = ()) -> list[Server]:
+        """One server for each Redis address (the same one, or that of a proxy); with MongoDB addresses likewise."""
         started = [
-            Server(self.directory, self.mongodb_uri, url, self.settings, name=f"server-{len(self.servers) + number}")
-            for number, url in enumerate(redis_urls)
+            Server(self.directory, uri, url, self.settings, name=f"server-{len(self.servers) + number}")
+            for number, (url, uri) in enumerate(zip(redis_urls, mongodb_uris or repeat(self.mongodb_uri), strict=False))
         ]
         self.servers += started
         for server in started:

@@ -18,15 +18,18 @@ from tests.support.waiting import until
 
 class Publisher:
     """Publishes `rate` messages a second (0: as fast as answers allow) with at most `window` unanswered ones, each of
-    them again and again with its key until the outcome is known. `async with` starts it; leaving waits for answers."""
+    them again and again with its key until the outcome is known, or only once if not `again`: then a refusal stays one,
+    and what was refused must not be found in the log. `async with` starts it; leaving waits for answers."""
 
     def __init__(
-        self, client: Client, channel: str, *, rate: float = 0.0, window: int = 64, size: int = 64, name: str = ""
-    ) -> None:
+        self, client: Client, channel: str, *, rate: float = 0.0, window: int = 64, size: int = 64, name: str = "",
+        again: bool = True,
+    ) -> None:  # fmt: skip
         self.client = client
         self.channel = channel
         self.rate = rate
         self.padding = "x" * size
+        self.again = again
         self.ledger = PublisherLedger(name or client.name or "publisher")
         self.acknowledged = 0
         self._window = asyncio.Semaphore(window)
@@ -101,6 +104,8 @@ class Publisher:
             else:
                 self.ledger.acknowledged(key, reply["offset"])
                 self.acknowledged += 1
+                return
+            if not self.again:
                 return
             await asyncio.sleep(pause)
 
