@@ -7,6 +7,7 @@ who has used it up need not wait for the full hour to end.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Final
 
 from server.core.addresses import address_key
@@ -24,61 +25,80 @@ Amounts = tuple[int, int, int, int]
 """Of each of KINDS."""
 
 
-class _Used:
-    """What one holder has used: an amount for each of KINDS, as of the time `at`."""
+class _Account:
+    """What one holder may still have stored, for each of KINDS. The clock is looked at only when something has run
+    out: what has come back until then is added at once."""
 
-    __slots__ = ("at", "amounts")
+    __slots__ = ("left", "_holders", "filled_at")
 
-    def __init__(self, at: float) -> None:
-        self.at = at
-        self.amounts = [0.0] * len(KINDS)
+    def __init__(self, holders: _Holders, now: float) -> None:
+        self.left = list(holders.full)
+        self.filled_at = now
+        self._holders = holders
+
+    def fill(self) -> None:
+        now = asyncio.get_running_loop().time()
+        share = (now - self.filled_at) / HOUR
+        self.filled_at = now
+        self.left = [min(left + share * full, full) for left, full in zip(self.left, self._holders.full, strict=True)]
+
+    def check(self, wanted: Amounts) -> None:
+        """`limit_exceeded` if something of it is not left, not even now."""
+        self.fill()
+        for name, full, left, amount in zip(self._holders.names, self._holders.full, self.left, wanted, strict=True):
+            if amount > left:
+                wait = min((amount - left) / full, 1.0) * HOUR
+                raise Error("limit_exceeded", f"{name} is {full:.0f} in an hour", limit=name, retry_after=wait)
+
+    def take(self, wanted: Amounts) -> None:
+        left = self.left
+        left[0] -= wanted[0]
+        left[1] -= wanted[1]
+        left[2] -= wanted[2]
+        left[3] -= wanted[3]
 
 
 class _Holders:
     """All holders of one kind: `guest`, `user` or `namespace`."""
 
     def __init__(self, name: str, quota: Quota) -> None:
-        self._limits = tuple(getattr(quota, kind) for kind in KINDS)
-        self._names = tuple(f"quotas.{name}.{kind}" for kind in KINDS)
-        self._used: dict[str, _Used] = {}
+        self.full = tuple(float(getattr(quota, kind)) or inf for kind in KINDS)
+        self.names = tuple(f"quotas.{name}.{kind}" for kind in KINDS)
+        self.limited = min(self.full) < inf
+        self._accounts: dict[str, _Account] = {}
         self._room = KEPT
-        self.limited = any(self._limits)
 
-    def look(self, key: str, wanted: Amounts, now: float) -> _Used:
-        """What the holder has used, if there is room for all that is wanted; else `limit_exceeded`."""
-        used = self._used.get(key)
-        if used is None:
-            if len(self._used) >= self._room:
-                self._used = {key: used for key, used in self._used.items() if now - used.at < HOUR}
-                self._room = max(KEPT, 2 * len(self._used))
-            used = self._used[key] = _Used(now)
-        passed = (now - used.at) / HOUR
-        used.at = now
-        for index, limit in enumerate(self._limits):
-            if limit:
-                amount = used.amounts[index] = max(used.amounts[index] - passed * limit, 0.0)
-                if wanted[index] and amount + wanted[index] > limit:
-                    wait = (amount + wanted[index] - limit) / limit * HOUR
-                    name = self._names[index]
-                    raise Error(
-                        "limit_exceeded", f"{name} is {limit} in an hour", limit=name, retry_after=min(wait, HOUR)
-                    )
-        return used
+    def account(self, key: str, wanted: Amounts) -> _Account:
+        """The holder's, if all that is wanted is left in it; else `limit_exceeded`."""
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._open(key)
+        left = account.left
+        if left[0] < wanted[0] or left[1] < wanted[1] or left[2] < wanted[2] or left[3] < wanted[3]:
+            account.check(wanted)
+        return account
+
+    def _open(self, key: str) -> _Account:
+        now = asyncio.get_running_loop().time()
+        if len(self._accounts) >= self._room:  # after an hour all has come back
+            self._accounts = {key: one for key, one in self._accounts.items() if now - one.filled_at < HOUR}
+            self._room = max(KEPT, 2 * len(self._accounts))
+        account = self._accounts[key] = _Account(self, now)
+        return account
 
 
 class Charge:
     """What was taken from the quotas for one thing that is to be stored."""
 
-    __slots__ = ("_used",)
+    __slots__ = ("_accounts",)
 
-    def __init__(self, *used: _Used) -> None:
-        self._used = used
+    def __init__(self, *accounts: _Account) -> None:
+        self._accounts = accounts
 
     def give_back(self, kind: str, amount: int = 1) -> None:
         """It was not needed after all: nothing new was made."""
-        index = KINDS.index(kind)
-        for used in self._used:
-            used.amounts[index] = max(used.amounts[index] - amount, 0.0)
+        for account in self._accounts:
+            account.left[KINDS.index(kind)] += amount
 
 
 class Quotas:
@@ -105,15 +125,11 @@ class Quotas:
         if principal.server or not self.limited:
             return None
         wanted = (new_channels, messages, size, new_documents)
-        now = asyncio.get_running_loop().time()
         if principal.user is None:
-            own = self._guests.look(address_key(address), wanted, now)
+            own = self._guests.account(address_key(address), wanted)
         else:
-            own = self._users.look(principal.user, wanted, now)
-        common = self._namespaces.look(namespace, wanted, now)
-        for used in (own, common):
-            amounts = used.amounts
-            for index, amount in enumerate(wanted):
-                if amount:
-                    amounts[index] += amount
+            own = self._users.account(principal.user, wanted)
+        common = self._namespaces.account(namespace, wanted)
+        own.take(wanted)
+        common.take(wanted)
         return Charge(own, common)

@@ -329,18 +329,18 @@ def test_channels_and_nodes_of_all(redis_world: World) -> None:
             await client.subscribe("room:all")
             await client.subscribe(f"room:{n}")
         first = world.houses[0].node
-        await until(lambda: len(first.nodes(admin)["nodes"]) == 3, what="word of all nodes")
+        await until(lambda: len(first.directory.nodes(admin)["nodes"]) == 3, what="word of all nodes")
         await until(lambda: first.attendance.count("room:2")[0] == 1, what="word of room:2")
-        page = await first.channels(admin, "room:", "", 3)
+        page = await first.directory.channels(admin, "room:", "", 3)
         assert [(row["channel"], row["subscribers"], row["users"]) for row in page["channels"]] == [
             ("room:0", 1, 1), ("room:1", 1, 1), ("room:2", 1, 1),
         ]  # fmt: skip
-        page = await first.channels(admin, "room:", page["next"], 3)
+        page = await first.directory.channels(admin, "room:", page["next"], 3)
         assert [(row["channel"], row["subscribers"], row["users"]) for row in page["channels"]] == [("room:all", 3, 1)]
         assert (page["next"], page["missing"]) == (None, [])
         silent = world.houses[2].node
         await silent.broker.close()
-        page = await first.channels(admin, "room:", "", 10)
+        page = await first.directory.channels(admin, "room:", "", 10)
         assert page["missing"] == [silent.id]
         assert [row["subscribers"] for row in page["channels"]] == [1, 1, 2]
 
