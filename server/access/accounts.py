@@ -143,7 +143,7 @@ class Accounts:
             with mapped():
                 account = await self._accounts.find_one({"_id": name})
             hashed = self._dummy if account is None else account["password"]
-            good = await self._work(_verify, hashed, password)
+            good = await self._work(verify_password, hashed, password)
         except Error:
             for throttle, who in taken:
                 throttle.give_back(who)  # nobody has looked at the password
@@ -219,7 +219,8 @@ class Accounts:
             self._hashing -= 1
 
 
-def _verify(hashed: str, password: str) -> bool:
+def verify_password(hashed: str, password: str) -> bool:
+    """Takes about 30 ms of a core, whether they belong together or not."""
     try:
         return _HASHER.verify(hashed, password)
     except VerificationError:

@@ -91,7 +91,8 @@ class Revocations:
         self._on_revocation = on_revocation
         self._on_confirmed = on_confirmed
         self.confirmed = False
-        self._last = 0
+        self.newest = 0
+        """The number of the last one that is known here."""
         self._users: dict[str, float] = {}
         """User → all tokens issued until then are revoked."""
         self._tokens: set[tuple[str, str]] = set()
@@ -106,7 +107,7 @@ class Revocations:
         """Load all that there is, and keep asking; `unavailable` if MongoDB does not answer (try again)."""
         with mapped():
             async for document in self._collection.find().sort("_id"):
-                self._last = document["_id"]
+                self.newest = document["_id"]
                 self._remember(_revocation(document))
         await self._ask()
         self._keeper.keep("revocations", self._poll)
@@ -163,7 +164,7 @@ class Revocations:
         while True:
             await self._ask()
             try:
-                await self._collection.insert_one(document | {"_id": self._last + 1})
+                await self._collection.insert_one(document | {"_id": self.newest + 1})
                 break
             except DuplicateKeyError:
                 pass  # another node was faster with that number: read what it has, and take the next one
@@ -200,19 +201,19 @@ class Revocations:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 with mapped():
-                    newer = await self._linearizable.find_one({"_id": self._last + 1}, {"_id": 1})
+                    newer = await self._linearizable.find_one({"_id": self.newest + 1}, {"_id": 1})
                     # After a long silence the next number may have come and expired, and others behind it not.
                     if newer is not None or not self.confirmed:
-                        async for document in self._collection.find({"_id": {"$gt": self._last}}).sort("_id"):
+                        async for document in self._collection.find({"_id": {"$gt": self.newest}}).sort("_id"):
                             self._take(document)
         except TimeoutError:
             raise Error("unavailable", f"MongoDB: no answer within {ANSWER_WITHIN:.0f} s", retry_after=1.0) from None
         self._confirm(began)
 
     def _take(self, document: dict[str, Any]) -> None:
-        if document["_id"] <= self._last:
+        if document["_id"] <= self.newest:
             return  # another `_ask` was faster
-        self._last = document["_id"]
+        self.newest = document["_id"]
         revocation = _revocation(document)
         self._remember(revocation)
         try:
@@ -226,12 +227,13 @@ class Revocations:
             if self._doubt.when() >= at + CONFIRM_WITHIN:
                 return
             self._doubt.cancel()
-        self._doubt = loop.call_at(at + CONFIRM_WITHIN, self._lose)
+        self._doubt = loop.call_at(at + CONFIRM_WITHIN, self.doubt)
         if not self.confirmed:
             self.confirmed = True
             self._on_confirmed(True)
 
-    def _lose(self) -> None:
+    def doubt(self) -> None:
+        """Nobody has said for too long that there is nothing newer: nothing is confirmed until somebody does."""
         self._doubt = None
         self.confirmed = False
         self._on_confirmed(False)
@@ -240,7 +242,7 @@ class Revocations:
         """Never the last one: the numbers must not start again."""
         now = await compare(self._database, self._clock)
         with mapped():
-            await self._collection.delete_many({"_id": {"$lt": self._last}, "until": {"$lt": now}})
+            await self._collection.delete_many({"_id": {"$lt": self.newest}, "until": {"$lt": now}})
 
 
 def _revocation(document: dict[str, Any]) -> Revocation:

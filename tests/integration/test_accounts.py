@@ -112,13 +112,13 @@ async def test_a_login_does_not_tell_which_accounts_exist(
     """A wrong name and a wrong password: the same answer, after the same hashing."""
     await post("register", user="ann", password=PASSWORD)
     hashed: list[str] = []
-    verify = accounts._verify
+    verify = accounts.verify_password
 
     def counting(stored: str, password: str) -> bool:
         hashed.append(stored)
         return verify(stored, password)
 
-    monkeypatch.setattr(accounts, "_verify", counting)
+    monkeypatch.setattr(accounts, "verify_password", counting)
     wrong_password = await post("login", user="ann", password="not the right one")
     wrong_name = await post("login", user="nobody", password="not the right one")
     assert wrong_password == wrong_name

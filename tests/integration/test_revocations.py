@@ -352,7 +352,7 @@ async def test_racing_writers_all_get_a_number(mongod: Mongod) -> None:
         documents = await nodes[0].node.database["revocations"].find().to_list(None)
         assert sorted(document["_id"] for document in documents) == list(range(1, 21))
         for node in nodes:
-            await until(lambda node=node: node.node.revocations._last == 20, 2, "all of them")
+            await until(lambda node=node: node.node.revocations.newest == 20, 2, "all of them")
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -403,9 +403,9 @@ async def test_an_expired_number_hides_nothing(mongod: Mongod, quickly: None) ->
         node = one.node
         collection = node.database["revocations"]
         old = token("ann")
-        node.revocations._lose()
+        node.revocations.doubt()
         await collection.insert_one({"_id": 7, "kind": "revoke", "user": "ann", "at": time.time()})
-        await until(lambda: node.revocations._last == 7, 5, "the seventh")
+        await until(lambda: node.revocations.newest == 7, 5, "the seventh")
         assert (await one.call("/v1/channels/feed:x/messages", bearer=old))[0] == 401
         assert (await one.call("/v1/users/bob/revoke", {}))[0] == 200
         assert await collection.find_one({"_id": 8}) is not None
