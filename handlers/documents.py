@@ -11,7 +11,7 @@ from handlers.operations import operation
 from server.core.errors import Error, bad_request
 from server.documents.store import Written
 from server.wire.codec import JSON
-from server.wire.commands import DocumentWrite, Find, convert
+from server.wire.commands import Find, Write, convert
 from server.wire.rest import (
     Conditions,
     DocumentBatch,
@@ -28,7 +28,7 @@ Fields = dict[str, Any]
 
 
 class Writing(BaseHandler):
-    async def store(self, collection: str, write: DocumentWrite, conditions: Conditions | None = None) -> None:
+    async def store(self, collection: str, write: Write, conditions: Conditions | None = None) -> None:
         if write.op != "delete" and not self.has_body():
             raise bad_request("the body is a document: an object of fields")
         if conditions is not None:
@@ -43,7 +43,7 @@ class Writing(BaseHandler):
                     "if_rev": match[0] if match else None,
                     "if_absent": bool(none),
                 },
-                DocumentWrite,
+                Write,
             )
         written = await self.node.documents.write(self.principal, collection, write, address=self.client_address())
         self.answer_written(collection, written)
@@ -76,7 +76,7 @@ class Documents(Writing):
     @operation("Create a document", {201: StoredDocument, 200: StoredDocument})
     async def post(self, collection: str, body: Fields, headers: IdempotencyHeader) -> None:
         """The server makes the id, or the body has an `_id`. 200: an earlier request with the same key has made it."""
-        await self.store(collection, DocumentWrite(op="put", document=body, key=headers.key))
+        await self.store(collection, Write(op="put", document=body, key=headers.key))
 
 
 class Document(Writing):
@@ -88,16 +88,16 @@ class Document(Writing):
     @operation("Put a document", {200: StoredDocument, 201: StoredDocument})
     async def put(self, collection: str, document_id: str, body: Fields, headers: Conditions) -> None:
         """The whole of it. `If-None-Match: *`: only if there is none yet."""
-        await self.store(collection, DocumentWrite(op="put", document_id=document_id, document=body), headers)
+        await self.store(collection, Write(op="put", document_id=document_id, document=body), headers)
 
     @operation("Change a document", {200: StoredDocument})
     async def patch(self, collection: str, document_id: str, body: Fields, headers: Conditions) -> None:
         """By a JSON merge patch (RFC 7396)."""
-        await self.store(collection, DocumentWrite(op="patch", document_id=document_id, document=body), headers)
+        await self.store(collection, Write(op="patch", document_id=document_id, document=body), headers)
 
     @operation("Delete a document", {204: None})
     async def delete(self, collection: str, document_id: str, headers: Conditions) -> None:
-        await self.store(collection, DocumentWrite(op="delete", document_id=document_id), headers)
+        await self.store(collection, Write(op="delete", document_id=document_id), headers)
 
 
 class Batch(BaseHandler):

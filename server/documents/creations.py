@@ -24,7 +24,7 @@ from server.documents.puts import Permit, Written
 from server.documents.queries import owned
 from server.documents.views import Owner
 from server.wire.codec import JSON
-from server.wire.commands import DocumentWrite
+from server.wire.commands import Write
 
 
 class Creations:
@@ -34,7 +34,7 @@ class Creations:
         self._commands = commands
 
     async def create(
-        self, collection: str, write: DocumentWrite, new: Json, user: str | None, owner: Owner | None, deadline: float,
+        self, collection: str, write: Write, new: Json, user: str | None, owner: Owner | None, deadline: float,
         permit: Permit,
     ) -> Written:  # fmt: skip
         """Insert `new`; with a key only once. `conflict` if a document with its `_id` is there."""
@@ -51,7 +51,7 @@ class Creations:
         await self._commands.insert(collection, document, deadline)
 
     async def _create_once(
-        self, collection: str, write: DocumentWrite, new: Json, user: str | None, owner: Owner | None, deadline: float,
+        self, collection: str, write: Write, new: Json, user: str | None, owner: Owner | None, deadline: float,
         permit: Permit,
     ) -> Written:  # fmt: skip
         """First a record of what the key is for, then the document, then that it is done: a retry goes on there."""

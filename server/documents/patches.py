@@ -15,21 +15,13 @@ from server.documents import document_json
 from server.documents.document_json import Json
 from server.documents.views import Owner
 from server.wire.codec import JSON
-from server.wire.commands import DocumentWrite
+from server.wire.commands import Write
 
 _ID: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
 _MISSING: Final = object()
 
 
-def target(write: DocumentWrite) -> str | None:
-    """The document that a write is about, wherever its id stands; None: one whose id the server makes."""
-    if write.document_id is not None:
-        return write.document_id
-    identifier = (write.document or {}).get("_id")
-    return identifier if isinstance(identifier, str) else None
-
-
-def prepared(collection: str, write: DocumentWrite, limit: int) -> Json:
+def prepared(collection: str, write: Write, limit: int) -> Json:
     """What is to be stored (of a patch: what is to be merged), with its `_id` first. `limit`: bytes; 0: none."""
     fields = dict(write.document or {})
     identifier = fields.pop("_id", write.document_id)
@@ -80,7 +72,7 @@ def _check_names(fields: Json) -> None:
             todo.extend(item)
 
 
-def check_condition(write: DocumentWrite, identifier: str, current: Json | None) -> None:
+def check_condition(write: Write, identifier: str, current: Json | None) -> None:
     """`conflict` with status 412, and the present revision."""
     rev = current["_rev"] if current else None
     if write.if_absent and current is not None:

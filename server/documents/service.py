@@ -22,7 +22,7 @@ from server.documents.where import parse as parse_where
 from server.log.log import Log
 from server.mongo.client import mapped
 from server.wire.codec import JSON
-from server.wire.commands import DocumentWrite, Find
+from server.wire.commands import Find, Write
 from server.wire.pushes import Fields
 
 
@@ -66,7 +66,7 @@ class DocumentService:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def write(self, principal: Principal, collection: str, write: DocumentWrite, *, address: str = "") -> Written:
+    async def write(self, principal: Principal, collection: str, write: Write, *, address: str = "") -> Written:
         right = self._to_write(principal, collection, address)
         await self._ask_about(right, collection, write)
         owner = _owner(principal, collection, right.options)
@@ -79,7 +79,7 @@ class DocumentService:
         return written
 
     async def write_many(
-        self, principal: Principal, collection: str, writes: list[DocumentWrite], *, address: str = ""
+        self, principal: Principal, collection: str, writes: list[Write], *, address: str = ""
     ) -> list[Written | Error]:
         """Each with its own outcome, in their order."""
         right = self._to_write(principal, collection, address)
@@ -104,9 +104,7 @@ class DocumentService:
         following = iter(results)
         return [refused[index] if index in refused else next(following) for index in range(len(writes))]
 
-    def _charge(
-        self, principal: Principal, collection: str, writes: Sequence[DocumentWrite], address: str
-    ) -> Charge | None:
+    def _charge(self, principal: Principal, collection: str, writes: Sequence[Write], address: str) -> Charge | None:
         """Take the writes from the quotas. Whether a put makes a document is known afterwards: until then it does."""
         if principal.server or not self._quotas.limited:
             return None
@@ -120,7 +118,7 @@ class DocumentService:
         self._lifecycle.check()
         return right
 
-    async def _ask_about(self, right: Right[Collection], name: str, write: DocumentWrite) -> None:
+    async def _ask_about(self, right: Right[Collection], name: str, write: Write) -> None:
         """The hook's answer may have other fields for the document."""
         about = {"collection": name, "op": write.op, "document_id": write.document_id, "document": write.document}
         answer = await right.ask("write", about)
@@ -155,11 +153,11 @@ class DocumentService:
         return self._store.snapshot(view, at)
 
 
-def _may_create(write: DocumentWrite) -> bool:
+def _may_create(write: Write) -> bool:
     return write.op == "put" and write.if_rev is None
 
 
-def _settle(charge: Charge | None, writes: Sequence[DocumentWrite], results: Sequence[Written | Error | None]) -> None:
+def _settle(charge: Charge | None, writes: Sequence[Write], results: Sequence[Written | Error | None]) -> None:
     """Give back what was taken for documents that were not made."""
     if charge is not None:
         made = sum(isinstance(result, Written) and result.created for result in results)

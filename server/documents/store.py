@@ -36,7 +36,6 @@ from server.documents.patches import (
     keep_owners,
     merged,
     prepared,
-    target,
     without_id,
 )
 from server.documents.puts import Permit, Puts, Written
@@ -47,7 +46,7 @@ from server.documents.views import Owner, View
 from server.mongo.client import mapped
 from server.mongo.deadlines import Deadlines
 from server.wire.codec import JSON
-from server.wire.commands import DocumentWrite, Find
+from server.wire.commands import Find, Write
 
 __all__ = ["Documents", "Written"]
 
@@ -145,7 +144,7 @@ class Documents:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     async def write(
-        self, collection: str, write: DocumentWrite, user: str | None, owner: Owner | None, permit: Permit = _permitted
+        self, collection: str, write: Write, user: str | None, owner: Owner | None, permit: Permit = _permitted
     ) -> Written:
         """`conflict` (status 412, with the present revision) if a condition does not hold; `conflict` for a unique
         index or another document's key; `outcome_unknown` if MongoDB does not say, and then nothing of it happens after
@@ -170,18 +169,18 @@ class Documents:
     async def write_many(
         self,
         collection: str,
-        writes: Sequence[DocumentWrite],
+        writes: Sequence[Write],
         user: str | None,
         owner: Owner | None,
         permit: Permit = _permitted,
     ) -> list[Written | Error]:
         """Each with its own outcome; those of one document in their order. Plain puts go to MongoDB as one command."""
         results: list[Written | Error | None] = [None] * len(writes)
-        same = Counter(map(target, writes))
+        same = Counter(write.about for write in writes)
         plain: dict[int, bytes] = {}
         lanes: dict[str, list[int]] = {}
         for index, write in enumerate(writes):
-            about = target(write)
+            about = write.about
             if _is_plain_put(write, owner) and write.key is None and same[about] == 1:
                 try:
                     new = self._checked(collection, prepared(collection, write, self._limit), owner)
@@ -219,7 +218,7 @@ class Documents:
         return {"_id": new["_id"], **fields}
 
     async def _change(
-        self, collection: str, write: DocumentWrite, new: Json, owner: Owner | None, deadline: float, permit: Permit
+        self, collection: str, write: Write, new: Json, owner: Owner | None, deadline: float, permit: Permit
     ) -> Written:
         """Read, check and write, guarded by the whole document as it was read; whoever was faster makes us look again.
         (Not a transaction: one that its server did not live to end would lock the document for a minute.)"""
@@ -257,7 +256,7 @@ class Documents:
             await asyncio.sleep(random.uniform(0, 0.01))
 
     def _changed(
-        self, collection: str, write: DocumentWrite, new: Json, owner: Owner | None, raw: Any
+        self, collection: str, write: Write, new: Json, owner: Owner | None, raw: Any
     ) -> tuple[Json, Json] | None:
         """What the document `raw` becomes by the write, as it is stored and as it is shown; None: it is deleted."""
         current = document_json.document(raw.raw)
@@ -279,7 +278,7 @@ class Documents:
         return document, shown
 
 
-def _is_plain_put(write: DocumentWrite, owner: Owner | None) -> bool:
+def _is_plain_put(write: Write, owner: Owner | None) -> bool:
     """A put that neither asks what is there nor needs to know."""
     conditions = write.if_rev is not None or write.if_absent or owner is not None
     known = write.document_id is not None and len(document_json.ids(write.document_id)) == 1

@@ -360,9 +360,7 @@ class Session(ConnectedClient):
             async with self._one_page():
                 self._reply(command, **await node.documents.find(principal, command, address=self.address))
         else:
-            written = await node.documents.write(
-                principal, command.collection, command.as_write(), address=self.address
-            )
+            written = await node.documents.write(principal, command.collection, command.write(), address=self.address)
             self._reply(command, **written.fields())
 
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
@@ -538,5 +536,5 @@ def _lane_of(command: LaneCommand) -> str:
     name = f"docs:{command.collection}"
     if isinstance(command, Find):
         return name
-    # New documents have no order among themselves.
-    return f"{name}/{command.document_id or id(command)}"
+    about = command.document_id if isinstance(command, Get) else command.write().about
+    return f"{name}/{about or id(command)}"  # documents whose id the server makes have no order among themselves

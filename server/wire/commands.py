@@ -84,8 +84,8 @@ class Find(Command, tag="find"):
     count: bool = False
 
 
-class DocumentWrite(Struct, kw_only=True):
-    """One write, whichever way it came."""
+class Write(Struct, kw_only=True):
+    """One write of a document, whichever way it came: alone, in a batch, as a command."""
 
     op: Literal["put", "patch", "delete"]
     document_id: str | None = None
@@ -96,8 +96,18 @@ class DocumentWrite(Struct, kw_only=True):
     if_absent: bool = False
     key: Key | None = None
 
+    @property
+    def about(self) -> str | None:
+        """The document's id, wherever it stands; None: the server makes it."""
+        if self.document_id is not None:
+            return self.document_id
+        identifier = (self.document or {}).get("_id")
+        return identifier if isinstance(identifier, str) else None
 
-class Write(Command):
+
+class WriteCommand(Command):
+    """The fields of a `Write` on the wire, where `type` says what `op` says in a batch."""
+
     op: ClassVar[Literal["put", "patch", "delete"]]
     collection: str
     document_id: str | None = None
@@ -106,20 +116,26 @@ class Write(Command):
     if_absent: bool = False
     key: Key | None = None
 
-    def as_write(self) -> DocumentWrite:
-        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("id", "collection")}
-        return DocumentWrite(op=self.op, **fields)
+    def write(self) -> Write:
+        return Write(
+            op=self.op,
+            document_id=self.document_id,
+            document=self.document,
+            if_rev=self.if_rev,
+            if_absent=self.if_absent,
+            key=self.key,
+        )
 
 
-class Put(Write, tag="put"):
+class Put(WriteCommand, tag="put"):
     op: ClassVar[Literal["put"]] = "put"
 
 
-class Patch(Write, tag="patch"):
+class Patch(WriteCommand, tag="patch"):
     op: ClassVar[Literal["patch"]] = "patch"
 
 
-class Delete(Write, tag="delete"):
+class Delete(WriteCommand, tag="delete"):
     op: ClassVar[Literal["delete"]] = "delete"
 
 

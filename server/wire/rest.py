@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.core.errors import ERRORS, Error
-from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, DocumentWrite, Key, Limit
+from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, Key, Limit, Write
 from server.wire.pushes import MessagePush
 
 MAX_BATCH: Final = 500
@@ -204,7 +204,7 @@ class Conditions(Struct, rename={"match": "If-Match", "none_match": "If-None-Mat
 
 
 class DocumentBatch(Struct):
-    writes: Annotated[list[DocumentWrite], Meta(min_length=1, max_length=MAX_BATCH)]
+    writes: Annotated[list[Write], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
 StoredDocument = Annotated[

@@ -14,7 +14,7 @@ from server.core import config
 from server.core.errors import Error
 from server.core.principals import GUEST, Principal
 from server.node import Node
-from server.wire.commands import DocumentWrite
+from server.wire.commands import Write
 from tests.support.client import Client, Refused, make_token
 from tests.support.processes import Mongod
 
@@ -102,7 +102,7 @@ async def test_messages_and_bytes(node: Node, base_url: str, http_server: object
 async def test_stored_bytes(node: Node, base_url: str, http_server: object) -> None:
     """Messages and documents alike."""
     assert await batch(base_url, [{"channel": "chat:a", "data": 40 * KIB}] * 2) == ["stored", "quotas.guest.bytes"]
-    put = DocumentWrite(op="put", document_id="x", document={"text": 40 * KIB})
+    put = Write(op="put", document_id="x", document={"text": 40 * KIB})
     with pytest.raises(Error, match=r"quotas\.guest\.bytes"):
         await node.documents.write(GUEST, "notes", put, address="127.0.0.1")
     await node.documents.write(GUEST, "notes", put, address="192.0.2.1")
@@ -112,8 +112,8 @@ async def test_stored_bytes(node: Node, base_url: str, http_server: object) -> N
 async def test_new_documents(node: Node) -> None:
     """One by one and in batches; what exists may be put, patched and deleted without end."""
 
-    def put(identifier: str) -> DocumentWrite:
-        return DocumentWrite(op="put", document_id=identifier, document={"n": 1})
+    def put(identifier: str) -> Write:
+        return Write(op="put", document_id=identifier, document={"n": 1})
 
     for n in range(4):
         await node.documents.write(GUEST, "notes", put(f"d{n}"))
@@ -121,7 +121,7 @@ async def test_new_documents(node: Node) -> None:
         results = await node.documents.write_many(GUEST, "notes", [put("d0")])
         assert not isinstance(results[0], Error)
         await node.documents.write(GUEST, "notes", put("d1"))
-        await node.documents.write(GUEST, "notes", DocumentWrite(op="patch", document_id="d2", document={"n": 2}))
+        await node.documents.write(GUEST, "notes", Write(op="patch", document_id="d2", document={"n": 2}))
     with pytest.raises(Error, match=r"quotas\.guest\.new_documents is 5 in an hour"):
         await node.documents.write_many(GUEST, "notes", [put("e0"), put("e1")])
     await node.documents.write_many(GUEST, "notes", [put("e0")])

@@ -15,7 +15,7 @@ from server.core.errors import Error
 from server.core.principals import Principal
 from server.documents.store import Written
 from server.node import Node
-from server.wire.commands import DocumentWrite, Find
+from server.wire.commands import Find, Write
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -41,7 +41,7 @@ def direct(mongod: Mongod, node: Node) -> Any:
 
 async def write(node: Node, who: Principal, collection: str, op: Any, identifier: str | None = None,
                 document: Any = None, **more: Any) -> Written:  # fmt: skip
-    about = DocumentWrite(op=op, document_id=identifier, document=document, **more)
+    about = Write(op=op, document_id=identifier, document=document, **more)
     return await node.documents.write(who, collection, about)
 
 
@@ -156,8 +156,8 @@ async def test_the_digits_of_an_object_id_are_taken_by_it(node: Node, direct: An
         assert await refused(node, ANN, "things", "put", None, {"_id": str(twin)}, key=key) == "conflict"
     assert await refused(node, ANN, "things", "put", str(twin), {}, if_absent=True) == "conflict"
     batch = [
-        DocumentWrite(op="put", document={"_id": str(twin)}),
-        DocumentWrite(op="put", document_id=str(twin), document={}),
+        Write(op="put", document={"_id": str(twin)}),
+        Write(op="put", document_id=str(twin), document={}),
     ]
     made, put = await node.documents.write_many(ANN, "things", batch)
     assert isinstance(made, Error)
@@ -172,11 +172,11 @@ async def test_a_batch_is_in_order_wherever_the_id_stands(node: Node, direct: An
     """The `_id` of a create counts like a `document_id`, with a key as without."""
     for n in range(20):
         writes = [
-            DocumentWrite(op="put", document={"_id": f"x{n}", "n": "n" * 50_000}, key=f"k{n}" if n % 2 else None),
-            DocumentWrite(op="patch", document_id=f"x{n}", document={"m": 1}),
-            DocumentWrite(op="delete", document_id=f"x{n}"),
-            DocumentWrite(op="put", document={"_id": f"y{n}"}),
-            DocumentWrite(op="put", document_id=f"y{n}", document={"n": n}),
+            Write(op="put", document={"_id": f"x{n}", "n": "n" * 50_000}, key=f"k{n}" if n % 2 else None),
+            Write(op="patch", document_id=f"x{n}", document={"m": 1}),
+            Write(op="delete", document_id=f"x{n}"),
+            Write(op="put", document={"_id": f"y{n}"}),
+            Write(op="put", document_id=f"y{n}", document={"n": n}),
         ]
         results = await node.documents.write_many(ANN, "things", writes)
         assert [one.reason for one in results if isinstance(one, Error)] == []
@@ -205,7 +205,7 @@ async def test_who_owns_a_document_stays_as_it_is(node: Node, direct: Any) -> No
         assert await refused(node, who, "notes", "patch", "1", {"owner": None}) == "permission_denied"
     assert await refused(node, EVE, "notes", "put", "1", {}) == "not_found"
     assert direct.notes.find_one() == {"_id": "1", "t": 6, "owner": both}
-    batch = await node.documents.write_many(BOB, "notes", [DocumentWrite(op="put", document_id="1", document={"t": 7})])
+    batch = await node.documents.write_many(BOB, "notes", [Write(op="put", document_id="1", document={"t": 7})])
     assert isinstance(batch[0], Written)
     assert direct.notes.find_one() == {"_id": "1", "t": 7, "owner": both}
 

@@ -460,6 +460,21 @@ async def test_documents_over_websocket(url: str) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_commands_on_one_document_are_carried_out_in_order(url: str) -> None:
+    """Sent one behind the other, wherever the id stands."""
+    async with Client([url]) as client:
+        for n in range(20):
+            about = {"collection": "orders", "document_id": f"x{n}"}
+            created, patched, deleted = await asyncio.gather(
+                client.request("put", collection="orders", document={"_id": f"x{n}", "n": "n" * 50_000}),
+                client.request("patch", **about, document={"m": 1}),
+                client.request("delete", **about),
+            )
+            assert (created["created"], patched["document"]["m"], deleted["deleted"]) == (True, 1, True)
+        assert (await client.request("find", collection="orders"))["documents"] == []
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_changes_however_they_are_made(url: str, direct: Any) -> None:
     """A snapshot, then every change, made through us or by another program; each once and in order."""
     direct.orders.insert_one({"_id": "before", "n": 0})

@@ -23,7 +23,7 @@ from server.documents.service import DocumentService
 from server.node import Node
 from server.presence.service import PresenceService
 from server.wire.codec import JSON
-from server.wire.commands import DocumentWrite, Find, Subscribe
+from server.wire.commands import Find, Subscribe, Write
 from tests.support.processes import Mongod
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -61,8 +61,8 @@ def writing(op: Any, identifier: str, document: dict[str, Any] | None = None) ->
     return lambda node: node.documents.write(ANN, "notes", put(op, identifier, document))
 
 
-def put(op: Any, identifier: str, document: dict[str, Any] | None) -> DocumentWrite:
-    return DocumentWrite(op=op, document_id=identifier, document=document)
+def put(op: Any, identifier: str, document: dict[str, Any] | None) -> Write:
+    return Write(op=op, document_id=identifier, document=document)
 
 
 async def batch(node: Node) -> None:
@@ -224,7 +224,7 @@ async def test_a_write_that_waits_for_mongodb_is_not_done(node: Node, mongod: Mo
         "put": put("put", "x", {"a": 1}),
         "patch": put("patch", "old", {"a": 2}),
         "put of another": put("put", "old", {"a": 3}),
-        "create": DocumentWrite(op="put", document={"a": 1}, key="k"),
+        "create": Write(op="put", document={"a": 1}, key="k"),
     }
     await asyncio.sleep(0)
     writing = asyncio.ensure_future(node.documents.write(ANN, "notes", writes[name]))
