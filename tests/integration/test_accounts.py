@@ -165,7 +165,7 @@ class TestBehindAProxy:
 
         return login
 
-    @pytest.mark.gen_test
+    @pytest.mark.gen_test(timeout=60)
     async def test_addresses_of_one_network_guess_as_one(self, login: Any) -> None:
         """Of IPv6 the /64 counts; another network may go on."""
         await login(PASSWORD, "192.0.2.1", "register")
@@ -174,7 +174,7 @@ class TestBehindAProxy:
         assert await login(PASSWORD, "2001:db8:1:2:ffff::1") == 429
         assert await login(PASSWORD, "2001:db8:1:3::1") == 200
 
-    @pytest.mark.gen_test
+    @pytest.mark.gen_test(timeout=60)
     async def test_an_account_is_guessed_slowly_from_everywhere(
         self, login: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -189,7 +189,7 @@ class TestBehindAProxy:
         monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: now))
         assert await login(PASSWORD, "203.0.113.7") == 200
 
-    @pytest.mark.gen_test
+    @pytest.mark.gen_test(timeout=60)
     async def test_many_names_at_once_count_as_many_in_a_row(
         self, post: Any, monkeypatch: pytest.MonkeyPatch, node: Node
     ) -> None:
