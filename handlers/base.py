@@ -317,7 +317,7 @@ class BaseHandler:
         if status not in (204, 304):
             headers["Content-Length"] = str(len(payload))
         headers["Date"] = self.site.date()
-        if not (kept and self.request.kept):
+        if not (kept and self.request.kept and self.request.context.refusal is None):
             headers["Connection"] = "close"
         elif self.request.to_be_told:
             headers["Connection"] = "keep-alive"

@@ -22,6 +22,7 @@ from handlers.base import BaseHandler, NotFound
 from handlers.pages import log_page
 from handlers.request import Request
 from handlers.site import Site
+from server.access.admission import Visit
 
 
 class Routes:
@@ -64,6 +65,12 @@ class Doors(HTTPServerConnectionDelegate):
         self.site = site
         self.routes = Routes(routes)
         self.pages = Pages(list(pages), log_function=log_page, site=site)
+
+    def visit(self, peer: str) -> Visit | None:
+        """A seat for a connection of this address; `limit_exceeded` if there is none. The operator's port has no
+        limit."""
+        site = self.site
+        return None if site.keyless else site.node.admission.visit(peer, proxied=peer in site.proxies)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         assert isinstance(request_conn, HTTP1Connection)

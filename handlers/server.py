@@ -13,8 +13,9 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
+from typing import Final, Protocol
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
@@ -28,12 +29,20 @@ from tornado.httputil import (
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
 
+from server.access.admission import Visit
+from server.core.addresses import address_key
 from server.core.errors import Error
 
 logger = logging.getLogger(__name__)
 
 HEADER_SECONDS: Final = 20.0
 """From the first byte of a request, of a new connection from its beginning, until its headers are there."""
+REFUSED_SECONDS: Final = 3.0
+"""The same for a connection that has no seat, and can only be told so."""
+LOOKED_AT: Final = 1000
+"""Of the idle so many, for one that may go."""
+REFUSED_AT_ONCE: Final = 1000
+"""Beyond so many they are closed without a word."""
 BODY_SECONDS: Final = 20.0
 IDLE_SECONDS: Final = 90.0
 """Between two requests. Longer than a proxy keeps its connections (75 s in deploy/nginx.conf): who sends the requests
@@ -87,6 +96,8 @@ Line = dict["Connection", float]
 class Lines:
     def __init__(self) -> None:
         self.headers: Line = {}
+        self.refused: Line = {}
+        """As `headers`, for those that are too many."""
         self.body: Line = {}
         self.answer: Line = {}
         self.idle: Line = {}
@@ -95,14 +106,15 @@ class Lines:
 class Connection:
     """One TCP connection that speaks HTTP; handlers find it as the `context` of a request's connection."""
 
-    __slots__ = ("stream", "remote_ip", "protocol", "refusal", "lines", "line", "_now")
+    __slots__ = ("stream", "remote_ip", "protocol", "refusal", "visit", "lines", "line", "_now")
 
-    def __init__(self, stream: Stream, address: str, lines: Lines, now: Any) -> None:
+    def __init__(self, stream: Stream, address: str, lines: Lines, now: Callable[[], float]) -> None:
         self.stream = stream
         self.remote_ip = address
         self.protocol = "http"
         self.refusal: Error | None = None
-        """What every request on it is answered with."""
+        """It has no seat: it may ask once, is answered with this, and is closed."""
+        self.visit: Visit | None = None
         self.lines = lines
         self.line: Line = lines.headers
         self._now = now
@@ -143,10 +155,19 @@ class Request(HTTPMessageDelegate):
         self._delegate.on_connection_close()
 
 
+class Doors(Protocol):
+    """What is served."""
+
+    def visit(self, peer: str) -> Visit | None:
+        """A seat for a connection of this address, where they are counted; or `limit_exceeded`."""
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate: ...
+
+
 class HTTPServer(HTTPServerConnectionDelegate):
     """Serves `doors` on sockets that listen. It needs a running loop, or the one that will run."""
 
-    def __init__(self, doors: HTTPServerConnectionDelegate, listeners: Iterable[socket.socket]) -> None:
+    def __init__(self, doors: Doors, listeners: Iterable[socket.socket]) -> None:
         self._doors = doors
         self._lines = Lines()
         self._connections: dict[HTTP1ServerConnection, Connection] = {}
@@ -209,13 +230,40 @@ class HTTPServer(HTTPServerConnectionDelegate):
         self._paused = self._loop.call_later(PAUSE, self._accept_again)
 
     def _serve(self, accepted: socket.socket, address: str) -> None:
-        accepted.setblocking(False)
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # gone already
+            accepted.close()
+            return
         stream = Stream(accepted, max_buffer_size=BODY_BYTES + HEADER_BYTES)
         connection = stream.connection = Connection(stream, address, self._lines, self._loop.time)
+        try:
+            connection.visit = self._seat(address)
+        except Error as error:
+            connection.refusal = error
+            if len(self._lines.refused) >= REFUSED_AT_ONCE:
+                connection.stand_in({})
+                stream.close()
+                return
+            connection.stand_in(self._lines.refused)
         serving = HTTP1ServerConnection(stream, self._parameters, connection)
         self._connections[serving] = connection
         serving.start_serving(self)
+
+    def _seat(self, address: str) -> Visit | None:
+        """An idle connection goes if there is none: of the address, or the one that has been idle for the longest."""
+        try:
+            return self._doors.visit(address)
+        except Error as error:
+            key = address_key(address) if error.limit == "connections_per_ip" else None
+            idle = islice(self._lines.idle, LOOKED_AT)
+            leaving = next((one for one in idle if key is None or (one.visit and one.visit.key == key)), None)
+            if leaving is None or leaving.visit is None:
+                raise
+            leaving.visit.leave()
+            leaving.stand_in({})
+            leaving.stream.close()
+            return self._doors.visit(address)
 
     # --- Tornado's side -----------------------------------------------------------------------------------------------
 
@@ -225,7 +273,7 @@ class HTTPServer(HTTPServerConnectionDelegate):
         assert isinstance(connection, Connection)
         if connection.line is self._lines.answer:
             connection.stand_in(self._lines.idle)
-            if self._stopped:
+            if self._stopped or connection.refusal is not None:
                 connection.stream.close()
         return Request(self._doors.start_request(server_conn, request_conn), connection)
 
@@ -236,15 +284,18 @@ class HTTPServer(HTTPServerConnectionDelegate):
         del connection.line[connection]
         connection.line = {}
         del connection.stream
+        if connection.visit is not None:
+            connection.visit.leave()
 
     # --- in time ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self._looking = self._loop.call_later(LOOK_EVERY, self._look)
+        if not self._stopped or self._connections:
+            self._looking = self._loop.call_later(LOOK_EVERY, self._look)
         lines, now = self._lines, self._loop.time()
         for line, seconds in (
-            (lines.headers, HEADER_SECONDS), (lines.body, BODY_SECONDS), (lines.idle, IDLE_SECONDS),
-            (lines.answer, STALLED_SECONDS),
+            (lines.headers, HEADER_SECONDS), (lines.refused, REFUSED_SECONDS), (lines.body, BODY_SECONDS),
+            (lines.idle, IDLE_SECONDS), (lines.answer, STALLED_SECONDS),
         ):  # fmt: skip
             for connection, since in list(line.items()):
                 if now - since < seconds:
@@ -262,13 +313,12 @@ class HTTPServer(HTTPServerConnectionDelegate):
         if self._stopped:
             return
         self._stopped = True
-        self._looking.cancel()
         if self._paused is not None:
             self._paused.cancel()
         for listener in self._listeners:
             self._loop.remove_reader(listener.fileno())
             listener.close()
-        for connection in (*self._lines.idle, *self._lines.headers):
+        for connection in (*self._lines.idle, *self._lines.headers, *self._lines.refused):
             connection.stream.close()
 
     @property
@@ -279,3 +329,4 @@ class HTTPServer(HTTPServerConnectionDelegate):
     async def close_all_connections(self) -> None:
         while self._connections:
             await next(iter(self._connections)).close()
+        self._looking.cancel()

@@ -30,7 +30,7 @@ class Site:
         self.node = node
         self.hosts = hosts
         self.origins = Origins(node.config)
-        self._proxies = frozenset(node.config.server.trusted_proxies)
+        self.proxies = frozenset(node.config.server.trusted_proxies)
         self.registry = registry
         self.keyless = keyless
         self.openapi = b""
@@ -44,10 +44,10 @@ class Site:
 
     def client_address(self, peer: str, headers: Headers | HTTPHeaders) -> str:
         """Who connects: the peer, or whom a trusted proxy names last in X-Forwarded-For."""
-        if peer not in self._proxies:
+        if peer not in self.proxies:
             return peer
         forwarded = [part.strip() for part in headers.get("X-Forwarded-For", "").split(",")]
-        return next((part for part in reversed(forwarded) if part and part not in self._proxies), peer)
+        return next((part for part in reversed(forwarded) if part and part not in self.proxies), peer)
 
     def request_id(self) -> str:
         return next(self._ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from server.access.permissions import revocable
 from server.core.addresses import address_key
@@ -16,6 +16,9 @@ from server.core.rates import Buckets
 from server.core.seats import Seats
 
 logger = logging.getLogger(__name__)
+
+BESIDE: Final = 16
+"""So many connections of plain HTTP are let in beside those that have taken all seats."""
 
 
 class Client(Protocol):
@@ -82,6 +85,26 @@ class Entry:
             self._admission.connections.free()
 
 
+class Visit:
+    """The seats of a connection that makes requests and may leave after each, until it is given back."""
+
+    __slots__ = ("key", "_admission", "_left")
+
+    def __init__(self, admission: Admission, key: str | None) -> None:
+        self.key = key
+        """Whose connections it is one of; None: a proxy's, which brings many clients."""
+        self._admission = admission
+        self._left = False
+
+    def leave(self) -> None:
+        """Twice is fine."""
+        if not self._left:
+            self._left = True
+            self._admission.visits.free()
+            if self.key is not None:
+                self._admission.visits_by_address.free(self.key)
+
+
 class Admission:
     def __init__(self, limits: Limits, namespaces: Mapping[str, Namespace]) -> None:
         self._limits = limits
@@ -93,6 +116,8 @@ class Admission:
         self.connections = Seats("connections", limits.connections)
         """Those that stay: WebSockets, event streams, long polls; each until its socket is closed."""
         self.addresses = Seats("connections_per_ip", limits.connections_per_ip)
+        self.visits, self.visits_by_address = Seats("connections", 0), Seats("connections_per_ip", 0)
+        """Connections of plain HTTP. They share the limits of those that stay, see `visit`."""
         self.per_user = Seats("connections_per_user", limits.connections_per_user)
         """API keys are not counted."""
         self.channels = Seats("channels_per_connection", limits.channels_per_connection, retry_after=None)
@@ -117,6 +142,18 @@ class Admission:
             entry.leave()
             raise
         return entry
+
+    def visit(self, address: str, *, proxied: bool = False) -> Visit:
+        """Let a connection of plain HTTP in, or `limit_exceeded`. It counts together with those that stay, but BESIDE
+        more of them may come: whoever has a WebSocket on each seat can still make a request. `proxied`: the address is
+        that of a proxy, whose clients are known with their requests only."""
+        key = None if proxied else address_key(address)
+        self.connections.check(None, self.visits.total - BESIDE)
+        if key is not None:
+            self.addresses.check(key, self.visits_by_address.count(key) - BESIDE)
+            self.visits_by_address.reserve(key)
+        self.visits.reserve()
+        return Visit(self, key)
 
     def spend(self, principal: Principal, address: str, channel: str | None = None) -> None:
         """`rate_limited` if the user (a guest: the address) publishes, into `channel`, or reads too much. Back ends are

@@ -11,6 +11,7 @@ import pytest
 
 import handlers.server
 from handlers.server import HTTPServer
+from server.access import admission
 from server.node import Node
 from tests.support.client import Client
 from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server
@@ -128,6 +129,92 @@ async def test_who_leaves_answers_first(http_server: HTTPServer, http_port: int)
         assert await busy.ask(POST[-3:]) == 201
         assert await busy.closed()
     assert not http_server.busy
+
+
+class TestSeats:
+    """Connections of plain HTTP count too."""
+
+    @pytest.fixture
+    def settings(self) -> dict[str, object]:
+        return {"limits.connections_per_ip": 3, "server.trusted_proxies": ["127.0.0.2"]}
+
+    @pytest.fixture(autouse=True)
+    def none_beside(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(admission, "BESIDE", 0)
+
+    @pytest.mark.gen_test
+    async def test_who_is_one_too_many_is_told(self, node: Node, http_server: object, http_port: int) -> None:
+        """Those who are at a request stay. The next one gets an answer, whatever it asks, and is closed; probes are
+        answered all the same."""
+        for path, status in (("/v1/channels/chat:a/messages", 429), ("/", 429), ("/v1/ws", 429), ("/readyz", 200)):
+            async with Raw(http_port) as one, Raw(http_port) as two, Raw(http_port) as three:
+                for busy in (one, two, three):
+                    busy.writer.write(POST[:-3])
+                await until(lambda: node.admission.visits.total == 3, 5, "three")
+                async with Raw(http_port) as late:
+                    assert await late.ask(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()) == status
+                    assert await late.closed()
+                assert await one.ask(POST[-3:]) == 201
+            await until(lambda: not node.admission.visits.total, 5, "nobody")
+
+    @pytest.mark.gen_test
+    async def test_the_idle_make_room(self, node: Node, http_server: object, http_port: int) -> None:
+        """A connection that is only kept for later goes when another one of its address comes: the oldest first."""
+        async with Raw(http_port) as one, Raw(http_port) as two, Raw(http_port) as three:
+            for idle in (one, two, three):
+                assert await idle.ask(GET) == 200
+            assert await one.ask(GET) == 200
+            async with Raw(http_port) as late:
+                assert await late.ask(POST) == 201
+                assert await two.closed()
+                assert await one.ask(GET) == 200
+                assert await three.ask(GET) == 200
+            assert not node.incidents.refusals
+
+    @pytest.mark.gen_test
+    async def test_a_websocket_keeps_the_seat(self, node: Node, http_server: object, http_port: int) -> None:
+        """A connection that becomes one has its seat already; with all taken there is none for a request."""
+        upgrade = (
+            b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+        )
+        async with Raw(http_port) as one, Raw(http_port) as two, Raw(http_port) as three:
+            for opened in (one, two, three):
+                assert await opened.ask(upgrade) == 101
+            await until(lambda: not node.admission.visits.total, 5, "no more HTTP")
+            assert node.admission.connections.total == 3
+            async with Raw(http_port) as late:
+                assert await late.ask(GET) == 429
+        await until(lambda: not node.admission.connections.total, 5, "nobody")
+        async with Raw(http_port) as again:
+            assert await again.ask(GET) == 200
+
+    @pytest.mark.gen_test
+    async def test_who_says_nothing_is_soon_gone(
+        self, node: Node, http_server: object, http_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Hundreds that connect and are silent: as many as may are kept for as long as headers may take, the others are
+        closed much sooner."""
+        monkeypatch.setattr(handlers.server, "LOOK_EVERY", 0.05)
+        monkeypatch.setattr(handlers.server, "REFUSED_SECONDS", 0.2)
+        await until(lambda: True, 1, "the next look")
+        crowd = [await asyncio.open_connection(LOOPBACK, http_port) for _ in range(50)]
+        reads = [asyncio.ensure_future(reader.read()) for reader, _ in crowd]
+        await until(lambda: sum(read.done() for read in reads) == 47, 10, "all but three are closed")
+        assert node.admission.visits.total == 3
+        for read in reads:
+            read.cancel()
+        for _, writer in crowd:
+            writer.close()
+
+    @pytest.mark.gen_test
+    async def test_a_proxy_is_not_one_client(self, node: Node, http_server: object, http_port: int) -> None:
+        """It brings many: its connections count among all, not for its address."""
+        visits = [node.admission.visit("127.0.0.2", proxied=True) for _ in range(10)]
+        assert node.admission.visits.total == 10
+        assert not node.admission.visits_by_address.total
+        for visit in visits:
+            visit.leave()
 
 
 class Confined(Server):

@@ -39,11 +39,12 @@ class Limits(Section):
     queue_bytes: Count = 1048576
     """waiting for one client; beyond it is served from the log, at its pace"""
     connections: Count = 10000
-    """WebSockets, event streams and waiting polls of one instance"""
+    """of one instance: WebSockets, event streams, waiting polls and connections of plain HTTP. Of the latter the idle
+    make room for others; 16 are let in beside those that have taken all seats"""
     connections_per_user: Count = 20
     """connections of one user to one instance; guests and API keys are not counted"""
     connections_per_ip: Count = 50
-    """of one address to one instance, likewise"""
+    """of one address (of IPv6: of one /64) to one instance, as with `connections`"""
     user_messages_per_second: Rate = 0.0
     """the same of a user over all its connections to one instance, and over REST; of guests per address. API keys are
     not counted"""
