@@ -18,7 +18,6 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from server.brokers import links
 from server.brokers.base import Announcement, OnAnnouncement, OnMessages, OnReconnect
@@ -216,7 +215,7 @@ class RedisBroker:
             await asyncio.wait((self._reader,))
             worked = self._linked and now() - self._linked_at > SETTLED
             if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
-                if not isinstance(error, RedisError | OSError | AttributeError):
+                if not isinstance(error, LINK_ERRORS):
                     logger.error("the link to Redis failed", exc_info=error)
                 self._link_problem = self._report(error)
             await self._drop_link()

@@ -149,6 +149,8 @@ class Foundation:
         """Return when `base` is what MongoDB has. Those who ask at once share one look."""
         if self._looking is None or self._looking.done():
             self._looking = self._keeper.spawn("log look", self._look(), awaited=True)
+            # Who asked may have lost patience; what it fails with is then told as that.
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._looking)
 
     async def _look(self) -> None:

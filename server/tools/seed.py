@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -39,18 +40,26 @@ _INSTRUMENTS: Final = {"EUR-USD": 1.09, "GBP-USD": 1.27, "USD-JPY": 151.2, "BTC-
                        "OIL": 81.4, "WHEAT": 5.9, "COFFEE": 2.2}  # fmt: skip
 _CUSTOMERS: Final = ("ann", "bob", "carol", "dave", "erin", "frank")
 _STEPS: Final = ("placed", "paid", "packed", "shipped")
+COLLECTIONS: Final = ("products", "stock", "orders", "instruments", "trades")
+_DECLARE: Final = ": copy them from config.yaml into the configuration, under `collections`, and start the server again"
 _KEPT: Final = 200
 """Orders and trades; older ones are deleted, so that a demonstration may run for days."""
 
 
 def run(options: Config, simulate: bool) -> int:
+    """1 if collections of the example are not declared: the others are filled, and the pages lack these."""
+    missing = [name for name in COLLECTIONS if name not in options.collections]
+    if len(missing) == len(COLLECTIONS):
+        raise StartError(f"seed: none of the collections {', '.join(missing)} is declared{_DECLARE}")
+    if missing:
+        print(f"not declared, so left out: {', '.join(missing)}{_DECLARE}", file=sys.stderr, flush=True)
     try:
         asyncio.run(_run(options, simulate))
     except KeyboardInterrupt:
         pass
     except (PyMongoError, Error) as error:
         raise StartError(brief(error) if isinstance(error, PyMongoError) else error.reason) from None
-    return 0
+    return 1 if missing else 0
 
 
 async def _run(options: Config, simulate: bool) -> None:

@@ -10,13 +10,14 @@ import pytest
 
 from server.core import config
 from server.node import Node
-from server.tools.seed import Example
+from server.tools.seed import COLLECTIONS, Example
 from tests.support.client import Client
+from tests.support.commands import called, refused
 from tests.support.documents import watch
-from tests.support.processes import ROOT, Server
+from tests.support.processes import ROOT, Mongod, Server
 from tests.support.waiting import until
 
-DEMO = ("products", "stock", "orders", "instruments", "trades")
+DEMO = COLLECTIONS
 
 
 @pytest.fixture
@@ -66,3 +67,19 @@ async def test_the_command_finds_the_servers_own_mongodb(tmp_path: Path) -> None
         assert b"products: 17 documents" in out
         listed = await server.get("/v1/documents/products?limit=1&count=1")
         assert listed.body["count"] == 17
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_collections_that_are_not_declared_are_named(tmp_path: Path, mongod: Mongod) -> None:
+    """Some of them: the others are filled. None of them: nothing can be done, and one line says what to do."""
+    file = tmp_path / "my.yaml"
+    file.write_text("collections:\n  products: {read: anyone}\n")
+    flags = ("--config", str(file), "--mongodb-uri", mongod.uri, "--set", "mongodb.database=test_seed", "seed")
+    code, text = await called(*flags)
+    assert code == 1
+    assert "products: 17 documents" in text
+    assert "not declared, so left out: stock, orders, instruments, trades" in text
+    assert "config.yaml" in text
+    file.write_text("collections: {}\n")
+    said = await refused(*flags)
+    assert "none of the collections products, stock, orders, instruments, trades is declared" in said
