@@ -166,14 +166,18 @@ class WebSocket(Socket):
     def _work(self) -> None:
         """Hand on what has come, up to a LOT of it."""
         load = 0
+        session = self._session
         try:
             for opcode, payload in self._frames or ():
-                self._hand_on(opcode, payload)
+                if opcode == TEXT and self._closing is None:
+                    session.receive(opcode, payload)
+                else:
+                    self._hand_on(opcode, payload)
                 load += 1 + (len(payload) >> 8)
-                if self._session.begun:
-                    load += BEGUN * self._session.begun
-                    self._turns.expect(self._session.begun)
-                    self._session.begun = 0
+                if session.begun:
+                    load += BEGUN * session.begun
+                    self._turns.expect(session.begun)
+                    session.begun = 0
                 if load >= LOT or not (self._wanted or self._closing is not None):
                     self._wait()
                     return

@@ -25,7 +25,7 @@ from server.wire.messages import Message
 
 
 class _Draft(NamedTuple):
-    """What is to be published, once it is allowed."""
+    """What is to be published, once the hook has allowed it."""
 
     principal: Principal
     channel: str
@@ -93,11 +93,12 @@ class Publisher:
             raise bad_request(f"ephemeral: {channel} stores every message; its namespace does not allow others")
         size = self._size(data)
         self._admission.spend(principal, address, channel)
-        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral or not namespace.durable, address)
+        ephemeral = ephemeral or not namespace.durable
         if not self._hooks.wanted(namespace.hook, "publish"):
-            return self._accept(draft, size)
+            return self._accept(principal, channel, data, key, tag, skip, ephemeral, address, size)
         self._lifecycle.check()
         right = self._rights.to_publish(principal, channel)
+        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address)
         lane = None if session is None else (session, channel)
         task = self._keeper.spawn(f"hook of {channel}", self._ask_and_accept(lane, right, draft), awaited=True)
         self._asking.add(task)
@@ -108,8 +109,10 @@ class Publisher:
         """Return when the hooks have been heard of all that was to be published."""
         await asyncio.gather(*self._asking, return_exceptions=True)
 
-    def _accept(self, draft: _Draft, size: int) -> asyncio.Future[Receipt | None] | None:
-        principal, channel, data, key, tag, skip, ephemeral, address = draft
+    def _accept(
+        self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None,
+        ephemeral: bool, address: str, size: int,
+    ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
             self._broker.publish([Message(channel, "", 0, "", principal.user, now_ms(), data, tag, skip)])
             self.published += 1
@@ -155,7 +158,7 @@ class Publisher:
                     await asyncio.wait((before,))
             right.again()
             draft = draft._replace(data=answer.get("data", draft.data))
-            receipt = self._accept(draft, self._size(draft.data))
+            receipt = self._accept(*draft, self._size(draft.data))
         finally:
             turn.set_result(None)
             if lane is not None and self._hooked[lane] is turn:

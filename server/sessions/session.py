@@ -243,6 +243,9 @@ class Session(ConnectedClient):
 
     def _dispatch(self, command: AnyCommand) -> None:
         first, self._first = self._first, False
+        if isinstance(command, Publish) and not self._lanes:  # the usual case, so it is not asked what else it may be
+            self._publish(command)
+            return
         if not isinstance(command, Counted):
             self._budget.left -= FRAME if isinstance(command, Ping) else FRAME + CHANGE
         if isinstance(command, LaneCommand):

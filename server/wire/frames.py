@@ -115,6 +115,10 @@ class Parser:
                 if opcode == CLOSE:
                     self._check_close(payload)
                 yield opcode, payload
+            elif opcode == TEXT and first & _FIN:
+                yield opcode, _utf8(payload)
+            elif opcode == BINARY and first & _FIN:
+                yield opcode, payload
             else:
                 yield self._assemble(first & _FIN, opcode, payload)
         if position < end:
@@ -138,8 +142,6 @@ class Parser:
             raise Disconnect(PROTOCOL_ERROR, "fragments out of order")
 
     def _assemble(self, final: int, opcode: int, payload: bytes) -> tuple[int, bytes]:
-        if self._fragments is None and final:
-            return opcode, (_utf8(payload) if opcode == TEXT else payload)
         if self._fragments is None:
             self._fragments = []
             self._message_opcode = opcode
