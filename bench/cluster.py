@@ -34,15 +34,13 @@ from bench import report
 from bench.clients import BenchError, Client, Clients, frame
 from bench.dialects import Waterspout
 from bench.load import machine_cpu
-from bench.servers import CONTESTANTS, ROOT, UNLIMITED, process_cpu
+from bench.servers import CONTESTANTS, ROOT, process_cpu
 from tests.support.processes import Mongod, Redis, Server
 
 RESULTS = ROOT / "bench" / "results"
 PARTS = ("publish", "latency", "idle")
 DURABLE, EPHEMERAL = Waterspout("benchd"), Waterspout("bench")
 SETTINGS: dict[str, Any] = {
-    "quotas": UNLIMITED["quotas"],
-    "limits.requests_per_second": 0,
     "limits.messages_per_second": 0,
     "limits.burst": 0,
     "limits.channels_per_connection": 0,

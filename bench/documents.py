@@ -24,14 +24,12 @@ from server.wire.messages import Message
 from tests.support.client import Client
 from tests.support.documents import watch
 from tests.support.processes import Server
-from tests.support.server import NO_QUOTAS
 
 RATE = 500
 FILTERS = 10
 WATCHERS = 1000
 SETTINGS = {
     "collections.bench": {"read": "anyone", "write": "anyone"},
-    "quotas": NO_QUOTAS,
     "limits.messages_per_second": 0,
     "limits.connections_per_ip": 0,
 }

@@ -34,7 +34,6 @@ DATA = "x" * 128
 SETTINGS = {
     **UNLIMITED,
     "limits.connections": 0,
-    "limits.requests_per_second": 0,
     "limits.user_messages_per_second": 0,
     "mongodb.database": "bench",
 }

@@ -26,10 +26,7 @@ INSTALLED = ROOT / "bench" / ".peers"
 SERVER_CORE, GENERATOR_CORE = 0, 1
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
-NO_QUOTA = {"new_channels": 0, "messages": 0, "bytes": 0, "new_documents": 0}
 UNLIMITED = {
-    "quotas": {"guest": NO_QUOTA, "user": NO_QUOTA, "namespace": NO_QUOTA},
-    "limits.requests_per_second": 0,
     "limits.messages_per_second": 0,
     "limits.burst": 0,
     "limits.connections": 0,

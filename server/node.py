@@ -121,7 +121,7 @@ class Node:
         self.permissions = Permissions(namespaces, self.revocations, config.auth.guests, config.collections)
         self.hooks = Hooks(config.hooks, self.clock)
         self.rights = Rights(self.permissions, self.hooks)
-        self.quotas = Quotas(config.quotas)
+        self.quotas = Quotas(config.quotas, enforced=config.quotas_enforced())
         self.moderation = Moderation(
             namespaces=namespaces,
             admission=self.admission,

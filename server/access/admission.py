@@ -109,7 +109,7 @@ class Admission:
     def __init__(self, limits: Limits, namespaces: Mapping[str, Namespace]) -> None:
         self._limits = limits
         self._per_user = Buckets(limits.user_messages_per_second, limits.user_burst)
-        self._requests = Buckets(limits.requests_per_second, limits.saved_requests())
+        self._requests = Buckets(limits.rate_of_requests(), limits.saved_requests())
         self._per_namespace = {
             name: _buckets(namespace.rate) for name, namespace in namespaces.items() if namespace.rate
         }
@@ -187,7 +187,7 @@ class Admission:
             raise self._too_many_requests(wait)
 
     def _too_many_requests(self, wait: float) -> Error:
-        name, limit = "requests_per_second", self._limits.requests_per_second
+        name, limit = "requests_per_second", self._limits.rate_of_requests()
         return _too_fast(name, f"{name} is {limit:g}", wait)
 
     def tick(self) -> None:

@@ -102,11 +102,11 @@ class Charge:
 
 
 class Quotas:
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, enforced: bool = True) -> None:
         self._guests = _Holders("guest", options.guest)
         self._users = _Holders("user", options.user)
         self._namespaces = _Holders("namespace", options.namespace)
-        self.limited = any(holders.limited for holders in (self._guests, self._users, self._namespaces))
+        self.limited = enforced and any(holders.limited for holders in (self._guests, self._users, self._namespaces))
         """Whether there is anything to count."""
 
     def charge(

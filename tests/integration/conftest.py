@@ -15,13 +15,10 @@ from handlers.server import HTTPServer
 from server.core import config
 from server.node import Node
 from tests.support.processes import Mongod
-from tests.support.server import NO_QUOTAS
 
 SETTINGS = {
     "limits.connections_per_ip": 0,
     "limits.messages_per_second": 0,
-    "limits.requests_per_second": 0,
-    "quotas": NO_QUOTAS,
     "auth.secret": "a secret of at least thirty-two bytes",
     "namespaces.chat": {"publish": "anyone", "subscribe": "anyone"},
     "namespaces.feed": {"publish": "server", "subscribe": "user"},

@@ -33,7 +33,6 @@ LIMITS = ("connections", "connections_per_ip", "connections_per_user")
 def settings() -> dict[str, object]:
     return {
         "server.trusted_proxies": ["127.0.0.1"],
-        "limits.requests_per_second": 0,
         "limits.connections": 0,
         "limits.connections_per_user": 0,
         "limits.connections_per_ip": SEATS,

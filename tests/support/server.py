@@ -20,11 +20,7 @@ from tests.support.process import Process
 from tests.support.waiting import until
 
 # Limits meant for strangers would refuse a test that plays hundreds of clients from one address.
-NO_QUOTA = {"new_channels": 0, "messages": 0, "bytes": 0, "new_documents": 0}
-NO_QUOTAS = {"guest": NO_QUOTA, "user": NO_QUOTA, "namespace": NO_QUOTA}
 UNLIMITED: dict[str, Any] = {
-    "quotas": NO_QUOTAS,
-    "limits.requests_per_second": 0,
     "limits.messages_per_second": 0,
     "limits.burst": 0,
     "limits.connections_per_ip": 0,

@@ -239,3 +239,15 @@ def test_entries_deny_by_default() -> None:
     """What a namespace or a collection does not allow is allowed to nobody."""
     assert (Namespace().publish, Namespace().subscribe) == ("nobody", "nobody")
     assert (Collection().read, Collection().write) == ("nobody", "nobody")
+
+
+def test_quotas_are_lifted_with_the_rate() -> None:
+    """Who lets anybody publish without end is not held back by limits of other names; what is said counts."""
+    lifted = ("limits.messages_per_second", 0)
+    assert load(None, {}, []).quotas_enforced()
+    assert load(None, {}, []).limits.rate_of_requests()
+    assert not load(None, {}, [lifted]).quotas_enforced()
+    assert not load(None, {}, [lifted]).limits.rate_of_requests()
+    said = load(None, {}, [lifted, ("quotas.enforced", True), ("limits.requests_per_second", 3)])
+    assert said.quotas_enforced()
+    assert said.limits.rate_of_requests() == 3

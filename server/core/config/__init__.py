@@ -85,6 +85,10 @@ class Config(Section):
         declared = self.collections.get(rest) if kind == DOCUMENTS else self.namespaces.get(kind)
         return None if declared is None else declared.history
 
+    def quotas_enforced(self) -> bool:
+        """`quotas.enforced`, where null is worked out."""
+        return bool(self.limits.messages_per_second) if self.quotas.enforced is None else self.quotas.enforced
+
     def check(self) -> None:
         """StartError for what is wrong, by its path."""
         if not is_loopback(self.server.host) and self.auth.guests and not self.auth.public_guests:

@@ -50,14 +50,20 @@ class Limits(Section):
     not counted"""
     user_burst: Count = 0
     """0: a second's worth"""
-    requests_per_second: Rate = REQUESTS
+    requests_per_second: Rate | None = None
     """REST requests of a user to one instance; of guests, and of requests that fail to prove who they are, per address.
-    API keys are not counted"""
+    API keys are not counted. Null: 100, or no limit where `messages_per_second` is 0"""
     requests_burst: Count | None = None
     """how many may be saved up; 0: a second's worth. Null: 500 with the default rate, a second's worth of any other"""
+
+    def rate_of_requests(self) -> float:
+        """`requests_per_second`, where null is worked out."""
+        if self.requests_per_second is not None:
+            return self.requests_per_second
+        return REQUESTS if self.messages_per_second else 0.0
 
     def saved_requests(self) -> int:
         """`requests_burst`, where null is worked out."""
         if self.requests_burst is not None:
             return self.requests_burst
-        return REQUESTS_BURST if self.requests_per_second == REQUESTS else 0
+        return REQUESTS_BURST if self.rate_of_requests() == REQUESTS else 0

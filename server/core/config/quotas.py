@@ -17,18 +17,18 @@ class Quota(Section):
 
 
 class GuestQuota(Quota):
-    new_channels: Count = 100
+    new_channels: Count = 300
     """channels in which a guest's message is the first one; of guests per address (IPv6: per /64)"""
     messages: Count = 100_000
     """messages that are stored; ephemeral ones are not counted"""
-    bytes: Count = 64 << 20
+    bytes: Count = 16 << 20
     """of their data and of documents that are put and patched, encoded as JSON"""
     new_documents: Count = 1000
     """documents that did not exist before"""
 
 
 class UserQuota(Quota):
-    new_channels: Count = 1000
+    new_channels: Count = 4000
     """the same of one user"""
     messages: Count = 100_000
     """likewise"""
@@ -50,6 +50,9 @@ class NamespaceQuota(Quota):
 
 
 class Quotas(Section):
+    enforced: bool | None = None
+    """null: unless `limits.messages_per_second` is 0, so that who lets anybody publish without end is not held back by
+    limits of another name"""
     guest: GuestQuota = field(default_factory=GuestQuota)
     user: UserQuota = field(default_factory=UserQuota)
     namespace: NamespaceQuota = field(default_factory=NamespaceQuota)
