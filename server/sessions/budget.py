@@ -1,8 +1,13 @@
-"""What one connection may cost: a budget that is drawn upon by everything it sends."""
+"""What one WebSocket may ask for: publishes and reads at a rate, and everything else at a cost."""
 
 from __future__ import annotations
 
 from typing import Final
+
+from server.core.config import Limits
+from server.core.errors import Error
+from server.core.principals import Principal
+from server.core.rates import TokenBucket
 
 FRAME: Final = 1
 """A ping, a pong, a fragment, a command; of commands that `messages_per_second` counts only the refused ones."""
@@ -46,3 +51,34 @@ class Budget:
     def overdrawn(self) -> bool:
         """It was told to wait again and again, and has gone on."""
         return self._refused > PATIENCE
+
+
+class Allowance:
+    """Of a guest or a user, or of a back end, which has a rate of its own and no budget."""
+
+    __slots__ = ("budget", "_rate", "_bucket", "_cost")
+
+    def __init__(self, limits: Limits, principal: Principal | None, now: float) -> None:
+        self._rate: tuple[str, float]
+        burst: float
+        if principal is not None and principal.server:
+            self._rate = "key_messages_per_second", limits.key_messages_per_second
+            burst = limits.key_burst or limits.key_messages_per_second
+            self.budget = Budget(0, 0, now)
+        else:
+            self._rate, burst = ("messages_per_second", limits.messages_per_second), limits.burst
+            self.budget = Budget(limits.cost_per_second, limits.cost_burst, now)
+        self._bucket = TokenBucket(self._rate[1], burst, now)
+        self._cost = limits.cost_per_second
+
+    def spend(self, now: float) -> None:
+        """One publish or read, or `rate_limited`."""
+        wait = self._bucket.take(now)
+        if wait:
+            name, rate = self._rate
+            raise Error("rate_limited", f"{name} is {rate:g}", retry_after=wait)
+
+    def exhausted(self, now: float) -> Error | None:
+        """How to refuse what comes, while there is no budget."""
+        wait = self.budget.wait(now)
+        return Error("rate_limited", f"cost_per_second is {self._cost}", retry_after=wait) if wait else None

@@ -17,11 +17,11 @@ from typing import Any, Final
 from server.access.admission import Entry
 from server.core.errors import FLOODED, NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
 from server.core.principals import GUEST, Principal
-from server.core.rates import TokenBucket
 from server.log.log import Receipt
 from server.node import Node
-from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Budget
+from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Allowance
 from server.sessions.client import ConnectedClient
+from server.sessions.lanes import LaneCommand, Lanes
 from server.sessions.outbox import Connection
 from server.wire.commands import (
     AnyCommand,
@@ -48,9 +48,6 @@ PONG_WITHIN: Final = 8.0
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
-ChannelCommand = Subscribe | Unsubscribe | Publish | History | Presence
-LaneCommand = ChannelCommand | DocumentCommand
-"""What is carried out in order, channel by channel; of documents, document by document."""
 Counted = Publish | History | Presence | DocumentCommand
 """What `messages_per_second` counts, so that only refusals of it are drawn from the budget."""
 OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
@@ -63,8 +60,8 @@ class Session(ConnectedClient):
     transport = "websocket"
 
     __slots__ = (
-        "begun", "_dialect", "_started", "_first", "_held", "_said", "_rate", "_bucket", "_budget", "_lanes", "_paging",
-        "_publishing", "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
+        "begun", "_dialect", "_started", "_first", "_held", "_said", "_allowance", "_budget", "_lanes", "_paging",
+        "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
     def __init__(
@@ -83,16 +80,9 @@ class Session(ConnectedClient):
         self._held: deque[AnyCommand] | None = None
         """Commands that wait for the key of the first one's token."""
         now = asyncio.get_running_loop().time()
-        limits = node.config.limits
-        self._rate: tuple[str, float] = ("messages_per_second", limits.messages_per_second)
-        self._bucket = TokenBucket(limits.messages_per_second, limits.burst, now)
-        """Publishes and reads."""
-        self._budget = Budget(limits.cost_per_second, limits.cost_burst, now)
-        """Everything else, and what is wrong."""
-        self._lanes: dict[str, deque[LaneCommand]] | None = None
+        self._allow(principal)
+        self._lanes = Lanes()
         self._paging: asyncio.Lock | None = None
-        self._publishing: dict[str, asyncio.Future[Receipt | None]] | None = None
-        """Per channel the newest publish under way."""
         self.under_way = 0
         """Commands that are not answered yet."""
         self._reading = True
@@ -100,8 +90,6 @@ class Session(ConnectedClient):
         self._opened_at = now
         self._ping_at = now + PING_EVERY
         self._pong_due = 0.0
-        if principal is not None and principal.server:
-            self._trust()
         self.outbox.open()
 
     # --- inbound ------------------------------------------------------------------------------------------------------
@@ -109,7 +97,8 @@ class Session(ConnectedClient):
     def receive(self, opcode: int, payload: bytes) -> None:
         """One message of the client. Never raises."""
         self._budget.left -= len(payload) // HEAVY
-        if self._budget.left < 0 and self._must_wait(opcode, payload):
+        if self._budget.left < 0 and (refusal := self._exhausted()) is not None:
+            self._refuse(self._dialect.identify(opcode, payload), refusal)
             return
         try:
             commands = self._dialect.commands(opcode, payload)
@@ -133,33 +122,22 @@ class Session(ConnectedClient):
     def count_frame(self) -> bool:
         """A frame that asks for nothing; whether there is budget for an answer to it."""
         self._budget.left -= FRAME
-        return self._budget.left >= 0 or not self._spent()
+        return self._budget.left >= 0 or self._exhausted() is None
 
-    def _spent(self) -> float:
-        """The seconds until there is budget again. Who goes on regardless is closed, and may come back."""
-        wait = self._budget.wait(asyncio.get_running_loop().time())
-        if wait and self._budget.overdrawn:
+    def _exhausted(self) -> Error | None:
+        """How to refuse what has come, if there is no budget. Who goes on regardless is closed, and may come back."""
+        error = self._allowance.exhausted(asyncio.get_running_loop().time())
+        if error is not None and self._budget.overdrawn:
             self.disconnect(Disconnect(FLOODED, "too much was sent after rate_limited"))
-        return wait
+        return error
 
-    def _must_wait(self, opcode: int, payload: bytes) -> bool:
-        wait = self._spent()
-        if wait and not self._ended:
-            limit = self._node.config.limits.cost_per_second
-            error = Error("rate_limited", f"cost_per_second is {limit}", limit="cost_per_second", retry_after=wait)
-            self._refuse(self._dialect.identify(opcode, payload), error)
-        return wait > 0
-
-    def _trust(self) -> None:
-        """A back end: it has a rate of its own, and no budget."""
-        limits, now = self._node.config.limits, asyncio.get_running_loop().time()
-        self._rate = "key_messages_per_second", limits.key_messages_per_second
-        self._bucket = TokenBucket(
-            limits.key_messages_per_second, limits.key_burst or limits.key_messages_per_second, now
-        )
-        self._budget = Budget(0, 0, now)
+    def _allow(self, principal: Principal | None) -> None:
+        self._allowance = Allowance(self._node.config.limits, principal, asyncio.get_running_loop().time())
+        self._budget = self._allowance.budget
 
     def _handle(self, command: AnyCommand) -> None:
+        if self._ended:  # by what stood before it in the same frame
+            return
         try:
             if self._started or self._introduce(command):
                 self._dispatch(command)
@@ -187,7 +165,7 @@ class Session(ConnectedClient):
                 principal = self._authenticate(token)
                 self._identify(principal)
                 if principal.server:
-                    self._trust()
+                    self._allow(principal)
             else:
                 self._node.identities.recognize(self._principal)  # it is a while since the upgrade
         except Error as error:
@@ -210,11 +188,10 @@ class Session(ConnectedClient):
         """Another token of the same user: its end and its rights count from now on."""
         if self._waits_for_key(command, command.token):
             return
-        old = self._principal
+        assert self._principal is not None
         new = self._authenticate(command.token)
-        assert old is not None
-        if (new.user, new.server) != (old.user, old.server):
-            raise Error("permission_denied", f"token: it is not {old.name}'s")
+        if (new.user, new.server) != (self._principal.user, self._principal.server):
+            raise Error("permission_denied", f"token: it is not {self._principal.name}'s")
         self._principal = new
         self._reply(command, user=new.user, expires=_whole(new.expires))
         self.check_subscriptions()
@@ -249,14 +226,13 @@ class Session(ConnectedClient):
         if not isinstance(command, Counted):
             self._budget.left -= FRAME if isinstance(command, Ping) else FRAME + CHANGE
         if isinstance(command, LaneCommand):
-            lane = self._lanes.get(_lane_of(command)) if self._lanes else None
-            if lane is not None:
-                lane.append(command)
+            if self._lanes.join(command):
                 self._count(1)
             elif isinstance(command, Publish):
                 self._publish(command)
             else:
-                self._open_lane(command)
+                self._count(1)
+                self._spawn(self._run_lane(self._lanes.open(command)))
         elif isinstance(command, Ping):
             self._reply(command)
         elif isinstance(command, Refresh):
@@ -269,77 +245,65 @@ class Session(ConnectedClient):
             raise bad_request("connect: only as the first command")
         assert self._principal is not None
         self._reply(
-            command,
-            session=self.id,
-            user=self._principal.user,
-            node=self._node.id,
-            expires=_whole(self._principal.expires),
-            ping=int(PING_EVERY),
-            message_bytes=self._node.config.limits.message_bytes,
-        )
-
-    def _open_lane(self, command: LaneCommand) -> None:
-        if self._lanes is None:
-            self._lanes = {}
-        channel = _lane_of(command)
-        lane = self._lanes[channel] = deque((command,))
-        self._count(1)
-        self._spawn(self._run_lane(channel, lane))
+            command, session=self.id, user=self._principal.user, node=self._node.id, ping=int(PING_EVERY),
+            expires=_whole(self._principal.expires), message_bytes=self._node.config.limits.message_bytes,
+        )  # fmt: skip
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.begun += 1
         self._node.keeper.spawn("a command", work)
 
-    async def _run_lane(self, channel: str, lane: deque[LaneCommand]) -> None:
-        while lane and not self._ended:
-            command = lane[0]
+    async def _run_lane(self, name: str) -> None:
+        while not self._ended:
+            command = self._lanes.first(name)
             try:
                 if isinstance(command, Publish):
                     self._publish(command)
                 else:
-                    newest = self._publishing.get(channel) if self._publishing else None
-                    if newest is not None:
-                        await asyncio.wait((newest,))
+                    await self._lanes.wait_for_publishes(name)
                     await self._carry_out(command)
             except Error as error:
                 self._refuse(command.id, error)
             except Exception:
                 self._failed(command.id)
-            lane.popleft()
             self._count(-1)
-        # In the same turn as the last look at the queue: a command that comes later opens a lane of its own.
-        assert self._lanes is not None
-        del self._lanes[channel]
+            if self._lanes.done(name):
+                return
 
     async def _carry_out(self, command: Subscribe | Unsubscribe | History | Presence | DocumentCommand) -> None:
         assert self._principal is not None
-        if isinstance(command, DocumentCommand):
-            self._spend()
-            await self._documents(self._principal, command)
-        elif isinstance(command, Subscribe):
+        if isinstance(command, Subscribe):
             await self._subscribe(self._principal, command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(command)
         else:
-            self._spend()
-            await self._read(self._principal, command)
-
-    async def _read(self, principal: Principal, command: History | Presence) -> None:
-        async with self._one_page():
-            page: Mapping[str, object]
-            if isinstance(command, Presence):
-                page = await self._node.presence.show(principal, command.channel, command.left, address=self.address)
+            self._allowance.spend(asyncio.get_running_loop().time())
+            if isinstance(command, History | Presence | Find):
+                async with self._one_page():
+                    self._reply(command, **await self._page(self._principal, command))
+            elif isinstance(command, Get):
+                self._reply(command, document=await self._node.documents.get(
+                    self._principal, command.collection, command.document_id, address=self.address
+                ))  # fmt: skip
             else:
-                page = await self._node.history.page(
-                    principal,
-                    command.channel,
-                    after=command.after,
-                    before=command.before,
-                    limit=command.limit,
-                    where=command.where,
-                    address=self.address,
+                written = await self._node.documents.write(
+                    self._principal, command.collection, command.write(), address=self.address
                 )
-            self._reply(command, channel=command.channel, **page)
+                self._reply(command, **written.fields())
+
+    async def _page(self, principal: Principal, command: History | Presence | Find) -> Mapping[str, Any]:
+        node, address = self._node, self.address
+        if isinstance(command, Find):
+            return await node.documents.find(principal, command, address=address)
+        page: Mapping[str, Any]
+        if isinstance(command, Presence):
+            page = await node.presence.show(principal, command.channel, command.left, address=address)
+        else:
+            page = await node.history.page(
+                principal, command.channel, after=command.after, before=command.before, limit=command.limit,
+                where=command.where, address=address,
+            )  # fmt: skip
+        return {"channel": command.channel, **page}
 
     @asynccontextmanager
     async def _one_page(self) -> AsyncIterator[None]:
@@ -351,20 +315,6 @@ class Session(ConnectedClient):
             if limit and self.queued > limit:
                 await self.outbox.drained()
             yield
-
-    async def _documents(self, principal: Principal, command: DocumentCommand) -> None:
-        node = self._node
-        if isinstance(command, Get):
-            document = await node.documents.get(
-                principal, command.collection, command.document_id, address=self.address
-            )
-            self._reply(command, document=document)
-        elif isinstance(command, Find):
-            async with self._one_page():
-                self._reply(command, **await node.documents.find(principal, command, address=self.address))
-        else:
-            written = await node.documents.write(principal, command.collection, command.write(), address=self.address)
-            self._reply(command, **written.fields())
 
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
         if command.channel in self.subscriptions:
@@ -401,31 +351,20 @@ class Session(ConnectedClient):
 
     def _publish(self, command: Publish) -> None:
         assert self._principal is not None
-        self._spend()
+        self._allowance.spend(asyncio.get_running_loop().time())
         channel = command.channel
         future = self._node.publisher.publish(
-            self._principal,
-            channel,
-            command.data,
-            command.key,
-            tag=command.tag,
-            skip=None if command.echo else self.id,
-            ephemeral=command.ephemeral,
-            session=self.id,
-            address=self.address,
-        )
+            self._principal, channel, command.data, command.key, tag=command.tag, ephemeral=command.ephemeral,
+            skip=None if command.echo else self.id, session=self.id, address=self.address,
+        )  # fmt: skip
         if future is None:
             self._reply(command, channel=channel)
             return
-        if self._publishing is None:
-            self._publishing = {}
-        self._publishing[channel] = future
+        self._lanes.publishing(channel, future)
         self._count(1)
 
         def done(future: asyncio.Future[Receipt | None]) -> None:
-            assert self._publishing is not None
-            if self._publishing.get(channel) is future:
-                del self._publishing[channel]
+            self._lanes.published(channel, future)
             self._count(-1)
             if future.cancelled():
                 return
@@ -435,16 +374,9 @@ class Session(ConnectedClient):
             except Error as error:
                 self._refuse(command.id, error)
             except Exception:
-                logger.exception("publish failed", extra=self.about())
-                self._refuse(command.id, Error("internal", "the server failed; its log says why"))
+                self._failed(command.id)
 
         future.add_done_callback(done)
-
-    def _spend(self) -> None:
-        wait = self._bucket.take(asyncio.get_running_loop().time())
-        if wait:
-            name, limit = self._rate
-            raise Error("rate_limited", f"{name} is {limit:g}", limit=name, retry_after=wait)
 
     def _count(self, change: int) -> None:
         self.under_way += change
@@ -468,10 +400,11 @@ class Session(ConnectedClient):
             self.outbox.put(self._dialect.reply(command, fields))
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
+        if self._ended:
+            return
         if error.code not in OWN_FAILURES:
             self._budget.left -= FRAME + REFUSAL
-        if not self._ended:
-            self.outbox.put(self._dialect.error(identifier, error))
+        self.outbox.put(self._dialect.error(identifier, error))
         self._node.incidents.refused(error, self._principal, self.address)
         if error.code in NOTABLE and error.code not in self._said:
             self._said += (error.code,)
@@ -506,9 +439,8 @@ class Session(ConnectedClient):
         if unknown and now - self._opened_at > CONNECT_WITHIN:
             self.disconnect(Disconnect(NO_CONNECT, f"no connect within {CONNECT_WITHIN:.0f} s"))
             return
-        if not self._reading:
-            if self._pong_due:  # a pong that we do not read is not missing
-                self._pong_due = now + PONG_WITHIN
+        if self._pong_due and not self._reading:  # a pong that we do not read is not missing
+            self._pong_due = now + PONG_WITHIN
         elif self._pong_due and now > self._pong_due:
             self.disconnect(Disconnect(NO_PONG, f"no pong within {PONG_WITHIN:.0f} s"))
         elif now >= self._ping_at:
@@ -531,13 +463,3 @@ def _turned_away(error: Error) -> Disconnect:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
-
-
-def _lane_of(command: LaneCommand) -> str:
-    if isinstance(command, ChannelCommand):
-        return command.channel
-    name = f"docs:{command.collection}"
-    if isinstance(command, Find):
-        return name
-    about = command.document_id if isinstance(command, Get) else command.write().about
-    return f"{name}/{about or id(command)}"  # documents whose id the server makes have no order among themselves

@@ -1,0 +1,79 @@
+"""Which commands of a client wait for which: in order on one channel; of documents, on one document.
+
+Publishes do not wait for each other (the log keeps their order), everything else waits for what is under way. A lane is
+there while something other than publishes is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from server.wire.commands import DocumentCommand, Find, Get, History, Presence, Publish, Subscribe, Unsubscribe
+
+ChannelCommand = Subscribe | Unsubscribe | Publish | History | Presence
+LaneCommand = ChannelCommand | DocumentCommand
+
+
+class Lanes:
+    __slots__ = ("_lanes", "_publishing")
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, deque[LaneCommand]] | None = None
+        self._publishing: dict[str, asyncio.Future[Any]] | None = None
+        """Per channel the newest publish under way."""
+
+    def join(self, command: LaneCommand) -> bool:
+        """Have it wait, if its channel has a lane."""
+        lane = self._lanes.get(_name(command)) if self._lanes else None
+        if lane is None:
+            return False
+        lane.append(command)
+        return True
+
+    def open(self, command: LaneCommand) -> str:
+        """A lane, of which it is the first; the name of it."""
+        if self._lanes is None:
+            self._lanes = {}
+        name = _name(command)
+        self._lanes[name] = deque((command,))
+        return name
+
+    def first(self, name: str) -> LaneCommand:
+        assert self._lanes is not None
+        return self._lanes[name][0]
+
+    def done(self, name: str) -> bool:
+        """The first one is. Whether there is nobody behind it: then there is no lane any more, and whoever comes later
+        opens one of its own."""
+        assert self._lanes is not None
+        lane = self._lanes[name]
+        lane.popleft()
+        if not lane:
+            del self._lanes[name]
+        return not lane
+
+    def publishing(self, channel: str, outcome: asyncio.Future[Any]) -> None:
+        if self._publishing is None:
+            self._publishing = {}
+        self._publishing[channel] = outcome
+
+    def published(self, channel: str, outcome: asyncio.Future[Any]) -> None:
+        if self._publishing is not None and self._publishing.get(channel) is outcome:
+            del self._publishing[channel]
+
+    async def wait_for_publishes(self, channel: str) -> None:
+        newest = self._publishing.get(channel) if self._publishing else None
+        if newest is not None:
+            await asyncio.wait((newest,))
+
+
+def _name(command: LaneCommand) -> str:
+    if isinstance(command, ChannelCommand):
+        return command.channel
+    name = f"docs:{command.collection}"
+    if isinstance(command, Find):
+        return name
+    about = command.document_id if isinstance(command, Get) else command.write().about
+    return f"{name}/{about or id(command)}"  # documents whose id the server makes have no order among themselves
