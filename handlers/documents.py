@@ -15,6 +15,7 @@ from server.wire.commands import Find, Write, convert
 from server.wire.rest import (
     Conditions,
     DocumentBatch,
+    DocumentFields,
     DocumentPage,
     DocumentQuery,
     DocumentResults,
@@ -24,7 +25,6 @@ from server.wire.rest import (
 )
 
 _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
-Fields = dict[str, Any]
 
 
 class Writing(BaseHandler):
@@ -74,7 +74,7 @@ class Documents(Writing):
         self.answer(await self.node.documents.find(self.principal, find, address=self.client_address()))
 
     @operation("Create a document", {201: StoredDocument, 200: StoredDocument})
-    async def post(self, collection: str, body: Fields, headers: IdempotencyHeader) -> None:
+    async def post(self, collection: str, body: DocumentFields, headers: IdempotencyHeader) -> None:
         """The server makes the id, or the body has an `_id`. 200: an earlier request with the same key has made it."""
         await self.store(collection, Write(op="put", document=body, key=headers.key))
 
@@ -86,12 +86,12 @@ class Document(Writing):
         self.answer(document, entity_tag=document["_rev"])
 
     @operation("Put a document", {200: StoredDocument, 201: StoredDocument})
-    async def put(self, collection: str, document_id: str, body: Fields, headers: Conditions) -> None:
+    async def put(self, collection: str, document_id: str, body: DocumentFields, headers: Conditions) -> None:
         """The whole of it. `If-None-Match: *`: only if there is none yet."""
         await self.store(collection, Write(op="put", document_id=document_id, document=body), headers)
 
     @operation("Change a document", {200: StoredDocument})
-    async def patch(self, collection: str, document_id: str, body: Fields, headers: Conditions) -> None:
+    async def patch(self, collection: str, document_id: str, body: DocumentFields, headers: Conditions) -> None:
         """By a JSON merge patch (RFC 7396)."""
         await self.store(collection, Write(op="patch", document_id=document_id, document=body), headers)
 

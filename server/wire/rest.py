@@ -207,8 +207,19 @@ class DocumentBatch(Struct):
     writes: Annotated[list[Write], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
+DocumentFields = Annotated[
+    dict[str, Any], Meta(title="DocumentFields", description="Any fields", examples=[{"status": "open", "total": 30}])
+]
 StoredDocument = Annotated[
-    dict[str, Any], Meta(extra_json_schema={"required": ["_id", "_rev"]}, description="Its fields, _id and _rev")
+    dict[str, Any],
+    Meta(
+        title="StoredDocument",
+        description="Its fields, _id and _rev",
+        extra_json_schema={
+            "properties": {"_id": {"type": "string"}, "_rev": {"type": "string"}},
+            "required": ["_id", "_rev"],
+        },
+    ),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +100,88 @@ async def test_the_document_is_served(base_url: str, http_client: AsyncHTTPClien
             assert declared(handler, method) or path == "/v1/ws", f"{method} {path} is not declared"
     ids = [operation["operationId"] for path in served["paths"].values() for operation in path.values()]
     assert len(set(ids)) == len(ids)
+
+
+def schemas_of(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every schema in the document, nested ones too."""
+    for key, value in described.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                if "type" in one and key not in ("properties", "securitySchemes"):
+                    yield one
+                yield from schemas_of(one)
+
+
+class TestForGenerators:
+    """What typed clients are made of."""
+
+    DOCUMENT = document(handlers.ROUTES)
+
+    def content(self, path: str, method: str, part: str) -> dict[str, Any]:
+        """The schema of a request's body, or of an answer's."""
+        operation = self.DOCUMENT["paths"][path][method]
+        found = operation["requestBody"] if part == "body" else operation["responses"][part]
+        schema: dict[str, Any] = found["content"]["application/json"]["schema"]
+        return schema
+
+    def test_documents_are_open_objects(self) -> None:
+        """With `_id` and `_rev`, and whatever fields they have, everywhere under one name."""
+        one, many = "/v1/documents/{collection}/{document_id}", "/v1/documents/{collection}"
+        stored = {"$ref": "#/components/schemas/StoredDocument"}
+        for path, method, status in (
+            (one, "get", "200"),
+            (one, "put", "201"),
+            (one, "patch", "200"),
+            (many, "post", "201"),
+        ):
+            assert self.content(path, method, status) == stored
+            if method != "get":
+                assert self.content(path, method, "body") == {"$ref": "#/components/schemas/DocumentFields"}
+        schemas = self.DOCUMENT["components"]["schemas"]
+        assert schemas["DocumentPage"]["properties"]["documents"]["items"] == stored
+        assert schemas["StoredDocument"]["properties"].keys() == {"_id", "_rev"}
+        assert set(schemas["StoredDocument"]["required"]) == {"_id", "_rev"}
+        for schema in schemas_of(self.DOCUMENT):
+            if schema["type"] == "object" and ("properties" not in schema or schema is schemas["StoredDocument"]):
+                assert schema["additionalProperties"] is True, schema
+
+    def test_parameters_of_paths_are_what_they_are(self) -> None:
+        """Each described as itself, and as the same thing in every path."""
+        seen: dict[str, set[str]] = {}
+        for path, methods in self.DOCUMENT["paths"].items():
+            for operation in methods.values():
+                named = {one["name"]: one for one in operation["parameters"] if one["in"] == "path"}
+                assert named.keys() == set(re.findall(r"{(\w+)}", path))
+                for name, parameter in named.items():
+                    assert parameter["required"]
+                    seen.setdefault(name, set()).add(parameter["description"])
+        assert {name: len(words) for name, words in seen.items()} == dict.fromkeys(seen, 1)
+        assert "namespace" in seen["channel"].pop()
+        assert not [name for name in seen if name != "channel" and "namespace" in "".join(seen[name])]
+
+    def test_headers_that_a_client_needs(self) -> None:
+        """The revision of whatever has one, the path of what was made, and when to come back."""
+        paths = self.DOCUMENT["paths"]
+        for path, methods in paths.items():
+            for method, operation in methods.items():
+                for status, answer in operation["responses"].items():
+                    revision = "/documents/" in path and status in ("200", "201") and not path.endswith(":batch")
+                    asked_again = method == "get" and "304" in operation["responses"] and status in ("200", "304")
+                    assert ("ETag" in answer.get("headers", {})) is bool(revision or asked_again), (
+                        path,
+                        method,
+                        status,
+                    )
+        assert "Location" in paths["/v1/documents/{collection}"]["post"]["responses"]["201"]["headers"]
+        assert "Retry-After" in self.DOCUMENT["components"]["responses"]["Problem"]["headers"]
+
+    def test_what_may_be_left_out_is_optional(self) -> None:
+        """A field with a default counts for generators as one that is always there."""
+        for name, schema in self.DOCUMENT["components"]["schemas"].items():
+            for field, described in schema.get("properties", {}).items():
+                assert "default" not in described, f"{name}.{field}"
+        merge = self.DOCUMENT["paths"]["/v1/documents/{collection}/{document_id}"]["patch"]["requestBody"]["content"]
+        assert "application/merge-patch+json" in merge
 
 
 def test_the_examples_are_good() -> None:
