@@ -21,6 +21,7 @@ from server.delivery.subscription import Subscriber, Subscription
 from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.log import Log
+from server.log.reader import SHORT
 from server.presence.presence import Presence
 from server.wire.commands import Subscribe
 from server.wire.pushes import Fields, GapPush
@@ -134,6 +135,7 @@ class Subscriptions:
             subscriber,
             position,
             release=self._streams.release,
+            at_hand=self._log.at_hand,
             leave=leave,
             view=view,
             **options,
@@ -147,10 +149,7 @@ class Subscriptions:
         """Where a subscription starts to read, and the gap before that; `channel` is the name it was asked for by."""
         head = await self._own_head(stream)
         if after is None:
-            if not last:
-                return head, None
-            floor = await self._log.floor(stream.channel)
-            return Position(head.epoch, max(head.offset - last, floor, 0)), None
+            return (head if not last else await self._before(stream, head, last)), None
         if after == BEGINNING:
             after = Position(head.epoch, 0)
         same_history = after.epoch == head.epoch
@@ -166,6 +165,20 @@ class Subscriptions:
             if page.gap is not None:
                 return Position(head.epoch, page.gap[1]), GapPush.trimmed(channel, head.epoch, *page.gap)
         return after, None
+
+    async def _before(self, stream: Stream, head: Position, last: int) -> Position:
+        """`last` messages before the head, or as many as there are. A few are read at once, so that they are at hand
+        when the subscription starts; where the log begins comes with them."""
+        floor = stream.floor.offset if stream.floor.epoch == head.epoch else 0
+        start = Position(head.epoch, max(head.offset - last, floor, 0))
+        if start.offset >= head.offset:
+            return start
+        if last <= SHORT:
+            gap = (await self._log.read(stream.channel, start, head.offset)).gap
+            floor = 0 if gap is None else gap[1]
+        else:
+            floor = await self._log.floor(stream.channel)
+        return Position(head.epoch, max(start.offset, floor))
 
     async def _own_head(self, stream: Stream) -> Position:
         """Up to where the channel has been delivered here. What was acknowledged here and is not back through the

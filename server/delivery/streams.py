@@ -34,7 +34,7 @@ class Stream:
 
     __slots__ = (
         "channel", "conflate", "keeper", "sequencer", "users", "received", "counted", "rate", "ephemeral", "copies",
-        "opening",
+        "opening", "floor",
     )  # fmt: skip
 
     def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None, keeper: Keeper) -> None:
@@ -52,6 +52,8 @@ class Stream:
         """Ephemeral messages so far: a subscription that is not live never gets them, and tells how many it missed."""
         self.copies: set[Copy] = set()
         self.opening: asyncio.Task[None] | None = None
+        self.floor = Position("", 0)
+        """Up to here at least the log has nothing any more, in this history."""
 
     def close(self) -> None:
         if self.sequencer is not None:
@@ -138,7 +140,9 @@ class Streams:
         try:
             await self._broker.subscribe(stream.channel)
             if stream.sequencer is not None:
-                stream.sequencer.start((await self._log.head(stream.channel)).position)
+                head = await self._log.head(stream.channel)
+                stream.floor = Position(head.position.epoch, head.floor)
+                stream.sequencer.start(head.position)
         except BaseException:
             self._drop(stream)
             raise

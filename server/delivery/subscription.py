@@ -36,6 +36,10 @@ Snapshot = Callable[[], Awaitable[tuple[Position, AsyncGenerator[tuple[list[Any]
 class Subscriber(Sink, Protocol):
     """A sink that says when it has room again."""
 
+    @property
+    def writable(self) -> bool:
+        """Whether what is sent to it now need not wait."""
+
     async def drained(self) -> None: ...
 
 
@@ -45,6 +49,7 @@ class Subscription:
         "_stream",
         "_hub",
         "_read",
+        "_at_hand",
         "_subscriber",
         "_position",
         "_release",
@@ -70,12 +75,14 @@ class Subscription:
         position: Position,
         *,
         release: Callable[[Stream], None],
+        at_hand: Callable[[str, Position, int], list[Message]] = lambda *_: [],
         leave: Callable[[bool], None] | None = None,
         view: View | None = None,
         snapshot: Snapshot | None = None,
         snapshot_due: bool = False,
     ) -> None:
-        """`leave`: tells presence that the subscriber is gone; whether for good."""
+        """`at_hand`: as `read`, but only what needs no waiting.
+        `leave`: tells presence that the subscriber is gone; whether for good."""
         self.channel = stream.channel if view is None else view.channel
         self.live = False
         self.seat: Seat | None = None
@@ -90,6 +97,7 @@ class Subscription:
         self._stream = stream
         self._hub = hub
         self._read = read
+        self._at_hand = at_hand
         self._subscriber = subscriber
         self._position = position
         self._release = release
@@ -117,7 +125,8 @@ class Subscription:
         return self._stream.sequencer.position
 
     def start(self) -> None:
-        if not self._go_live():
+        """Mostly what is missing was read just now, and there is room for it: then it takes no task."""
+        if not self._go_live() and not (self._replay_at_hand() and self._go_live()):
             self._task = self._stream.keeper.spawn(f"catch up {self.channel}", self._catch_up())
 
     def fall_behind(self, first: int) -> None:
@@ -209,6 +218,20 @@ class Subscription:
         self.live = True
         return True
 
+    def _replay_at_hand(self) -> bool:
+        """Whether something could be sent. (Who has a view is never served so: views may take their time.)"""
+        sequencer = self._stream.sequencer
+        if sequencer is None or self._view is not None or self._snapshot_due or not self._subscriber.writable:
+            return False
+        if sequencer.position.epoch != self._position.epoch:
+            return False
+        messages = self._at_hand(self._stream.channel, self._position, sequencer.position.offset)
+        data = b"".join([message.frame(self._subscriber.codec) for message in messages])
+        if not messages or len(data) > CHUNK:
+            return False
+        self._send(messages, data)
+        return True
+
     async def _catch_up(self) -> None:
         sequencer = self._stream.sequencer
         assert sequencer is not None
@@ -269,6 +292,7 @@ class Subscription:
 
     async def _replay(self, messages: list[Message]) -> None:
         chunk: list[Message] = []
+        frames: list[bytes] = []
         size = 0
         pace = Pace()
         for message in messages:
@@ -283,13 +307,14 @@ class Subscription:
             framed = shown.frame(self._subscriber.codec)
             if chunk and size + len(framed) > CHUNK:
                 await self._subscriber.drained()
-                self._send(chunk)
-                chunk, size = [], 0
+                self._send(chunk, b"".join(frames))
+                chunk, frames, size = [], [], 0
             chunk.append(shown)
+            frames.append(framed)
             size += len(framed)
         if chunk:
             await self._subscriber.drained()
-            self._send(chunk)
+            self._send(chunk, b"".join(frames))
         if messages:
             self._position = messages[-1].position
 
@@ -299,8 +324,7 @@ class Subscription:
             self._hidden = 0
             self._tell(ProgressPush(self.channel, str(message.position)), message.offset, message.offset)
 
-    def _send(self, messages: list[Message]) -> None:
-        data = b"".join([message.frame(self._subscriber.codec) for message in messages])
+    def _send(self, messages: list[Message], data: bytes) -> None:
         first, last = messages[0].offset, messages[-1].offset
         self._position = messages[-1].position
         self._hub.messages += len(messages)

@@ -203,6 +203,12 @@ class Reader:
                 page = await self._read_long(channel, after)
         return _cut(page, upto, limit)
 
+    def at_hand(self, channel: str, after: Position, upto: int) -> list[Message]:
+        """The messages behind `after` with offset ≤ `upto`, if they were read within the last second and nothing is
+        missing before them; else none. It does not wait."""
+        page = self._pages.get(channel, after, upto)
+        return [] if page is None or page.gap is not None else _cut(page, upto, PAGE).messages
+
     async def _read_short(self, channel: str, after: Position, last: int) -> Page:
         with mapped():
             found, state = await self._ranges.ask(_Range(channel, after.offset + 1, last, False))

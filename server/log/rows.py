@@ -92,7 +92,7 @@ def message(document: Row, epoch: str) -> Message:
     channel, offset = document["_id"]["c"], document["_id"]["o"]
     images = _images(document) if "x" in document else None
     return Message(
-        channel, epoch, offset, document["k"], document["u"], document["t"], data_of(document), images=images
+        channel, epoch, offset, document["k"], document["u"], int(document["t"]), data_of(document), images=images
     )
 
 

@@ -35,7 +35,7 @@ UseCase = Callable[[Node], Awaitable[Any]]
 class Sink:
     """A subscriber that takes everything."""
 
-    id, codec, direct_write, topics = "s1", JSON, None, 0
+    id, codec, direct_write, topics, writable = "s1", JSON, None, 0, True
 
     def send(self, delivery: Any) -> None: ...
 
@@ -79,7 +79,8 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "publish ephemeral": (lambda node: published(node.publisher.publish(ANN, "hall:a", 1, ephemeral=True)), []),
     "subscribe": (subscribing(channel="hall:a"), [("streams", "acquire")]),
     "subscribe ephemeral": (subscribing(channel="flash:a"), [("streams", "acquire")]),
-    "subscribe last": (subscribing(channel="hall:a", last=5), [("streams", "acquire"), ("log", "floor")]),
+    "subscribe last": (subscribing(channel="hall:a", last=5), [("streams", "acquire"), ("log", "read")]),
+    "subscribe last, many": (subscribing(channel="hall:a", last=100), [("log", "floor")]),
     "subscribe after": (subscribing(channel="hall:a", after="0"), [("log", "read")]),
     "watch": (subscribing(channel="docs:notes", snapshot=True), [("streams", "acquire")]),
     "ticket": (lambda node: node.subscriptions.ticket(ANN, ["hall:a", "flash:a"]), []),
