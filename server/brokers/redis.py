@@ -157,14 +157,14 @@ class RedisBroker:
     async def subscribe(self, channel: str) -> None:
         topic = self._prefix + channel
         self._wanted.add(topic)
-        await self._settle(topic)
+        await self._apply(topic)
 
     async def unsubscribe(self, channel: str) -> None:
         topic = self._prefix + channel
         self._wanted.discard(topic)
-        await self._settle(topic)
+        await self._apply(topic)
 
-    async def _settle(self, topic: str) -> None:
+    async def _apply(self, topic: str) -> None:
         """Bring Redis in line with what is wanted now: one change of a topic at a time, so that the last word counts
         and no confirmation is taken for that of another change."""
         lock = self._locks.setdefault(topic, asyncio.Lock())
@@ -303,13 +303,13 @@ class RedisBroker:
         self._linked_at = asyncio.get_running_loop().time()
         logger.info("redis: connected%s", " again" if again else "")
         self._link_problem = None
-        # What was asked for while the link was being made is settled now.
+        # What was asked for while the link was being made is done now.
         changed = self._wanted.symmetric_difference(self._confirmed - {self._nodes})
         self._keeper.spawn("redis catch up", self._catch_up(changed))
 
     async def _catch_up(self, topics: set[str]) -> None:
         for topic in topics:
-            await self._settle(topic)
+            await self._apply(topic)
         self._on_reconnect()
 
     def _receive(self, topic: str, payload: Any) -> None:
