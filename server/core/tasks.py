@@ -70,8 +70,11 @@ class Keeper:
 
     def spawn(self, name: str, work: Coroutine[Any, Any, T], *, awaited: bool = False) -> asyncio.Task[T]:
         """Run `work` once. Its exception is logged; if the task is `awaited` by somebody it is theirs instead."""
-        task = self._start(name, work)
-        if not awaited:
+        if awaited:
+            task = self._start(name, _answered(work))
+            task.add_done_callback(lambda _: work.close())  # it has not even begun, if the task was cancelled at once
+        else:
+            task = self._start(name, work)
             task.add_done_callback(_log_failure)
         return task
 
@@ -133,6 +136,18 @@ class _Kept:
         if self._ends > 1 and asyncio.get_running_loop().time() - self._running_since < STEADY:
             return f"{self._name}: keeps ending ({self._cause})"
         return None
+
+
+async def _answered(work: Coroutine[Any, Any, T]) -> T:
+    """All who have asked may have gone before the answer comes. If it is an `Error`, that is nobody's concern then;
+    of anything else asyncio tells the log."""
+    try:
+        return await work
+    except Error:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

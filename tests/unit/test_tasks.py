@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -207,5 +208,48 @@ def test_the_close_ends_everything() -> None:
         await asyncio.sleep(100)
         assert sorted(began) == ["parting", "poll"]
         assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(("error", "expected"), [(Error("unavailable", "away"), 0), (ValueError("a bug"), 1)])
+def test_an_answer_that_nobody_waits_for_any_more(
+    error: Exception, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asked has gone: an `Error` was meant for them, so it is no news; anything else is a bug that is told."""
+
+    async def fails() -> None:
+        await asyncio.sleep(1)
+        raise error
+
+    async def main() -> None:
+        keeper = Keeper()
+        asking = keeper.spawn("asking", fails(), awaited=True)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await asyncio.shield(asking)
+        await asyncio.sleep(1)
+        del asking
+        gc.collect()
+        keeper.spawn("never begun", fails(), awaited=True).cancel()
+        await asyncio.sleep(1)
+        await keeper.close()
+
+    run(main())
+    assert len(caplog.records) == expected
+
+
+def test_an_error_is_theirs_who_wait_for_it() -> None:
+    """Each of them gets it."""
+
+    async def fails() -> None:
+        raise Error("unavailable", "away")
+
+    async def main() -> None:
+        keeper = Keeper()
+        asking = keeper.spawn("asking", fails(), awaited=True)
+        for answer in await asyncio.gather(asyncio.shield(asking), asyncio.shield(asking), return_exceptions=True):
+            assert isinstance(answer, Error)
+        await keeper.close()
 
     run(main())
