@@ -196,7 +196,7 @@ def message(data: Any, channel: str = "chat:a", offset: int = 0, **more: Any) ->
 
 
 def fields(message: Message) -> list[Any]:
-    return [getattr(message, name) for name in Message.__slots__ if name != "_frames"]
+    return [getattr(message, name) for name in Message.__slots__ if name not in ("facts", "_frames")]
 
 
 # --- every broker ---------------------------------------------------------------------------------------------------
