@@ -171,7 +171,7 @@ class BaseHandler:
 
     def _check_method(self, method: str) -> None:
         if method not in self.methods():
-            raise Error("bad_request", f"{method}: not allowed here", status=405)
+            raise Error("bad_request", f"method: only {', '.join(self.methods())} here", status=405)
 
     def _check_headers(self) -> None:
         if len(self.request.uri) + self.request.headers.size > HEADER_BYTES:
@@ -362,7 +362,7 @@ class BaseHandler:
 
     def _failed(self, error: Exception) -> Error:
         """A bug. The log has where, and no words of what was asked."""
-        logger.error("%s %s failed", self.request.method, self.request.path, exc_info=error, extra=self.about())
+        logger.error("%s %s failed", self.request.named_method, self.request.path, exc_info=error, extra=self.about())
         return Error("internal", _REASONS[500])
 
     def about(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tornado.web import HTTPError, RequestHandler, StaticFileHandler, stream_req
 
 from handlers.negotiation import wants_page
 from handlers.problems import CONTENT_SECURITY_POLICY, not_found_page, page_headers, problem_body, problem_headers
+from handlers.request import METHODS
 from handlers.site import Site
 from server.core.errors import Error
 from server.core.principals import GUEST
@@ -77,7 +78,7 @@ class Page(StaticFileHandler):
         code = _CODES.get(status_code, "internal")
         if status_code == 403:  # a folder, or a path that leads out: for who asks there is nothing
             status_code, code = 404, "not_found"
-        words = {404: "there is nothing at this path", 405: f"{self.request.method}: not allowed here"}
+        words = {404: "there is nothing at this path", 405: "method: only GET, HEAD here"}
         error = Error(code, words.get(status_code, self._reason), status=status_code)
         address = site.client_address(self.request.remote_ip or "", self.request.headers)
         try:
@@ -104,6 +105,5 @@ def log_page(handler: RequestHandler) -> None:
     status, request = handler.get_status(), handler.request
     level = logging.DEBUG if status < 400 else logging.ERROR if status == 500 else logging.INFO
     took = 1000 * request.request_time()
-    access_log.log(
-        level, "%d %s %s %.1f ms", status, request.method, request.path, took, extra={"ip": request.remote_ip}
-    )
+    method = request.method if request.method in METHODS else "?"
+    access_log.log(level, "%d %s %s %.1f ms", status, method, request.path, took, extra={"ip": request.remote_ip})

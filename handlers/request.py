@@ -15,6 +15,7 @@ from handlers.server import Connection
 from server.core.errors import bad_request
 
 MAX_QUERY_FIELDS: Final = 1000
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
 _HOST: Final = re.compile(r"([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 
 
@@ -66,6 +67,11 @@ class Request:
         self.to_be_told = version != "HTTP/1.1"
         """HTTP/1.0: a connection is closed unless it is said that it is not."""
         self.began = time.perf_counter()
+
+    @property
+    def named_method(self) -> str:
+        """For the log: a method may be any word."""
+        return self.method if self.method in METHODS else "?"
 
     @cached_property
     def arguments(self) -> dict[str, list[str]]:

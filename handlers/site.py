@@ -70,5 +70,5 @@ class Site:
         reason = f": {refusal.told}" if refusal is not None and refusal.code in NOTABLE else ""
         took = 1000 * request.seconds()
         logger.log(
-            level, "%d %s %s %.1f ms%s", status, request.method, request.path, took, reason, extra=handler.about()
+            level, "%d %s %s %.1f ms%s", status, request.named_method, request.path, took, reason, extra=handler.about()
         )

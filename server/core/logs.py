@@ -33,6 +33,7 @@ def configure(options: Log, stream: TextIO) -> None:
     handler.setFormatter(TextFormatter() if readable(options, stream) else JSONFormatter())
     handler.addFilter(Repeats())
     logging.getLogger("tornado.application").addFilter(_without_arguments)
+    logging.getLogger("tornado.general").addFilter(_without_quotations)
     level = logging.getLevelNamesMapping()[options.level.upper()]
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Where these say more, they say everything: commands with their documents, addresses with their queries.
@@ -45,6 +46,13 @@ def _without_arguments(record: logging.LogRecord) -> bool:
     """Tornado logs a callback that failed with all that it was called with."""
     if "callback %r" in str(record.msg):
         record.msg, record.args = "a callback failed", None
+    return True
+
+
+def _without_quotations(record: logging.LogRecord) -> bool:
+    """Tornado says why a request is malformed by quoting it."""
+    if str(record.msg).startswith("Malformed HTTP message from") and isinstance(record.args, tuple):
+        record.msg, record.args = "malformed HTTP from %s", record.args[:1]
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import socket
 import uuid
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from tornado.ioloop import IOLoop
 from handlers import make_app
 from handlers.routing import Doors
 from handlers.server import HTTPServer
-from server.core import config
+from server.core import config, logs
 from server.node import Node
 from tests.support.processes import Mongod
 
@@ -54,3 +56,21 @@ def http_server(io_loop: IOLoop, app: Doors, _unused_port: tuple[socket.socket, 
 @pytest.fixture
 def app(node: Node) -> Doors:
     return make_app(node)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """The server's own log at its most talkative; what repeats is all there."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    for handler in handlers:
+        root.removeHandler(handler)  # or `configure` would close pytest's own
+    monkeypatch.setattr(logs, "BURST", 1_000_000)
+    text = io.StringIO()
+    logs.configure(config.Log(level="debug", format="json"), text)
+    yield text
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(level)

@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
-from server.core import logs
-from server.core.config import Log
 from tests.support.client import Client, ConnectionLost, Refused, make_token
 from tests.support.processes import free_port
 
@@ -42,24 +38,6 @@ def settings() -> dict[str, object]:
         "namespaces.hooked": {"publish": "anyone", "hook": "web"},
         "namespaces.users": {"publish": "user", "subscribe": "user", "rate": 1},
     }
-
-
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """The server's own log at its most talkative; what repeats is all there."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    for handler in handlers:
-        root.removeHandler(handler)  # or `configure` would close pytest's own
-    monkeypatch.setattr(logs, "BURST", 1_000_000)
-    text = io.StringIO()
-    logs.configure(Log(level="debug", format="json"), text)
-    yield text
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-    for handler in handlers:
-        root.addHandler(handler)
-    root.setLevel(level)
 
 
 async def call(method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
