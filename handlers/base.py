@@ -25,7 +25,7 @@ from handlers.problems import MISDIRECTED, not_found_page, page_headers, problem
 from handlers.request import Request, unescape
 from handlers.server import BODY_BYTES
 from handlers.site import Site
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.core.errors import Error
 from server.core.principals import GUEST, Principal
 from server.wire.codec import JSON, MSGPACK, Codec
@@ -207,16 +207,16 @@ class BaseHandler:
         return token.strip()
 
     @contextmanager
-    def entering(self, principal: Principal | None) -> Iterator[Entry]:
+    def entering(self, principal: Principal | None) -> Iterator[ConnectionSeats]:
         """Let in one more connection that stays. Its seats are taken now, and given back if it has not become the
         client's when the block ends."""
         self.node.lifecycle.check_leaving()
-        entry = self.node.admission.enter(principal, self.client_address())
+        seats = self.node.admission.enter(principal, self.client_address())
         try:
-            yield entry
+            yield seats
         finally:
-            if not entry.connected:
-                entry.leave()
+            if not seats.connected:
+                seats.leave()
 
     def check_origin(self) -> None:
         if not self.site.origins.allow(self.request):

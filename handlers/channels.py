@@ -40,9 +40,9 @@ Publishing = asyncio.Future[Receipt | None] | Error | None
 class Waiting(BaseHandler):
     async def poll(self, wanted: Mapping[str, str | None], limit: int, wait: int, *, joined: bool = False) -> None:
         """Answer at once if there is something behind the cursors, or else leave the connection to a `Poll`."""
-        with self.entering(self.principal) as entry:
-            socket = PollSocket(self.node, entry, self.head_of_response())
-            poll = Poll(self.node, socket, self.codec, self.principal, entry, limit=limit, joined=joined)
+        with self.entering(self.principal) as seats:
+            socket = PollSocket(self.node, seats, self.head_of_response())
+            poll = Poll(self.node, socket, self.codec, self.principal, seats, limit=limit, joined=joined)
             socket.client = poll
             try:
                 if not (await poll.idle(wanted) and wait) or self.request.method == "HEAD":

@@ -56,10 +56,10 @@ class Streaming(BaseHandler):
         return [*self.path_args, *self.get_query_arguments("channel")]
 
     async def stream(self, wanted: Mapping[str, str | None], last: int | None) -> None:
-        with self.entering(self.principal) as entry:
-            socket = EventSocket(self.node, entry, self.head_of_response())
+        with self.entering(self.principal) as seats:
+            socket = EventSocket(self.node, seats, self.head_of_response())
             kind = EventStream if len(wanted) == 1 else JoinedEventStream
-            stream = socket.client = kind(self.node, socket, self.principal, entry)
+            stream = socket.client = kind(self.node, socket, self.principal, seats)
             try:
                 await stream.subscribe(wanted, last)
                 if self.request.method == "HEAD":

@@ -16,7 +16,7 @@ from handlers.request import Headers
 from server.core.errors import NOTABLE
 from server.core.tasks import Keeper
 from server.node import Node
-from server.sessions.turns import Turns
+from server.sessions.loop_share import LoopShare
 
 if TYPE_CHECKING:
     from handlers.base import BaseHandler
@@ -36,7 +36,7 @@ class Site:
         self.openapi = b""
         self.keeper = Keeper()
         """Of the requests that are being answered. They outlive the node's other tasks, and end with their answers."""
-        self.turns = Turns()
+        self.loop_share = LoopShare()
         self.held_bytes = 0
         """Of bodies that are being received or worked on."""
         self._dated = (0, "")

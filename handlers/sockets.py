@@ -21,7 +21,7 @@ from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
 
 from handlers.problems import problem_body, problem_headers
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.core.errors import Error
 from server.node import Node
 from server.sessions.client import ConnectedClient
@@ -73,14 +73,14 @@ def _notice_absence(connection: socket.socket) -> None:
 class Socket(asyncio.Protocol):
     """One client's TCP connection, and the client, whose outbox writes to it."""
 
-    __slots__ = ("_transport", "client", "_closing", "_node", "_entry", "early")
+    __slots__ = ("_transport", "client", "_closing", "_node", "_seats", "early")
 
-    def __init__(self, node: Node, entry: Entry) -> None:
+    def __init__(self, node: Node, seats: ConnectionSeats) -> None:
         self.client: ConnectedClient
         self._transport: asyncio.Transport
         self._closing: asyncio.TimerHandle | None = None
         self._node = node
-        self._entry = entry
+        self._seats = seats
         self.early = b""
         """What came before the connection was ours."""
 
@@ -88,7 +88,7 @@ class Socket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, the same methods
-        self._entry.connected = True
+        self._seats.connected = True
 
     def eof_received(self) -> bool:
         self._bound_closing()
@@ -97,7 +97,7 @@ class Socket(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._closing is not None:
             self._closing.cancel()
-        self._entry.leave()
+        self._seats.leave()
         self.client.closed()
 
     def pause_writing(self) -> None:
@@ -152,8 +152,8 @@ class ResponseSocket(Socket):
 
     client: Listener
 
-    def __init__(self, node: Node, entry: Entry, headers: bytes) -> None:
-        super().__init__(node, entry)
+    def __init__(self, node: Node, seats: ConnectionSeats, headers: bytes) -> None:
+        super().__init__(node, seats)
         self._headers = headers
         """Header lines besides those of the content."""
         self.connected = False

@@ -20,13 +20,13 @@ from handlers.base import BaseHandler
 from handlers.request import Request
 from handlers.site import Site
 from handlers.sockets import Socket, adopt
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.core.config import MAX_STORED
 from server.core.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.core.principals import Principal
 from server.node import Node
+from server.sessions.loop_share import LoopShare
 from server.sessions.session import Session
-from server.sessions.turns import Turns
 from server.wire.dialects import DIALECTS, NATIVE, Dialect
 from server.wire.frames import BINARY, CLOSE, PING, TEXT, Parser, close_frame
 
@@ -59,16 +59,16 @@ class WebSocketHandler(BaseHandler):
             self.node.admission.count_request(self.principal, self.client_address())
 
     async def get(self) -> None:
-        with self.entering(self._proven) as entry:
-            await self._upgrade(entry)
+        with self.entering(self._proven) as seats:
+            await self._upgrade(seats)
 
-    async def _upgrade(self, entry: Entry) -> None:
+    async def _upgrade(self, seats: ConnectionSeats) -> None:
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         chosen = next((name for name in offered if name in DIALECTS), None)
         dialect = DIALECTS[chosen] if chosen else NATIVE
         origin = self.request.headers.get("Origin")
         greeting = _accept(self._key, chosen)
-        protocol = WebSocket(self.node, self.site.turns, dialect, self._proven, entry, origin, greeting)
+        protocol = WebSocket(self.node, self.site.loop_share, dialect, self._proven, seats, origin, greeting)
         await adopt(self.detach(), protocol)
 
     def _handshake_key(self) -> str:
@@ -105,16 +105,16 @@ def _accept(key: str, subprotocol: str | None) -> bytes:
 class WebSocket(Socket):
     """One client's TCP connection: bytes to frames, frames to the session, and the session's bytes out."""
 
-    __slots__ = ("_parser", "_session", "_opening", "_turns", "_frames", "_waiting", "_wanted")
+    __slots__ = ("_parser", "_session", "_opening", "_loop_share", "_frames", "_waiting", "_wanted")
 
     def __init__(
-        self, node: Node, turns: Turns, dialect: Dialect, principal: Principal | None, entry: Entry, origin: str | None,
-        greeting: bytes,
+        self, node: Node, loop_share: LoopShare, dialect: Dialect, principal: Principal | None, seats: ConnectionSeats,
+        origin: str | None, greeting: bytes,
     ) -> None:  # fmt: skip
-        super().__init__(node, entry)
+        super().__init__(node, seats)
         self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED))
         self._session: Session
-        self._turns = turns
+        self._loop_share = loop_share
         self._frames: Iterator[tuple[int, bytes]] | None = None
         """What has come and is not worked on yet; while there is any, nothing more is read."""
         self._waiting = False
@@ -129,7 +129,7 @@ class WebSocket(Socket):
         dialect, principal, origin, greeting = self._opening
         del self._opening
         self._transport.write(greeting)
-        self._session = self.client = Session(self._node, self, dialect, principal, self._entry, origin)
+        self._session = self.client = Session(self._node, self, dialect, principal, self._seats, origin)
         if self._node.lifecycle.leaving:  # since the request came
             self._session.disconnect(Disconnect(SHUTDOWN, "the server is leaving"))
         early, self.early = self.early, b""
@@ -147,7 +147,7 @@ class WebSocket(Socket):
             self.early += data
             return
         self._frames = self._parser.feed(data)
-        if self._turns.now():
+        if self._loop_share.now():
             self._work()
         else:
             self._wait()
@@ -157,7 +157,7 @@ class WebSocket(Socket):
         super().pause_reading()
         if not self._waiting and (self._wanted or self._closing is not None):
             self._waiting = True
-            self._turns.later(self._go_on)
+            self._loop_share.later(self._go_on)
 
     def _go_on(self) -> None:
         self._waiting = False
@@ -176,7 +176,7 @@ class WebSocket(Socket):
                 load += 1 + (len(payload) >> 8)
                 if session.begun:
                     load += BEGUN * session.begun
-                    self._turns.expect(session.begun)
+                    self._loop_share.expect(session.begun)
                     session.begun = 0
                 if load >= LOT or not (self._wanted or self._closing is not None):
                     self._wait()

@@ -45,9 +45,9 @@ class Client(Protocol):
     def unsuspend(self) -> None: ...
 
 
-class Entry:
+class ConnectionSeats:
     """One connection's seats: among all, among those of its address and among those of its user. They are taken before
-    anything is awaited, and given back when the connection is gone or has not come about."""
+    anything is awaited, and given back when the connection is gone or has not come about (`leave`)."""
 
     __slots__ = ("address", "connected", "_admission", "_user", "_left")
 
@@ -55,7 +55,8 @@ class Entry:
         self.address = address
         """Of the client, as it is shown."""
         self.connected = False
-        """The connection is there: whoever notices its end gives the seats back, and not who has let it in."""
+        """The socket holds the seats now, and gives them back when it is closed. Until then whoever has taken them
+        does, if no connection comes about."""
         self._admission = admission
         self._user: str | None = None
         self._left = False
@@ -71,13 +72,14 @@ class Entry:
             self._user = user
 
     def stand_up(self) -> None:
-        """Whoever the user was, they have one connection less."""
+        """Give back the user's seat only: the session is over, or becomes another user's. The other two are held until
+        the socket is closed (`leave`)."""
         if self._user is not None:
             self._admission.per_user.free(self._user)
             self._user = None
 
     def leave(self) -> None:
-        """Twice is fine."""
+        """Give all of them back. Twice is fine."""
         if not self._left:
             self._left = True
             self.stand_up()
@@ -97,7 +99,7 @@ class Visit:
         self._left = False
 
     def leave(self) -> None:
-        """Twice is fine."""
+        """Give them back. Twice is fine."""
         if not self._left:
             self._left = True
             self._admission.visits.free()
@@ -128,7 +130,7 @@ class Admission:
         self.bytes_in = 0
         """Received from WebSocket clients."""
 
-    def enter(self, principal: Principal | None, address: str) -> Entry:
+    def enter(self, principal: Principal | None, address: str) -> ConnectionSeats:
         """Let one more connection in, or `limit_exceeded`: in all, of this address, or of this user."""
         self.connections.reserve()
         try:
@@ -136,13 +138,13 @@ class Admission:
         except Error:
             self.connections.free()
             raise
-        entry = Entry(self, address)
+        seats = ConnectionSeats(self, address)
         try:
-            entry.sit_as(principal)
+            seats.sit_as(principal)
         except Error:
-            entry.leave()
+            seats.leave()
             raise
-        return entry
+        return seats
 
     def visit(self, address: str, *, proxied: bool = False) -> Visit:
         """Let a connection of plain HTTP in, or `limit_exceeded`. It counts together with those that stay, but BESIDE

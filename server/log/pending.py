@@ -33,9 +33,9 @@ class Receipt(NamedTuple):
         }
 
 
-class Entry:
-    """A publish on its way into the log. It is answered when `future` is done: then it is out of every queue, and must
-    not be written any more."""
+class PendingPublish:
+    """A publish on its way into the log: an `entry` of its queues. It is answered when `future` is done: then it is
+    out of every queue, and must not be written any more."""
 
     __slots__ = ("user", "key", "data", "skip", "size", "time", "deadline", "future", "attempts", "in_doubt")
 
@@ -57,43 +57,43 @@ class Entry:
 
 
 class Pending:
-    """The entries of all shards. `timeout`: seconds until each of them is answered."""
+    """The publishes that wait in all shards. `timeout`: seconds until each of them is answered."""
 
     def __init__(self, timeout: float, clock: Clock) -> None:
         self._timeout = timeout
         self._clock = clock
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[PendingPublish] = deque()
         self.messages = 0
         self.bytes = 0
         self.seconds = Histogram(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
-    def add(self, user: str | None, key: str, data: Any, size: int, skip: str | None) -> Entry:
+    def add(self, user: str | None, key: str, data: Any, size: int, skip: str | None) -> PendingPublish:
         """A new entry, or `unavailable` if there are too many. `size`: bytes of the encoded data."""
         if self.messages >= QUEUE_MESSAGES or self.bytes + size > QUEUE_BYTES:
             raise Error("unavailable", "too many messages are waiting to be stored", retry_after=1.0)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Receipt] = loop.create_future()
-        entry = Entry(user, key, data, skip, size, self._clock.now_ms(), loop.time() + self._timeout, future)
+        entry = PendingPublish(user, key, data, skip, size, self._clock.now_ms(), loop.time() + self._timeout, future)
         self.messages += 1
         self.bytes += size
         self._entries.append(entry)
         return entry
 
-    def settle(self, entry: Entry, receipt: Receipt) -> None:
+    def settle(self, entry: PendingPublish, receipt: Receipt) -> None:
         """It is stored."""
         self.drop(entry)
         self.seconds.observe(asyncio.get_running_loop().time() - entry.deadline + self._timeout)
         if not entry.future.done():
             entry.future.set_result(receipt)
 
-    def fail(self, entry: Entry, error: Error) -> None:
+    def fail(self, entry: PendingPublish, error: Error) -> None:
         """It will not be stored, or nobody knows: `error` says which."""
         self.drop(entry)
         if not entry.future.done():
             entry.future.set_exception(error)
             entry.future.exception()  # the asker may be gone; that is not worth a warning
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: PendingPublish) -> None:
         """It does not wait any more. Twice is fine."""
         if entry.size >= 0:
             self.messages -= 1
@@ -122,7 +122,7 @@ class Pending:
         while self._entries:
             self._refuse(self._entries.popleft())
 
-    def _refuse(self, entry: Entry) -> None:
+    def _refuse(self, entry: PendingPublish) -> None:
         if entry.future.done():
             self.drop(entry)  # whoever asked has given up
         elif entry.attempts or entry.in_doubt:

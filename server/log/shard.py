@@ -17,10 +17,10 @@ from server.core.errors import Error
 from server.log import rows
 from server.log.foundation import Base, Foundation
 from server.log.inserts import DUPLICATE_KEY, Inserts
-from server.log.pending import Entry, Pending, Receipt
+from server.log.pending import Pending, PendingPublish, Receipt
 from server.log.reader import Reader
 from server.log.rows import Row
-from server.log.turns import Turns
+from server.log.write_turns import WriteTurns
 from server.mongo.client import brief, brief_refusal
 from server.wire.messages import Message
 
@@ -52,15 +52,15 @@ class _Lane:
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
-        self.waiting: deque[Entry] = deque()
+        self.waiting: deque[PendingPublish] = deque()
         self.head: Position | None = None
         """The newest known position, or None: to be read."""
         self.not_before = 0.0
         self.failures = 0
-        self.turns = Turns()
+        self.turns = WriteTurns()
 
 
-_Batch = list[tuple[_Lane, list[Entry]]]
+_Batch = list[tuple[_Lane, list[PendingPublish]]]
 
 
 class Shard:
@@ -104,7 +104,7 @@ class Shard:
 
     # --- from outside -------------------------------------------------------------------------------------------------
 
-    def put(self, channel: str, entry: Entry) -> None:
+    def put(self, channel: str, entry: PendingPublish) -> None:
         lane = self._lanes.get(channel)
         if lane is None:
             lane = self._lanes[channel] = _Lane(channel)
@@ -193,7 +193,7 @@ class Shard:
             if lane.not_before > now:
                 self._ready.append(lane)
                 continue
-            taken: list[Entry] = []
+            taken: list[PendingPublish] = []
             self._batch.append((lane, taken))
             while lane.waiting and messages < BATCH_MESSAGES:
                 entry = lane.waiting[0]
@@ -267,11 +267,11 @@ class Shard:
         return batch
 
     def _settle_found(
-        self, lane: _Lane, entries: list[Entry], found: Mapping[tuple[str, str | None, str], Row]
-    ) -> list[Entry]:
+        self, lane: _Lane, entries: list[PendingPublish], found: Mapping[tuple[str, str | None, str], Row]
+    ) -> list[PendingPublish]:
         """Answer the entries that are stored; the others are no longer in doubt."""
         assert lane.head is not None
-        rest: list[Entry] = []
+        rest: list[PendingPublish] = []
         reached: Position | None = None
         for entry in entries:
             row = found.get((lane.channel, entry.user, entry.key))
@@ -336,7 +336,7 @@ class Shard:
                 self._refused(lane, entries[stored:], refusal, now)
                 stored, refusal = 0, None
 
-    def _number(self, lane: _Lane, entries: list[Entry]) -> list[Row]:
+    def _number(self, lane: _Lane, entries: list[PendingPublish]) -> list[Row]:
         """The rows of `entries`, numbered on from the head. Whoever has been answered meanwhile, at the deadline, is
         taken out: it was told that nothing is stored, or not to rely on it. So is what cannot be made a row: a bug, but
         it must not stop the shard."""
@@ -362,7 +362,7 @@ class Shard:
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
-    def _commit(self, lane: _Lane, entries: list[Entry], now: float) -> None:
+    def _commit(self, lane: _Lane, entries: list[PendingPublish], now: float) -> None:
         if not entries:
             return
         assert lane.head is not None
@@ -382,7 +382,7 @@ class Shard:
         self._on_append(lane.channel)
         self._listener.on_commit(messages)
 
-    def _refused(self, lane: _Lane, entries: list[Entry], refusal: Mapping[str, Any], now: float) -> None:
+    def _refused(self, lane: _Lane, entries: list[PendingPublish], refusal: Mapping[str, Any], now: float) -> None:
         """The first of `entries` was refused by MongoDB, those behind it were not attempted."""
         for entry in entries:
             entry.attempts.pop()  # this attempt has stored none of them
@@ -412,7 +412,7 @@ class Shard:
             lane.head = None
             self._retry(lane, entries, backoff=True)
 
-    def _retry(self, lane: _Lane, entries: list[Entry], backoff: bool = False) -> None:
+    def _retry(self, lane: _Lane, entries: list[PendingPublish], backoff: bool = False) -> None:
         if backoff:
             lane.failures += 1
             pause = min(1.0, 0.05 * 2 ** min(lane.failures, 5)) * random.uniform(0.5, 1.0)

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.access.permissions import revocable
 from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
 from server.core.principals import Principal
@@ -29,11 +29,11 @@ class ConnectedClient:
     transport = "stream"
 
     __slots__ = (
-        "id", "origin", "subscriptions", "outbox", "_node", "_connection", "_entry", "_principal", "_ended"
+        "id", "origin", "subscriptions", "outbox", "_node", "_connection", "_seats", "_principal", "_ended"
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, entry: Entry,
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, seats: ConnectionSeats,
         origin: str | None = None,
     ) -> None:  # fmt: skip
         self.id = "s" + secrets.token_hex(6)
@@ -41,7 +41,7 @@ class ConnectedClient:
         self.subscriptions: dict[str, Subscription] = {}
         self._node = node
         self._connection = connection
-        self._entry = entry
+        self._seats = seats
         self._principal: Principal | None = None
         self._ended = False
         self.outbox = self._make_outbox(codec)
@@ -60,7 +60,7 @@ class ConnectedClient:
 
     @property
     def address(self) -> str:
-        return self._entry.address
+        return self._seats.address
 
     @property
     def ended(self) -> bool:
@@ -107,7 +107,7 @@ class ConnectedClient:
     def _identify(self, principal: Principal) -> None:
         """`limit_exceeded` if this user has too many connections."""
         self._forget_user()
-        self._entry.sit_as(principal)
+        self._seats.sit_as(principal)
         self._principal = principal
         if revocable(principal) and principal.user is not None:
             self._node.admission.users.setdefault(principal.user, set()).add(self)
@@ -188,7 +188,7 @@ class ConnectedClient:
         self._ended = True
         self._node.admission.clients.discard(self)
         self._forget_user()
-        self._entry.stand_up()
+        self._seats.stand_up()
         for subscription in self.subscriptions.values():
             subscription.close()
         self.subscriptions.clear()

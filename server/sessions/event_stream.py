@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import Final
 
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.core.cursors import join_cursors
 from server.core.errors import Disconnect
 from server.core.principals import Principal
@@ -26,8 +26,8 @@ RETRY: Final = (1.0, 3.0)
 class EventStream(Listener):
     __slots__ = ("_beat_at",)
 
-    def __init__(self, node: Node, connection: Connection, principal: Principal, entry: Entry) -> None:
-        super().__init__(node, connection, EVENT_STREAM, principal, entry)
+    def __init__(self, node: Node, connection: Connection, principal: Principal, seats: ConnectionSeats) -> None:
+        super().__init__(node, connection, EVENT_STREAM, principal, seats)
         self._beat_at = float("inf")
 
     def begin(self) -> None:

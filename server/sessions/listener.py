@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.core.errors import DISCONNECTED, Disconnect, Error
 from server.core.principals import Principal
 from server.node import Node
@@ -26,12 +26,14 @@ class Listener(ConnectedClient):
 
     __slots__ = ("_begun", "_cursors", "_gaps")
 
-    def __init__(self, node: Node, connection: Connection, codec: Codec, principal: Principal, entry: Entry) -> None:
+    def __init__(
+        self, node: Node, connection: Connection, codec: Codec, principal: Principal, seats: ConnectionSeats
+    ) -> None:
         self._begun = False
         self._cursors: dict[str, str | None] = {}
         """Where each channel's delivery starts; None for an ephemeral one."""
         self._gaps: list[GapPush] = []
-        super().__init__(node, connection, codec, principal, entry)
+        super().__init__(node, connection, codec, principal, seats)
 
     async def subscribe(self, wanted: Mapping[str, str | None], last: int | None = None) -> None:
         """`wanted`: channel → cursor, or None for `last` messages or from now on. All of them, or the first Error."""

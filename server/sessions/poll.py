@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.core.cursors import Position, join_cursors
 from server.core.errors import REVOKED, SHUT_OUT, TOKEN_EXPIRED, Disconnect, Error, bad_request
 from server.core.principals import Principal
@@ -54,13 +54,13 @@ class Poll(Listener):
         connection: Answering,
         codec: Codec,
         principal: Principal,
-        entry: Entry,
+        seats: ConnectionSeats,
         *,
         limit: int,
         joined: bool,
     ) -> None:
         self._encoding = ITEMS[codec]
-        super().__init__(node, connection, self._encoding, principal, entry)
+        super().__init__(node, connection, self._encoding, principal, seats)
         self._wanted: Mapping[str, str | None] = {}
         self._limit = limit
         """Messages of each channel."""

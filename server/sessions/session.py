@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from server.access.admission import Entry
+from server.access.admission import ConnectionSeats
 from server.core.errors import FLOODED, NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
 from server.core.principals import GUEST, Principal
 from server.log.log import Receipt
@@ -65,10 +65,10 @@ class Session(ConnectedClient):
     )  # fmt: skip
 
     def __init__(
-        self, node: Node, connection: Connection, dialect: Dialect, principal: Principal | None, entry: Entry,
+        self, node: Node, connection: Connection, dialect: Dialect, principal: Principal | None, seats: ConnectionSeats,
         origin: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(node, connection, dialect.codec, principal, entry, origin)
+        super().__init__(node, connection, dialect.codec, principal, seats, origin)
         self._dialect = dialect
         self.begun = 0
         """Commands that go on in later turns of the loop; whoever counts them sets it back."""

@@ -1,4 +1,4 @@
-"""Fairness between connections: how long what they send may keep the event loop from everything else."""
+"""Fairness between connections: how much of the event loop's time what they send may take from everything else."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TASK: Final = 0.0002
 """Seconds that a command which goes on as a task is expected to need in the next turn."""
 
 
-class Turns:
-    """Whose frames are worked on now, and who waits for the next turn of the loop.
+class LoopShare:
+    """One for all connections: whose frames are worked on now, and who waits for the next turn of the loop.
 
     What comes in is worked on at once, as long as there is time in this turn. What is left of it waits here, with
     everybody else's: first come, first served, a slice of time per turn.
@@ -27,7 +27,7 @@ class Turns:
         self._until = 0.0
         """The end of this turn's slice; 0: nothing has come in this turn."""
         self._expected = 0.0
-        """Seconds of this slice that what was begun in it will take later."""
+        """Seconds that commands begun in this slice are expected to take later, as tasks."""
         self._waiting: deque[Callable[[], None]] = deque()
 
     def now(self) -> bool:

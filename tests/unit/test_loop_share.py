@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 
-from server.sessions.turns import SLICE, TASK, Turns
+from server.sessions.loop_share import SLICE, TASK, LoopShare
 
 
 def test_those_who_wait_go_in_turn() -> None:
     """Who is not done after its slice stands behind the others."""
 
     async def run() -> None:
-        turns = Turns()
+        share = LoopShare()
         seen: list[str] = []
 
         def work(name: str, left: int) -> None:
             seen.append(name)
             if left:
-                turns.later(lambda: work(name, left - 1))
+                share.later(lambda: work(name, left - 1))
 
         for name in "abc":
-            turns.later(lambda name=name: work(name, 2))
+            share.later(lambda name=name: work(name, 2))
         while len(seen) < 9:
             await asyncio.sleep(0)
         assert "".join(seen) == "abcabcabc"
@@ -32,13 +32,13 @@ def test_what_was_begun_counts_in_the_turn_that_it_will_slow_down() -> None:
     """Commands that go on as tasks use up the slice before they have run; the next turn has a slice of its own."""
 
     async def run() -> None:
-        turns = Turns()
-        assert turns.now()
-        turns.expect(int(SLICE / TASK) + 1)
-        assert not turns.now()
+        share = LoopShare()
+        assert share.now()
+        share.expect(int(SLICE / TASK) + 1)
+        assert not share.now()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert turns.now()
+        assert share.now()
 
     asyncio.run(run())
 
@@ -47,15 +47,15 @@ def test_the_loop_goes_on_between_turns() -> None:
     """However much waits, whatever else is due runs in between."""
 
     async def run() -> None:
-        turns = Turns()
+        share = LoopShare()
         rounds = 0
 
         def endless() -> None:
             nonlocal rounds
             rounds += 1
-            turns.later(endless)
+            share.later(endless)
 
-        turns.later(endless)
+        share.later(endless)
         for _ in range(10):
             await asyncio.sleep(0)
         assert 0 < rounds <= 10

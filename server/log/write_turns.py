@@ -1,4 +1,4 @@
-"""Turns: how nodes that write to the same channel at once keep out of each other's way.
+"""Turns to write: how nodes that write to the same channel at once keep out of each other's way.
 
 Who writes at once with others is refused more often than not, and fairness is chance. So after the first conflict the
 nodes that write to a channel have it in turn, by the clock and in the order of their names. This is a courtesy: what
@@ -18,8 +18,8 @@ TURN: Final = 0.05
 """Seconds a node has a contended channel to itself: a few batches."""
 
 
-class Turns:
-    """Of one channel at one node. `now` is the event loop's time."""
+class WriteTurns:
+    """When this node may write to one channel. `now` is the event loop's time."""
 
     __slots__ = ("_rivals", "_until", "_wrote_at")
 
