@@ -2,8 +2,8 @@
 
     channels  {_id: channel, floor: highest offset that is gone, epoch: if not the database's}
 
-Whatever is read is a majority's. Messages are read before the floor: what was trimmed between the two reads is then a
-gap, never a silent hole.
+Whatever is read is a majority's. Messages are read before the floor, mostly by the same command as its last stage: what
+was trimmed between the two reads is then a gap, never a silent hole.
 
 What many ask for at the same time is read together (groups.py): the heads of their channels, and short ranges of
 messages, which are named one by one so that MongoDB only has to look them up. A command is answered in one reply, since
@@ -135,12 +135,14 @@ class Reader:
                 {"$match": {"_id.c": {"$in": list(channels)}}},
                 {"$sort": {"_id.c": ASCENDING, "_id.o": DESCENDING}},
                 {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}}},
+                _then_states(channels),
             ],
             # One more than there can be, so that MongoDB knows that this is all.
-            "cursor": {"batchSize": len(channels) + 1},
+            "cursor": {"batchSize": 2 * len(channels) + 1},
         }
-        offsets = {row["_id"]: row["o"] for row in await self._rows(newest, session)}
-        states = await self._read_states(channels, session)
+        rows = await self._rows(newest, session)
+        offsets = {row["_id"]: row["o"] for row in rows if "o" in row}
+        states = self._states_in(channels, (row for row in rows if "o" not in row))
         return {
             channel: Head(Position(states[channel].epoch, offsets.get(channel, 0)), states[channel].floor)
             for channel in channels
@@ -154,8 +156,11 @@ class Reader:
         self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None
     ) -> dict[str, State]:
         command = {"find": "channels", "filter": {"_id": {"$in": list(channels)}}, "batchSize": len(channels) + 1}
+        return self._states_in(channels, await self._rows(command, session))
+
+    def _states_in(self, channels: Iterable[str], rows: Iterable[Row]) -> dict[str, State]:
         states = dict.fromkeys(channels, State(0, self._foundation.base.epoch))
-        for row in await self._rows(command, session):
+        for row in rows:
             epoch = row.get("epoch", self._foundation.base.epoch)
             states[row["_id"]] = State(row.get("floor", 0), epoch)
         return states
@@ -272,7 +277,7 @@ class Reader:
                 break
             wanted |= keys
             taken.append(one)
-        there = await self._small_or_sizes(wanted)
+        there, states = await self._small_or_sizes(wanted, list({one.channel for one in taken}))
         parts: dict[_Range, tuple[list[_Found], _Fit]] = {}
         large: dict[_Key, int] = {}
         for one in taken:
@@ -284,7 +289,8 @@ class Reader:
             large |= fit.large
             parts[one] = found, fit
         large_rows = await self._large(large)
-        states = await self._read_states(list({one.channel for one in parts}))
+        if states is None or large:
+            states = await self._read_states(list({one.channel for one in parts}))
         answers: dict[_Range, tuple[_Rows, State]] = {}
         for one, (found, fit) in parts.items():
             rows = _whole(found[: fit.messages], large_rows)
@@ -294,18 +300,32 @@ class Reader:
             )
         return answers
 
-    async def _small_or_sizes(self, keys: set[_Key]) -> dict[_Key, Row | int]:
-        """The messages that are there, or of large ones their bytes. What the first look does not find is large, or is
-        not there."""
+    async def _small_or_sizes(
+        self, keys: set[_Key], channels: Sequence[str]
+    ) -> tuple[dict[_Key, Row | int], dict[str, State] | None]:
+        """The messages that are there, or of large ones their bytes; and the states of their channels if that was all
+        there is to read. What the first look does not find is large, or is not there."""
         there: dict[_Key, Row | int] = {}
+        if not keys:
+            return there, None
+        states: list[Row] = []
         query = {"_id": {"$in": [id_of(*key) for key in keys]}}
-        for row in await self._find({"filter": query | _SMALL}, len(keys)) if keys else ():
-            there[_key(row)] = row
+        command = {
+            "aggregate": "messages",
+            "pipeline": [{"$match": query | _SMALL}, _then_states(channels)],
+            "cursor": {"batchSize": len(keys) + len(channels) + 1},
+        }
+        for row in await self._rows(command):
+            if isinstance(row["_id"], str):
+                states.append(row)
+            else:
+                there[_key(row)] = row
         if missing := keys - there.keys():
             query = {"_id": {"$in": [id_of(*key) for key in missing]}}
             command = {"filter": query, "projection": {"_id": 1, "m": _SIZE}}
             there |= {_key(row): row["m"] for row in await self._find(command, len(missing))}
-        return there
+            return there, None
+        return there, self._states_in(channels, states)
 
     async def _large(self, sizes: Mapping[_Key, int]) -> dict[_Key, Row]:
         """The messages of which only the sizes were asked so far."""
@@ -380,6 +400,12 @@ class _Pages:
             self._remove(next(iter(self._pages)))
         if self._pages:
             self._timer = asyncio.get_running_loop().call_later(_CACHED_SECONDS, self._expire)
+
+
+def _then_states(channels: Sequence[str]) -> Row:
+    """The last stage of a pipeline over messages: after them, the states of these channels. It costs MongoDB less than
+    a command does."""
+    return {"$unionWith": {"coll": "channels", "pipeline": [{"$match": {"_id": {"$in": list(channels)}}}]}}
 
 
 def _key(row: Row) -> _Key:
