@@ -41,11 +41,15 @@ async def test_what_was_answered_not_stored_is_never_stored(mongod: Mongod) -> N
     """A publish whose deadline passes while its batch waits for the channel's head is out of the queue."""
     options = fresh(shards=1, publish_timeout=Seconds(1))
     async with opened(mongod.uri, options) as log:
-        slow = {"failCommands": ["aggregate", "find"], "blockTimeMS": 700, **APP}
+        slow = {"failCommands": ["aggregate"], "blockTimeMS": 700, **APP}
         await mongod.fail_command(slow, {"times": 2})  # each in time for the driver, both too long for the publish
         try:
+            reads = log.reads
+            before = log.append("chat:b", None, "before", "before", 10)
+            await until(lambda: log.reads > reads)
             with pytest.raises(Error) as refused:
                 await log.append("chat:a", None, "ghost", "ghost", 10)
+            await before
         finally:
             await mongod.fail_command({}, "off")
         assert refused.value.code == "unavailable"
