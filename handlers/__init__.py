@@ -11,8 +11,8 @@ from handlers.documentation import DocumentationPage
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
 from handlers.events import ChannelEvents, JoinedEvents, Tickets
-from handlers.nodes import ChannelList, Nodes
 from handlers.openapi import OpenApi, document
+from handlers.operators import ChannelList, Nodes
 from handlers.ops import Health, Metrics, Readiness
 from handlers.origins import Hosts
 from handlers.pages import ROOT, STATIC, Page, PageFolder

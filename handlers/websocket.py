@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 LOT: Final = 64
 """Frames of one connection, counting each 256 bytes of payload as one more, before it is somebody else's turn."""
 BEGUN: Final = 3
-"""More for a command that goes on after its frame was worked on."""
+"""Added to the load for each command that continues as a task (`Session.begun`, read and set back in `_work`)."""
 
 
 class WebSocketHandler(BaseHandler):

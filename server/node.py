@@ -50,8 +50,8 @@ from server.log.log import Log
 from server.mongo.client import connect, connect_apart
 from server.mongo.clock import COMPARE_EVERY, compare
 from server.mongo.opening import Opening, renew_if_unknown
+from server.presence.attendance import Attendance
 from server.presence.last_seen import LastSeen
-from server.presence.presence import Presence
 from server.presence.service import PresenceService
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Node:
         # From the log and the broker to who listens.
         self.hub = Hub()
         self.streams = Streams(self.id, broker=self.broker, log=self.log, hub=self.hub, keeper=self.keeper)
-        self.attendance = Presence(
+        self.attendance = Attendance(
             self.id,
             announce=self.announcer.announce,
             deliver=self.streams.notify,

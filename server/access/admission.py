@@ -108,6 +108,8 @@ class Visit:
 
 
 class Admission:
+    """Of one node: the seats of its connections, the rates of its users, and who is connected."""
+
     def __init__(self, limits: Limits, namespaces: Mapping[str, Namespace]) -> None:
         self._limits = limits
         self._per_user = Buckets(limits.user_messages_per_second, limits.user_burst)
@@ -119,12 +121,15 @@ class Admission:
         self.connections = Seats("connections", limits.connections)
         """Those that stay: WebSockets, event streams, long polls; each until its socket is closed."""
         self.addresses = Seats("connections_per_ip", limits.connections_per_ip)
+        """Those of each address, or network of them, by its key (`address_key`)."""
         self.visits, self.visits_by_address = Seats("connections", 0), Seats("connections_per_ip", 0)
         """Connections of plain HTTP. They share the limits of those that stay, see `visit`."""
         self.per_user = Seats("connections_per_user", limits.connections_per_user)
-        """API keys are not counted."""
-        self.channels = Seats("channels_per_connection", limits.channels_per_connection, retry_after=None)
+        """Those of each user, by name. API keys are not counted."""
+        self.channel_seats = Seats("channels_per_connection", limits.channels_per_connection, retry_after=None)
+        """The subscriptions of each connection, by its session's id."""
         self.clients: set[Client] = set()
+        """All sessions on this node: those of WebSockets, event streams and long polls."""
         self.users: dict[str, set[Client]] = {}
         """The sessions of each user; those of API keys are not among them."""
         self.bytes_in = 0

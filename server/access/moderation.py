@@ -104,4 +104,4 @@ class Moderation:
                 if confirmed:
                     client.unsuspend()
                 elif principal is not None:
-                    client.suspend(partial(self._permissions.held, principal))
+                    client.suspend(partial(self._permissions.deliveries_wait, principal))

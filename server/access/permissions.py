@@ -1,7 +1,8 @@
 """Who may do what in a channel: deny by default, one place that decides.
 
-Every door (WebSocket, REST, history, resume) asks `Permissions.check` before it touches a channel. A right comes from
-the namespace's rule (rules.py) or from what the token or the API key carries itself; a revocation takes either.
+Permissions decides, whatever is asked for and by which door. Whoever waits for something between asking and doing takes
+the right from rights.py; who does not wait asks `Permissions.check`. A right comes from the namespace's rule
+(core/rules.py) or from what the token or the API key carries itself; a revocation takes either.
 """
 
 from __future__ import annotations
@@ -115,8 +116,9 @@ class Permissions:
             self._check_revoked(principal, channel, rule, f"{action} documents of {name}")
         return collection
 
-    def held(self, principal: Principal, channel: str) -> bool:
-        """Whether deliveries have to wait while revocations cannot be confirmed: not of what any guest could read."""
+    def deliveries_wait(self, principal: Principal, channel: str) -> bool:
+        """Whether deliveries to `principal` have to wait while revocations cannot be confirmed: not those of what any
+        guest could read."""
         namespace = self._namespaces.get(namespace_of(channel))
         if namespace_of(channel) == DOCUMENTS:
             collection = self._collections.get(collection_of(channel))

@@ -1,7 +1,8 @@
 """Rights, asked for before something is done and again after everything that waited.
 
 A hook, a read, a lock or a queue takes time, and in that time a right may be revoked. Whoever was told that it is
-revoked must see nothing done with it afterwards. So every use case gets its rights here, in one of two ways:
+revoked must see nothing done with it afterwards. Permissions decides. Whoever waits for something between asking and
+doing takes the right from here; who does not wait asks `Permissions.check`. There are two ways to take one:
 
     async with rights.reading(principal, channel) as namespace:    asks again when the block ends, before its result
         …                                                          is given to anybody

@@ -23,9 +23,9 @@ Row = tuple[str, str | None, int, Any]
 """(channel, user or None for the guests, sessions or −1 for who has left, info)"""
 
 
-class Attendance(Struct, frozen=True, array_like=True):
-    """Who is where on one node (presence.py): the change `number`, or one of the `parts` of its whole table as it was
-    after that change."""
+class AttendanceUpdate(Struct, frozen=True, array_like=True):
+    """Who is where on one node (server/presence/attendance.py): the change `number`, or one of the `parts` of its whole
+    table as it was after that change."""
 
     number: int
     rows: list[Row]
@@ -58,7 +58,7 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     """With the beat: how it is (stats.py)."""
     attended: int = 0
     """With the beat: the number of its last attendance."""
-    attendance: Attendance | None = None
+    attendance: AttendanceUpdate | None = None
     ask: list[str] = field(default_factory=list)
     """Nodes that are to announce their whole attendance."""
     question: Question | None = None

@@ -4,7 +4,8 @@ One connection listens, another publishes (of each, one for every master of a Cl
 published in one turn of the event loop goes out in one round trip. redis-py's own health check does not notice a
 half-open link, so listening connections are pinged, and the node listens for its own announcements and says when it
 misses them (`suspect`). After a failure all connections of that direction are thrown away, and whoever is the master
-now is looked up and connected to anew (`Endpoint`): that is how a failover is followed.
+now is looked up and connected to anew (`Endpoint`): that is how a failover is followed. While `problem()` is not None,
+`Peers` (server/cluster/peers.py) compares with the log once a second, so that messages come later, but come.
 """
 
 from __future__ import annotations
@@ -186,6 +187,8 @@ class RedisBroker:
                 self._cut()
 
     def suspect(self) -> None:
+        """This node does not hear its own announcements, though the link seems to be there: cut it, so that it is made
+        anew. A link that has just been made is given time to bring something."""
         if self._linked and asyncio.get_running_loop().time() - self._linked_at > TIMEOUT + 1.0:
             self._link_problem = "redis: this node does not hear its own announcements"
             self._cut()

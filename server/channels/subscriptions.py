@@ -22,7 +22,7 @@ from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.log import Log
 from server.log.reader import SHORT
-from server.presence.presence import Presence
+from server.presence.attendance import Attendance
 from server.wire.commands import Subscribe
 from server.wire.pushes import Fields, GapPush
 
@@ -40,7 +40,7 @@ class Subscriptions:
         hub: Hub,
         log: Log,
         documents: DocumentService,
-        attendance: Presence,
+        attendance: Attendance,
         tickets: Tickets,
         lifecycle: Lifecycle,
     ) -> None:

@@ -20,7 +20,7 @@ from server.core.principals import Principal
 from server.delivery.hub import Hub
 from server.delivery.streams import Streams
 from server.log.log import Log
-from server.presence.presence import Presence
+from server.presence.attendance import Attendance
 from server.wire.messages import Message
 from server.wire.pushes import Fields
 
@@ -44,7 +44,7 @@ class Directory:
         streams: Streams,
         hub: Hub,
         log: Log,
-        attendance: Presence,
+        attendance: Attendance,
         admission: Admission,
         incidents: Incidents,
         namespaces: Mapping[str, Namespace],
@@ -141,7 +141,8 @@ class Directory:
         self._peers.pop(node, None)
 
     def tell(self) -> Fields:
-        """Once a second, to operators: how this node is, and what has gone wrong since. The former is for the peers."""
+        """Once a second. Shows operators here how this node is, publishes what has gone wrong since the last time as
+        events to all nodes, and answers the former, to be announced to the peers."""
         self._beats += 1
         if self._beats % RATE_OVER == 0:
             self._streams.compute_rates(RATE_OVER * BEAT)

@@ -20,7 +20,7 @@ from server.core.lifecycle import Lifecycle
 from server.core.tasks import Keeper
 from server.delivery.streams import Streams
 from server.log.log import Log
-from server.presence.presence import Presence
+from server.presence.attendance import Attendance
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Peers:
         broker: Broker,
         log: Log,
         streams: Streams,
-        attendance: Presence,
+        attendance: Attendance,
         announcer: Announcer,
         directory: Directory,
         lifecycle: Lifecycle,

@@ -33,7 +33,7 @@ class Stream:
     """A channel somebody on this node listens to. Ephemeral channels need no sequencer."""
 
     __slots__ = (
-        "channel", "conflate", "keeper", "sequencer", "users", "received", "counted", "rate", "ephemeral", "copies",
+        "channel", "conflate", "keeper", "sequencer", "holders", "received", "counted", "rate", "ephemeral", "copies",
         "opening", "floor",
     )  # fmt: skip
 
@@ -43,7 +43,8 @@ class Stream:
         self.keeper = keeper
         """Of the tasks of its subscriptions."""
         self.sequencer = sequencer
-        self.users = 0
+        self.holders = 0
+        """Subscriptions to it here, made or in the making; with the last of them it is closed."""
         self.received = 0
         """Messages from the broker; `counted` of them when the `rate` (per second) was last computed."""
         self.counted = 0
@@ -78,7 +79,7 @@ class Streams:
 
     def counts(self) -> tuple[int, int]:
         """(channels somebody here is subscribed to, subscriptions to them, live or not)"""
-        return len(self._streams), sum(stream.users for stream in self._streams.values())
+        return len(self._streams), sum(stream.holders for stream in self._streams.values())
 
     def listened(self, prefix: str, after: str, limit: int) -> dict[str, tuple[int, float]]:
         """The first `limit` channels with subscribers here whose names begin with `prefix` and come behind `after`:
@@ -86,10 +87,10 @@ class Streams:
         names = (
             channel
             for channel, stream in self._streams.items()
-            if stream.users and channel > after and channel.startswith(prefix)
+            if stream.holders and channel > after and channel.startswith(prefix)
         )
         streams = ((name, self._streams[name]) for name in heapq.nsmallest(limit, names))
-        return {name: (stream.users, stream.rate) for name, stream in streams}
+        return {name: (stream.holders, stream.rate) for name, stream in streams}
 
     def compute_rates(self, seconds: float) -> None:
         """The messages per second of each channel since the last time, `seconds` ago."""
@@ -121,7 +122,7 @@ class Streams:
                 )
             stream = self._streams[channel] = Stream(channel, float(namespace.conflate), sequencer, self._keeper)
             stream.opening = self._keeper.spawn(f"open {channel}", self._open(stream), awaited=True)
-        stream.users += 1
+        stream.holders += 1
         try:
             assert stream.opening is not None
             await asyncio.shield(stream.opening)
@@ -131,8 +132,8 @@ class Streams:
         return stream
 
     def release(self, stream: Stream) -> None:
-        stream.users -= 1
-        if not stream.users:
+        stream.holders -= 1
+        if not stream.holders:
             asyncio.get_running_loop().call_later(LINGER, self._close_unused, stream)
 
     async def _open(self, stream: Stream) -> None:
@@ -148,7 +149,7 @@ class Streams:
             raise
 
     def _close_unused(self, stream: Stream) -> None:
-        if not stream.users and self._streams.get(stream.channel) is stream and not self._closed:
+        if not stream.holders and self._streams.get(stream.channel) is stream and not self._closed:
             self._drop(stream)
 
     def _drop(self, stream: Stream) -> None:

@@ -130,7 +130,8 @@ class Subscription:
             self._task = self._stream.keeper.spawn(f"catch up {self.channel}", self._catch_up())
 
     def fall_behind(self, first: int) -> None:
-        """The subscriber could not take what began with `first`: serve it from the log, at its own pace."""
+        """The subscriber could not take what began with the offset `first`: serve it from the log, at its own pace. 0:
+        what stood before any message, see `_go_back`."""
         assert self._stream.sequencer is not None
         if not self.live:
             return

@@ -250,7 +250,7 @@ class Tailer:
                         codec_options=document_json.RAW,
                     )
                     events = reply["cursor"]["nextBatch"]
-                    ended = await self._publish(events)
+                    ended = await self._append_changes(events)
                     token: str = reply["cursor"]["postBatchResumeToken"]["_data"]
                     marked = any(event.get("ns", {}).get("coll") == "meta" for event in events)
                     if ended or marked or loop.time() - renewed > RENEW:
@@ -293,8 +293,8 @@ class Tailer:
         stub = {"_id": f"{path}._id", **owners, "_truncated": True}
         return {"$cond": [{"$gt": [{"$bsonSize": path}, DOCUMENT_BYTES]}, {"large": stub}, {"whole": path}]}
 
-    async def _publish(self, events: list[Any]) -> bool:
-        """Whether the stream ends with them."""
+    async def _append_changes(self, events: list[Any]) -> bool:
+        """Put what these events tell into the log of each collection; whether the change stream ends with them."""
         changes: dict[str, list[Change]] = {}
         ended = False
         pace = Pace()

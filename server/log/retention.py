@@ -26,9 +26,11 @@ ROUND_EVERY: Final = 3600.0
 
 
 class Trimmer:
-    """Trims what this node has written or has found too young; once an hour, and after a start, every channel.
+    """Trims the channels that this node has appended to, or whose messages it has seen will soon be too old; once an
+    hour, and after a start, every channel. `Node.start` has `step` called every `mongodb.trim_interval` seconds (0:
+    never).
 
-    `retention(channel)` answers what is declared for it; None: nothing any more.
+    `retention(channel)` answers what is declared for a channel, which is the option `history`; None: nothing any more.
     """
 
     def __init__(

@@ -7,14 +7,14 @@ from server.access.rights import Rights
 from server.core.errors import bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
+from server.presence.attendance import Attendance
 from server.presence.last_seen import LastSeen
-from server.presence.presence import Presence
 from server.wire.pushes import Fields
 
 
 class PresenceService:
     def __init__(
-        self, *, attendance: Presence, last_seen: LastSeen, rights: Rights, admission: Admission, lifecycle: Lifecycle
+        self, *, attendance: Attendance, last_seen: LastSeen, rights: Rights, admission: Admission, lifecycle: Lifecycle
     ) -> None:
         self._attendance = attendance
         self._last_seen = last_seen

@@ -50,7 +50,7 @@ class Listener(ConnectedClient):
     async def _join(self, channel: str, after: str | None, last: int | None) -> None:
         """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
         assert self._principal is not None
-        seat = self._node.admission.channels.take(self.id)
+        seat = self._node.admission.channel_seats.take(self.id)
         try:
             subscription, fields, gap = await self._node.subscriptions.subscribe(
                 self._principal, self.outbox, Subscribe(channel=channel, after=after, last=None if after else last)
@@ -73,7 +73,7 @@ class Listener(ConnectedClient):
         for subscription in tuple(self.subscriptions.values()):
             subscription.start()
         if self._principal is not None and not self._node.revocations.confirmed:
-            self.suspend(partial(self._node.permissions.held, self._principal))
+            self.suspend(partial(self._node.permissions.deliveries_wait, self._principal))
 
     def suspend(self, concerned: Callable[[str], bool]) -> None:
         if self._begun:

@@ -62,7 +62,7 @@ class Outbox:
         self.id = identifier
         self.codec = codec
         self.direct_write: Callable[[bytes], None] | None = None
-        self.topics = 0
+        self.topics = 0  # counted by the hub, see Sink.topics
         self.queued = 0
         """Bytes that wait for the client."""
         self._owner = owner

@@ -60,7 +60,7 @@ class Session(ConnectedClient):
     transport = "websocket"
 
     __slots__ = (
-        "begun", "_dialect", "_started", "_first", "_held", "_said", "_allowance", "_budget", "_lanes", "_paging",
+        "begun", "_dialect", "_started", "_first", "_before_key", "_said", "_allowance", "_budget", "_lanes", "_paging",
         "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
@@ -71,14 +71,15 @@ class Session(ConnectedClient):
         super().__init__(node, connection, dialect.codec, principal, seats, origin)
         self._dialect = dialect
         self.begun = 0
-        """Commands that go on in later turns of the loop; whoever counts them sets it back."""
+        """Commands that continue as tasks, in later turns of the loop. After each frame the WebSocket reads it, adds it
+        to the load of its connection, and sets it back to 0."""
         self._started = False
         """Whether the client has said who it is, or is a guest."""
         self._first = True
         self._said: tuple[str, ...] = ()
         """Codes of refusals that are in the log: one each."""
-        self._held: deque[AnyCommand] | None = None
-        """Commands that wait for the key of the first one's token."""
+        self._before_key: deque[AnyCommand] | None = None
+        """Commands that wait until the key of the first one's token is fetched; None: no key is waited for."""
         now = asyncio.get_running_loop().time()
         self._allow(principal)
         self._lanes = Lanes()
@@ -108,8 +109,8 @@ class Session(ConnectedClient):
         for command in commands:
             if isinstance(command, Unreadable):
                 self._refuse(*command)
-            elif self._held is not None:
-                self._held.append(command)
+            elif self._before_key is not None:
+                self._before_key.append(command)
                 self._count(1)
             else:
                 self._handle(command)
@@ -200,20 +201,20 @@ class Session(ConnectedClient):
         fetching = self._node.authenticator.fetching(token)
         if fetching is None:
             return False
-        self._held = deque((command,))
+        self._before_key = deque((command,))
         self._count(1)
         self._spawn(self._go_on_after(fetching))
         return True
 
     async def _go_on_after(self, fetching: asyncio.Future[None]) -> None:
         await fetching
-        held, self._held = self._held, None
-        while held and not self._ended:
-            command = held.popleft()
+        waiting, self._before_key = self._before_key, None
+        while waiting and not self._ended:
+            command = waiting.popleft()
             self._count(-1)
             self._handle(command)
-            if self._held is not None:  # another unknown key
-                self._held.extend(held)
+            if self._before_key is not None:  # another unknown key
+                self._before_key.extend(waiting)
                 return
 
     # --- commands -----------------------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ class Session(ConnectedClient):
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
         if command.channel in self.subscriptions:
             raise Error("conflict", f"channel: already subscribed to {command.channel}")
-        seat = self._node.admission.channels.take(self.id)
+        seat = self._node.admission.channel_seats.take(self.id)
         try:
             subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self.outbox, command)
         except BaseException:
@@ -410,7 +411,7 @@ class Session(ConnectedClient):
             self._said += (error.code,)
             logger.info("refused: %s", error.told, extra=self.about() | {"code": error.code})
         # (What comes behind a first command that waits for its key is not the first.)
-        if not self._started and self._held is None and not self._node.authenticator.guests:
+        if not self._started and self._before_key is None and not self._node.authenticator.guests:
             self.disconnect(_turned_away(error))
 
     def pong(self, payload: bytes) -> None:

@@ -1,7 +1,8 @@
 """What a session speaks: bytes of the client to commands, and replies, errors, pings and farewells to bytes.
 
-A second protocol is one more of these. Its pushes are framed by its `codec`, which is also what the hub encodes a
-message once for: whoever has the same codec shares the bytes.
+A second WebSocket subprotocol is one more of these, in DIALECTS. Its pushes are framed by its `codec`, which is also
+what the hub encodes a message once for: whoever has the same codec shares the bytes. Ping, pong and close frames are
+RFC 6455's. Event streams and polls are clients of their own (server/sessions/listener.py).
 """
 
 from __future__ import annotations

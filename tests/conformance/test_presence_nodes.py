@@ -16,7 +16,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.testing import bind_unused_port
 
 import server.node
-import server.presence.presence
+import server.presence.attendance
 from handlers import make_app
 from handlers.server import HTTPServer
 from server.core import config
@@ -128,8 +128,8 @@ def redis_world(mongod: Mongod, shared_redis: Redis) -> World:
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that takes its time takes less of it."""
     monkeypatch.setattr(server.node, "BEAT", 0.1)
-    monkeypatch.setattr(server.presence.presence, "GRACE", 0.5)
-    monkeypatch.setattr(server.presence.presence, "LEASE", 20)
+    monkeypatch.setattr(server.presence.attendance, "GRACE", 0.5)
+    monkeypatch.setattr(server.presence.attendance, "LEASE", 20)
 
 
 def run(world: World, test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
@@ -181,7 +181,7 @@ def test_joins_and_leaves_reach_everybody_once(world: World) -> None:
 
 def test_a_reload_is_not_a_leave(world: World, brisk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither on the same node nor on another one. Who stays away leaves, once."""
-    monkeypatch.setattr(server.presence.presence, "GRACE", 3.0)
+    monkeypatch.setattr(server.presence.attendance, "GRACE", 3.0)
 
     async def test(world: World) -> None:
         ann = await world.person("ann")

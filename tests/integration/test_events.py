@@ -270,7 +270,7 @@ async def test_a_stream_that_may_not_be_is_a_problem(
         assert (events.status, (await events.problem())["code"]) == (status, code)
     assert not node.admission.clients
     assert not node.admission.connections.total
-    assert all(not stream.users for stream in node.streams._streams.values())
+    assert not node.streams.counts()[1]
 
 
 @pytest.mark.gen_test

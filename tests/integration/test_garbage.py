@@ -150,6 +150,8 @@ async def test_any_bytes_are_answered_as_the_protocol_says(
     admission = node.admission
     await until(lambda: not admission.clients and not admission.connections.total, 20, "the end of all clients")
     # What was under way finds that nobody is there any more.
-    await until(lambda: not node.hub.subscriptions() and not admission.channels.total, 20, "the end of subscriptions")
+    await until(
+        lambda: not node.hub.subscriptions() and not admission.channel_seats.total, 20, "the end of subscriptions"
+    )
     if grown:  # what a loop of its own garbage costs, and not what each input leaves
         assert peak() - grown < 200 << 20

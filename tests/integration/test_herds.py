@@ -93,7 +93,7 @@ async def test_a_herd_gets_as_many_seats_as_there_are(
         await until(lambda: not admission.connections.total, 10, "empty seats")
     assert not admission.clients
     assert not admission.users
-    assert [admission.addresses.total, admission.per_user.total, admission.channels.total] == [0, 0, 0]
+    assert [admission.addresses.total, admission.per_user.total, admission.channel_seats.total] == [0, 0, 0]
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -126,4 +126,4 @@ async def test_who_is_refused_keeps_no_seat(node: Node, base_url: str, http_serv
             assert (await reader.readline()).split()[1][:1] in (b"4", b"2", b"1")
     await until(lambda: not node.admission.connections.total, 10, "empty seats")
     assert not node.admission.addresses.total
-    assert not node.admission.channels.total
+    assert not node.admission.channel_seats.total

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
-import server.presence.presence
+import server.presence.attendance
 from server.node import Node
 from tests.integration.test_backpressure import BIG, Raw
 from tests.support.client import Client, Refused, make_token
@@ -118,7 +118,7 @@ async def test_a_lost_connection_is_no_leave_at_once(url: str, node: Node, monke
         await bob.reconnect()
         assert (await ann.presence("room:a"))["users"][1] == {"user": "bob", "sessions": 1}
         assert at_anns.waiting() == []
-        monkeypatch.setattr(server.presence.presence, "GRACE", 0.0)
+        monkeypatch.setattr(server.presence.attendance, "GRACE", 0.0)
         bob.abort()
         assert await at_anns.next() == {"type": "leave", "channel": "room:a", "user": "bob"}
 

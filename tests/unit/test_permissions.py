@@ -208,5 +208,5 @@ def test_what_was_revoked(
         with pytest.raises(Error) as caught:
             permissions.check(principal, "subscribe", channel)
         assert caught.value.code == code
-    assert permissions.held(principal, channel) is (principal is not GUEST and principal is not SERVER and
+    assert permissions.deliveries_wait(principal, channel) is (principal is not GUEST and principal is not SERVER and
                                                     (rule != "anyone" or not guests))  # fmt: skip

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
 
-from server.brokers.base import Attendance, Row
+from server.brokers.base import AttendanceUpdate, Row
 from server.core.clock import Clock
 from server.wire.messages import Notice
 from server.wire.pushes import Fields, JoinPush, LeavePush, OccupancyPush
@@ -71,8 +71,10 @@ class _News(NamedTuple):
     """The session whose coming is the news, and which is not told."""
 
 
-class Presence:
-    """`announce(**fields)` reaches the peers; `deliver(notices)` the subscribers here, for channels where
+class Attendance:
+    """Who is in which channel, on all nodes, as this one knows it. PresenceService (service.py) shows it to clients.
+
+    `announce(**fields)` reaches the peers; `deliver(notices)` the subscribers here, for channels where
     `tells(channel)`. `limit`: users above which a channel only tells their number; 0: never.
     """
 
@@ -182,7 +184,7 @@ class Presence:
         if number > table.number:
             self._ask(node)
 
-    def hear(self, node: str, attendance: Attendance) -> None:
+    def hear(self, node: str, attendance: AttendanceUpdate) -> None:
         """Another node's changes, or a part of its table."""
         table = self._tables.setdefault(node, _Table())
         number, rows = attendance.number, attendance.rows
@@ -309,7 +311,7 @@ class Presence:
         for index in range(0, len(changed), ROWS):
             own.number += 1
             rows = [_row(*change) for change in changed[index : index + ROWS]]
-            self._announce(attendance=Attendance(own.number, rows))
+            self._announce(attendance=AttendanceUpdate(own.number, rows))
         if self._asked:
             self._asked = False
             self._announce_all()
@@ -326,7 +328,7 @@ class Presence:
         parts = max(1, -(-len(rows) // ROWS))
         for part in range(parts):
             of = rows[part * ROWS : (part + 1) * ROWS]
-            self._announce(attendance=Attendance(own.number, of, part, parts))
+            self._announce(attendance=AttendanceUpdate(own.number, of, part, parts))
 
     def _publish(self, channel: str, news: dict[str, _News]) -> None:
         if self._limit and len(self._users.get(channel, ())) > self._limit:

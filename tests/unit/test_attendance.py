@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from server.brokers.base import Announcement
-from server.presence.presence import GATHER, GRACE, LEASE, ROWS, Presence
+from server.presence.attendance import GATHER, GRACE, LEASE, ROWS, Attendance
 from server.wire.messages import Notice
 from tests.unit.virtual_time import run
 
@@ -58,7 +58,7 @@ class Peer:
     def __init__(self, network: Network, name: str) -> None:
         self.name = name
         self.notices: list[Notice] = []
-        self.presence = Presence(
+        self.presence = Attendance(
             name,
             announce=lambda **fields: network.carry(Announcement(name, **fields)),
             deliver=self.notices.extend,
