@@ -85,7 +85,7 @@ class Exchange(HTTPMessageDelegate):
     def __init__(self, doors: Doors, connection: HTTP1Connection) -> None:
         self._doors = doors
         self._connection = connection
-        self._handler: BaseHandler
+        self._handler: BaseHandler | None = None
         self._page: HTTPMessageDelegate | None = None
 
     def headers_received(
@@ -104,23 +104,24 @@ class Exchange(HTTPMessageDelegate):
                     return self._page.headers_received(start_line, headers)
             found = NotFound, ()
         kind, path = found
-        self._handler = kind(doors.site, request, path)
-        return self._handler.begin()
+        self._handler = handler = kind(doors.site, request, path)
+        return handler.begin()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._page is not None:
             return self._page.data_received(chunk)
-        self._handler.receive(chunk)
+        if self._handler is not None:
+            self._handler.receive(chunk)
         return None
 
     def finish(self) -> None:
         if self._page is not None:
             self._page.finish()
-        else:
+        elif self._handler is not None:
             self._doors.site.keeper.spawn("request", self._handler.run())
 
     def on_connection_close(self) -> None:
         if self._page is not None:
             self._page.on_connection_close()
-        else:
+        elif self._handler is not None:  # or the request was none
             self._handler.forget_body()
