@@ -44,6 +44,7 @@ INFO_BYTES: Final = 1024
 HASHING: Final = 2
 """Hashes under way: each takes a core for about 30 ms, and 19 MiB (OWASP's recommendation for argon2id)."""
 WAITING: Final = 100
+"""Hashes under way or waiting for that; more are refused at once."""
 FREE_ATTEMPTS: Final = 5
 """Wrong passwords for one name from one address before the first wait, which then doubles."""
 FREE_ADDRESS: Final = 100

@@ -88,7 +88,7 @@ class ConnectionSeats:
 
 
 class Visit:
-    """The seats of a connection that makes requests and may leave after each, until it is given back."""
+    """The seats of a connection of plain HTTP, which may be closed after each request. Held until `leave`."""
 
     __slots__ = ("key", "_admission", "_left")
 
@@ -164,8 +164,8 @@ class Admission:
         return Visit(self, key)
 
     def spend(self, principal: Principal, address: str, channel: str | None = None) -> None:
-        """`rate_limited` if the user (a guest: the address) publishes, into `channel`, or reads too much. Back ends are
-        not counted."""
+        """Count one publish into `channel`, or one read (None): `rate_limited` if it is one too many for the user (a
+        guest: for the address). Back ends are not counted."""
         if principal.server or not self._messages_limited:
             return
         who = _counted(principal, address)
@@ -180,7 +180,7 @@ class Admission:
             raise _too_fast(name, f"{name} is {limit:g}", wait)
 
     def count_request(self, principal: Principal, address: str) -> None:
-        """`rate_limited` if the user (a guest: the address) makes too many requests."""
+        """Count one request: `rate_limited` if it is one too many for the user (a guest: for the address)."""
         who = _counted(principal, address)
         wait = 0.0 if principal.server else self._requests.take(who, asyncio.get_running_loop().time())
         if wait:

@@ -35,9 +35,11 @@ class Revoked(Protocol):
     def confirmed(self) -> bool:
         """Whether that is up to date."""
 
-    def token(self, principal: Principal) -> bool: ...
+    def token(self, principal: Principal) -> bool:
+        """Whether all that the principal may do is revoked."""
 
-    def right(self, principal: Principal, channel: str) -> bool: ...
+    def right(self, principal: Principal, channel: str) -> bool:
+        """Whether what the principal may do in the channel is revoked."""
 
 
 class Permissions:

@@ -96,12 +96,14 @@ class Charge:
         self._accounts = accounts
 
     def give_back(self, kind: str, amount: int = 1) -> None:
-        """It was not needed after all: nothing new was made."""
+        """Of `kind`, one of KINDS, less was stored than was taken: nothing new was made, as it turns out."""
         for account in self._accounts:
             account.left[KINDS.index(kind)] += amount
 
 
 class Quotas:
+    """`enforced`: whether anything of it counts; False: nobody is refused."""
+
     def __init__(self, options: Options, *, enforced: bool = True) -> None:
         self._guests = _Holders("guest", options.guest)
         self._users = _Holders("user", options.user)

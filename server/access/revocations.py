@@ -61,6 +61,7 @@ class Revocation(NamedTuple):
         return (principal.issued or 0.0) <= self.at
 
     def names(self, channel: str) -> bool:
+        """Whether the channel is one that is named in so many words: subscriptions to it are to end."""
         return not {channel, without_label(channel)}.isdisjoint(self.channels)
 
     def covers(self, channel: str) -> bool:

@@ -62,7 +62,8 @@ class Rights:
 
     @asynccontextmanager
     async def reading(self, principal: Principal, channel: str) -> AsyncIterator[Namespace]:
-        """What the block gives out may be known to who may subscribe to the channel; the channel's options."""
+        """Around what only those may read who may subscribe to the channel: the right and the hook are asked for before
+        the block, and the right again behind it. Gives the channel's options."""
         check = partial(self._permissions.check, principal, "subscribe", channel)
         right: Right[Namespace] = Right(self._hooks, principal, check)
         await right.ask("subscribe", {"channel": without_label(channel)})
@@ -71,16 +72,18 @@ class Rights:
 
     @asynccontextmanager
     async def reading_documents(self, principal: Principal, name: str) -> AsyncIterator[Collection]:
-        """The same for documents of a collection."""
+        """The same around what only those may read who may read the documents of a collection."""
         right = self._to_documents(principal, "read", name)
         await right.ask("subscribe", {"channel": f"{DOCUMENTS}:{name}"})
         yield right.options
         right.again()
 
     def to_publish(self, principal: Principal, channel: str) -> Right[Namespace]:
+        """The right to publish in the channel; the hook is not asked yet."""
         return Right(self._hooks, principal, partial(self._permissions.check, principal, "publish", channel))
 
     def to_write(self, principal: Principal, name: str) -> Right[Collection]:
+        """The right to write documents of a collection; the hook is not asked yet."""
         return self._to_documents(principal, "write", name)
 
     def _to_documents(self, principal: Principal, action: Literal["read", "write"], name: str) -> Right[Collection]:

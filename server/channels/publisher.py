@@ -83,7 +83,7 @@ class Publisher:
         session: str | None = None,
         address: str = "",
     ) -> asyncio.Future[Receipt | None] | None:
-        """Store and send a message; None for an ephemeral one, which is not stored (or a future of it, if the
+        """Store and send a message; None for an ephemeral one, which is not stored (or a future of None, if the
         namespace has a hook). `skip`: the session that does not get it; `session`, `address`: where it comes from.
 
         Not a coroutine: the order of the calls is the order in the channel, for those of one `session` that is.
@@ -106,7 +106,7 @@ class Publisher:
         return task
 
     async def drain(self) -> None:
-        """Return when the hooks have been heard of all that was to be published."""
+        """Return when every hook that is being asked about a publish has answered, and the log what it allows."""
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     def _accept(

@@ -20,7 +20,7 @@ class Announcer:
         self._broker.announce(Announcement(self._node, **fields))
 
     def committed(self, messages: list[Message]) -> None:
-        """Messages of one channel are durable: every node's subscribers may have them."""
+        """Messages of one channel are stored for good: send them to the subscribers of every node."""
         last = messages[-1]
         self._heads[last.channel] = last.position
         self._broker.publish(messages)

@@ -125,7 +125,7 @@ class Directory:
     # --- between nodes ------------------------------------------------------------------------------------------------
 
     def hear(self, announcement: Announcement) -> None:
-        """Another node's."""
+        """An announcement of another node."""
         node = announcement.node
         self._peers.setdefault(node, {})
         if announcement.stats is not None:
@@ -137,7 +137,7 @@ class Directory:
             self._questions[announcement.answer.id].put_nowait((node, announcement.answer))
 
     def forget(self, node: str) -> None:
-        """It has gone silent."""
+        """The node has gone silent: it is not shown any more, nor asked."""
         self._peers.pop(node, None)
 
     def tell(self) -> Fields:

@@ -85,7 +85,7 @@ class Peers:
     # --- hearing ------------------------------------------------------------------------------------------------------
 
     def hear(self, announcement: Announcement) -> None:
-        """Any node's, this one's too."""
+        """An announcement of any node, this one's own too."""
         node = announcement.node
         if node == self._node:
             if announcement.beat:

@@ -66,6 +66,7 @@ class Incidents:
         self.note("refusal", code=error.code, reason=error.told[:REASON], user=user, address=address)
 
     def note(self, event: str, count: int = 1, **fields: Any) -> None:
+        """It happened `count` times. Events of the same name and fields are told of as one."""
         key = (("event", event), *fields.items())
         if key in self._events or len(self._events) < KINDS:
             self._events[key] = self._events.get(key, 0) + count

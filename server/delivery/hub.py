@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 DELIVERY_MESSAGES: Final = 64
-"""Messages joined for one `send`: more saves nothing, and what a full sink drops is dropped by the delivery."""
+"""Messages joined for one `send`: more saves nothing, and a sink that is full drops whole deliveries."""
 PROGRESS_MESSAGES: Final = 1000
 PROGRESS_SECONDS: Final = 10.0
 """Messages that a view does not show, or seconds of them, before its subscribers are told how far it is."""
@@ -101,13 +101,16 @@ class Hub:
         self._lone = False
         """The delivery being sent is the turn's only one: there is nothing to collect it with."""
         self.encodes = 0
+        """Encodings of messages: one per message and encoding, however many sinks get it."""
         self.sends = 0
+        """Deliveries handed to sinks."""
         self.messages = 0
         """Handed to sinks; so are `bytes`. Whoever sends to a client past the hub counts here as well."""
         self.bytes = 0
         self.dropped = 0
         """Ephemeral messages that sinks could not take."""
         self.fallen_behind = 0
+        """Times that a subscription could not keep up, and went back to the log."""
 
     def add(self, channel: str, sink: Sink, conflate: float = 0.0, view: View | None = None) -> None:
         """From now on `sink` gets the channel. `conflate`: seconds, the channel's own; only the newest message per
@@ -147,7 +150,8 @@ class Hub:
                 self._views.pop(channel, None)
 
     def send_held_back(self, channel: str, view: View | None) -> None:
-        """Send what a conflating view holds back, so that its position means something."""
+        """Send now what a view that conflates holds back: whoever is given a position in the channel has then been sent
+        all that comes before it."""
         topic = self._views.get(channel, {}).get(view) if view is not None and view.conflate else None
         if topic is not None and topic.newest:
             if topic.timer is not None:
@@ -155,10 +159,12 @@ class Hub:
             self._send_newest(topic)
 
     def count(self, channel: str) -> int:
+        """Sinks of the channel, those of its views too."""
         topics = [*filter(None, (self._topics.get(channel),)), *self._views.get(channel, {}).values()]
         return sum(len(sinks) for topic in topics for sinks in topic.sinks.values())
 
     def subscriptions(self) -> int:
+        """Sinks of all channels, each counted once per channel or view that it gets."""
         return sum(self.count(channel) for channel in self._topics | self._views)
 
     def deliver(self, messages: list[Message]) -> None:

@@ -40,6 +40,7 @@ class Stream:
     def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None, keeper: Keeper) -> None:
         self.channel = channel
         self.conflate = conflate
+        """Seconds, see `Hub.add`."""
         self.keeper = keeper
         """Of the tasks of its subscriptions."""
         self.sequencer = sequencer
@@ -52,6 +53,7 @@ class Stream:
         self.ephemeral = 0
         """Ephemeral messages so far: a subscription that is not live never gets them, and tells how many it missed."""
         self.copies: set[Copy] = set()
+        """To be told when messages are gone (`_lost`)."""
         self.opening: asyncio.Task[None] | None = None
         self.floor = Position("", 0)
         """Up to here at least the log has nothing any more, in this history."""
@@ -192,7 +194,7 @@ class Streams:
     # --- comparing with the log ---------------------------------------------------------------------------------------
 
     def durable(self) -> list[str]:
-        """The channels that the log has, too."""
+        """The channels that are in the log; the others are ephemeral."""
         return [stream.channel for stream in self._streams.values() if stream.sequencer is not None]
 
     def compare(self, heads: Mapping[str, Position]) -> None:

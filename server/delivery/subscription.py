@@ -44,6 +44,8 @@ class Subscriber(Sink, Protocol):
 
 
 class Subscription:
+    """Made by `Subscriptions.subscribe`, begun with `start`, and ended with `close`."""
+
     __slots__ = (
         "channel",
         "_stream",
@@ -81,10 +83,12 @@ class Subscription:
         snapshot: Snapshot | None = None,
         snapshot_due: bool = False,
     ) -> None:
-        """`at_hand`: as `read`, but only what needs no waiting.
-        `leave`: tells presence that the subscriber is gone; whether for good."""
+        """`position`: up to where the subscriber has everything. `read(channel, after, upto)`: a page of the log.
+        `at_hand`: as `read`, but only what needs no waiting. `release`: gives the stream back. `leave`: tells presence
+        that the subscriber is gone; whether for good."""
         self.channel = stream.channel if view is None else view.channel
         self.live = False
+        """Registered at the hub. Else it reads the log, is suspended, or is closed."""
         self.seat: Seat | None = None
         """Among its connection's channels, given back when it is closed."""
         self._view = None if view is None or (view.shows_all and not view.conflate) else view

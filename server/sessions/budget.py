@@ -10,7 +10,7 @@ from server.core.principals import Principal
 from server.core.rates import TokenBucket
 
 FRAME: Final = 1
-"""A ping, a pong, a fragment, a command; of commands that `messages_per_second` counts only the refused ones."""
+"""For a ping, a pong, a fragment or a command. Commands that `messages_per_second` counts are free unless refused."""
 CHANGE: Final = 2
 """More for a subscription, or a token: others have to be asked."""
 REFUSAL: Final = 10
@@ -54,7 +54,7 @@ class Budget:
 
 
 class Allowance:
-    """Of a guest or a user, or of a back end, which has a rate of its own and no budget."""
+    """What one session may do. Guests and users have a rate and a budget; back ends a rate of their own only."""
 
     __slots__ = ("budget", "_rate", "_bucket", "_cost")
 

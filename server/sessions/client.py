@@ -21,10 +21,12 @@ from server.wire.pushes import DisconnectPush, Push, UnsubscribedPush
 logger = logging.getLogger(__name__)
 
 EXPIRY_GRACE: Final = 10.0
+"""Seconds after a token has expired within which its client may still bring a new one."""
 
 
 class ConnectedClient:
-    """What all of them have in common. What goes out to it is its outbox's."""
+    """What clients over WebSocket, event stream and long poll have in common: a *session*, in the protocol's words.
+    What goes out to it is its outbox's."""
 
     transport = "stream"
 
@@ -86,21 +88,21 @@ class ConnectedClient:
     # --- what its connection tells ------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """It takes no more."""
+        """The connection takes no more for now."""
         self.outbox.pause()
 
     def resume(self) -> None:
-        """It takes more again."""
+        """The connection takes more again."""
         self.outbox.resume()
 
     def closed(self) -> None:
-        """It is gone. Calling it twice is fine."""
+        """The connection is gone. Calling it twice is fine."""
         if not self._ended:
             self._node.incidents.disconnects["client"] += 1
         self._end()
 
     def queue_changed(self) -> None:
-        """Where commands come in, they may have to wait."""
+        """More waits for the client, or less: a client that sends commands may have to wait with them."""
 
     # --- who it is ----------------------------------------------------------------------------------------------------
 

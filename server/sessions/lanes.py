@@ -17,6 +17,8 @@ LaneCommand = ChannelCommand | DocumentCommand
 
 
 class Lanes:
+    """Of one session."""
+
     __slots__ = ("_lanes", "_publishing")
 
     def __init__(self) -> None:
@@ -41,12 +43,13 @@ class Lanes:
         return name
 
     def first(self, name: str) -> LaneCommand:
+        """The command whose turn it is."""
         assert self._lanes is not None
         return self._lanes[name][0]
 
     def done(self, name: str) -> bool:
-        """The first one is. Whether there is nobody behind it: then there is no lane any more, and whoever comes later
-        opens one of its own."""
+        """The lane's first command has been carried out. True: there is nobody behind it, so there is no lane any more,
+        and whoever comes later opens one of its own."""
         assert self._lanes is not None
         lane = self._lanes[name]
         lane.popleft()
@@ -55,15 +58,18 @@ class Lanes:
         return not lane
 
     def publishing(self, channel: str, outcome: asyncio.Future[Any]) -> None:
+        """A publish is under way until `outcome` is done."""
         if self._publishing is None:
             self._publishing = {}
         self._publishing[channel] = outcome
 
     def published(self, channel: str, outcome: asyncio.Future[Any]) -> None:
+        """It is done."""
         if self._publishing is not None and self._publishing.get(channel) is outcome:
             del self._publishing[channel]
 
     async def wait_for_publishes(self, channel: str) -> None:
+        """Return when the newest publish that is under way in the channel is done."""
         newest = self._publishing.get(channel) if self._publishing else None
         if newest is not None:
             await asyncio.wait((newest,))

@@ -22,7 +22,8 @@ from server.wire.pushes import GapPush
 
 
 class Listener(ConnectedClient):
-    """`subscribe` says whether it may; `begin` follows when the connection is ours."""
+    """`subscribe` comes first, while the request can still be refused; `begin` when the socket has been handed over:
+    from then on messages are written to it."""
 
     __slots__ = ("_begun", "_cursors", "_gaps")
 

@@ -45,13 +45,14 @@ logger = logging.getLogger(__name__)
 CONNECT_WITHIN: Final = 10.0
 PING_EVERY: Final = 25.0
 PONG_WITHIN: Final = 8.0
+"""Seconds, all three: from the upgrade to the first command, between pings, and from a ping to a sign of life."""
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
 Counted = Publish | History | Presence | DocumentCommand
 """What `messages_per_second` counts, so that only refusals of it are drawn from the budget."""
 OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
-"""Ours, so that they cost the client nothing."""
+"""Codes of errors that are this server's fault, so that they cost the client nothing."""
 
 
 class Session(ConnectedClient):
