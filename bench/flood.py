@@ -24,10 +24,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import uvloop
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from handlers import make_app
+from handlers.server import HTTPServer
 from server.core import config
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
@@ -144,13 +144,12 @@ async def measure(node: Node, name: str, port: int) -> str:
 async def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         embedded = EmbeddedMongoDB(Path(folder))
-        values = {"limits.connections_per_ip": 200}
+        values = {"limits.connections_per_ip": 200, "limits.requests_per_second": 0}
         options = config.load(Path(__file__).resolve().parents[1] / "config.yaml", {}, values.items())
         node = Node(options, await embedded.start())
         await node.start()
-        server = HTTPServer(make_app(node))
         sockets = bind_sockets(0, "127.0.0.1", backlog=4096)
-        server.add_sockets(sockets)
+        server = HTTPServer(make_app(node), sockets)
         try:
             for name in names:
                 print(await measure(node, name, sockets[0].getsockname()[1]), flush=True)
