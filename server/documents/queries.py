@@ -30,6 +30,7 @@ from server.wire.commands import Find
 
 PAGE_BYTES: Final = 4 << 20
 """A page has one document more than fits at most."""
+MIN_BATCH: Final = 4
 MAX_SORT: Final = 4
 TOKEN_BYTES: Final = 600
 """A token with more than that would be too long for a URL; its values are kept in `creations`."""
@@ -45,6 +46,9 @@ class Queries:
         self._database = database
         self._milliseconds = int(timeout * 500)
         self._worker = worker
+        self._weights: dict[str, int] = {}
+        """Collection → bytes of a document on its last page: MongoDB is asked for about as many as a page takes, since
+        a batch is held whole, twice, and may have 16 MiB."""
         self._kept = database["creations"].with_options(codec_options=document_json.RAW)
 
     async def find(self, collection: str, query: Find, owner: Owner | None) -> Json:
@@ -80,10 +84,13 @@ class Queries:
         wanted = limit + 1
         while True:
             pipeline = _pipeline(matching, sort, last, wanted)
-            cursor = self._database[collection].with_options(codec_options=document_json.RAW)
+            rows_of = self._database[collection].with_options(codec_options=document_json.RAW)
+            batch = max(MIN_BATCH, min(CURSOR_BATCH, PAGE_BYTES // self._weights.get(collection, 1)))
             found, whole = await rows_up_to(
-                cursor.aggregate(pipeline, batchSize=CURSOR_BATCH, maxTimeMS=self._milliseconds), PAGE_BYTES
+                rows_of.aggregate(pipeline, batchSize=batch, maxTimeMS=self._milliseconds), PAGE_BYTES
             )
+            if found:
+                self._weights[collection] = sum(len(row.raw) for row in found) // len(found) + 1
             rows = [row for row in found if row["d"] is not None]
             if len(rows) > limit or not whole:
                 return rows[:limit], True
