@@ -54,10 +54,6 @@ class Commands:
         """Whole documents with different ids, as one command: a tenth of the work of one each. `deadline`, here and
         below, is the loop's time at which the client is answered in any case."""
         results: list[Result | None] = [None] * len(documents)
-        try:
-            await self._deadlines.ready()
-        except (PyMongoError, TimeoutError):
-            return [Result(False, not_stored()) for _ in documents]
         todo = {index: RawBSONDocument(raw, document_json.RAW) for index, raw in enumerate(documents)}
         sent = False
         try:
@@ -69,13 +65,14 @@ class Commands:
                     there = {
                         one["_id"] async for one in self._database[collection].find({"_id": {"$in": [*ids]}}, ["_id"])
                     }
+                    await self._deadlines.ready()
                     sent = True
                     todo = await self._put(collection, todo, there, deadline, results)
         except TimeoutError:
             error = unknown() if sent else not_stored()
         except PyMongoError as failure:
             self._deadlines.doubt()
-            error = refusal(failure)
+            error = refusal(failure) if sent else not_stored()
         except Error as failure:
             error = failure
         else:
@@ -124,7 +121,6 @@ class Commands:
             # Some that were there are not any more, or all came too late; MongoDB does not say which.
             again |= rest - created
             self._deadlines.doubt()
-            await self._deadlines.ready()
         for at in rest - again:
             results[indexes[at]] = Result(at in created)
         return {indexes[at]: puts[indexes[at]] for at in sorted(again)}

@@ -25,8 +25,9 @@ class Deadlines:
         self._reading: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Wait until `at` may be asked. PyMongoError if MongoDB does not answer."""
-        if self._read is None or asyncio.get_running_loop().time() - self._read[1] > FRESH:
+        """Return when `at` may be asked, before anything else is awaited: that may bring doubt. PyMongoError if MongoDB
+        does not answer."""
+        while self._read is None or asyncio.get_running_loop().time() - self._read[1] > FRESH:
             if self._reading is None or self._reading.done():
                 self._reading = self._keeper.spawn("MongoDB's clock", self._ask(), awaited=True)
             await asyncio.shield(self._reading)

@@ -13,7 +13,10 @@ from pymongo import MongoClient
 
 from server.core.errors import Error
 from server.core.principals import Principal
+from server.core.tasks import Keeper
+from server.documents.commands import Commands, Result, encode
 from server.documents.store import Written
+from server.mongo.deadlines import Deadlines
 from server.node import Node
 from server.wire.commands import Find, Write
 from tests.support.processes import Mongod
@@ -142,6 +145,31 @@ async def test_puts_while_others_delete_are_all_stored(node: Node, direct: Any) 
         await deleting
     await asyncio.gather(*(write(node, ANN, "things", "put", f"k{i}", {"n": 30}) for i in range(20)))
     assert [one["n"] for one in direct.things.find()] == [30] * 20
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_the_trouble_of_one_write_is_not_that_of_another(node: Node, mongod: Mongod, direct: Any) -> None:
+    """MongoDB's clock is in doubt after a write that failed, or met a deletion: a write that waits for something else
+    meanwhile asks for it again."""
+    await write(node, ANN, "things", "put", "x", {"v": 0})
+    keeper = Keeper()
+    deadlines = Deadlines(node.database, keeper)
+    commands = Commands(node.database, deadlines)
+    slow = {"failCommands": ["find"], "namespace": f"{direct.name}.things", "blockConnection": True, "blockTimeMS": 200}
+    await mongod.fail_command(slow, {"times": 1})
+    deadline = asyncio.get_running_loop().time() + 2
+    putting = asyncio.ensure_future(commands.put_many("things", [encode({"_id": "x", "v": 1})], deadline))
+    reading = {"currentOp": 1, "command.find": "things", "command.$db": direct.name}
+    await until(lambda: direct.client.admin.command(reading)["inprog"], 10)
+    deadlines.doubt()
+    assert await putting == [Result(False)]
+    both = [commands.delete("things", "none", deadline, owned={}) for _ in range(2)]
+    deadlines.doubt()
+    doubting = asyncio.ensure_future(deadlines.ready())
+    doubting.add_done_callback(lambda _: deadlines.doubt())  # before those who wait with it go on
+    assert await asyncio.gather(*both) == [False, False]
+    await keeper.close()
+    assert [one["v"] for one in direct.things.find()] == [1]
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------
