@@ -20,7 +20,7 @@ before it begins with anything new.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import bson
@@ -33,6 +33,9 @@ from server.documents import document_json
 from server.documents.document_json import Json
 from server.documents.failures import TOO_LATE, not_stored, refusal, unknown
 from server.mongo.deadlines import Deadlines
+
+Permit = Callable[[], None]
+"""Raises what speaks against a write by now: it is asked for again after whatever waited."""
 
 _SHORTEST: Final = 0.05
 """Seconds; with less than that left nothing is sent."""
@@ -50,9 +53,12 @@ class Commands:
         self._database = database
         self._deadlines = deadlines
 
-    async def put_many(self, collection: str, documents: Sequence[bytes], deadline: float) -> list[Result]:
-        """Whole documents with different ids, as one command: a tenth of the work of one each. `deadline`, here and
-        below, is the loop's time at which the client is answered in any case."""
+    async def put_many(
+        self, collection: str, documents: Sequence[bytes], permits: Sequence[Permit], deadline: float
+    ) -> list[Result]:
+        """Whole documents with different ids, as one command: a tenth of the work of one each. The `permits` of each
+        are asked when nothing more is waited for. `deadline`, here and below, is the loop's time at which the client is
+        answered in any case."""
         results: list[Result | None] = [None] * len(documents)
         todo = {index: RawBSONDocument(raw, document_json.RAW) for index, raw in enumerate(documents)}
         sent = False
@@ -66,18 +72,26 @@ class Commands:
                         one["_id"] async for one in self._database[collection].find({"_id": {"$in": [*ids]}}, ["_id"])
                     }
                     await self._deadlines.ready()
+                    for index in tuple(todo):
+                        try:
+                            permits[index]()
+                        except Error as error:
+                            results[index] = Result(False, error)
+                            del todo[index]
+                    if not todo:
+                        break
                     sent = True
                     todo = await self._put(collection, todo, there, deadline, results)
         except TimeoutError:
-            error = unknown() if sent else not_stored()
+            rest = unknown() if sent else not_stored()
         except PyMongoError as failure:
             self._deadlines.doubt()
-            error = refusal(failure) if sent else not_stored()
+            rest = refusal(failure) if sent else not_stored()
         except Error as failure:
-            error = failure
+            rest = failure
         else:
-            error = unknown()
-        return [Result(False, error) if one is None else one for one in results]
+            rest = unknown()
+        return [Result(False, rest) if one is None else one for one in results]
 
     async def _put(
         self,

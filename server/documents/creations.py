@@ -16,11 +16,11 @@ from pymongo.errors import DuplicateKeyError
 
 from server.core.errors import Error
 from server.documents import document_json
-from server.documents.commands import Commands, encode
+from server.documents.commands import Commands, Permit, encode
 from server.documents.document_json import Json
 from server.documents.failures import is_about_id, taken
 from server.documents.patches import without_id
-from server.documents.puts import Permit, Written
+from server.documents.puts import Written
 from server.documents.queries import owned
 from server.documents.views import Owner
 from server.wire.codec import JSON
@@ -40,14 +40,15 @@ class Creations:
         """Insert `new`; with a key only once. `conflict` if a document with its `_id` is there."""
         if write.key is not None:
             return await self._create_once(collection, write, new, user, owner, deadline, permit)
-        await self.insert(collection, new, deadline)
+        await self.insert(collection, new, deadline, permit)
         return Written(document_json.document(encode(new)), True)
 
-    async def insert(self, collection: str, document: Json, deadline: float) -> None:
+    async def insert(self, collection: str, document: Json, deadline: float, permit: Permit) -> None:
         """Also `conflict` if its `_id` are the digits of an ObjectId that is there: the two would be one id here."""
         others = document_json.ids(document["_id"])[1:]
         if others and await self._database[collection].find_one({"_id": {"$in": others}}, ["_id"]) is not None:
             raise taken("_id")
+        permit()
         await self._commands.insert(collection, document, deadline)
 
     async def _create_once(
@@ -68,9 +69,8 @@ class Creations:
         created = False
         if not first.get("done"):
             document = {"_id": first["id"], **without_id(new)}
-            permit()
             try:
-                await self.insert(collection, document, deadline)
+                await self.insert(collection, document, deadline, permit)
                 created = True
             except DuplicateKeyError as error:
                 if not is_about_id(error):

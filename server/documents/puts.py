@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from server.core.errors import Error
 from server.core.tasks import Keeper
 from server.core.worker import Worker
 from server.documents import document_json
-from server.documents.commands import Commands
+from server.documents.commands import Commands, Permit
 from server.documents.document_json import Json
 from server.documents.failures import not_stored, unknown
 
 logger = logging.getLogger(__name__)
-
-Permit = Callable[[], None]
-"""Raises what speaks against a write by now: it is asked for again after whatever waited."""
 
 PUTS: Final = 200
 PUT_BYTES: Final = 4 << 20
@@ -79,7 +76,7 @@ class Puts:
 
     async def put(self, collection: str, identifier: str, raw: bytes, deadline: float, permit: Permit) -> Written:
         """Answered at `deadline` at the latest: `outcome_unknown` if it was sent, else `unavailable`. `permit` is asked
-        when it leaves the queue, and raises what is wrong."""
+        right before it is sent."""
         queue = self._queues.get(collection)
         if queue is None:
             queue = self._queues[collection] = _Queue()
@@ -98,9 +95,11 @@ class Puts:
             raise result
         return result
 
-    async def put_many(self, collection: str, documents: Sequence[bytes], deadline: float) -> list[Written | Error]:
+    async def put_many(
+        self, collection: str, documents: Sequence[bytes], permits: Sequence[Permit], deadline: float
+    ) -> list[Written | Error]:
         """Documents with different ids, at once."""
-        results = await self._commands.put_many(collection, documents, deadline)
+        results = await self._commands.put_many(collection, documents, permits, deadline)
 
         def shown() -> list[Written | Error]:
             return [
@@ -114,7 +113,8 @@ class Puts:
         batch: list[_Put] = []
         try:
             while batch := _next_batch(queue):
-                results = await self.put_many(collection, [put.raw for put in batch], batch[0].deadline)
+                documents, permits = [put.raw for put in batch], [put.permit for put in batch]
+                results = await self.put_many(collection, documents, permits, batch[0].deadline)
                 for put, result in zip(batch, results, strict=True):
                     if not put.answer.done():
                         put.answer.set_result(result)
@@ -139,11 +139,6 @@ def _next_batch(queue: _Queue) -> list[_Put]:
         put = queue.waiting.popleft()
         if not put.answer.done() and put.latest < now:
             put.answer.set_result(not_stored())
-        if not put.answer.done():
-            try:
-                put.permit()
-            except Error as error:
-                put.answer.set_result(error)
         if put.answer.done():
             queue.size -= len(put.raw)
         elif put.id in batch:

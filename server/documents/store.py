@@ -24,7 +24,7 @@ from server.core.errors import Error
 from server.core.tasks import Keeper
 from server.core.worker import Worker
 from server.documents import document_json
-from server.documents.commands import Commands, encode
+from server.documents.commands import Commands, Permit, encode
 from server.documents.creations import Creations
 from server.documents.declared import Declared
 from server.documents.document_json import Json
@@ -38,7 +38,7 @@ from server.documents.patches import (
     prepared,
     without_id,
 )
-from server.documents.puts import Permit, Puts, Written
+from server.documents.puts import Puts, Written
 from server.documents.queries import Queries, by_id, owned
 from server.documents.schemas import Schemas
 from server.documents.snapshots import snapshot
@@ -204,7 +204,8 @@ class Documents:
         async def put() -> None:
             if plain:
                 with self._work():
-                    done = await self._puts.put_many(collection, list(plain.values()), deadline)
+                    permits = [permit] * len(plain)
+                    done = await self._puts.put_many(collection, list(plain.values()), permits, deadline)
                 for index, result in zip(plain, done, strict=True):
                     results[index] = result
 
@@ -233,7 +234,7 @@ class Documents:
                     raise not_found(collection, identifier)
                 document = self._checked(collection, new, owner)
                 try:
-                    await self._creations.insert(collection, document, deadline)
+                    await self._creations.insert(collection, document, deadline, permit)
                 except DuplicateKeyError as error:
                     if not is_about_id(error):
                         raise

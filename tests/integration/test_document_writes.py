@@ -158,7 +158,9 @@ async def test_the_trouble_of_one_write_is_not_that_of_another(node: Node, mongo
     slow = {"failCommands": ["find"], "namespace": f"{direct.name}.things", "blockConnection": True, "blockTimeMS": 200}
     await mongod.fail_command(slow, {"times": 1})
     deadline = asyncio.get_running_loop().time() + 2
-    putting = asyncio.ensure_future(commands.put_many("things", [encode({"_id": "x", "v": 1})], deadline))
+    putting = asyncio.ensure_future(
+        commands.put_many("things", [encode({"_id": "x", "v": 1})], [lambda: None], deadline)
+    )
     reading = {"currentOp": 1, "command.find": "things", "command.$db": direct.name}
     await until(lambda: direct.client.admin.command(reading)["inprog"], 10)
     deadlines.doubt()

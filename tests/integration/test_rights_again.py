@@ -210,7 +210,10 @@ def test_rights_are_asked_for_in_one_place() -> None:
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("put", "update"), ("patch", "find"), ("put of another", "update"), ("create", "findAndModify")],
+    [
+        *(("put", "update"), ("put", "find"), ("patch", "find"), ("put of another", "update")),
+        *(("create", "findAndModify"), ("create with digits", "find"), ("batch", "find")),
+    ],
 )
 async def test_a_write_that_waits_for_mongodb_is_not_done(node: Node, mongod: Mongod, name: str, command: str) -> None:
     """In the queue behind another one, or between what it reads and what it writes."""
@@ -226,9 +229,12 @@ async def test_a_write_that_waits_for_mongodb_is_not_done(node: Node, mongod: Mo
         "patch": put("patch", "old", {"a": 2}),
         "put of another": put("put", "old", {"a": 3}),
         "create": Write(op="put", document={"a": 1}, key="k"),
+        "create with digits": Write(op="put", document={"_id": "5" * 24, "a": 1}),
     }
     await asyncio.sleep(0)
-    writing = asyncio.ensure_future(node.documents.write(ANN, "notes", writes[name]))
+    writing = asyncio.ensure_future(
+        batch(node) if name == "batch" else node.documents.write(ANN, "notes", writes[name])  # type: ignore[arg-type]
+    )
     await asyncio.sleep(0)
     await node.moderation.revoke(OPERATOR, "ann", channels=["docs:notes"])
     with pytest.raises(Error) as refused:
