@@ -131,7 +131,7 @@ class Publisher:
         """Take the message from the quotas; what was taken, if that may have to be corrected. Whether a channel is new
         is known when its first message has an offset: until then one that this node does not know counts as new, once
         however many messages are under way in it."""
-        new = self._log.known_head(channel) is None and channel not in self._perhaps_new
+        new = not self._log.knows(channel) and channel not in self._perhaps_new
         namespace = channel.partition(":")[0]
         charge = self._quotas.charge(principal, address, namespace, new_channels=int(new), messages=1, size=size)
         return charge if new else None

@@ -140,6 +140,10 @@ class Log:
         """What this node has last had acknowledged or heard of; None if it has not written to the channel lately."""
         return self._shard(channel).head(channel)
 
+    def knows(self, channel: str) -> bool:
+        """Whether the channel is known here to have messages."""
+        return self._shard(channel).knows(channel)
+
     def contend(self, channel: str, node: str) -> None:
         """`node` cannot get its messages in: from now on, take turns with it."""
         self._shard(channel).contend(channel, node)

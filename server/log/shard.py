@@ -48,13 +48,15 @@ class Listener(NamedTuple):
 class _Lane:
     """One channel's queue."""
 
-    __slots__ = ("channel", "waiting", "head", "not_before", "failures", "turns")
+    __slots__ = ("channel", "waiting", "head", "used", "not_before", "failures", "turns")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self.waiting: deque[PendingPublish] = deque()
         self.head: Position | None = None
         """The newest known position, or None: to be read."""
+        self.used = False
+        """It has had messages, as far as is known, also while its head has to be read again."""
         self.not_before = 0.0
         self.failures = 0
         self.turns = WriteTurns()
@@ -118,6 +120,11 @@ class Shard:
         """What this node has last had acknowledged or heard of; None if it has not written to the channel lately."""
         lane = self._lanes.get(channel)
         return None if lane is None else lane.head
+
+    def knows(self, channel: str) -> bool:
+        """Whether the channel is known to have messages."""
+        lane = self._lanes.get(channel)
+        return lane is not None and lane.used
 
     def learn(self, channel: str, position: Position, node: str) -> None:
         """`node` has had `position` acknowledged: number on from there, and expect it to write again."""
@@ -253,6 +260,7 @@ class Shard:
             heads = await self._reader.heads([lane.channel for lane in unknown], self._session)
             for lane in unknown:
                 head = heads[lane.channel].position
+                lane.used = head.offset > 0
                 if lane.head is None or head.offset > lane.head.offset:
                     lane.head = head
         doubtful = [(lane, entries) for lane, entries in batch if any(entry.in_doubt for entry in entries)]
@@ -377,6 +385,7 @@ class Shard:
             )
             self._pending.settle(entry, Receipt(Position(epoch, offset), entry.key, False))
         lane.head = Position(epoch, max(offset, lane.head.offset))
+        lane.used = True
         lane.failures = 0
         lane.turns.wrote(now)
         self._on_append(lane.channel)

@@ -67,6 +67,20 @@ async def test_one_request_with_many_channels(node: Node, base_url: str, http_se
 
 
 @pytest.mark.gen_test
+async def test_channels_that_exist_stay_open_after_a_failure(node: Node, mongod: Mongod) -> None:
+    """Also to who may make no more, while the log has to look again how far they reach."""
+    await asyncio.gather(*(node.publisher.publish(GUEST, f"chat:c{n}", n) for n in range(5)))
+    await mongod.fail_command({"failCommands": ["insert"], "namespace": f"{node.database.name}.messages",
+                               "closeConnection": True}, {"times": 1})  # fmt: skip
+    failing = node.publisher.publish(GUEST, "chat:c0", "a")
+    async with asyncio.timeout(10):
+        while node.log.known_head("chat:c0") is not None:
+            await asyncio.sleep(0)
+    following = node.publisher.publish(GUEST, "chat:c0", "b")
+    assert [receipt.position.offset for receipt in await asyncio.gather(failing, following)] == [2, 3]
+
+
+@pytest.mark.gen_test
 async def test_channels_that_exist_cost_nothing(node: Node, mongod: Mongod) -> None:
     """Nor on a node that has not heard of them; and many messages at once in a new one count as one channel."""
     channels = [f"chat:old{n}" for n in range(5)]
