@@ -13,11 +13,11 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, StreamClosedError
 
 from handlers.negotiation import best_media_type, content_coding, wants_page
 from handlers.operations import declared
@@ -323,9 +323,14 @@ class BaseHandler:
             headers["Connection"] = "keep-alive"
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", *(f"{name}: {headers[name]}" for name in headers)]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin1")
-        # As a block: `write_headers` would take it apart and check again what was made here.
-        self.request.connection.write(head if self.request.method == "HEAD" else head + payload)
-        self.request.connection.finish()
+        # As a block: `write_headers` would take it apart and check again what was made here. Nearly always the kernel
+        # takes it at once, and nothing has to be waited for.
+        connection = self.request.connection
+        with suppress(StreamClosedError):
+            written = connection.stream.write(head if self.request.method == "HEAD" else head + payload)
+            if connection.stream.writing():
+                await written
+        connection.finish()
 
     def _is_known(self, tag: str) -> bool:
         known = self.request.headers.get("If-None-Match")
