@@ -56,10 +56,12 @@ class LoopShare:
         """A new turn of the loop."""
         self._until = perf_counter() + SLICE
         self._expected = 0.0
-        for _ in range(len(self._waiting)):  # who is not done stands at the end again
-            self._waiting.popleft()()
-            if not self.now():
-                break
-        self._until = 0.0
-        if self._waiting:
-            self._begin()
+        try:
+            for _ in range(len(self._waiting)):  # who is not done stands at the end again
+                self._waiting.popleft()()
+                if not self.now():
+                    break
+        finally:  # a bug in what one connection has sent must not stop all the others for good
+            self._until = 0.0
+            if self._waiting:
+                self._begin()

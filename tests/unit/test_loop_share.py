@@ -61,3 +61,29 @@ def test_the_loop_goes_on_between_turns() -> None:
         assert 0 < rounds <= 10
 
     asyncio.run(run())
+
+
+def test_a_bug_in_one_turn_stops_nobody_else() -> None:
+    """Its exception is the loop's to tell; the others, and what comes later, have their turns."""
+
+    async def run() -> None:
+        share = LoopShare()
+        told: list[object] = []
+        seen: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+        def bug() -> None:
+            raise RuntimeError("a bug")
+
+        share.later(bug)
+        share.later(lambda: seen.append("behind it"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert share.now()
+        share.later(lambda: seen.append("later"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert seen == ["behind it", "later"]
+        assert [str(error) for error in told] == ["a bug"]
+
+    asyncio.run(run())
