@@ -145,11 +145,13 @@ async def serve(options: config.Config) -> None:
             server.stop()
         for listener in (*sockets, *metrics):
             listener.close()
-        if node is not None:
-            await _leave(node, servers, options.server.shutdown_timeout)
-        await keeper.close()
-        if embedded is not None:
-            await embedded.stop()
+        try:
+            if node is not None:
+                await _leave(node, servers, options.server.shutdown_timeout)
+        finally:
+            await keeper.close()
+            if embedded is not None:
+                await embedded.stop()
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

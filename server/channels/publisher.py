@@ -120,7 +120,12 @@ class Publisher:
         self._lifecycle.check()
         charge = self._charge(principal, channel, size, address) if self._quotas.limited else None
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
-        receipt = self._log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
+        try:
+            receipt = self._log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
+        except Error:
+            if charge is not None:
+                charge.give_back("new_channels")
+            raise
         self.published += 1
         if charge is not None:
             self._perhaps_new.add(channel)
