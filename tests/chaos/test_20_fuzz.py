@@ -5,6 +5,7 @@ A run prints its seed; `WATERSPOUT_FUZZ_SEED=…` runs it again. `make chaos` ta
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from contextlib import AsyncExitStack
@@ -28,7 +29,8 @@ STRIKES = int(os.environ.get("WATERSPOUT_FUZZ_STRIKES") or span(5, 30))
 
 def tracebacks(server: Server) -> list[str]:
     """Of the server's log: what nobody has foreseen."""
-    return [line[:2000] for line in server.log.read_text().splitlines() if "Traceback" in line]
+    entries = [json.loads(line) for line in server.log.read_text().splitlines() if "Traceback" in line]
+    return [f"{entry['time']} {entry['message']}\n{entry['error'][-3000:]}" for entry in entries]
 
 
 async def test_20_faults_by_chance_lose_double_and_disorder_nothing(tmp_path: Path, report: Report) -> None:
@@ -70,4 +72,4 @@ async def test_20_faults_by_chance_lose_double_and_disorder_nothing(tmp_path: Pa
         if not verdict.ok or unforeseen:
             print("\n".join(fuzzer.history))
     assert verdict.ok, f"seed {SEED}: {verdict}"
-    assert not unforeseen, f"seed {SEED}: {unforeseen[0]}"
+    assert not unforeseen, f"seed {SEED}: " + "\n".join(unforeseen[:5])
