@@ -42,7 +42,7 @@ format: setup  ## put the source in shape
 	$(BIN)/ruff check --fix .
 
 chaos: setup   ## the long versions of the fault tests, with a page of figures
-	WATERSPOUT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos $(ARGS)
+	WATERSPOUT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos tests/integration/test_garbage.py tests/integration/test_http_garbage.py $(ARGS)
 
 bench: setup   ## the benchmarks against the peers; a quarter of an hour
 	$(BIN)/python bench/run.py $(ARGS)
