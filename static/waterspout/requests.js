@@ -5,11 +5,17 @@ import { WaterspoutError } from "./tools.js";
 /** No answer came: nobody was reached, or it took too long. Whatever else goes wrong is the request's own. */
 export class Unanswered extends Error {}
 
+/** Requests at a time, as in browsers. Node would open a connection for each, and the server counts them by address. */
+const AT_ONCE = 6;
+
 /** Requests to one server, with the token of the moment. */
 export class Requests {
   #base;
   #limit;
   #over = new AbortController();
+  #running = 0;
+  /** @type {(() => void)[]} */
+  #waiting = [];
   /** @type {string | undefined} */
   token;
 
@@ -30,9 +36,17 @@ export class Requests {
   async json(method, path, { query = {}, body, headers = {} } = {}) {
     const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
     const url = given.length ? `${path}?${new URLSearchParams(given)}` : path;
-    const signal = AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limit)]);
-    const response = await this.fetch(method, url, { signal, headers, body });
-    return response.status === 204 ? null : answered(response.json());
+    if (this.#running >= AT_ONCE) await new Promise((resolve) => this.#waiting.push(() => resolve(undefined)));
+    else this.#running += 1;
+    try {
+      const signal = AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limit)]);
+      const response = await this.fetch(method, url, { signal, headers, body });
+      return response.status === 204 ? null : await answered(response.json());
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next(); // who has waited runs in our place
+      else this.#running -= 1;
+    }
   }
 
   /**
