@@ -39,7 +39,7 @@ class TokenBucket:
                 return 0.0
             wait = (1.0 - self._tokens) / self._rate
             self._shut_until = now + max(wait, min(PAUSE, (self._burst - self._tokens) / self._rate))
-        return self._shut_until - now
+        return max(self._shut_until - now, 1e-6)  # 0.0 by rounding would say that one was taken
 
     def wait(self, now: float) -> float:
         """What `take` would say, without taking one."""
