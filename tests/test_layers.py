@@ -32,6 +32,7 @@ HANDLERS = _sources("handlers")
 FLOORS = [
     "tools",
     "metrics",
+    "centrifugo",
     "sessions",
     "node",
     "channels",
@@ -74,6 +75,7 @@ LIBRARIES = {
 PURE = {
     *("core.errors", "core.config", "core.names", "core.cursors", "core.principals", "core.rules", "core.histogram"),
     *("core.addresses", "core.rates", "core.seats", "documents.where", "documents.views", "documents.document_json"),
+    *("centrifugo.names", "centrifugo.codes"),
 }
 IMPURE = {
     "asyncio",

@@ -17,6 +17,7 @@ from msgspec import field
 
 from server.core.config.auth import ApiKey, Auth
 from server.core.config.backends import MongoDB, Redis
+from server.core.config.centrifugo import Centrifugo
 from server.core.config.channels import Namespace, Retention, UserRate
 from server.core.config.documents import OWN_COLLECTIONS, Collection
 from server.core.config.hooks import Hook
@@ -33,6 +34,7 @@ __all__ = [
     "OWN_COLLECTIONS",
     "ApiKey",
     "Auth",
+    "Centrifugo",
     "Collection",
     "Config",
     "Hook",
@@ -78,6 +80,7 @@ class Config(Section):
     `refresh_tokens`, `revocations`, `tickets`, `seen`). Needs MongoDB 6.0, for the images of changed documents"""
     hooks: dict[str, Hook] = field(default_factory=dict)
     """your own rules, by name, see below"""
+    centrifugo: Centrifugo = field(default_factory=Centrifugo)
 
     def retention(self, channel: str) -> Retention | None:
         """What is declared for a channel; None: it is not declared any more."""
@@ -95,6 +98,14 @@ class Config(Section):
             raise StartError(
                 f"server.host {self.server.host} is public while auth.guests lets anybody in; "
                 "set auth.guests=false, or say auth.public_guests=true as well if that is meant"
+            )
+        if not is_loopback(self.server.host) and self.auth.allow_short_secret:
+            raise StartError(
+                f"auth.allow_short_secret is for development: server.host {self.server.host} is not loopback"
+            )
+        if self.centrifugo.namespace is not None and self.centrifugo.namespace not in self.namespaces:
+            raise StartError(
+                f"configuration: centrifugo.namespace: {self.centrifugo.namespace} is not under namespaces"
             )
         for path in ("server", "mongodb", "redis", "auth"):
             getattr(self, path).check(f"configuration: {path}")
