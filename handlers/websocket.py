@@ -33,7 +33,8 @@ from server.wire.frames import BINARY, CLOSE, PING, TEXT, Parser, close_frame
 logger = logging.getLogger(__name__)
 
 LOT: Final = 64
-"""Frames of one connection, counting each 256 bytes of payload as one more, before it is somebody else's turn."""
+"""Frames of one connection, counting each 256 bytes of payload as one more, before it is somebody else's turn. While
+nobody waits, another lot follows at once: what comes in one turn of the loop goes out in one write to each client."""
 BEGUN: Final = 3
 """Added to the load for each command that continues as a task (`Session.begun`, read and set back in `_work`)."""
 
@@ -178,6 +179,8 @@ class WebSocket(Socket):
                     load += BEGUN * session.begun
                     self._loop_share.expect(session.begun)
                     session.begun = 0
+                if load >= LOT and self._loop_share.goes_on():
+                    load = 0
                 if load >= LOT or not (self._wanted or self._closing is not None):
                     self._wait()
                     return

@@ -37,6 +37,10 @@ class LoopShare:
             return True
         return perf_counter() + self._expected < self._until
 
+    def goes_on(self) -> bool:
+        """Whether who has done its lot may do another in this turn: nobody waits, and there is time."""
+        return not self._waiting and perf_counter() + self._expected < self._until
+
     def expect(self, tasks: int) -> None:
         """So many tasks were begun that will run in the next turn: their time is this turn's as well."""
         self._expected += tasks * TASK

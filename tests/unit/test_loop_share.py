@@ -43,6 +43,25 @@ def test_what_was_begun_counts_in_the_turn_that_it_will_slow_down() -> None:
     asyncio.run(run())
 
 
+def test_who_is_alone_does_another_lot_while_there_is_time() -> None:
+    """What came in one piece goes out in one piece: only somebody who waits, or the end of the slice, divides it."""
+
+    async def run() -> None:
+        share = LoopShare()
+        assert share.now()
+        assert share.goes_on()
+        share.later(lambda: None)
+        assert not share.goes_on()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert share.now()
+        assert share.goes_on()
+        share.expect(int(SLICE / TASK) + 1)
+        assert not share.goes_on()
+
+    asyncio.run(run())
+
+
 def test_the_loop_goes_on_between_turns() -> None:
     """However much waits, whatever else is due runs in between."""
 
