@@ -301,3 +301,26 @@ def test_no_task_without_a_keeper(module: str) -> None:
         if isinstance(node, ast.Call)
     }
     assert module == "core.tasks" or not called & STARTERS
+
+
+def _private_names(tree: ast.AST) -> Iterator[str]:
+    """Names with an underscore that belong to somebody else: of objects other than `self`, imported, or patched. What
+    a named tuple has under such names is public."""
+    for node in ast.walk(tree):
+        name, of = "", ""
+        if isinstance(node, ast.Attribute):
+            name, of = node.attr, ast.unparse(node.value)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr") and len(node.args) > 1:
+            patched = node.args[1]
+            name, of = str(patched.value) if isinstance(patched, ast.Constant) else "", ast.unparse(node.args[0])
+        private = name.startswith("_") and not name.startswith("__") and name not in ("_replace", "_asdict", "_fields")
+        if private and of not in ("self", "cls"):
+            yield f"{of}.{name}"
+
+
+def test_tests_speak_to_public_names() -> None:
+    """What is private can be changed without asking anybody, so no test may depend on it."""
+    found = {path: set(_private_names(tree)) for path, tree in _sources("tests").items()}
+    assert not {path: names for path, names in found.items() if names}

@@ -96,6 +96,11 @@ class Outbox:
         """Nothing waits, and the connection takes more."""
         return self._writable
 
+    @property
+    def unread(self) -> int:
+        """Bytes written to the connection that the client does not have yet."""
+        return self._connection.buffered()
+
     def __repr__(self) -> str:
         return f"<outbox of {self._owner!r}>"
 
@@ -230,7 +235,7 @@ class Outbox:
         self._writable = False
         self.direct_write = None
         self._progress_at = asyncio.get_running_loop().time()
-        self._progress = self._connection.buffered()
+        self._progress = self.unread
 
     def resume(self) -> None:
         """The connection takes more: hand on what has waited, until it is full again or all is gone."""
@@ -288,9 +293,9 @@ class Outbox:
         """Whether the client has taken nothing for too long. Looked at once a second."""
         if self._ended or self._writable:
             return False
-        buffered = self._connection.buffered()
-        if buffered != self._progress:
-            self._progress, self._progress_at = buffered, now
+        unread = self.unread
+        if unread != self._progress:
+            self._progress, self._progress_at = unread, now
         return now - self._progress_at > STALLED_AFTER
 
     def end(self) -> None:

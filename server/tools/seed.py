@@ -121,8 +121,8 @@ class Example:
     async def simulate(self) -> None:
         """Until cancelled; a MongoDB that is away for a moment is waited for."""
         await asyncio.gather(
-            self._forever(0.02, 0.06, self._trade),
-            self._forever(0.1, 0.5, self._order, self._advance),
+            self._forever(0.02, 0.06, self.trade),
+            self._forever(0.1, 0.5, self.order, self.advance),
         )
 
     async def _forever(self, least: float, most: float, *steps: Callable[[], Awaitable[None]]) -> None:
@@ -169,7 +169,8 @@ class Example:
                 "quantity": self._chance.randint(1, 100), "side": self._chance.choice(["buy", "sell"]),
                 "time": now_ms()}  # fmt: skip
 
-    async def _order(self) -> None:
+    async def order(self) -> None:
+        """One order, and what it takes out of the stock."""
         if "orders" not in self._declared or "products" not in self._declared:
             return
         products = await self._database["products"].find().to_list(None)
@@ -183,7 +184,7 @@ class Example:
                 await self._database["stock"].update_one({"_id": line["product"]}, [{"$set": {"left": refilled}}])
         await self._forget("orders", "created")
 
-    async def _advance(self) -> None:
+    async def advance(self) -> None:
         """Orders on their way: paid, packed, shipped. A few wait at each step."""
         if "orders" not in self._declared:
             return
@@ -193,7 +194,8 @@ class Example:
             for _ in range(min(2, waiting - self._chance.randint(1, 3))):
                 await orders.update_one({"status": status}, {"$set": {"status": following}})
 
-    async def _trade(self) -> None:
+    async def trade(self) -> None:
+        """One trade, at a price near the last one."""
         if "instruments" not in self._declared:
             return
         name = self._chance.choice(list(_INSTRUMENTS))

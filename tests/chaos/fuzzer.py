@@ -67,7 +67,7 @@ class Fuzzer:
                 one.launch()
             one.resume()
         await self._mongod.wait_ready()
-        await self._mongod.fail_command({}, "off")
+        await self._mongod.disarm()
         for proxy in (*self._to_redis, *self._to_mongodb):
             await proxy.heal()
         self._note("healed")

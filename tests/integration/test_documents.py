@@ -719,6 +719,6 @@ async def test_the_example_market_forgets_its_old_trades(node: Node, direct: Any
     await example.fill()
     direct.trades.insert_many([{"_id": str(n), "time": n} for n in range(300)])
     for _ in range(50):
-        await example._trade()
-        await example._order()
+        await example.trade()
+        await example.order()
     assert direct.trades.count_documents({}) == 200

@@ -141,7 +141,7 @@ async def _refusals(directory: Path, mongod: Mongod, database: Any) -> None:
             await mongod.fail_command(fault, {"times": 8})
             await one.attempt()
         finally:
-            await mongod.fail_command({}, "off")
+            await mongod.disarm()
         assert one.refused > 100
         await assert_untold(one)
 

@@ -46,7 +46,7 @@ async def test_deliveries_in_a_guarded_channel_go_on_while_reads_flood_mongodb(
                 await asyncio.sleep(0.05)
             await flood
         finally:
-            await mongod.fail_command({}, "off")
+            await mongod.disarm()
     assert confirmed
     assert sent > 10
     assert node.log.problem() is None

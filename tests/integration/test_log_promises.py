@@ -51,7 +51,7 @@ async def test_what_was_answered_not_stored_is_never_stored(mongod: Mongod) -> N
                 await log.append("chat:a", None, "ghost", "ghost", 10)
             await before
         finally:
-            await mongod.fail_command({}, "off")
+            await mongod.disarm()
         assert refused.value.code == "unavailable"
         assert (await log.append("chat:a", None, "next", "next", 10)).position.offset == 1
     assert stored(mongod.uri, options, "chat:a") == [(1, "next")]

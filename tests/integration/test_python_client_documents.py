@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from server.core.errors import SHUTDOWN, Disconnect
+from server.node import Node
 from tests.integration.test_python_client import QUICK, SECRET, CommandLine
 from tests.support.client import make_token
 from tests.support.processes import UNLIMITED, Mongod, Server
@@ -74,7 +76,7 @@ async def test_a_watch_follows_what_matches(url: str) -> None:
             assert (change.op, change.id, set(watch.documents)) == ("delete", "1", {"2"})
 
 
-async def test_a_collection_is_watched_several_times(url: str) -> None:
+async def test_a_collection_is_watched_several_times(url: str, node: Node) -> None:
     """By one client, with different `where`, each of them a copy of its own; through a loss as well."""
     async with ann(url) as writer, ann(url, **QUICK) as client:
         orders, written = client.collection("orders"), writer.collection("orders")
@@ -95,8 +97,8 @@ async def test_a_collection_is_watched_several_times(url: str) -> None:
                 assert set(watch.documents) == ids
             await written.patch("1", {"status": "shut"})
             assert [await changed(watch) for watch in (everything, opened, shut)] == [{"1", "2"}, set(), {"1", "2"}]
-            assert client._open_link is not None
-            client._open_link._socket.transport.abort()
+            (session,) = (one for one in node.admission.clients if one.id == client.session["session"])
+            session.disconnect(Disconnect(SHUTDOWN, "the server is leaving"), 0.05)
             await written.patch("2", {"status": "open"})
             assert [await changed(watch) for watch in (everything, opened, shut)] == [{"1", "2"}, {"2"}, {"1"}]
 

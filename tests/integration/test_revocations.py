@@ -255,7 +255,7 @@ async def test_what_waits_for_a_slow_client_is_dropped(one: Instance) -> None:
     async with AsyncExitStack() as stack:
         ann = await one.user(stack, token("ann"), "feed:x")
         received: list[Any] = []
-        ann.subscriptions["feed:x"]._on_push = received.append
+        ann.subscriptions["feed:x"].on_push = received.append
         (session,) = one.node.admission.users["ann"]
         ann.pause_reading()
         for n in range(400):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -89,9 +89,7 @@ async def test_another_node_takes_over(node: Node, mongod: Mongod, direct: Any) 
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_other_collections_are_declared(
-    node: Node, mongod: Mongod, direct: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_other_collections_are_declared(node: Node, mongod: Mongod, direct: Any) -> None:
     """The checkpoint stands at a change of a collection that is not declared any more, where a stream of others cannot
     resume: it goes on there all the same, even if it fails at first. Nobody has been told anything of a new
     collection, so it has lost nothing."""
@@ -104,20 +102,12 @@ async def test_other_collections_are_declared(
     documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
     other = Tailer(node.database_apart, declared, node.log.changes, node="o", prepare=documents.prepare)
-    starts: list[dict[str, Any]] = []
-    begin = other._watch
-
-    async def stumble(session: Any, start: dict[str, Any]) -> Any:
-        starts.append(start)
-        if len(starts) == 1:
-            raise AutoReconnect("the primary has stepped down")
-        return await begin(session, start)
-
-    monkeypatch.setattr(other, "_watch", stumble)
+    stumble = {"failCommands": ["aggregate"], "closeConnection": True, "namespace": f"{direct.name}.$cmd.aggregate"}
+    before = await mongod.fail_command(stumble, {"times": 1})
     await other.open()
     try:
-        await until(lambda: other.holds and len(starts) == 2)
         await other.position("tasks")
+        assert await mongod.disarm() == before + 1
         direct.tasks.insert_one({"_id": "t", "n": 1})
         direct.tasks.update_one({"_id": "t"}, {"$set": {"n": 2}})
         await until(lambda: other.changes == 2)
@@ -140,7 +130,7 @@ async def test_a_new_collection_that_only_a_waiting_node_serves_starts_over(
     other = Tailer(node.database_apart, declared, node.log.changes, node="o", prepare=documents.prepare)
     await other.open()
     try:
-        await until(lambda: other._announced)
+        await until(lambda: "tasks" in direct.meta.find_one({"_id": "tailer"})["known"])
         direct.tasks.insert_one({"_id": "missed"})
         await node.tailer.position()
         await node.tailer.close()
@@ -191,18 +181,9 @@ async def test_what_the_checkpoint_does_not_stand_for_starts_over(
 async def test_two_tailers_at_once_store_each_change_once(
     node: Node, mongod: Mongod, direct: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both believe that they hold the lease, and sometimes an append's outcome is not told to them."""
-
-    async def believe(*_: Any) -> bool:
-        return True
-
-    async with another(node, mongod) as second:
+    """Both hold the lease, which knows them by one name, and sometimes an append's outcome is not told to them."""
+    async with another(node, mongod) as second, AsyncExitStack() as stack:
         await until(lambda: node.tailer.holds)
-        checkpoint = direct.meta.find_one({"_id": "tailer"})["token"]
-
-        async def take() -> dict[str, Any]:
-            return {"startAfter": {"_data": checkpoint}}
-
         append = second.log.changes.append
         lost = 0
 
@@ -214,10 +195,13 @@ async def test_two_tailers_at_once_store_each_change_once(
                 raise AutoReconnect("the answer was lost")
             return result
 
-        monkeypatch.setattr(second.tailer, "_take_lease", take)
-        for one in (node, second):
-            monkeypatch.setattr(one.tailer, "_renew", believe)
         monkeypatch.setattr(second.log.changes, "append", forgetful)
+        await second.tailer.close()
+        twin = Tailer(second.database_apart, node.config.collections, second.log.changes, node=node.id,
+                      prepare=second.document_store.prepare)  # fmt: skip
+        await twin.open()
+        stack.push_async_callback(twin.close)
+        await until(lambda: twin.holds)
         for n in range(300):
             direct.orders.replace_one({"_id": str(n % 7)}, {"n": n}, upsert=True)
             if n % 50 == 0:
@@ -227,7 +211,7 @@ async def test_two_tailers_at_once_store_each_change_once(
             return len(await logged(node)) >= 300
 
         await until(all_there, 30)
-        await until(lambda: node.tailer.changes and second.tailer.changes, 10, "both at work")
+        await until(lambda: node.tailer.changes and twin.changes, 10, "both at work")
         assert await logged(node) == [("put", str(n % 7), n) for n in range(300)]
 
 

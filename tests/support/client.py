@@ -68,7 +68,7 @@ class Subscription:
         self.replies: list[Push] = []  # to every `subscribe`, resumptions included
         self.ended: Push | None = None  # the server's `unsubscribed`
         self._queue: asyncio.Queue[Push] = asyncio.Queue()
-        self._on_push = on_push or self._queue.put_nowait
+        self.on_push = on_push or self._queue.put_nowait
 
     @property
     def reply(self) -> Push:
@@ -84,7 +84,7 @@ class Subscription:
         self.cursor = push.get("cursor") or self.cursor
         if push["type"] == "unsubscribed":
             self.ended = push
-        self._on_push(push)
+        self.on_push(push)
 
     async def next(self, within: float = 5.0) -> Push:
         """The next push of any type."""
@@ -158,7 +158,7 @@ class Client:
         self._stream: IOStream | None = None
         self._reader: asyncio.Task[None] | None = None
         self._return: asyncio.Task[None] | None = None
-        self._disconnect: Push | None = None
+        self.announced: Push | None = None  # the newest `disconnect` on this link
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._closing = False
@@ -188,7 +188,7 @@ class Client:
         self._connection = connection
         stream = getattr(connection.protocol, "stream", None)
         self._stream = stream  # undocumented, and the only way to be impolite
-        self._disconnect = None
+        self.announced = None
         self._link += 1
         self._reader = asyncio.create_task(self._read(connection), name=f"reader of {self.name}")
         if self.greet:
@@ -201,7 +201,7 @@ class Client:
     async def reconnect(self, within: float = 60.0) -> None:
         """Leave the old connection for good, come back when the server said (else after a jittered, growing pause) and
         resume every subscription behind the last push that was handed on."""
-        announced = self._disconnect
+        announced = self.announced
         await self._leave()
         if announced is not None and not announced.get("reconnect", True):
             raise ConnectionLost(f"{self.name} was told not to come back: {announced}")
@@ -315,7 +315,7 @@ class Client:
             self._lose_pending(f"closed with {connection.close_code} {connection.close_reason}")
             connection.close()  # Tornado warns about one that is not closed, though the other end has closed it
         if not self._closing:
-            self.losses.append(Loss(time.monotonic(), connection.close_code, connection.close_reason, self._disconnect))
+            self.losses.append(Loss(time.monotonic(), connection.close_code, connection.close_reason, self.announced))
             if self.stay and (self._return is None or self._return.done()):
                 self._return = asyncio.create_task(self._come_back(), name=f"return of {self.name}")
 
@@ -334,7 +334,7 @@ class Client:
                 else:
                     pending.reply.set_exception(Refused(push))
         elif kind == "disconnect":
-            self._disconnect = push
+            self.announced = push
             self.connected.clear()  # what is sent after this may not be read any more
         elif push.get("channel") in self.subscriptions and kind not in ("reply", "error"):
             subscription = self.subscriptions[push["channel"]]

@@ -129,10 +129,14 @@ class Mongod(Process):
         # A thread and the blocking client: the async one leaves sockets for the garbage collector when a server dies.
         return await asyncio.to_thread(run)
 
-    async def fail_command(self, data: Mapping[str, Any], mode: str | Mapping[str, Any] = "alwaysOn") -> None:
+    async def fail_command(self, data: Mapping[str, Any], mode: str | Mapping[str, Any] = "alwaysOn") -> int:
         """Arm the fail point `failCommand`: `fail_command({"failCommands": ["insert"], "closeConnection": True},
-        {"times": 3})`. `fail_command({}, "off")` disarms it."""
-        await self.admin("configureFailPoint", "failCommand", mode=mode, data=dict(data))
+        {"times": 3})`. How often it has struck until now."""
+        return int((await self.admin("configureFailPoint", "failCommand", mode=mode, data=dict(data)))["count"])
+
+    async def disarm(self) -> int:
+        """Disarm `failCommand`; how often it has struck until now."""
+        return await self.fail_command({}, "off")
 
     def clean(self) -> None:
         shutil.rmtree(self.data, ignore_errors=True)
@@ -229,7 +233,7 @@ class ReplicaSet:
     async def clear_fail_points(self) -> None:
         for member in self.members:
             if member.running:
-                await member.fail_command({}, "off")
+                await member.disarm()
 
     async def heal(self) -> None:
         """Undo whatever a test that broke off has left: members that are dead or paused, and fail points."""

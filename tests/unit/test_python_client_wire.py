@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator
@@ -32,6 +33,7 @@ from waterspout_client import (
     User,
     WaterspoutError,
 )
+from waterspout_client.outbox import Outbox
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 
@@ -187,7 +189,8 @@ async def test_channels_that_were_published_in_are_forgotten() -> None:
         for n in range(3):
             await peer.reply(await peer.expect("publish", data=n), channel=f"chat:{n}", offset=1)
         await asyncio.gather(*receipts)
-        assert ann._outboxes == {}
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, Outbox)]
 
 
 async def test_whoever_waits_is_told_even_if_leaving_is_cancelled() -> None:

@@ -155,7 +155,7 @@ async def test_it_comes_back_when_the_server_said() -> None:
         await client.subscribe(CHANNEL)
         left = time.monotonic()
         script.sockets[0].push({"type": "disconnect", "code": 4000, "reason": "bye", "reconnect": True, "delay": 0.4})
-        await until(lambda: client._disconnect is not None, 2, "announcement")
+        await until(lambda: client.announced is not None, 2, "announcement")
         script.sockets[0].close(4000, "bye")
         await until(lambda: client.link == 2 and client.connected.is_set(), 5, "return")
         assert 0.4 <= time.monotonic() - left < 2
@@ -165,7 +165,7 @@ async def test_it_comes_back_when_the_server_said() -> None:
 async def test_it_does_not_come_back_when_the_server_said_so() -> None:
     async with scripted() as (script, url), Client(url) as client:
         script.sockets[0].push({"type": "disconnect", "code": 4501, "reason": "revoked", "reconnect": False})
-        await until(lambda: client._disconnect is not None, 2, "announcement")
+        await until(lambda: client.announced is not None, 2, "announcement")
         with pytest.raises(ConnectionLost):
             await client.reconnect()
 

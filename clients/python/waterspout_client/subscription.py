@@ -127,6 +127,12 @@ class Stream(Generic[T]):
         finally:
             self._end()
 
+    @property
+    def behind(self) -> int:
+        """Events that have come, and that the loop has not asked for yet; what of an ephemeral channel was dropped
+        meanwhile counts as well."""
+        return len(self._items) + self._dropped
+
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
