@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tornado.routing import Rule
 
+from handlers import centrifugo_api
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import BaseHandler
 from handlers.channels import Batch, Messages, Polls
@@ -58,9 +59,12 @@ def make_app(node: Node) -> Doors:
     hosts = Hosts(server.host, server.hosts, lets_in=auth.guests or auth.accounts)
     site = Site(node, hosts, registry(node), keyless=False)
     site.openapi = JSON.encode(document(ROUTES))
+    routes = dict(ROUTES)
+    if node.config.centrifugo.enabled and node.config.centrifugo.api:
+        routes |= centrifugo_api.ROUTES
     return Doors(
         site,
-        ROUTES,
+        routes,
         [
             (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
             (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),

@@ -198,6 +198,7 @@ class Node:
             log=self.log,
             documents=self.documents,
             lifecycle=self.lifecycle,
+            namespaces=namespaces,
         )
         self.subscriptions = Subscriptions(
             rights=self.rights,

@@ -75,7 +75,7 @@ LIBRARIES = {
 PURE = {
     *("core.errors", "core.config", "core.names", "core.cursors", "core.principals", "core.rules", "core.histogram"),
     *("core.addresses", "core.rates", "core.seats", "documents.where", "documents.views", "documents.document_json"),
-    *("centrifugo.names", "centrifugo.codes"),
+    *("centrifugo.channel_names", "centrifugo.codes"),
 }
 IMPURE = {
     "asyncio",

@@ -25,6 +25,7 @@ class Client(Protocol):
     """A connected client, as far as the server's other parts have to know it."""
 
     transport: str
+    id: str
 
     @property
     def queued(self) -> int: ...

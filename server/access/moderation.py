@@ -43,9 +43,21 @@ class Moderation:
 
     # --- what an operator asks for ------------------------------------------------------------------------------------
 
-    async def disconnect(self, principal: Principal, user: str, reason: str, reconnect: bool) -> None:
-        """End the user's sessions, on every node within a second."""
-        await self._add(principal, Revocation("disconnect", user, reason=reason, reconnect=reconnect))
+    async def disconnect(
+        self,
+        principal: Principal,
+        user: str,
+        reason: str,
+        reconnect: bool,
+        *,
+        code: int | None = None,
+        session: str | None = None,
+        spared: Sequence[str] = (),
+    ) -> None:
+        """End the user's sessions, on every node within a second: all of them, or that `session`, but none of those
+        that are `spared`. `code`: a close code for clients whose protocol lets a back end choose it."""
+        what = Revocation("disconnect", user, reason=reason, reconnect=reconnect, code=code)
+        await self._add(principal, what._replace(session=session, spared=spared))
 
     async def revoke(
         self, principal: Principal, user: str, token: str | None = None, channels: Sequence[str] = ()
@@ -63,11 +75,14 @@ class Moderation:
         patterns = [without_label(pattern) for pattern in channels]
         await self._add(principal, Revocation("revoke", user, token=token, channels=patterns))
 
-    async def unsubscribe(self, principal: Principal, channel: str, user: str, reason: str) -> None:
-        """End the user's subscriptions to the channel, on every node within a second. It may subscribe again."""
+    async def unsubscribe(
+        self, principal: Principal, channel: str, user: str, reason: str, *, session: str | None = None
+    ) -> None:
+        """End the user's subscriptions to the channel, on every node within a second: all of them, or that of one
+        `session`. It may subscribe again."""
         if namespace_of(channel) not in self._namespaces and namespace_of(channel) != DOCUMENTS:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
-        await self._add(principal, Revocation("unsubscribe", user, channels=[channel], reason=reason))
+        await self._add(principal, Revocation("unsubscribe", user, channels=[channel], reason=reason, session=session))
 
     async def _add(self, principal: Principal, revocation: Revocation) -> None:
         must_be_admin(principal)
@@ -82,9 +97,12 @@ class Moderation:
         for client in tuple(self._admission.users.get(revocation.user, ())):
             principal = client.principal
             assert principal is not None
+            if not revocation.means(client.id):
+                continue
             if revocation.kind == "disconnect":
                 code = DISCONNECTED if revocation.reconnect else SHUT_OUT
-                client.disconnect(Disconnect(code, revocation.reason or "disconnected by the server"))
+                reason = revocation.reason or "disconnected by the server"
+                client.disconnect(Disconnect(code, reason, named=revocation.code))
             elif revocation.kind == "unsubscribe":
                 client.end(revocation.names, "unsubscribed", revocation.reason or "by the server")
             elif not revocation.concerns(principal):

@@ -52,6 +52,12 @@ class Revocation(NamedTuple):
     channels: Sequence[str] = ()
     reason: str = ""
     reconnect: bool = False
+    code: int | None = None
+    """Of a disconnect: what clients are told whose protocol lets a back end choose it."""
+    session: str | None = None
+    """Only this one of the user's sessions is meant."""
+    spared: Sequence[str] = ()
+    """Sessions of the user that are not meant."""
 
     def concerns(self, principal: Principal) -> bool:
         """Whether the principal's token is one of those that are revoked. One that does not say when it was issued is
@@ -59,6 +65,10 @@ class Revocation(NamedTuple):
         if self.token is not None:
             return principal.token == self.token
         return (principal.issued or 0.0) <= self.at
+
+    def means(self, session: str) -> bool:
+        """Whether it is about this one of the user's sessions."""
+        return self.session in (None, session) and session not in self.spared
 
     def names(self, channel: str) -> bool:
         """Whether the channel is one that is named in so many words: subscriptions to it are to end."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from server.access.admission import Admission
-from server.access.rights import Rights
+from server.access.rights import Rights, must_be_admin
+from server.core.config import Namespace
 from server.core.cursors import BEGINNING, Position, parse_cursor
-from server.core.errors import bad_request
+from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
+from server.core.names import namespace_of
 from server.core.principals import Principal
 from server.core.worker import Pace
 from server.documents.service import DocumentService
@@ -21,13 +24,33 @@ from server.wire.rest import Gap, HistoryPage
 
 class History:
     def __init__(
-        self, *, rights: Rights, admission: Admission, log: Log, documents: DocumentService, lifecycle: Lifecycle
+        self,
+        *,
+        rights: Rights,
+        admission: Admission,
+        log: Log,
+        documents: DocumentService,
+        lifecycle: Lifecycle,
+        namespaces: Mapping[str, Namespace],
     ) -> None:
         self._rights = rights
         self._admission = admission
         self._log = log
         self._documents = documents
         self._lifecycle = lifecycle
+        self._namespaces = namespaces
+
+    async def remove(self, principal: Principal, channel: str) -> None:
+        """All that the channel holds now is gone, for everybody and for good; offsets go on from there. For API keys
+        that are `admin`. The changes of documents are the documents' own, and stay."""
+        must_be_admin(principal)
+        namespace = self._namespaces.get(namespace_of(channel))
+        if namespace is None:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        if not namespace.durable:
+            raise bad_request(f"channel: {channel} is ephemeral, it has no history")
+        self._lifecycle.check()
+        await self._log.clear(channel)
 
     async def page(
         self,

@@ -174,6 +174,7 @@ class Directory:
             "status": status,
             "reasons": reasons,
             "connections": len(self._admission.clients),
+            "users": len(self._admission.users),
             "channels": channels,
             "subscriptions": subscriptions,
             "queue_bytes": sum(client.queued for client in self._admission.clients),

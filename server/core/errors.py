@@ -87,10 +87,12 @@ class Disconnect(WaterspoutError):
     Codes below 4000 are RFC 6455's own (section 7.4.1); a client may come back after them as after a cut line.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, *, named: int | None = None) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.named = named
+        """The code that a back end has chosen, for clients whose protocol lets it."""
 
     @property
     def reconnect(self) -> bool:

@@ -182,6 +182,10 @@ class Log:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor; see Reader.read_back."""
         return await self._reader.read_back(channel, before, limit)
 
+    async def clear(self, channel: str) -> None:
+        """Hide all that the channel holds now; offsets go on from there. `unavailable`: perhaps not."""
+        await self.trimmer.clear(channel)
+
     # --- figures ------------------------------------------------------------------------------------------------------
 
     @property

@@ -3,6 +3,8 @@
 A channel's floor is raised first, with a majority, and the messages up to it are deleted after that: so a reader is
 told of a gap and never finds a silent hole. It may stop anywhere and be done again, by several nodes at once.
 
+Messages that are hidden but younger than the dedupe window stay stored, so that a retry finds them.
+
 Ages are told by MongoDB's time, as the node knows it (core/clock.py), for the messages as for the trimming: a node
 whose clock is wrong neither trims too early nor too late.
 """
@@ -95,7 +97,8 @@ class Trimmer:
             if floor > old:
                 await self._channels.update_one({"_id": channel}, {"$max": {"floor": floor}}, upsert=True)
             if floor:
-                await self._messages.delete_many(between(channel, 0, min(floor, head - 1)))
+                old_enough = {"t": {"$lt": self._clock.now_ms() - int(window * 1000)}}
+                await self._messages.delete_many({**between(channel, 0, min(floor, head - 1)), **old_enough})
             oldest = await self._messages.find_one(between(channel, floor, head), {"t": 1}, sort=[("_id", ASCENDING)])
         too_many = retention.size and head - floor > retention.size
         if oldest and (too_many or retention.ttl):
@@ -104,6 +107,16 @@ class Trimmer:
             if wait < self.round_every:
                 self._due.setdefault(channel, asyncio.get_running_loop().time() + wait)
         return floor
+
+    async def clear(self, channel: str) -> None:
+        """Hide all that the channel holds now. What is too young to go stays stored until it is not, see `trim`."""
+        with mapped():
+            position, _ = (await self._reader.heads([channel]))[channel]
+            if position.offset:
+                raised = {"$max": {"floor": position.offset}}
+                await self._channels.update_one({"_id": channel}, raised, upsert=True)
+        self._reader.forget()
+        self.note(channel)
 
     async def last_older_than(self, channel: str, floor: int, head: int, seconds: float) -> int:
         """The offset before the first message above `floor` that is younger than `seconds`."""

@@ -412,3 +412,20 @@ async def test_replay_overtaken_by_the_trimmer(node: Node, url: str) -> None:
                 assert push["offset"] == expected
                 expected += 1
     assert gaps == 1
+
+
+@pytest.mark.gen_test
+async def test_what_is_cleared_is_hidden_at_once_and_goes_when_it_may(node: Node) -> None:
+    """A retry finds the first one until the dedupe window is over; then only the last is left, hidden."""
+    await append(node, 1, 2, 3)
+    node.config.mongodb.dedupe_window = Seconds(3600)
+    await node.log.clear(CHANNEL)
+    assert (await floor(node), await stored(node)) == (3, [1, 2, 3])
+    assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 3
+    assert await stored(node) == [1, 2, 3]
+    assert (await node.log.append(CHANNEL, None, "key 1", 1, 10)).duplicate
+    node.config.mongodb.dedupe_window = Seconds(WINDOW)
+    await old_enough(node, 3)
+    assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 3
+    assert await stored(node) == [3]
+    assert (await node.log.append(CHANNEL, None, "key 4", 4, 10)).position.offset == 4

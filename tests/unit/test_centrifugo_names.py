@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from server.centrifugo.channel_names import ChannelNames
 from server.centrifugo.codes import error_fields, unrecoverable
-from server.centrifugo.names import ChannelNames
 from server.core.errors import ERRORS, Error
 
 
