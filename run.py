@@ -134,6 +134,7 @@ async def serve(options: config.Config) -> None:
         if embedded is not None:
             node.lifecycle.foundations.append(embedded.problem)
         servers = [HTTPServer(make_app(node), sockets), HTTPServer(make_metrics_app(node), metrics)]
+        node.lifecycle.helpers += [server.problem for server in servers]
         opening = keeper.spawn("start", node.start(), awaited=True)
         await _first(*ends, opening)
         if opening.done():

@@ -303,6 +303,13 @@ class BaseHandler:
             self._coding = coding
 
     async def _send(self, *, kept: bool = True) -> None:
+        try:
+            await self._write(kept)
+        except Exception as error:  # then nobody knows how much of it has gone out
+            self._failed(error)
+            self.request.connection.close()
+
+    async def _write(self, kept: bool) -> None:
         status, headers, payload = self.status, self._headers, self._payload
         if self._entity_tag is not None and status == 200:
             headers["ETag"] = f'"{self._entity_tag}"'
@@ -331,6 +338,8 @@ class BaseHandler:
             if connection.stream.writing():
                 await written
         connection.finish()
+        if not self.request.kept:
+            connection.close()  # Tornado does so only if nothing else stands in the Connection header
 
     def _is_known(self, tag: str) -> bool:
         known = self.request.headers.get("If-None-Match")

@@ -62,7 +62,7 @@ class Request:
             raise HTTPInputError("expected one Host header")
         self.host_name: str = found[1].lower()
         asked = self.headers.get("Connection", "").lower()
-        self.kept = asked != "close" if version == "HTTP/1.1" else asked == "keep-alive"
+        self.kept = asked == "keep-alive" if version != "HTTP/1.1" else not asked or not _closes(asked)
         """Whether the connection is there for another request."""
         self.to_be_told = version != "HTTP/1.1"
         """HTTP/1.0: a connection is closed unless it is said that it is not."""
@@ -92,6 +92,11 @@ class Request:
     def seconds(self) -> float:
         """Since it came."""
         return time.perf_counter() - self.began
+
+
+def _closes(connection: str) -> bool:
+    """Whether a Connection header, a list of options, has `close` in it."""
+    return "close" in [option.strip() for option in connection.split(",")]
 
 
 def unescape(part: str) -> str:

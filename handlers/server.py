@@ -183,6 +183,12 @@ class HTTPServer(HTTPServerConnectionDelegate):
             self._accept_again()
         self._looking = self._loop.call_later(LOOK_EVERY, self._look)
 
+    def problem(self) -> str | None:
+        """Why nobody new is served at the moment; None: everybody is."""
+        if not self._full:
+            return None
+        return "no file descriptors are left for clients: new ones have to wait (ulimit -n, LimitNOFILE)"
+
     # --- accepting ----------------------------------------------------------------------------------------------------
 
     def _accept_again(self) -> None:
@@ -222,7 +228,7 @@ class HTTPServer(HTTPServerConnectionDelegate):
         until somebody leaves; and the idle leave now."""
         if not self._full:
             self._full = True
-            logger.warning("no file descriptors are left for clients: new ones have to wait (ulimit -n, LimitNOFILE)")
+            logger.warning("%s", self.problem())
         for listener in self._listeners:
             self._loop.remove_reader(listener.fileno())
         for connection in list(self._lines.idle)[:SPARE_DESCRIPTORS]:

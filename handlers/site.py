@@ -16,7 +16,6 @@ from handlers.request import Headers
 from server.core.errors import NOTABLE
 from server.core.tasks import Keeper
 from server.node import Node
-from server.sessions.loop_share import LoopShare
 
 if TYPE_CHECKING:
     from handlers.base import BaseHandler
@@ -36,7 +35,6 @@ class Site:
         self.openapi = b""
         self.keeper = Keeper()
         """Of the requests that are being answered. They outlive the node's other tasks, and end with their answers."""
-        self.loop_share = LoopShare()
         self.held_bytes = 0
         """Of bodies that are being received or worked on."""
         self._dated = (0, "")

@@ -25,7 +25,6 @@ from server.core.config import MAX_STORED
 from server.core.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.core.principals import Principal
 from server.node import Node
-from server.sessions.loop_share import LoopShare
 from server.sessions.session import Session
 from server.wire.dialects import DIALECTS, NATIVE, Dialect
 from server.wire.frames import BINARY, CLOSE, PING, TEXT, Parser, close_frame
@@ -69,7 +68,7 @@ class WebSocketHandler(BaseHandler):
         dialect = DIALECTS[chosen] if chosen else NATIVE
         origin = self.request.headers.get("Origin")
         greeting = _accept(self._key, chosen)
-        protocol = WebSocket(self.node, self.site.loop_share, dialect, self._proven, seats, origin, greeting)
+        protocol = WebSocket(self.node, dialect, self._proven, seats, origin, greeting)
         await adopt(self.detach(), protocol)
 
     def _handshake_key(self) -> str:
@@ -109,13 +108,13 @@ class WebSocket(Socket):
     __slots__ = ("_parser", "_session", "_opening", "_loop_share", "_frames", "_waiting", "_wanted")
 
     def __init__(
-        self, node: Node, loop_share: LoopShare, dialect: Dialect, principal: Principal | None, seats: ConnectionSeats,
+        self, node: Node, dialect: Dialect, principal: Principal | None, seats: ConnectionSeats,
         origin: str | None, greeting: bytes,
     ) -> None:  # fmt: skip
         super().__init__(node, seats)
         self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED))
         self._session: Session
-        self._loop_share = loop_share
+        self._loop_share = node.loop_share
         self._frames: Iterator[tuple[int, bytes]] | None = None
         """What has come and is not worked on yet; while there is any, nothing more is read."""
         self._waiting = False

@@ -39,6 +39,7 @@ from server.core.config import MAX_STORED, Config
 from server.core.errors import SHUTDOWN, Disconnect, Error
 from server.core.histogram import Histogram
 from server.core.lifecycle import Lifecycle
+from server.core.loop_share import LoopShare
 from server.core.names import namespace_of
 from server.core.tasks import Keeper
 from server.delivery.hub import Hub
@@ -73,6 +74,7 @@ class Node:
         limits, namespaces = config.limits, config.namespaces
         self.lifecycle = Lifecycle()
         self.keeper = Keeper()
+        self.loop_share = LoopShare()
         self.clock = clock or Clock()
         self.incidents = Incidents()
         self.lag = Histogram(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -270,6 +272,7 @@ class Node:
         spread = 1.0 + len(self.admission.clients) / 500
         for client in tuple(self.admission.clients):
             client.disconnect(Disconnect(SHUTDOWN, "the server is leaving"), random.uniform(0.1, spread))
+        await self.loop_share.turn()  # behind the last of their subscriptions
         self.streams.close()
         await self.keeper.close()
         self.attendance.close()

@@ -37,6 +37,7 @@ class _Account:
         self._holders = holders
 
     def fill(self) -> None:
+        """Never beyond full, also after something was given back."""
         now = asyncio.get_running_loop().time()
         share = (now - self.filled_at) / HOUR
         self.filled_at = now
@@ -88,17 +89,23 @@ class _Holders:
 
 
 class Charge:
-    """What was taken from the quotas for one thing that is to be stored."""
+    """What was taken from the quotas for something that is to be stored."""
 
-    __slots__ = ("_accounts",)
+    __slots__ = ("_accounts", "_taken")
 
-    def __init__(self, *accounts: _Account) -> None:
+    def __init__(self, taken: Amounts, *accounts: _Account) -> None:
+        self._taken = taken
         self._accounts = accounts
 
-    def give_back(self, kind: str, amount: int = 1) -> None:
-        """Of `kind`, one of KINDS, less was stored than was taken: nothing new was made, as it turns out."""
+    def give_back(self, kind: str, amount: int) -> None:
+        """Of `kind`, one of KINDS, so much less was stored than was taken."""
         for account in self._accounts:
             account.left[KINDS.index(kind)] += amount
+
+    def give_all_back(self) -> None:
+        """Nothing was stored."""
+        for kind, amount in zip(KINDS, self._taken, strict=True):
+            self.give_back(kind, amount)
 
 
 class Quotas:
@@ -134,4 +141,4 @@ class Quotas:
         common = self._namespaces.account(namespace, wanted)
         own.take(wanted)
         common.take(wanted)
-        return Charge(own, common)
+        return Charge(wanted, own, common)

@@ -64,7 +64,7 @@ class Publisher:
         self._lifecycle = lifecycle
         self._keeper = keeper
         self._limits = limits
-        self._hooked: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._waiting: dict[tuple[str | None, str], asyncio.Future[None]] = {}
         """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
         self._asking: set[asyncio.Task[Receipt | None]] = set()
         self._perhaps_new: set[str] = set()
@@ -94,13 +94,18 @@ class Publisher:
         size = self._size(data)
         self._admission.spend(principal, address, channel)
         ephemeral = ephemeral or not namespace.durable
-        if not self._hooks.wanted(namespace.hook, "publish"):
-            return self._accept(principal, channel, data, key, tag, skip, ephemeral, address, size)
+        waits = self._waiting and (session, channel) in self._waiting
+        if not waits and not self._hooks.wanted(namespace.hook, "publish"):
+            try:
+                return self._accept(principal, channel, data, key, tag, skip, ephemeral, address, size)
+            except Error as error:
+                if not _is_about_new_channels(error):
+                    raise
         self._lifecycle.check()
         right = self._rights.to_publish(principal, channel)
         draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address)
         lane = None if session is None else (session, channel)
-        task = self._keeper.spawn(f"hook of {channel}", self._ask_and_accept(lane, right, draft), awaited=True)
+        task = self._keeper.spawn(f"publish in {channel}", self._ask_and_accept(lane, right, draft), awaited=True)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return task
@@ -111,50 +116,58 @@ class Publisher:
 
     def _accept(
         self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None,
-        ephemeral: bool, address: str, size: int,
+        ephemeral: bool, address: str, size: int, *, exists: bool = False,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
             self._broker.publish([Message(channel, "", 0, "", principal.user, now_ms(), data, tag, skip)])
             self.published += 1
             return None
         self._lifecycle.check()
-        charge = self._charge(principal, channel, size, address) if self._quotas.limited else None
+        new, charge = False, None
+        if self._quotas.limited:
+            # Whether a channel is new is known when its first message has an offset: until then one that this node
+            # does not know counts as new, once however many messages are under way in it.
+            new = not (exists or self._log.knows(channel) or channel in self._perhaps_new)
+            namespace = channel.partition(":")[0]
+            charge = self._quotas.charge(principal, address, namespace, new_channels=int(new), messages=1, size=size)
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
         try:
             receipt = self._log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
         except Error:
             if charge is not None:
-                charge.give_back("new_channels")
+                charge.give_all_back()
             raise
         self.published += 1
         if charge is not None:
-            self._perhaps_new.add(channel)
-            receipt.add_done_callback(partial(self._settle, channel, charge))
+            if new:
+                self._perhaps_new.add(channel)
+            receipt.add_done_callback(partial(self._settle, channel, new, charge))
         return cast("asyncio.Future[Receipt | None]", receipt)
 
-    def _charge(self, principal: Principal, channel: str, size: int, address: str) -> Charge | None:
-        """Take the message from the quotas; what was taken, if that may have to be corrected. Whether a channel is new
-        is known when its first message has an offset: until then one that this node does not know counts as new, once
-        however many messages are under way in it."""
-        new = not self._log.knows(channel) and channel not in self._perhaps_new
-        namespace = channel.partition(":")[0]
-        charge = self._quotas.charge(principal, address, namespace, new_channels=int(new), messages=1, size=size)
-        return charge if new else None
-
-    def _settle(self, channel: str, charge: Charge, publishing: asyncio.Future[Receipt]) -> None:
-        self._perhaps_new.discard(channel)
-        stored = not publishing.cancelled() and publishing.exception() is None
-        if not stored or publishing.result().position.offset > 1 or publishing.result().duplicate:
-            charge.give_back("new_channels")
+    def _settle(self, channel: str, new: bool, charge: Charge, publishing: asyncio.Future[Receipt]) -> None:
+        """It may be stored unless it is known that it is not."""
+        if new:
+            self._perhaps_new.discard(channel)
+        if publishing.cancelled():
+            return
+        error = publishing.exception()
+        if error is None:
+            receipt = publishing.result()
+            if receipt.duplicate:
+                charge.give_all_back()
+            elif new and receipt.position.offset > 1:
+                charge.give_back("new_channels", 1)
+        elif not (isinstance(error, Error) and error.code == "outcome_unknown"):
+            charge.give_all_back()
 
     async def _ask_and_accept(
         self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft
     ) -> Receipt | None:
         """The hook may be asked about many at a time; they are accepted in the order in which they came."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        before = None if lane is None else self._hooked.get(lane)
+        before = None if lane is None else self._waiting.get(lane)
         if lane is not None:
-            self._hooked[lane] = turn
+            self._waiting[lane] = turn
         try:
             try:
                 answer = await right.ask("publish", {"channel": draft.channel, "data": draft.data, "key": draft.key})
@@ -163,12 +176,26 @@ class Publisher:
                     await asyncio.wait((before,))
             right.again()
             draft = draft._replace(data=answer.get("data", draft.data))
-            receipt = self._accept(*draft, self._size(draft.data))
+            receipt = await self._look_and_accept(right, draft)
         finally:
             turn.set_result(None)
-            if lane is not None and self._hooked[lane] is turn:
-                del self._hooked[lane]
+            if lane is not None and self._waiting[lane] is turn:
+                del self._waiting[lane]
         return None if receipt is None else await receipt
+
+    async def _look_and_accept(self, right: Right[Namespace], draft: _Draft) -> asyncio.Future[Receipt | None] | None:
+        """Who may make no more channels may go on in those that there are: also in one that this node does not know,
+        because it has just been started, or because others serve it."""
+        size = self._size(draft.data)
+        try:
+            return self._accept(*draft, size)
+        except Error as error:
+            if not _is_about_new_channels(error):
+                raise
+            if not (await self._log.head(draft.channel)).position.offset:
+                raise
+        right.again()
+        return self._accept(*draft, size, exists=True)
 
     def _size(self, data: Any) -> int:
         limit = self._limits.message_bytes or MAX_STORED
@@ -176,3 +203,7 @@ class Publisher:
         if size > limit:
             raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
         return size
+
+
+def _is_about_new_channels(error: Error) -> bool:
+    return error.limit is not None and error.limit.endswith(".new_channels")

@@ -71,11 +71,14 @@ class DocumentService:
         await self._ask_about(right, collection, write)
         owner = _owner(principal, collection, right.options)
         charge = self._charge(principal, collection, [write], address)
-        written: Written | None = None
+        result: Written | Error | None = None
         try:
-            written = await self._store.write(collection, write, principal.user, owner, right.again)
+            result = written = await self._store.write(collection, write, principal.user, owner, right.again)
+        except Error as error:
+            result = error
+            raise
         finally:
-            _settle(charge, [write], [written])
+            _settle(charge, [write], [result])
         return written
 
     async def write_many(
@@ -96,7 +99,7 @@ class DocumentService:
         owner = _owner(principal, collection, right.options)
         allowed = [write for index, write in enumerate(writes) if index not in refused]
         charge = self._charge(principal, collection, allowed, address)
-        done: Sequence[Written | Error | None] = []
+        done: Sequence[Written | Error | None] = [None] * len(allowed)
         try:
             done = results = await self._store.write_many(collection, allowed, principal.user, owner, right.again)
         finally:
@@ -108,8 +111,7 @@ class DocumentService:
         """Take the writes from the quotas. Whether a put makes a document is known afterwards: until then it does."""
         if principal.server or not self._quotas.limited:
             return None
-        size = sum(len(JSON.encode(write.document)) for write in writes if write.document is not None)
-        new = sum(map(_may_create, writes))
+        size, new = sum(map(_size, writes)), sum(map(_may_create, writes))
         return self._quotas.charge(principal, address, f"{DOCUMENTS}:{collection}", size=size, new_documents=new)
 
     def _to_write(self, principal: Principal, collection: str, address: str) -> Right[Collection]:
@@ -153,16 +155,27 @@ class DocumentService:
         return self._store.snapshot(view, at)
 
 
+def _size(write: Write) -> int:
+    return 0 if write.document is None else len(JSON.encode(write.document))
+
+
 def _may_create(write: Write) -> bool:
     return write.op == "put" and write.if_rev is None
 
 
 def _settle(charge: Charge | None, writes: Sequence[Write], results: Sequence[Written | Error | None]) -> None:
-    """Give back what was taken for documents that were not made."""
-    if charge is not None:
-        made = sum(isinstance(result, Written) and result.created for result in results)
-        if unmade := sum(map(_may_create, writes)) - made:
-            charge.give_back("new_documents", unmade)
+    """Give back what was taken for documents that were not made, and for what was not stored."""
+    if charge is None:
+        return
+    unmade = size = 0
+    for write, result in zip(writes, results, strict=True):
+        if result is None or (isinstance(result, Error) and result.code == "outcome_unknown"):
+            continue  # nobody knows what has become of it
+        stored = isinstance(result, Written) and not result.duplicate
+        unmade += _may_create(write) and not (isinstance(result, Written) and result.created)
+        size += 0 if stored else _size(write)
+    charge.give_back("new_documents", unmade)
+    charge.give_back("bytes", size)
 
 
 def _owner(principal: Principal, name: str, collection: Collection) -> Owner | None:

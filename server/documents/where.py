@@ -11,7 +11,7 @@ too, and of an array any element may match.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from operator import ge, gt, le, lt
@@ -22,6 +22,8 @@ from server.wire.codec import JSON
 
 MAX_CONDITIONS: Final = 50
 MAX_IN: Final = 200
+MAX_SIZE: Final = 32_768
+"""Characters of all conditions: they are kept for as long as somebody watches."""
 MAX_DEPTH: Final = 8
 _SCALAR_OPERATORS: Final = frozenset(("$eq", "$ne", "$gt", "$gte", "$lt", "$lte"))
 MAX_PARTS: Final = 100
@@ -72,12 +74,18 @@ class Where:
 def parse(value: Any, field: str = "where") -> Where:
     """`bad_request` names what is not part of the language."""
     conditions: list[Condition] = []
+    keys: set[str] = set()
+    size = 0
     for condition in _conditions(value, field, 0):
         conditions.append(condition)
         if len(conditions) > MAX_CONDITIONS:
             raise bad_request(f"{field}: {MAX_CONDITIONS} conditions at most")
-    unique = dict.fromkeys(conditions_key(condition) for condition in conditions)
-    return Where(tuple(conditions), "\n".join(sorted(unique)))
+        key = conditions_key(condition)
+        keys.add(key)
+        size += len(key)
+        if size > MAX_SIZE:
+            raise bad_request(f"{field}: {MAX_SIZE} characters at most, as JSON")
+    return Where(tuple(conditions), "\n".join(sorted(keys)))
 
 
 def conditions_key(condition: Condition) -> str:
@@ -161,10 +169,10 @@ def _clause(condition: Condition, ids: Callable[[str], list[Any]]) -> dict[str, 
 
 # --- in Python --------------------------------------------------------------------------------------------------------
 
-FREE: Final = 1000
-PASSES: Final = 8
-"""Elements of lists that may be looked at in one document, and how often all that it has: about 40 ms for 1 MiB."""
+STEPS: Final = 100_000
+"""Values that may be looked at in one document, for all paths together: about 20 ms."""
 _MISSING: Final = object()
+_NONE: Final[frozenset[Any]] = frozenset()
 
 
 class TooMuch(Exception):
@@ -175,54 +183,69 @@ class Values:
     """What a path leads to, by type, so that a condition takes as long for 10,000 elements as for one. The types are
     MongoDB's, as far as scalars reach: what is of any other compares with nothing that a client may ask for."""
 
-    __slots__ = ("null", "texts", "numbers", "decimals", "bools")
+    __slots__ = ("null", "texts", "numbers", "decimals", "bools", "_extremes")
 
     def __init__(self, values: list[Any], null: bool) -> None:
         kinds = set(map(type, values))
         self.null = null or type(None) in kinds
-        self.texts: set[str] = set()
-        self.numbers: set[int | float] = set()
-        self.decimals: set[Decimal] = set()
-        self.bools: set[bool] = set()
+        self.texts: Set[str] = _NONE
+        self.numbers: Set[int | float] = _NONE
+        self.decimals: Set[Decimal] = _NONE
+        self.bools: Set[bool] = _NONE
+        self._extremes: dict[tuple[str, Extreme], Any] | None = None
         if kinds == {str}:
-            self.texts.update(values)
-        elif kinds == {int}:
-            self.numbers.update(values)
-        else:
-            for value in values:
-                self._add(value)
+            self.texts = set(values)
+        elif kinds and kinds <= _NUMBERS:
+            self.numbers = set(values)
+        elif kinds:
+            self._sort(values)
 
-    def _add(self, value: Any) -> None:
-        if isinstance(value, str):
-            self.texts.add(value)
-        elif isinstance(value, bool):
-            self.bools.add(value)
-        elif isinstance(value, int | float):
-            self.numbers.add(value)
-        elif isinstance(value, dict) and len(value) == 1:
-            # Anything else under these names is an object that another program has stored as it is. NaN compares with
-            # nothing that a client may ask for.
-            if value.get("$numberDouble") in ("Infinity", "-Infinity"):
-                self.numbers.add(float(value["$numberDouble"]))
-            elif isinstance(decimal := value.get("$numberDecimal"), str):
-                with suppress(InvalidOperation):
-                    number = Decimal(decimal)
-                    if not number.is_nan():
-                        self.decimals.add(number)
+    def _sort(self, values: list[Any]) -> None:
+        self.texts, self.bools = set(), set()
+        numbers, decimals = set[int | float](), set[Decimal]()
+        for value in values:
+            if isinstance(value, str):
+                self.texts.add(value)
+            elif isinstance(value, bool):
+                self.bools.add(value)
+            elif isinstance(value, int | float):
+                numbers.add(value)
+            elif isinstance(value, dict) and len(value) == 1:
+                # Anything else under these names is an object that another program has stored as it is. NaN compares
+                # with nothing that a client may ask for.
+                if value.get("$numberDouble") in ("Infinity", "-Infinity"):
+                    numbers.add(float(value["$numberDouble"]))
+                elif isinstance(decimal := value.get("$numberDecimal"), str):
+                    with suppress(InvalidOperation):
+                        number = Decimal(decimal)
+                        if not number.is_nan():
+                            decimals.add(number)
+        self.numbers, self.decimals = numbers, decimals
+
+    def extreme(self, kind: str, which: Extreme) -> Any:
+        """The greatest or the least of one type, or None: looked for once, however many conditions ask."""
+        known = self._extremes
+        if known is None:
+            known = self._extremes = {}
+        if (kind, which) not in known:
+            known[kind, which] = which(getattr(self, kind), default=None)
+        return known[kind, which]
+
+
+_NUMBERS: Final = {int, float}
 
 
 class Facts:
-    """A document, and what is known of it: found once for all the views that ask. `bounded`: no longer than PASSES."""
+    """A document, and what is known of it: found once for all the views that ask. `bounded`: within STEPS."""
 
-    __slots__ = ("document", "_known", "_objects", "_left", "_counted")
+    __slots__ = ("document", "_known", "_objects", "_left")
 
     def __init__(self, document: Document, bounded: bool = False) -> None:
         self.document = document
         self._known: dict[str, Values] = {}
         self._objects: dict[int, list[Document]] = {}
         """Of a list (by its identity) the elements that a path leads through."""
-        self._left: float = FREE if bounded else math.inf
-        self._counted = not bounded
+        self._left: float = STEPS if bounded else math.inf
 
     def at(self, path: str) -> Values:
         known = self._known.get(path)
@@ -235,6 +258,7 @@ class Facts:
         nodes: list[Any] = [self.document]
         null = False
         for part in path:
+            self._spend(len(nodes))
             reached: list[Any] = []
             for node in nodes:
                 if isinstance(node, list):
@@ -258,40 +282,45 @@ class Facts:
                 values += node
             else:
                 values.append(node)
+        self._spend(len(nodes))
         return Values(values, null)
 
-    def _spend(self, elements: int) -> None:
-        self._left -= elements
+    def _spend(self, steps: int) -> None:
+        self._left -= steps
         if self._left < 0:
-            if not self._counted:
-                self._counted = True
-                self._left += PASSES * _elements(self.document)
-            if self._left < 0:
-                raise TooMuch
-
-
-def _elements(document: Any) -> int:
-    count = 0
-    todo: list[Any] = [document]
-    for item in todo:
-        if isinstance(item, list):
-            count += len(item)
-            todo += [one for one in item if isinstance(one, dict | list)]
-        else:
-            todo += [one for one in item.values() if isinstance(one, dict | list)]
-    return count
+            raise TooMuch
 
 
 Test = Callable[[Values], bool]
 
 
 def test_of(operator: str, operand: Operand) -> Test:
+    if operator == "$in":
+        return _any_of(operand)
+    if operator == "$eq":
+        return _equal(operand)
     if operator == "$ne":
-        equal = _any_of((operand,))
+        equal = _equal(operand)
         return lambda values: not equal(values)
-    if operator in ("$eq", "$in"):
-        return _any_of(operand if operator == "$in" else (operand,))
     return _ordered(operator, operand)
+
+
+def _equal(operand: Any) -> Test:
+    if operand is None:
+        return _null
+    if isinstance(operand, str):
+        return lambda values: operand in values.texts
+    if isinstance(operand, bool):
+        return lambda values: operand in values.bools
+    return lambda values: operand in values.numbers or (bool(values.decimals) and Decimal(operand) in values.decimals)
+
+
+def _null(values: Values) -> bool:
+    return values.null
+
+
+def _never(values: Values) -> bool:
+    return False
 
 
 def _any_of(operands: tuple[Any, ...]) -> Test:
@@ -313,21 +342,24 @@ def _any_of(operands: tuple[Any, ...]) -> Test:
 def _ordered(operator: str, operand: Any) -> Test:
     """Of many values the greatest decides, or the least. Only values of one type compare, and null with null."""
     if operand is None:
-        return (lambda values: values.null) if operator in ("$gte", "$lte") else (lambda values: False)
+        return _null if operator in ("$gte", "$lte") else _never
     compare = _ORDER[operator]
-    extreme: Callable[[Any], Any] = max if operator in ("$gt", "$gte") else min
+    which: Extreme = max if operator in ("$gt", "$gte") else min
 
-    def among(values: set[Any], wanted: Any) -> bool:
-        return bool(values) and compare(extreme(values), wanted)
+    def among(values: Values, kind: str, wanted: Any) -> bool:
+        found = values.extreme(kind, which)
+        return found is not None and compare(found, wanted)
 
     if isinstance(operand, str):
-        return lambda values: among(values.texts, operand)
+        return lambda values: among(values, "texts", operand)
     if isinstance(operand, bool):
-        return lambda values: among(values.bools, operand)
+        return lambda values: among(values, "bools", operand)
     decimal = Decimal(operand)  # exactly, as MongoDB compares numbers of different kinds
-    return lambda values: among(values.numbers, operand) or among(values.decimals, decimal)
+    return lambda values: among(values, "numbers", operand) or among(values, "decimals", decimal)
 
 
+Extreme = Callable[..., Any]
+"""`max` or `min`."""
 _ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"$gt": gt, "$gte": ge, "$lt": lt, "$lte": le}
 
 _SPECIAL: Final = frozenset(

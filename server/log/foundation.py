@@ -194,8 +194,9 @@ class Foundation:
                 wanted = {"epoch": new_epoch(), "of": collection, "n": 0}
                 await self._meta.update_one({"_id": "epoch"}, {"$setOnInsert": wanted}, upsert=True)
             elif found.get("of") is None is not collection or "n" not in found:  # nobody has looked at it so far
-                of_nothing = {"_id": "epoch", "epoch": found["epoch"], "of": None}
-                await self._meta.update_one(of_nothing, {"$set": {"of": collection, "n": 0}})
+                of = found.get("of")
+                unseen = {"_id": "epoch", "epoch": found["epoch"], "of": of}
+                await self._meta.update_one(unseen, {"$set": {"of": of or collection, "n": 0}})
             elif self._differs(found, collection):
                 await self._mend()
                 epoch = new_epoch()

@@ -46,7 +46,7 @@ class GroupReader(Generic[Q, A]):
         self._asked.setdefault(question, []).append(answer)
         if not self._running:
             self._running = True
-            self._keeper.spawn(self._name, self._run())
+            self._keeper.spawn(self._name, self._run()).add_done_callback(self._ended)
         return await answer
 
     async def _run(self) -> None:
@@ -56,11 +56,19 @@ class GroupReader(Generic[Q, A]):
                 batch = {question: self._asked.pop(question) for question in list(islice(self._asked, self._most))}
                 await self._answer(batch)
         finally:
-            self._running = False
-            leaving = Error("unavailable", "the server is leaving", retry_after=1.0)
-            for answers in (*batch.values(), *self._asked.values()):
-                _fail(answers, leaving)
-            self._asked.clear()
+            self._stop(batch)
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        if running.cancelled():  # by a keeper that is closed: then it may not even have begun
+            self._stop({})
+
+    def _stop(self, batch: Mapping[Q, Sequence[asyncio.Future[A]]]) -> None:
+        """Whoever still waits, for the batch in flight or the next one, waits in vain."""
+        self._running = False
+        leaving = Error("unavailable", "the server is leaving", retry_after=1.0)
+        for answers in (*batch.values(), *self._asked.values()):
+            _fail(answers, leaving)
+        self._asked.clear()
 
     async def _answer(self, batch: dict[Q, list[asyncio.Future[A]]]) -> None:
         for question in [question for question, answers in batch.items() if all(one.done() for one in answers)]:

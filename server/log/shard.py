@@ -13,7 +13,7 @@ from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from server.core.cursors import Position
-from server.core.errors import Error
+from server.core.errors import Error, WaterspoutError
 from server.log import rows
 from server.log.foundation import Base, Foundation
 from server.log.inserts import DUPLICATE_KEY, Inserts
@@ -182,6 +182,10 @@ class Shard:
         while len(self._idle) > _IDLE_LANES:
             channel, _ = self._idle.popitem(last=False)
             del self._lanes[channel]
+        self._drop_old_heads()
+
+    def _drop_old_heads(self) -> None:
+        """Only while nothing is in flight: what is acknowledged has a head again."""
         if self._heads_are_old:
             self._heads_are_old = False
             for lane in self._lanes.values():
@@ -233,8 +237,10 @@ class Shard:
             if not self._foundation.sure:
                 await self._foundation.look()
             base = self._foundation.base
+            self._drop_old_heads()  # the look may have found another history
             batch = await self._prepare(batch)
-        except PyMongoError as error:
+        except (PyMongoError, WaterspoutError) as error:
+            # Nothing of this attempt was sent, also if MongoDB has what the log cannot stand on (StartError).
             self._report(error)
             for lane, entries in batch:
                 self._retry(lane, entries, backoff=True)
@@ -432,6 +438,6 @@ class Shard:
             self._ready.append(lane)
         lane.waiting.extendleft(reversed(entries))
 
-    def _report(self, error: PyMongoError) -> None:
+    def _report(self, error: PyMongoError | WaterspoutError) -> None:
         logger.warning("MongoDB: %s; publishes wait", brief(error))
         self._foundation.fails(error)

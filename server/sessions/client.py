@@ -191,7 +191,7 @@ class ConnectedClient:
         self._node.admission.clients.discard(self)
         self._forget_user()
         self._seats.stand_up()
-        for subscription in self.subscriptions.values():
-            subscription.close()
-        self.subscriptions.clear()
         self.outbox.end()
+        for subscription in self.subscriptions.values():  # there may be many, and many clients that leave at once
+            self._node.loop_share.do(subscription.close)
+        self.subscriptions.clear()

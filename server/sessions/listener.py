@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from server.access.admission import ConnectionSeats
-from server.core.errors import DISCONNECTED, Disconnect, Error
+from server.core.errors import DISCONNECTED, ERRORS, REVOKED, SHUT_OUT, TOKEN_EXPIRED, Disconnect, Error
 from server.core.principals import Principal
 from server.node import Node
 from server.sessions.client import ConnectedClient
@@ -20,12 +21,21 @@ from server.wire.codec import Codec
 from server.wire.commands import Subscribe
 from server.wire.pushes import GapPush
 
+_ENDS: Final = {TOKEN_EXPIRED: "token_expired", REVOKED: "unauthenticated", SHUT_OUT: "permission_denied"}
+"""How an answer says what would end a connection for good."""
+
+
+def as_error(reason: Disconnect, delay: float | None) -> Error:
+    """What ends a connection, as the answer to a request."""
+    code = _ENDS.get(reason.code, "unavailable")
+    return Error(code, reason.reason, retry_after=delay if code == "unavailable" else None)
+
 
 class Listener(ConnectedClient):
     """`subscribe` comes first, while the request can still be refused; `begin` when the socket has been handed over:
     from then on messages are written to it."""
 
-    __slots__ = ("_begun", "_cursors", "_gaps")
+    __slots__ = ("_begun", "_cursors", "_gaps", "_refusal")
 
     def __init__(
         self, node: Node, connection: Connection, codec: Codec, principal: Principal, seats: ConnectionSeats
@@ -34,6 +44,8 @@ class Listener(ConnectedClient):
         self._cursors: dict[str, str | None] = {}
         """Where each channel's delivery starts; None for an ephemeral one."""
         self._gaps: list[GapPush] = []
+        self._refusal: Error | None = None
+        """Why it ended before it had begun: the request's answer."""
         super().__init__(node, connection, codec, principal, seats)
 
     async def subscribe(self, wanted: Mapping[str, str | None], last: int | None = None) -> None:
@@ -45,12 +57,13 @@ class Listener(ConnectedClient):
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        if self._ended:
-            raise Error("unavailable", "the server is leaving", retry_after=1.0)
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _join(self, channel: str, after: str | None, last: int | None) -> None:
         """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
         assert self._principal is not None
+        await self._node.loop_share.turn()
         seat = self._node.admission.channel_seats.take(self.id)
         try:
             subscription, fields, gap = await self._node.subscriptions.subscribe(
@@ -85,10 +98,15 @@ class Listener(ConnectedClient):
             super().unsuspend()
 
     def _end_subscription(self, channel: str, code: str, reason: str) -> None:
-        """Who listens cannot subscribe again: with the last channel it ends."""
+        """Who listens cannot subscribe again: with the last channel it ends, and before it has begun with any."""
         if self._begun:
             super()._end_subscription(channel, code, reason)
         else:
             self.subscriptions.pop(channel).close(for_good=True)
+            self._refusal = self._refusal or Error(code if code in ERRORS else "unavailable", f"{channel}: {reason}")
         if not self.subscriptions:
             self.disconnect(Disconnect(DISCONNECTED, reason))
+
+    def disconnect(self, reason: Disconnect, delay: float | None = None) -> None:
+        self._refusal = self._refusal or as_error(reason, delay)
+        super().disconnect(reason, delay)

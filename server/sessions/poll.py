@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from server.access.admission import ConnectionSeats
 from server.core.cursors import Position, join_cursors
-from server.core.errors import REVOKED, SHUT_OUT, TOKEN_EXPIRED, Disconnect, Error, bad_request
+from server.core.errors import Disconnect, Error, bad_request
 from server.core.principals import Principal
 from server.delivery.hub import Delivery
 from server.node import Node
 from server.sessions.client import ConnectedClient
-from server.sessions.listener import Listener
+from server.sessions.listener import Listener, as_error
 from server.sessions.outbox import Connection, Outbox
 from server.wire.codec import Codec
 from server.wire.poll_items import ITEMS
@@ -22,9 +22,6 @@ from server.wire.pushes import Push
 from server.wire.rest import HistoryPage, PollPage
 
 logger = logging.getLogger(__name__)
-
-REFUSALS: Final = {TOKEN_EXPIRED: "token_expired", REVOKED: "unauthenticated", SHUT_OUT: "permission_denied"}
-"""How a poll says what would end a connection for good."""
 
 
 class Answering(Connection, Protocol):
@@ -78,6 +75,8 @@ class Poll(Listener):
         self._wanted = wanted
         await self.subscribe(wanted)
         for channel, after in wanted.items():
+            if channel not in self.subscriptions:
+                return False  # ended meanwhile: the page says why
             if self._cursors[channel] is None:
                 raise bad_request(f"channel: {channel} is ephemeral, it has no history")
             head = self.subscriptions[channel].head
@@ -183,8 +182,8 @@ class Poll(Listener):
     def disconnect(self, reason: Disconnect, delay: float | None = None) -> None:
         if not self._ended:
             self._node.incidents.disconnects[str(reason.code)] += 1
-        code = REFUSALS.get(reason.code, "unavailable")
-        self._refuse(Error(code, reason.reason, retry_after=delay if code == "unavailable" else None))
+        self._refusal = self._refusal or as_error(reason, delay)
+        self._refuse(self._refusal)
 
     def _end(self) -> None:
         super()._end()

@@ -21,6 +21,7 @@ from tests.support.processes import Mongod
 SECRET = "a secret of at least thirty-two bytes"
 KEY = "the key of the shop"
 KIB = "x" * 1024
+SHOP = Principal(user="shop", server=True)
 
 
 @pytest.fixture
@@ -92,7 +93,14 @@ async def test_channels_that_exist_cost_nothing(node: Node, mongod: Mongod) -> N
             await asyncio.gather(*(other.publisher.publish(GUEST, channel, 1) for channel in channels))
         await asyncio.gather(*(other.publisher.publish(GUEST, f"chat:new{n}", 1) for n in range(5)))
         with pytest.raises(Error, match=r"quotas\.guest\.new_channels"):
-            other.publisher.publish(GUEST, "chat:another", 1)
+            await other.publisher.publish(GUEST, "chat:another", 1)
+        # All are used up, and `other` has never heard of these: they exist nevertheless.
+        await asyncio.gather(*(node.publisher.publish(SHOP, f"chat:unheard{n}", 0) for n in range(4)))
+        publishing = [
+            other.publisher.publish(GUEST, f"chat:unheard{n}", m, session="s1") for n in range(4) for m in range(3)
+        ]
+        offsets = [receipt.position.offset for receipt in await asyncio.gather(*publishing)]
+        assert offsets == [2, 3, 4] * 4
     finally:
         await other.close()
 
@@ -124,6 +132,30 @@ async def test_stored_bytes(node: Node, base_url: str, http_server: object) -> N
 
 
 @pytest.mark.gen_test
+async def test_what_is_not_stored_costs_nothing(node: Node) -> None:
+    """A publish or a write of a document that fails gives back its bytes, its message and its channel; so does one that
+    was stored already by an earlier try. What may be stored does not."""
+    await node.publisher.publish(GUEST, "chat:a", 20 * KIB, "key")
+    for _ in range(3):
+        with pytest.raises(Error, match="conflict: key"):
+            await node.publisher.publish(GUEST, "chat:a", 20 * KIB + "!", "key")
+        assert (await node.publisher.publish(GUEST, "chat:a", 20 * KIB, "key")).duplicate
+    stale = Write(op="put", document_id="x", document={"text": 30 * KIB}, if_rev="old")
+    for _ in range(3):
+        with pytest.raises(Error, match="conflict: if_rev"):
+            await node.documents.write(GUEST, "notes", stale)
+        (result,) = await node.documents.write_many(GUEST, "notes", [stale])
+        assert isinstance(result, Error)
+    await node.documents.write(GUEST, "notes", Write(op="put", document_id="x", document={"text": 30 * KIB}))
+    with pytest.raises(Error, match=r"quotas\.guest\.bytes"):
+        await node.publisher.publish(GUEST, "chat:a", 20 * KIB)
+    for n in range(4):
+        assert (await node.publisher.publish(GUEST, f"chat:{n}", n)).position.offset == 1
+    with pytest.raises(Error, match=r"quotas\.guest\.new_channels"):
+        await node.publisher.publish(GUEST, "chat:more", 1)
+
+
+@pytest.mark.gen_test
 async def test_new_documents(node: Node) -> None:
     """One by one and in batches; what exists may be put, patched and deleted without end."""
 
@@ -142,11 +174,11 @@ async def test_new_documents(node: Node) -> None:
     await node.documents.write_many(GUEST, "notes", [put("e0")])
     with pytest.raises(Error, match=r"quotas\.guest\.new_documents"):
         await node.documents.write(GUEST, "notes", put("e1"))
-    ann, shop = Principal(user="ann"), Principal(user="shop", server=True)
+    ann = Principal(user="ann")
     await node.documents.write_many(ann, "notes", [put(f"a{n}") for n in range(8)])
     with pytest.raises(Error, match=r"quotas\.user\.new_documents"):
         await node.documents.write(ann, "notes", put("a9"))
-    await node.documents.write_many(shop, "notes", [put(f"s{n}") for n in range(30)])
+    await node.documents.write_many(SHOP, "notes", [put(f"s{n}") for n in range(30)])
     assert await node.database["notes"].count_documents({}) == 5 + 8 + 30
 
 

@@ -499,3 +499,33 @@ async def test_a_subscription_that_is_ended(node: Node, base_url: str, http_serv
         assert [event.type for event in await events.events(2)] == ["unsubscribed", "disconnect"]
         with pytest.raises(EOFError):
             await events.next()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/poll"])
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [(["feed:a"], (403, "permission_denied")), ([], (401, "unauthenticated"))],
+    ids=["a channel", "the token"],
+)
+async def test_what_ends_before_it_has_begun_is_the_answer(
+    node: Node, base_url: str, http_server: object, monkeypatch: pytest.MonkeyPatch, path: str, channels: list[str],
+    expected: tuple[int, str],
+) -> None:  # fmt: skip
+    """A right or a token that is revoked while another channel is being opened is the reason of the refusal."""
+    acquire, go_on = node.streams.acquire, asyncio.Event()
+
+    async def slow(channel: str, *args: Any, **options: Any) -> Any:
+        if channel == "feed:slow":
+            await go_on.wait()
+        return await acquire(channel, *args, **options)
+
+    monkeypatch.setattr(node.streams, "acquire", slow)
+    headers = {"Authorization": f"Bearer {make_token(SECRET, 'ann')}", "Accept": "*/*"}
+    url = f"{base_url}{path}?channel=feed:a&channel=feed:slow"
+    async with EventSource(url, headers, read=False) as events:
+        await until(lambda: any("feed:a" in client.subscriptions for client in node.admission.clients), 5, "feed:a")
+        await node.moderation.revoke(OPERATOR, "ann", channels=channels)
+        go_on.set()
+        await events.answered()
+        assert (events.status, (await events.problem())["code"]) == expected

@@ -13,7 +13,7 @@ from pymongo import MongoClient
 
 from server.core.config import MongoDB
 from server.core.cursors import Position
-from server.core.errors import StartError
+from server.core.errors import Error, StartError
 from server.log.log import Conflict
 from server.node import Node
 from server.wire.messages import Change
@@ -154,6 +154,39 @@ async def test_the_epoch_of_an_older_version_stays(
     direct[options.database]["meta"].insert_one({"_id": "epoch", "epoch": "older"})
     async with opened(mongod.uri, options) as log:
         assert (await log.append(CHANNEL, None, "1", 1, 10)).position == Position("older", 1)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_epoch_that_nobody_has_looked_at_is_taken_over(
+    mongod: Mongod, options: MongoDB, direct: MongoClient[dict[str, Any]]
+) -> None:
+    """Also if it says of which collection it is but lacks the count of looks, as after a repair by hand."""
+    async with opened(mongod.uri, options) as log:
+        await log.append(CHANNEL, None, "1", 1, 10)
+        epoch = log.epoch
+    direct[options.database]["meta"].update_one({"_id": "epoch"}, {"$unset": {"n": 1}})
+    async with opened(mongod.uri, options) as log:
+        assert log.epoch == epoch
+        assert (await log.append(CHANNEL, None, "2", 2, 10)).position == Position(epoch, 2)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_was_never_sent_is_answered_as_not_stored(
+    mongod: Mongod, direct: MongoClient[dict[str, Any]]
+) -> None:
+    """Where the database was dropped and the log cannot stand on what is there instead, a publish is `unavailable`: no
+    outcome is unknown. When that is mended, publishes go on."""
+    options = fresh(publish_timeout=2.0)
+    async with opened(mongod.uri, options) as log:
+        await log.append(CHANNEL, None, "1", 1, 10)
+        direct.drop_database(options.database)
+        direct[options.database]["messages"].create_index("d", name="key")
+        await until(lambda: log.problem() is not None)
+        with pytest.raises(Error, match="unavailable: the message could not be stored in time"):
+            await log.append(CHANNEL, None, "2", 2, 10)
+        assert "an index of messages cannot be made" in (log.problem() or "")
+        direct[options.database]["messages"].drop_index("key")
+        assert (await log.append(CHANNEL, None, "3", 3, 10)).position.offset == 1
 
 
 @pytest.mark.gen_test(timeout=60)

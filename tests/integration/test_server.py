@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import handlers.server
+from handlers.ops import Health
 from handlers.server import HTTPServer
 from server.access import admission
 from server.node import Node
@@ -18,6 +20,7 @@ from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server
 from tests.support.waiting import until
 
 GET = b"GET /v1/channels/chat:a/messages HTTP/1.1\r\nHost: localhost\r\n\r\n"
+READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b'POST /v1/channels/chat:a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{"data":1}'
 
 
@@ -40,6 +43,12 @@ class Raw:
         (length,) = re.findall(rb"(?i)content-length: (\d+)", head) or [b"0"]
         await self.reader.readexactly(int(length))
         return int(head.split()[1])
+
+    async def body(self) -> bytes:
+        """Of the next answer."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        (length,) = re.findall(rb"(?i)content-length: (\d+)", head) or [b"0"]
+        return await self.reader.readexactly(int(length))
 
     async def closed(self) -> bool:
         async with asyncio.timeout(10):
@@ -227,16 +236,22 @@ class Confined(Server):
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
 def test_no_descriptors_left(mongod: Mongod, tmp_path: Path) -> None:
     """Whoever comes then waits in the kernel's queue and is served as soon as somebody leaves. Who is connected is
-    served all the while, with the database; who only keeps a connection for later has to go."""
+    served all the while, with the database; who only keeps a connection for later has to go. `/readyz` says why."""
 
     async def play() -> None:
         settings = {**UNLIMITED, "limits.connections": 0, "mongodb.database": "descriptors"}
         server = Confined(tmp_path, mongodb_uri=mongod.uri, settings=settings)
         async with server, Client([server.ws]) as ann, Raw(server.port) as idle:
             assert await idle.ask(POST) == 201
-            crowd = [await asyncio.open_connection(LOOPBACK, server.port) for _ in range(250)]
-            await until(lambda: "no file descriptors" in server.log.read_text(), 10, "the limit")
-            assert await idle.closed()
+            async with Raw(server.port) as probe:
+                probe.writer.write(READY[:-2])
+                crowd = [await asyncio.open_connection(LOOPBACK, server.port) for _ in range(250)]
+                await until(lambda: "no file descriptors" in server.log.read_text(), 10, "the limit")
+                assert await idle.closed()
+                probe.writer.write(READY[-2:])
+                answer = json.loads(await probe.body())
+                assert answer["status"] == "degraded"
+                assert answer["reasons"][0].startswith("no file descriptors are left for clients")
             async with Raw(server.port) as late:
                 asked = asyncio.ensure_future(late.ask(POST))
                 for n in range(20):
@@ -251,3 +266,46 @@ def test_no_descriptors_left(mongod: Mongod, tmp_path: Path) -> None:
         assert text.count("no file descriptors") < 5
 
     asyncio.run(play())
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("version", "option", "kept"),
+    [
+        ("1.1", "close, x", False), ("1.1", "Close", False), ("1.1", "x , close", False), ("1.1", "close-by", True),
+        ("1.0", "keep-alive", True), ("1.0", "x", False),
+    ],
+)  # fmt: skip
+async def test_a_connection_is_kept_as_its_options_say(
+    http_server: object, http_port: int, version: str, option: str, kept: bool
+) -> None:
+    """`Connection` is a list of options: with `close` among them the connection ends with the answer, and says so."""
+    request = GET.replace(b"HTTP/1.1", f"HTTP/{version}".encode())
+    request = request.replace(b"\r\n\r\n", f"\r\nConnection: {option}\r\n\r\n".encode())
+    async with Raw(http_port) as connection:
+        connection.writer.write(request)
+        head = await connection.reader.readuntil(b"\r\n\r\n")
+        assert (b"Connection: close" in head) is not kept
+        (length,) = re.findall(rb"Content-Length: (\d+)", head)
+        await connection.reader.readexactly(int(length))
+        if kept:
+            assert await connection.ask(GET) == 200
+        else:
+            assert await connection.closed()
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_cannot_be_written_ends_the_connection(
+    http_server: HTTPServer, http_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in how an answer is written leaves nobody waiting for it, is logged, and holds up no shutdown."""
+
+    async def get(self: Health) -> None:
+        self.set_header("X-Odd", "\N{SNOWMAN}")
+
+    monkeypatch.setattr(Health, "get", get)
+    async with Raw(http_port) as connection:
+        connection.writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await connection.closed()
+    assert not http_server.busy
+    assert "GET /healthz failed" in caplog.text

@@ -53,12 +53,15 @@ class EventSource:
         method = "POST" if self._body else "GET"
         lines = [f"{method} {self._path} HTTP/1.1", *(f"{name}: {value}" for name, value in self._sent.items())]
         self._writer.write("\r\n".join([*lines, "", ""]).encode() + self._body)
-        if not self._read:
-            return self
+        if self._read:
+            await self.answered()
+        return self
+
+    async def answered(self) -> None:
+        """Read the head of the answer."""
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         self.status = int(head[0].split()[1])
         self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

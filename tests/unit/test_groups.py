@@ -140,3 +140,18 @@ def test_nobody_waits_for_ever_when_the_server_leaves() -> None:
                 await one
 
     run(go())
+
+
+def test_what_is_asked_of_a_closed_keeper_is_refused() -> None:
+    """A read that may not even begin any more leaves nobody waiting, at once or in the same turn."""
+
+    async def go() -> None:
+        world = World()
+        before = world.ask("a")
+        await asyncio.sleep(0.5)
+        await world.keeper.close()
+        for asked in (before, world.ask("a"), world.ask("b")):
+            with pytest.raises(Error, match="unavailable: the server is leaving"):
+                await asked
+
+    run(go())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.sessions.loop_share import SLICE, TASK, LoopShare
+from server.core.loop_share import SLICE, TASK, LoopShare
 
 
 def test_those_who_wait_go_in_turn() -> None:

@@ -96,9 +96,12 @@ def test_what_was_not_made_is_given_back() -> None:
         charges = [counted.charge(ANN, "", "chat", new_channels=1) for _ in range(2)]
         assert refused(lambda: counted.charge(ANN, "", "chat", new_channels=1)) == "quotas.user.new_channels"
         assert charges[0] is not None
-        charges[0].give_back("new_channels")
+        charges[0].give_back("new_channels", 1)
         counted.charge(ANN, "", "chat", new_channels=1)
         assert refused(lambda: counted.charge(BOB, "", "chat", new_channels=1)) == "quotas.namespace.new_channels"
+        assert charges[1] is not None
+        charges[1].give_all_back()
+        counted.charge(ANN, "", "chat", new_channels=1)
 
     run(main())
 

@@ -1,4 +1,4 @@
-"""Fairness between connections: how much of the event loop's time what they send may take from everything else."""
+"""Fairness between connections: how much of the event loop's time what they cause may take from everything else."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from time import perf_counter
 from typing import Final
 
 SLICE: Final = 0.005
-"""Seconds of one turn of the loop for frames that have just come, and again as many for those that have waited."""
+"""Seconds of one turn of the loop for what has just come, and again as many for what has waited."""
 TASK: Final = 0.0002
 """Seconds that a command which goes on as a task is expected to need in the next turn."""
 
 
 class LoopShare:
-    """One for all connections: whose frames are worked on now, and who waits for the next turn of the loop.
+    """One for all connections: whose work is done now, and who waits for the next turn of the loop.
 
     What comes in is worked on at once, as long as there is time in this turn. What is left of it waits here, with
     everybody else's: first come, first served, a slice of time per turn.
@@ -50,6 +50,28 @@ class LoopShare:
         self._waiting.append(work)
         if not self._until:
             self._begin()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Call `work` now, if there is time in this turn and nobody waits; else in a turn to come."""
+        if not self._waiting and self.now():
+            work()
+        else:
+            self.later(work)
+
+    async def turn(self) -> None:
+        """Return when there is time for a task to go on: so many that are begun at once do not run all at once."""
+        if not self._waiting and self.now():
+            self.expect(1)
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def go_on() -> None:
+            if not waiter.done():
+                self.expect(1)
+                waiter.set_result(None)
+
+        self.later(go_on)
+        await waiter
 
     def _begin(self) -> None:
         self._until = perf_counter() + SLICE
