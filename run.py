@@ -28,7 +28,7 @@ from server.core.names import is_pattern
 from server.core.tasks import Keeper
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
-from server.tools import doctor, seed
+from server.tools import doctor, import_centrifugo, seed
 from server.wire.codec import JSON
 
 logger = logging.getLogger("waterspout")
@@ -74,6 +74,11 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     example = commands.add_parser("seed", help="fill the collections with an example shop and market")
     example.add_argument("--simulate", action="store_true", help="and keep orders flowing and prices moving")
     example.set_defaults(run=lambda flags, options: seed.run(options, flags.simulate))
+    imported = commands.add_parser(
+        "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
+    )
+    imported.add_argument("file", type=Path)
+    imported.set_defaults(run=lambda flags, _: import_centrifugo.run(flags.file))
     flags, rest = common.parse_known_args(arguments)
     return parser.parse_args(rest, flags)
 

@@ -41,6 +41,11 @@ def parse_value(text: str, name: str) -> Any:
         raise StartError(f"configuration: {name}: not YAML") from None
 
 
+def written(tree: Mapping[str, Any]) -> str:
+    """A configuration as a file would give it."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120)
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text())
