@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.routing import Rule
 
-from handlers import centrifugo_api
+from handlers import centrifugo, centrifugo_api
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import BaseHandler
 from handlers.channels import Batch, Messages, Polls
@@ -22,6 +22,7 @@ from handlers.routing import Doors
 from handlers.site import Site
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
+from server.centrifugo.door import Centrifugo
 from server.metrics import registry
 from server.node import Node
 from server.wire.codec import JSON
@@ -60,8 +61,11 @@ def make_app(node: Node) -> Doors:
     site = Site(node, hosts, registry(node), keyless=False)
     site.openapi = JSON.encode(document(ROUTES))
     routes = dict(ROUTES)
-    if node.config.centrifugo.enabled and node.config.centrifugo.api:
-        routes |= centrifugo_api.ROUTES
+    if node.config.centrifugo.enabled:
+        site.centrifugo = Centrifugo(node)
+        routes |= centrifugo.routes(node.config)
+        if node.config.centrifugo.api:
+            routes |= centrifugo_api.ROUTES
     return Doors(
         site,
         routes,

@@ -13,6 +13,7 @@ from tornado.httputil import HTTPHeaders, format_timestamp
 
 from handlers.origins import Hosts, Origins
 from handlers.request import Headers
+from server.centrifugo.door import Centrifugo
 from server.core.errors import NOTABLE
 from server.core.tasks import Keeper
 from server.node import Node
@@ -33,6 +34,8 @@ class Site:
         self.registry = registry
         self.keyless = keyless
         self.openapi = b""
+        self.centrifugo: Centrifugo | None = None
+        """Where clients of Centrifugo's protocol are let in."""
         self.keeper = Keeper()
         """Of the requests that are being answered. They outlive the node's other tasks, and end with their answers."""
         self.held_bytes = 0

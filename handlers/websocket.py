@@ -11,7 +11,7 @@ import base64
 import binascii
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tornado.websocket import WebSocketProtocol13
@@ -26,7 +26,7 @@ from server.core.errors import SHUTDOWN, Disconnect, Error, bad_request
 from server.core.principals import Principal
 from server.node import Node
 from server.sessions.session import Session
-from server.wire.dialects import DIALECTS, NATIVE, Dialect
+from server.wire.dialects import DIALECTS, NATIVE
 from server.wire.frames import BINARY, CLOSE, PING, TEXT, Parser, close_frame
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ LOT: Final = 64
 nobody waits, another lot follows at once: what comes in one turn of the loop goes out in one write to each client."""
 BEGUN: Final = 3
 """Added to the load for each command that continues as a task (`Session.begun`, read and set back in `_work`)."""
+
+
+OpenSession = Callable[["WebSocket"], Session]
 
 
 class WebSocketHandler(BaseHandler):
@@ -63,13 +66,20 @@ class WebSocketHandler(BaseHandler):
             await self._upgrade(seats)
 
     async def _upgrade(self, seats: ConnectionSeats) -> None:
-        offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        chosen = next((name for name in offered if name in DIALECTS), None)
-        dialect = DIALECTS[chosen] if chosen else NATIVE
         origin = self.request.headers.get("Origin")
+        chosen, open_session = self.choose(seats, origin and sys.intern(origin))
         greeting = _accept(self._key, chosen)
-        protocol = WebSocket(self.node, dialect, self._proven, seats, origin, greeting)
-        await adopt(self.detach(), protocol)
+        await adopt(self.detach(), WebSocket(self.node, seats, open_session, greeting))
+
+    def offered(self) -> list[str]:
+        """The subprotocols that the client speaks, the best first."""
+        return [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+
+    def choose(self, seats: ConnectionSeats, origin: str | None) -> tuple[str | None, OpenSession]:
+        """The subprotocol, if one of those is understood, and what makes the session when there is a connection."""
+        chosen = next((name for name in self.offered() if name in DIALECTS), None)
+        dialect = DIALECTS[chosen] if chosen else NATIVE
+        return chosen, lambda socket: Session(self.node, socket, dialect, self._proven, seats, origin)
 
     def _handshake_key(self) -> str:
         """RFC 6455, section 4.2.1."""
@@ -107,10 +117,7 @@ class WebSocket(Socket):
 
     __slots__ = ("_parser", "_session", "_opening", "_loop_share", "_frames", "_waiting", "_wanted")
 
-    def __init__(
-        self, node: Node, dialect: Dialect, principal: Principal | None, seats: ConnectionSeats,
-        origin: str | None, greeting: bytes,
-    ) -> None:  # fmt: skip
+    def __init__(self, node: Node, seats: ConnectionSeats, open_session: OpenSession, greeting: bytes) -> None:
         super().__init__(node, seats)
         self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED))
         self._session: Session
@@ -122,14 +129,14 @@ class WebSocket(Socket):
         self._wanted = True
         """Whether the session takes commands."""
         # The session wants the transport's own `write`; it is made when that exists.
-        self._opening = (dialect, principal, origin and sys.intern(origin), greeting)
+        self._opening = (open_session, greeting)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        dialect, principal, origin, greeting = self._opening
+        open_session, greeting = self._opening
         del self._opening
         self._transport.write(greeting)
-        self._session = self.client = Session(self._node, self, dialect, principal, self._seats, origin)
+        self._session = self.client = open_session(self)
         if self._node.lifecycle.leaving:  # since the request came
             self._session.disconnect(Disconnect(SHUTDOWN, "the server is leaving"))
         early, self.early = self.early, b""

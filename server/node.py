@@ -52,6 +52,7 @@ from server.mongo.client import connect, connect_apart
 from server.mongo.clock import COMPARE_EVERY, compare
 from server.mongo.opening import Opening, renew_if_unknown
 from server.presence.attendance import Attendance
+from server.presence.clients import Visitors
 from server.presence.last_seen import LastSeen
 from server.presence.service import PresenceService
 
@@ -136,13 +137,18 @@ class Node:
         # From the log and the broker to who listens.
         self.hub = Hub()
         self.streams = Streams(self.id, broker=self.broker, log=self.log, hub=self.hub, keeper=self.keeper)
+
+        def tells(channel: str) -> bool:
+            return (of := namespaces.get(namespace_of(channel))) is not None and of.join_leave
+
         self.attendance = Attendance(
             self.id,
             announce=self.announcer.announce,
             deliver=self.streams.notify,
-            tells=lambda channel: (of := namespaces.get(namespace_of(channel))) is not None and of.join_leave,
+            tells=tells,
             limit=limits.presence_users,
             clock=self.clock,
+            visitors=Visitors(self.id, deliver=self.hub.notify, tells=tells) if config.centrifugo.enabled else None,
         )
         self.directory = Directory(
             self.id,
@@ -219,6 +225,7 @@ class Node:
             rights=self.rights,
             admission=self.admission,
             lifecycle=self.lifecycle,
+            limit=limits.presence_users,
         )
         parts = (self.log, self.tailer, self.revocations, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]

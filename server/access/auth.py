@@ -39,14 +39,21 @@ _JWS: Final = jwt.PyJWS()
 Seconds = int | float
 
 
-class _Claims(Struct):
-    sub: Annotated[str, Meta(min_length=1, max_length=255)]
-    exp: Seconds
+class RegisteredClaims(Struct, kw_only=True):
+    """Those of RFC 7519 that any token may have."""
+
+    sub: Annotated[str, Meta(max_length=255)] = ""
+    exp: Seconds | UnsetType = UNSET
     nbf: Seconds | UnsetType = UNSET
     iat: Seconds | UnsetType = UNSET
     iss: str | UnsetType = UNSET
     aud: str | list[str] | UnsetType = UNSET
     jti: Annotated[str, Meta(min_length=1, max_length=255)] | UnsetType = UNSET
+
+
+class _Claims(RegisteredClaims, kw_only=True):
+    sub: Annotated[str, Meta(min_length=1, max_length=255)]
+    exp: Seconds
     channels: dict[str, list[str]] | None = None
     info: Any = None
 
@@ -88,13 +95,19 @@ class Authenticator:
             if not self._config.guests:
                 raise Error("unauthenticated", "a token is needed here")
             return GUEST
-        if len(token) > TOKEN_BYTES:
-            raise Error("unauthenticated", f"token: {len(token)} bytes; {TOKEN_BYTES} at most")
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        digest = _digest(token)
         for known, (name, key) in self._api_keys.items():
             if hmac.compare_digest(known, digest):
                 return Principal(user=name, server=True, channels=key.channels, admin=key.admin)
-        return self._principal(token, self._claims(token, digest))
+        claims = self._claims(token, digest)
+        if "channel" in claims:
+            raise invalid_token("channel: it is for a subscription to one channel, which is no login")
+        return self._principal(token, claims)
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """All that a token says which one of our keys has signed, for whatever purpose: `check` and the purpose are the
+        caller's to look at. `unauthenticated` otherwise."""
+        return self._claims(token, _digest(token))
 
     def knows(self, token: str) -> bool:
         """Whether no signature has to be verified for this token, which may be expired all the same."""
@@ -146,24 +159,22 @@ class Authenticator:
             # Taken apart here, verified below with the keys' own algorithms.
             parts = _JWS.decode_complete(token, options={"verify_signature": False})
         except (jwt.PyJWTError, ValueError):
-            raise _invalid("it is not a signed JSON Web Token, or has a header that is not understood") from None
+            raise invalid_token("it is not a signed JSON Web Token, or has a header that is not understood") from None
         keys = self._candidates(parts["header"])
         if not keys:
             raise self._no_key()
         signed = token.rpartition(".")[0].encode()
         if not any(key.verifies(parts["header"]["alg"], signed, parts["signature"]) for key in keys):
-            raise _invalid("its signature is not that of a key known here")
+            raise invalid_token("its signature is not that of a key known here")
         try:
             claims = JSON.decode(parts["payload"])
         except Error as error:
-            raise _invalid(error.reason) from None
+            raise invalid_token(error.reason) from None
         if not isinstance(claims, dict):
-            raise _invalid("its claims are not an object")
+            raise invalid_token("its claims are not an object")
         kind = parts["header"].get("typ")
         if isinstance(kind, str) and kind.lower().removeprefix("application/") in _OTHER_KINDS:
-            raise _invalid(f"typ: {kind} is no login")
-        if "channel" in claims:
-            raise _invalid("channel: it is for a subscription to one channel, which is no login")
+            raise invalid_token(f"typ: {kind} is no login")
         return claims
 
     def _no_key(self) -> Error:
@@ -173,38 +184,41 @@ class Authenticator:
             return Error("unavailable", "the server is starting: its secret is not read yet", retry_after=1.0)
         if self._jwks is None and not self._keys:
             return Error("unauthenticated", "tokens are not accepted here: auth.secret is not set")
-        return _invalid("there is no key here for its algorithm (alg) and key id (kid)")
+        return invalid_token("there is no key here for its algorithm (alg) and key id (kid)")
 
     def _principal(self, token: str, claims: dict[str, Any]) -> Principal:
         try:
             known = msgspec.convert(claims, _Claims)
         except msgspec.ValidationError as error:
-            raise _invalid(str(error)) from None
-        if _CONTROL.search(known.sub):
-            raise _invalid("sub: control characters are no part of a name")
-        config, now = self._config, self._clock.time()
-        if config.issuer is not None and known.iss != config.issuer:
-            raise _invalid("iss is not who is trusted here")
-        if config.audience is not None:
-            audience = [known.aud] if isinstance(known.aud, str) else known.aud or []
-            if config.audience not in audience:
-                raise _invalid("aud does not name this server")
-        if known.nbf is not UNSET and known.nbf > now + _LEEWAY:
-            raise _invalid("nbf: it is not valid yet")
-        if known.iat is not UNSET and known.iat > now + _LEEWAY:
-            raise _invalid("iat: it is from the future")
-        if known.exp <= now - _LEEWAY:
-            raise Error("token_expired", "the token has expired")
+            raise invalid_token(str(error)) from None
+        self.check(known)
         return Principal(
             user=known.sub,
             channels=known.channels or {},
             expires=float(known.exp),
             claims=claims,
             info=known.info,
-            # Of what is signed, not of the whole: a signature can be written in several ways.
-            token=known.jti or hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest(),
+            token=token_id(token, known),
             issued=None if known.iat is UNSET else float(known.iat),
         )
+
+    def check(self, known: RegisteredClaims) -> None:
+        """Whether a token is meant for this server, and now: `unauthenticated` or `token_expired` if not."""
+        if _CONTROL.search(known.sub):
+            raise invalid_token("sub: control characters are no part of a name")
+        config, now = self._config, self._clock.time()
+        if config.issuer is not None and known.iss != config.issuer:
+            raise invalid_token("iss is not who is trusted here")
+        if config.audience is not None:
+            audience = [known.aud] if isinstance(known.aud, str) else known.aud or []
+            if config.audience not in audience:
+                raise invalid_token("aud does not name this server")
+        if known.nbf is not UNSET and known.nbf > now + _LEEWAY:
+            raise invalid_token("nbf: it is not valid yet")
+        if known.iat is not UNSET and known.iat > now + _LEEWAY:
+            raise invalid_token("iat: it is from the future")
+        if known.exp is not UNSET and known.exp <= now - _LEEWAY:
+            raise Error("token_expired", "the token has expired")
 
     def sign(
         self, user: str, seconds: float, *, channels: Mapping[str, list[str]] | None = None, info: Any = None
@@ -231,5 +245,18 @@ class Authenticator:
         return jwt.encode(present, self._secret, algorithm), claims["exp"]
 
 
-def _invalid(why: str) -> Error:
+def token_id(token: str, known: RegisteredClaims) -> str:
+    """What a revocation names it by: its `jti`, or else a digest of what is signed, as a signature can be written in
+    several ways."""
+    return known.jti or hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
+
+
+def _digest(token: str) -> str:
+    """`unauthenticated` if the token is too long to be looked at."""
+    if len(token) > TOKEN_BYTES:
+        raise Error("unauthenticated", f"token: {len(token)} bytes; {TOKEN_BYTES} at most")
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def invalid_token(why: str) -> Error:
     return Error("unauthenticated", f"the token is not valid: {why}")

@@ -23,6 +23,10 @@ Row = tuple[str, str | None, int, Any]
 """(channel, user or None for the guests, sessions or −1 for who has left, info)"""
 
 
+ClientRow = tuple[str, str, bool, str | None, Any, Any]
+"""(channel, the client's id, whether it is there, user or None, info, info of the channel)"""
+
+
 class AttendanceUpdate(Struct, frozen=True, array_like=True):
     """Who is where on one node (server/presence/attendance.py): the change `number`, or one of the `parts` of its whole
     table as it was after that change."""
@@ -31,6 +35,8 @@ class AttendanceUpdate(Struct, frozen=True, array_like=True):
     rows: list[Row]
     part: int = 0
     parts: int = 0
+    clients: list[ClientRow] = field(default_factory=list)
+    """The same client by client, where they are named."""
 
 
 class Question(Struct, frozen=True, array_like=True):

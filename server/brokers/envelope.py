@@ -109,6 +109,8 @@ def decode_announcement(body: bytes) -> Announcement:
         for _, _, _, info in announcement.attendance.rows if announcement.attendance else ():
             if info is not None:
                 check(info)
+        for *_, info, channel_info in announcement.attendance.clients if announcement.attendance else ():
+            check([info, channel_info])
         check(announcement.stats)
     return announcement
 

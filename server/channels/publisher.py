@@ -119,7 +119,7 @@ class Publisher:
         ephemeral: bool, address: str, size: int, *, exists: bool = False,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
-            self._broker.publish([Message(channel, "", 0, "", principal.user, now_ms(), data, tag, skip)])
+            self._broker.publish([Message(channel, "", 0, key or "", principal.user, now_ms(), data, tag, skip)])
             self.published += 1
             return None
         self._lifecycle.check()

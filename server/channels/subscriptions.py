@@ -124,7 +124,9 @@ class Subscriptions:
     ) -> Subscription:
         leave = None
         if namespace.presence and not principal.server:  # a back end is not a person
-            leave = self._attendance.enter(stream.channel, principal.user, principal.info, subscriber.id)
+            leave = self._attendance.enter(
+                stream.channel, principal.user, principal.info, subscriber.id, principal.channel_info
+            )
         options: dict[str, Any] = {}
         if view is not None and snapshot:
             options = {"snapshot": lambda: self._snapshot(stream, view), "snapshot_due": snapshot_due}

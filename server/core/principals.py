@@ -22,6 +22,8 @@ class Principal(Struct, frozen=True):
     """All the claims of the token."""
     info: Any = None
     """The token's `info`: what others may be shown of a user."""
+    channel_info: Any = None
+    """The same, of a token for one channel, in that channel."""
     token: str | None = None
     """Names the token: its `jti`, or a digest."""
     issued: float | None = None

@@ -133,6 +133,11 @@ class Subscription:
         if not self._go_live() and not (self._replay_at_hand() and self._go_live()):
             self._task = self._stream.keeper.spawn(f"catch up {self.channel}", self._catch_up())
 
+    def skip(self) -> Position:
+        """Before `start`: begin with what comes from now on, whatever there was; the position of that."""
+        self._position = self.head
+        return self._position
+
     def fall_behind(self, first: int) -> None:
         """The subscriber could not take what began with the offset `first`: serve it from the log, at its own pace. 0:
         what stood before any message, see `_go_back`."""

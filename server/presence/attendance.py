@@ -24,6 +24,7 @@ from msgspec import UNSET
 
 from server.brokers.base import AttendanceUpdate, Row
 from server.core.clock import Clock
+from server.presence.clients import Visitor, Visitors, chunks
 from server.wire.messages import Notice
 from server.wire.pushes import Fields, JoinPush, LeavePush, OccupancyPush
 
@@ -61,7 +62,7 @@ class _Table:
         """Beats missed."""
         self.snapshot = 0
         """The number of the snapshot that is coming in, and what has come of it."""
-        self.parts: dict[int, list[Row]] = {}
+        self.parts: dict[int, AttendanceUpdate] = {}
 
 
 class _News(NamedTuple):
@@ -75,7 +76,8 @@ class Attendance:
     """Who is in which channel, on all nodes, as this one knows it. PresenceService (service.py) shows it to clients.
 
     `announce(**fields)` reaches the peers; `deliver(notices)` the subscribers here, for channels where
-    `tells(channel)`. `limit`: users above which a channel only tells their number; 0: never.
+    `tells(channel)`. `limit`: users above which a channel only tells their number; 0: never. `visitors`: who is there
+    client by client, where that can be asked for.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class Attendance:
         tells: Callable[[str], bool],
         limit: int,
         clock: Clock | None = None,
+        visitors: Visitors | None = None,
     ) -> None:
         self._clock = clock or Clock()
+        self._visitors = visitors
         self.departures: list[Departure] = []
         """Who has left since the list was last emptied."""
         self._own = _Table()
@@ -114,7 +118,9 @@ class Attendance:
 
     # --- here ---------------------------------------------------------------------------------------------------------
 
-    def enter(self, channel: str, user: str | None, info: Any, session: str) -> Callable[[bool], None]:
+    def enter(
+        self, channel: str, user: str | None, info: Any, session: str, channel_info: Any = None
+    ) -> Callable[[bool], None]:
         """A session of a user, or of a guest (None), has come; the function returned says that it is gone: at once, or
         (`False`) perhaps to come back."""
         if user is not None:
@@ -122,9 +128,13 @@ class Attendance:
         entry = self._own.channels.get(channel, {}).get(user)
         self._set(self._own, channel, user, _Entry(entry.sessions + 1 if entry else 1, info), session)
         self._changed.add((channel, user))
+        if self._visitors is not None:
+            self._visitors.enter(channel, Visitor(session, user, info, channel_info))
 
         def leave(at_once: bool) -> None:
             self._leave(channel, user, at_once)
+            if self._visitors is not None:
+                self._visitors.leave(channel, session)
 
         return leave
 
@@ -165,6 +175,10 @@ class Attendance:
                             row.setdefault("info", info)
         return {"users": [row for _, row in sorted(rows.items())], "count": count, "guests": guests}
 
+    def visitors(self, channel: str) -> list[Visitor]:
+        """Each client on all nodes; none where they are not told apart."""
+        return [] if self._visitors is None else self._visitors.show(channel)
+
     def users(self, channel: str) -> list[str]:
         return list(self._users.get(channel, ()))
 
@@ -187,18 +201,22 @@ class Attendance:
     def hear(self, node: str, attendance: AttendanceUpdate) -> None:
         """Another node's changes, or a part of its table."""
         table = self._tables.setdefault(node, _Table())
-        number, rows = attendance.number, attendance.rows
+        number = attendance.number
         if number <= table.number:
             return
         if attendance.parts:
             if number != table.snapshot:
                 table.snapshot, table.parts = number, {}
-            table.parts[attendance.part] = rows
+            table.parts[attendance.part] = attendance
             if len(table.parts) == attendance.parts:
-                self._replace(table, [row for part in table.parts.values() for row in part])
+                self._replace(table, [row for part in table.parts.values() for row in part.rows])
+                if self._visitors is not None:
+                    self._visitors.replace(node, [row for part in table.parts.values() for row in part.clients])
                 table.number, table.parts = number, {}
         elif number == table.number + 1:
-            self._apply(table, rows)
+            self._apply(table, attendance.rows)
+            if self._visitors is not None:
+                self._visitors.apply(node, attendance.clients)
             table.number = number
         else:
             self._ask(node)
@@ -287,6 +305,8 @@ class Attendance:
         users = [(channel, user) for channel, users in table.channels.items() for user in users]
         del self._tables[node]
         self._empty(table)
+        if self._visitors is not None:
+            self._visitors.forget(node)
         for channel, user in users:
             self._depart(channel, user, seen)
 
@@ -308,10 +328,11 @@ class Attendance:
         self._timer = None
         own = self._own
         changed, self._changed = [(*key, own.channels.get(key[0], {}).get(key[1])) for key in self._changed], set()
-        for index in range(0, len(changed), ROWS):
+        clients = [] if self._visitors is None else self._visitors.take_changes()
+        for part, those in chunks(changed, clients, size=ROWS) if changed or clients else ():
             own.number += 1
-            rows = [_row(*change) for change in changed[index : index + ROWS]]
-            self._announce(attendance=AttendanceUpdate(own.number, rows))
+            rows = [_row(*change) for change in part]
+            self._announce(attendance=AttendanceUpdate(own.number, rows, clients=those))
         if self._asked:
             self._asked = False
             self._announce_all()
@@ -321,14 +342,15 @@ class Attendance:
         news, self._news = self._news, {}
         for channel, of in news.items():
             self._publish(channel, of)
+        if self._visitors is not None:
+            self._visitors.take_news()
 
     def _announce_all(self) -> None:
         own = self._own
         rows = [_row(channel, user, entry) for channel, users in own.channels.items() for user, entry in users.items()]
-        parts = max(1, -(-len(rows) // ROWS))
-        for part in range(parts):
-            of = rows[part * ROWS : (part + 1) * ROWS]
-            self._announce(attendance=AttendanceUpdate(own.number, of, part, parts))
+        parts = list(chunks(rows, [] if self._visitors is None else self._visitors.rows(), size=ROWS))
+        for part, (of, clients) in enumerate(parts):
+            self._announce(attendance=AttendanceUpdate(own.number, of, part, len(parts), clients))
 
     def _publish(self, channel: str, news: dict[str, _News]) -> None:
         if self._limit and len(self._users.get(channel, ())) > self._limit:

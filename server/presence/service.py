@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from server.access.admission import Admission
 from server.access.rights import Rights
-from server.core.errors import bad_request
+from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
 from server.presence.attendance import Attendance
+from server.presence.clients import Visitor
 from server.presence.last_seen import LastSeen
 from server.wire.pushes import Fields
 
 
+class Present(NamedTuple):
+    clients: list[Visitor]
+    """Empty above limits.presence_users."""
+    number: int
+    users: int
+    """All guests are one."""
+
+
 class PresenceService:
     def __init__(
-        self, *, attendance: Attendance, last_seen: LastSeen, rights: Rights, admission: Admission, lifecycle: Lifecycle
-    ) -> None:
+        self, *, attendance: Attendance, last_seen: LastSeen, rights: Rights, admission: Admission,
+        lifecycle: Lifecycle, limit: int,
+    ) -> None:  # fmt: skip
+        """`limit`: users above which none is named; 0: always."""
+        self._limit = limit
         self._attendance = attendance
         self._last_seen = last_seen
         self._rights = rights
@@ -36,6 +50,17 @@ class PresenceService:
                 self._lifecycle.check()
                 present["left"] = await self._last_seen.latest(channel, left, self._attendance.users(channel))
             return present
+
+    async def clients(self, principal: Principal, channel: str, *, address: str = "") -> Present:
+        """The same client by client, on nodes that tell them apart. `not_found` where nobody's presence is kept."""
+        self._admission.spend(principal, address)
+        async with self._rights.reading(principal, channel) as namespace:
+            if not namespace.presence:
+                raise Error("not_found", f"channel: nobody's presence is kept in {channel}")
+            present = self._attendance.visitors(channel)
+            users = len({one.user for one in present})
+            crowded = self._limit and users > self._limit
+            return Present([] if crowded else present, len(present), users)
 
     async def note_departures(self) -> None:
         """Write down who has left. What MongoDB does not take is kept for the next time."""

@@ -16,7 +16,8 @@ from server.delivery.subscription import Subscription
 from server.node import Node
 from server.sessions.outbox import STALLED_AFTER, Connection, Outbox
 from server.wire.codec import Codec
-from server.wire.pushes import DisconnectPush, Push, UnsubscribedPush
+from server.wire.commands import Subscribe
+from server.wire.pushes import DisconnectPush, Fields, GapPush, Push, UnsubscribedPush
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,22 @@ class ConnectedClient:
         user = self._principal.user if self._principal else None
         return {"session": self.id, "user": user, "ip": self.address, "origin": self.origin}
 
+    async def join(self, principal: Principal, request: Subscribe) -> tuple[Subscription, Fields, GapPush | None]:
+        """What `Subscriptions.subscribe` answers, with a seat among the connection's channels, and among its
+        subscriptions; closed already if the connection has ended meanwhile."""
+        seat = self._node.admission.channel_seats.take(self.id)
+        try:
+            subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self.outbox, request)
+        except BaseException:
+            seat.give_back()
+            raise
+        subscription.seat = seat
+        if self._ended:
+            subscription.close()
+        else:
+            self.subscriptions[request.channel] = subscription
+        return subscription, fields, gap
+
     def __repr__(self) -> str:
         return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"
 
@@ -122,6 +139,11 @@ class ConnectedClient:
             if not sessions:
                 del self._node.admission.users[user]
 
+    def principal_in(self, channel: str) -> Principal:
+        """Who it is in this channel: rights may be of one channel only."""
+        assert self._principal is not None
+        return self._principal
+
     # --- rights that end or are in doubt ------------------------------------------------------------------------------
 
     def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
@@ -134,7 +156,7 @@ class ConnectedClient:
         assert self._principal is not None
         for channel in tuple(self.subscriptions):
             try:
-                self._node.permissions.check(self._principal, "subscribe", channel)
+                self._node.permissions.check(self.principal_in(channel), "subscribe", channel)
             except Error as error:
                 if not error.retry:  # else nobody knows: then it is held
                     self._end_subscription(channel, error.code, error.reason)

@@ -64,19 +64,8 @@ class Listener(ConnectedClient):
         """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
         assert self._principal is not None
         await self._node.loop_share.turn()
-        seat = self._node.admission.channel_seats.take(self.id)
-        try:
-            subscription, fields, gap = await self._node.subscriptions.subscribe(
-                self._principal, self.outbox, Subscribe(channel=channel, after=after, last=None if after else last)
-            )
-        except BaseException:
-            seat.give_back()
-            raise
-        subscription.seat = seat
-        if self._ended:
-            subscription.close()
-            return
-        self.subscriptions[channel] = subscription
+        request = Subscribe(channel=channel, after=after, last=None if after else last)
+        _, fields, gap = await self.join(self._principal, request)
         self._cursors[channel] = fields.get("cursor")
         if gap is not None:
             self._gaps.append(gap)

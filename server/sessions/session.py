@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from server.sessions.client import ConnectedClient
 from server.sessions.lanes import LaneCommand, Lanes
 from server.sessions.outbox import Connection
 from server.wire.commands import (
-    AnyCommand,
+    Command,
     Connect,
     DocumentCommand,
     Find,
@@ -51,6 +51,8 @@ PIPELINED: Final = 1024
 
 Counted = Publish | History | Presence | DocumentCommand
 """What `messages_per_second` counts, so that only refusals of it are drawn from the budget."""
+Ordered = Subscribe | Unsubscribe | History | Presence | DocumentCommand
+"""What waits for all that is under way on its channel."""
 OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
 """Codes of errors that are this server's fault, so that they cost the client nothing."""
 
@@ -61,7 +63,7 @@ class Session(ConnectedClient):
     transport = "websocket"
 
     __slots__ = (
-        "begun", "_dialect", "_started", "_first", "_before_key", "_said", "_allowance", "_budget", "_lanes", "_paging",
+        "begun", "_dialect", "_started", "_first", "_held", "_said", "_allowance", "_budget", "_lanes", "_paging",
         "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
@@ -79,8 +81,8 @@ class Session(ConnectedClient):
         self._first = True
         self._said: tuple[str, ...] = ()
         """Codes of refusals that are in the log: one each."""
-        self._before_key: deque[AnyCommand] | None = None
-        """Commands that wait until the key of the first one's token is fetched; None: no key is waited for."""
+        self._held: deque[Command] | None = None
+        """Commands that wait until the key of the first one's token is fetched; None: nothing is waited for."""
         now = asyncio.get_running_loop().time()
         self._allow(principal)
         self._lanes = Lanes()
@@ -109,12 +111,15 @@ class Session(ConnectedClient):
             return
         for command in commands:
             if isinstance(command, Unreadable):
-                self._refuse(*command)
-            elif self._before_key is not None:
-                self._before_key.append(command)
+                self._unreadable(command)
+            elif self._held is not None:
+                self._held.append(command)
                 self._count(1)
             else:
                 self._handle(command)
+
+    def _unreadable(self, command: Unreadable) -> None:
+        self._refuse(*command)
 
     @property
     def reading(self) -> bool:
@@ -137,7 +142,7 @@ class Session(ConnectedClient):
         self._allowance = Allowance(self._node.config.limits, principal, asyncio.get_running_loop().time())
         self._budget = self._allowance.budget
 
-    def _handle(self, command: AnyCommand) -> None:
+    def _handle(self, command: Command) -> None:
         if self._ended:  # by what stood before it in the same frame
             return
         try:
@@ -156,7 +161,7 @@ class Session(ConnectedClient):
 
     # --- who the client is --------------------------------------------------------------------------------------------
 
-    def _introduce(self, command: AnyCommand) -> bool:
+    def _introduce(self, command: Command) -> bool:
         """The first command settles who the client is: whom its token or the upgrade's says, else a guest. False: it
         waits for the key of its token."""
         token = command.token if isinstance(command, Connect) else None
@@ -173,9 +178,13 @@ class Session(ConnectedClient):
         except Error as error:
             self._refuse(command.id, error)
             raise _turned_away(error) from None
+        self._welcome()
+        return True
+
+    def _welcome(self) -> None:
+        """It is known who this is."""
         self._started = True
         logger.info("connected", extra=self.about())
-        return True
 
     def _authenticate(self, token: str | None) -> Principal:
         """What proves nothing counts as a request of the address, as over REST: connections are cheap to make anew."""
@@ -198,29 +207,33 @@ class Session(ConnectedClient):
         self._reply(command, user=new.user, expires=_whole(new.expires))
         self.check_subscriptions()
 
-    def _waits_for_key(self, command: AnyCommand, token: str | None) -> bool:
+    def _waits_for_key(self, command: Command, token: str | None) -> bool:
         fetching = self._node.authenticator.fetching(token)
         if fetching is None:
             return False
-        self._before_key = deque((command,))
-        self._count(1)
-        self._spawn(self._go_on_after(fetching))
+        self._hold(fetching, command)
         return True
 
-    async def _go_on_after(self, fetching: asyncio.Future[None]) -> None:
-        await fetching
-        waiting, self._before_key = self._before_key, None
+    def _hold(self, until: Awaitable[None], *commands: Command) -> None:
+        """These, and all that come, wait `until` that is done. It must not raise."""
+        self._held = deque(commands)
+        self._count(len(commands))
+        self._spawn(self._go_on_after(until))
+
+    async def _go_on_after(self, until: Awaitable[None]) -> None:
+        await until
+        waiting, self._held = self._held, None
         while waiting and not self._ended:
             command = waiting.popleft()
             self._count(-1)
             self._handle(command)
-            if self._before_key is not None:  # another unknown key
-                self._before_key.extend(waiting)
+            if self._held is not None:  # another one waits
+                self._held.extend(waiting)
                 return
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    def _dispatch(self, command: AnyCommand) -> None:
+    def _dispatch(self, command: Command) -> None:
         first, self._first = self._first, False
         if isinstance(command, Publish) and not self._lanes:  # the usual case, so it is not asked what else it may be
             self._publish(command)
@@ -240,6 +253,7 @@ class Session(ConnectedClient):
         elif isinstance(command, Refresh):
             self._refresh(command)
         else:
+            assert isinstance(command, Connect)
             self._connect(command, first)
 
     def _connect(self, command: Connect, first: bool) -> None:
@@ -272,14 +286,14 @@ class Session(ConnectedClient):
             if self._lanes.done(name):
                 return
 
-    async def _carry_out(self, command: Subscribe | Unsubscribe | History | Presence | DocumentCommand) -> None:
+    async def _carry_out(self, command: Ordered) -> None:
         assert self._principal is not None
         if isinstance(command, Subscribe):
             await self._subscribe(self._principal, command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(command)
         else:
-            self._allowance.spend(asyncio.get_running_loop().time())
+            self._spend()
             if isinstance(command, History | Presence | Find):
                 async with self._one_page():
                     self._reply(command, **await self._page(self._principal, command))
@@ -321,17 +335,9 @@ class Session(ConnectedClient):
     async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
         if command.channel in self.subscriptions:
             raise Error("conflict", f"channel: already subscribed to {command.channel}")
-        seat = self._node.admission.channel_seats.take(self.id)
-        try:
-            subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self.outbox, command)
-        except BaseException:
-            seat.give_back()
-            raise
-        subscription.seat = seat
+        subscription, fields, gap = await self.join(principal, command)
         if self._ended:
-            subscription.close()
             return
-        self.subscriptions[command.channel] = subscription
         self._reply(command, **fields)
         if self._principal is not principal:  # refreshed meanwhile, perhaps with fewer rights
             self.check_subscriptions()
@@ -353,7 +359,7 @@ class Session(ConnectedClient):
 
     def _publish(self, command: Publish) -> None:
         assert self._principal is not None
-        self._allowance.spend(asyncio.get_running_loop().time())
+        self._spend()
         channel = command.channel
         future = self._node.publisher.publish(
             self._principal, channel, command.data, command.key, tag=command.tag, ephemeral=command.ephemeral,
@@ -380,6 +386,10 @@ class Session(ConnectedClient):
 
         future.add_done_callback(done)
 
+    def _spend(self) -> None:
+        """One publish or read, or `rate_limited`."""
+        self._allowance.spend(asyncio.get_running_loop().time())
+
     def _count(self, change: int) -> None:
         self.under_way += change
         self.queue_changed()
@@ -397,7 +407,7 @@ class Session(ConnectedClient):
 
     # --- outbound -----------------------------------------------------------------------------------------------------
 
-    def _reply(self, command: AnyCommand, **fields: Any) -> None:
+    def _reply(self, command: Command, **fields: Any) -> None:
         if command.id is not None and not self._ended:
             self.outbox.put(self._dialect.reply(command, fields))
 
@@ -412,8 +422,12 @@ class Session(ConnectedClient):
             self._said += (error.code,)
             logger.info("refused: %s", error.told, extra=self.about() | {"code": error.code})
         # (What comes behind a first command that waits for its key is not the first.)
-        if not self._started and self._before_key is None and not self._node.authenticator.guests:
-            self.disconnect(_turned_away(error))
+        if not self._started and self._held is None and not self._node.authenticator.guests:
+            self._turn_away(error)
+
+    def _turn_away(self, error: Error) -> None:
+        """Of somebody who is not known yet, the first command was refused."""
+        self.disconnect(_turned_away(error))
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping. To a client that does not read, only the newest is answered (RFC 6455, 5.5.3)."""

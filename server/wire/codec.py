@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import msgpack
 import msgspec
@@ -22,6 +22,12 @@ MAX_DEPTH: Final = 32
 MAX_NODES: Final = 10_000
 _INT64: Final = range(-(2**63), 2**63)
 _TEXT_ONLY: Final = {str}
+
+
+class Pushed(Protocol):
+    """A message, or what travels like one."""
+
+    def push(self) -> Any: ...
 
 
 class Codec:
@@ -46,6 +52,10 @@ class Codec:
     def frame(self, push: Any) -> bytes:
         """A reply or a push as it travels."""
         return frame(self.opcode, self.encode(push))
+
+    def frame_message(self, message: Pushed) -> bytes:
+        """A message as it travels: once per message, whoever gets it."""
+        return self.frame(message.push())
 
     def __repr__(self) -> str:
         return f"<codec {self.name}>"

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from server.core.errors import Disconnect, Error, bad_request
 from server.wire.codec import JSON, MSGPACK, Codec, id_of
-from server.wire.commands import AnyCommand, parse_command
+from server.wire.commands import Command, parse_command
 from server.wire.frames import BINARY, PING_FRAME, TEXT, close_frame
 from server.wire.pushes import DisconnectPush, ErrorPush
 
@@ -32,13 +32,13 @@ class Dialect(Protocol):
     ping: bytes
     """A sign of life that the client has to answer with anything."""
 
-    def commands(self, opcode: int, payload: bytes) -> Iterable[AnyCommand | Unreadable]:
+    def commands(self, opcode: int, payload: bytes) -> Iterable[Command | Unreadable]:
         """What one message of the client asks for, in order."""
 
     def identify(self, opcode: int, payload: bytes) -> int | None:
         """The id of what is refused unread, if there is one."""
 
-    def reply(self, command: AnyCommand, fields: Mapping[str, Any]) -> bytes:
+    def reply(self, command: Command, fields: Mapping[str, Any]) -> bytes:
         """`command` was carried out. It has an id."""
 
     def error(self, identifier: int | None, error: Error) -> bytes: ...
@@ -57,7 +57,7 @@ class Native:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
 
-    def commands(self, opcode: int, payload: bytes) -> tuple[AnyCommand | Unreadable]:
+    def commands(self, opcode: int, payload: bytes) -> tuple[Command | Unreadable]:
         codec = self.codec
         try:
             if opcode != codec.opcode:
@@ -70,7 +70,7 @@ class Native:
     def identify(self, opcode: int, payload: bytes) -> int | None:
         return id_of(opcode, payload)
 
-    def reply(self, command: AnyCommand, fields: Mapping[str, Any]) -> bytes:
+    def reply(self, command: Command, fields: Mapping[str, Any]) -> bytes:
         return self.codec.frame({"type": "reply", "id": command.id, **fields})
 
     def error(self, identifier: int | None, error: Error) -> bytes:

@@ -69,7 +69,7 @@ class Message:
         """The framed push. It is made at the first call: subscribers, replays and caches share the same bytes."""
         framed = self._frames.get(codec)
         if framed is None:
-            framed = self._frames[codec] = codec.frame(self.push())
+            framed = self._frames[codec] = codec.frame_message(self)
         return framed
 
     def __repr__(self) -> str:

@@ -102,6 +102,24 @@ class LeavePush(Push, tag="leave"):
     info: Any = UNSET
 
 
+class ClientJoinPush(Push, tag="client_join"):
+    """One client has come, where they are told of one by one: never over the native protocol."""
+
+    channel: str
+    client: str
+    user: str | None
+    info: Any
+    channel_info: Any
+
+
+class ClientLeavePush(Push, tag="client_leave"):
+    channel: str
+    client: str
+    user: str | None
+    info: Any
+    channel_info: Any
+
+
 class OccupancyPush(Push, tag="occupancy"):
     """How many there are, where they are too many to be named."""
 

@@ -1,0 +1,28 @@
+"""What the doors for Centrifugo's clients share: one object a node."""
+
+from __future__ import annotations
+
+from server.access.admission import ConnectionSeats
+from server.centrifugo.dialects import JsonDialect
+from server.centrifugo.names import Names
+from server.centrifugo.session import CentrifugoSession
+from server.centrifugo.tokens import Tokens
+from server.node import Node
+from server.sessions.outbox import Connection
+
+
+class Centrifugo:
+    def __init__(self, node: Node) -> None:
+        options, auth = node.config.centrifugo, node.config.auth
+        self.names = Names(options.namespace)
+        self.tokens = Tokens(
+            node.authenticator, node.identities, without_exp=options.tokens_without_exp, max_ttl=auth.max_token_ttl
+        )
+        self.json = JsonDialect(self.names)
+        self._node = node
+
+    def session(
+        self, dialect: JsonDialect, connection: Connection, seats: ConnectionSeats, origin: str | None
+    ) -> CentrifugoSession:
+        """A client that has still to say who it is."""
+        return CentrifugoSession(self._node, connection, dialect, self.names, self.tokens, seats, origin)

@@ -1,0 +1,124 @@
+"""What is sent: replies, errors and pushes as plain objects, which JSON and Protobuf write down each in its own way.
+
+    {"channel", "pub": {"data", "info"?, "offset"?, "time"}}      a push, inside {"push": …}
+    {"id", "subscribe": {…}}, {"id", "error": {"code", "message", "temporary"?}}
+
+What is zero, false or empty is left out, as it is in Protobuf.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from server.centrifugo.names import Names
+from server.core.errors import (
+    DISCONNECTED,
+    FLOODED,
+    NO_CONNECT,
+    NO_PONG,
+    REVOKED,
+    SHUT_OUT,
+    SHUTDOWN,
+    STALLED,
+    TOKEN_EXPIRED,
+    UNAVAILABLE,
+    Disconnect,
+)
+from server.wire.messages import Message
+from server.wire.pushes import (
+    ClientJoinPush,
+    ClientLeavePush,
+    DisconnectPush,
+    EphemeralPush,
+    MessagePush,
+    Push,
+    UnsubscribedPush,
+)
+
+CLOSES: Final[Mapping[int, int]] = {
+    SHUTDOWN: 3001,
+    STALLED: 3008,
+    TOKEN_EXPIRED: 3005,
+    NO_PONG: 3012,
+    UNAVAILABLE: 3004,
+    DISCONNECTED: 3000,
+    FLOODED: 3013,
+    NO_CONNECT: 3501,
+    REVOKED: 3500,
+    SHUT_OUT: 3503,
+}
+"""Our close codes in their words; RFC 6455's own are the same."""
+LOST_POSITION: Final = 3010
+INVALID_TOKEN: Final = 3500
+BAD_REQUEST: Final = 3501
+STALE: Final = 3502
+UNSUBSCRIBED: Final = 2000
+UNSUBSCRIBES: Final = {"unrecoverable": 2500, "token_expired": 2501}
+"""By the code of our push. After these a client subscribes anew by itself, after UNSUBSCRIBED it does not."""
+_KEY: Final = re.compile(r"(s[0-9a-f]{12})-[0-9]+")
+
+Shape = dict[str, Any]
+
+
+def reply_shape(identifier: int, kind: str, fields: Mapping[str, Any]) -> Shape:
+    """Where a message is in the log has no place in the answer to its publisher."""
+    return {"id": identifier, kind: {} if kind == "publish" else fields}
+
+
+def close_of(reason: Disconnect) -> int:
+    return reason.named or CLOSES.get(reason.code, reason.code)
+
+
+def key_of(session: str, number: int) -> str:
+    """The key of the publish `number` of a session: from it everybody who gets the message knows whose it was."""
+    return f"{session}-{number}"
+
+
+def push_shape(push: Push, names: Names) -> Shape | None:
+    """None: these clients have no word for it."""
+    if isinstance(push, MessagePush):
+        publication = publication_shape(push.data, push.user, push.key, push.offset, push.time)
+        return {"channel": names.theirs(push.channel), "pub": publication}
+    if isinstance(push, EphemeralPush):
+        publication = publication_shape(push.data, push.user, "", 0, push.time)
+        return {"channel": names.theirs(push.channel), "pub": publication}
+    if isinstance(push, ClientJoinPush | ClientLeavePush):
+        kind = "join" if isinstance(push, ClientJoinPush) else "leave"
+        info = client_shape(push.client, push.user, push.info, push.channel_info)
+        return {"channel": names.theirs(push.channel), kind: {"info": info}}
+    if isinstance(push, UnsubscribedPush):
+        code = UNSUBSCRIBES.get(push.code, UNSUBSCRIBED)
+        return {"channel": names.theirs(push.channel), "unsubscribe": {"code": code, "reason": push.reason}}
+    if isinstance(push, DisconnectPush):
+        return {"disconnect": {"code": CLOSES.get(push.code, push.code), "reason": push.reason}}
+    return None
+
+
+def message_shape(message: Message, names: Names) -> Shape:
+    """The push of a message; of an ephemeral one too it says which client it comes from."""
+    publication = publication_shape(message.data, message.user, message.key, message.offset, message.time)
+    return {"channel": names.theirs(message.channel), "pub": publication}
+
+
+def publication_shape(data: Any, user: str | None, key: str, offset: int, time: int) -> Shape:
+    publication: Shape = {"data": data}
+    client = _KEY.fullmatch(key)
+    if user is not None or client is not None:
+        publication["info"] = {"user": user or "", "client": "" if client is None else client[1]}
+    if offset:
+        publication["offset"] = offset
+    publication["time"] = time
+    return publication
+
+
+def client_shape(client: str, user: str | None, info: Any, channel_info: Any) -> Shape:
+    shape: Shape = {"user": user or "", "client": client}
+    if info is not None and info is not UNSET:
+        shape["conn_info"] = info
+    if channel_info is not None and channel_info is not UNSET:
+        shape["chan_info"] = channel_info
+    return shape

@@ -1,0 +1,383 @@
+"""One client of Centrifugo's protocol: its commands, carried out by the same use cases as everybody's.
+
+It differs from ours in who may say what: `connect` has to come first, tokens may be for one channel, the server may
+subscribe it, and what cannot be recovered ends a subscription, which the client then makes anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
+
+from msgspec import structs
+
+from server import __version__
+from server.access.admission import ConnectionSeats
+from server.centrifugo import requests
+from server.centrifugo.codes import unrecoverable
+from server.centrifugo.dialects import JsonDialect
+from server.centrifugo.history import read
+from server.centrifugo.names import Names
+from server.centrifugo.replies import (
+    BAD_REQUEST,
+    INVALID_TOKEN,
+    LOST_POSITION,
+    STALE,
+    client_shape,
+    key_of,
+    publication_shape,
+)
+from server.centrifugo.tokens import Grant, Tokens
+from server.core.cursors import Position, parse_cursor
+from server.core.errors import Disconnect, Error
+from server.core.principals import GUEST, Principal
+from server.delivery.hub import Delivery
+from server.delivery.subscription import Subscription
+from server.node import Node
+from server.presence.clients import clients_topic
+from server.sessions.budget import CHANGE, FRAME
+from server.sessions.client import EXPIRY_GRACE
+from server.sessions.outbox import Connection, Outbox
+from server.sessions.session import CONNECT_WITHIN, PING_EVERY, Ordered, Session
+from server.wire import commands
+from server.wire.codec import Codec
+from server.wire.commands import Command
+from server.wire.dialects import Unreadable
+from server.wire.pushes import Fields, GapPush, Push, UnsubscribedPush
+
+LEFT_OUT: Final = frozenset(("permission_denied", "unknown_channel", "bad_request"))
+"""Errors of a subscription that the client has asked for in `connect`: it goes without it."""
+
+
+Asked = TypeVar("Asked", requests.History, requests.Presence | requests.PresenceStats)
+
+
+class CentrifugoSession(Session):
+    __slots__ = ("_names", "_tokens", "_grants", "_server_side", "_published", "_watched")
+
+    def __init__(
+        self, node: Node, connection: Connection, dialect: JsonDialect, names: Names, tokens: Tokens,
+        seats: ConnectionSeats, origin: str | None = None,
+    ) -> None:  # fmt: skip
+        self._names = names
+        self._tokens = tokens
+        self._grants: dict[str, Grant] = {}
+        """By channel: rights that a token gives in it alone."""
+        self._server_side: set[str] = set()
+        """Channels that the client has not subscribed to by itself."""
+        self._watched: set[str] = set()
+        """Channels whose joins and leaves it is told of."""
+        self._published = 0
+        super().__init__(node, connection, dialect, None, seats, origin)
+
+    def _make_outbox(self, codec: Codec) -> Outbox:
+        node = self._node
+        return _Outbox(self.id, self, node.hub, self._connection, codec, node.config.limits.queue_bytes)
+
+    # --- inbound ------------------------------------------------------------------------------------------------------
+
+    def _unreadable(self, command: Unreadable) -> None:
+        if command.id is None or not (self._started or self._held is not None):
+            self.disconnect(Disconnect(BAD_REQUEST, command.error.reason))
+        else:
+            self._refuse(*command)
+
+    def _handle(self, command: Command) -> None:
+        if self._budget.left < 0 and (refusal := self._exhausted()) is not None:  # one frame may hold thousands
+            self._refuse(command.id, refusal)
+        else:
+            super()._handle(command)
+
+    def _dispatch(self, command: Command) -> None:
+        if not isinstance(command, requests.SubRefresh | requests.Rpc | requests.Send):
+            super()._dispatch(command)
+            return
+        self._budget.left -= FRAME + CHANGE
+        if isinstance(command, requests.SubRefresh):
+            self._count(1)
+            self._spawn(self._refresh_subscription(command))
+        elif isinstance(command, requests.Rpc):
+            raise Error("not_found", "rpc: there is no such method")
+
+    async def _carry_out(self, command: Ordered) -> None:
+        if isinstance(command, requests.Subscribe):
+            await self._subscribe_anew(command)
+        elif isinstance(command, requests.Unsubscribe):
+            self._unsubscribe(command)
+        elif isinstance(command, requests.History):
+            await self._read(command, self._history)
+        elif isinstance(command, requests.Presence | requests.PresenceStats):
+            await self._read(command, self._presence)
+
+    # --- who the client is --------------------------------------------------------------------------------------------
+
+    def _introduce(self, command: Command) -> bool:
+        if not isinstance(command, requests.Connect):
+            raise Disconnect(BAD_REQUEST, "the first command is connect")
+        if self._waits_for_key(command, command.token):
+            return False
+        principal, grants = self._prove(command.token)
+        self._grants = {self._names.ours(name): grant for name, grant in grants.items()}
+        self._identify(principal)
+        self._welcome()
+        return True
+
+    def _prove(self, token: str | None) -> tuple[Principal, dict[str, Grant]]:
+        try:
+            return self._tokens.connection(token, self.address)
+        except Error as error:
+            if error.code in ("unauthenticated", "token_expired"):
+                self._node.admission.count_request(GUEST, self.address)
+            if error.code == "unauthenticated" and token is not None:
+                raise Disconnect(INVALID_TOKEN, "invalid token") from None
+            raise
+
+    def _turn_away(self, error: Error) -> None:
+        """It may look at the error, and goes by itself."""
+
+    def _connect(self, command: commands.Connect, first: bool) -> None:
+        assert isinstance(command, requests.Connect)
+        if not first:
+            raise Disconnect(BAD_REQUEST, "connect: only as the first command")
+        if self._grants or command.subs:
+            self._hold(self._connect_with_subscriptions(command))
+        else:
+            self._greet(command, {})
+
+    def _greet(self, command: requests.Connect, subs: Mapping[str, Fields]) -> None:
+        fields = self._told_of_token() | {"ping": int(PING_EVERY), "pong": True}
+        if subs:
+            fields["subs"] = subs
+        self._reply(command, **fields)
+
+    def _told_of_token(self) -> Fields:
+        assert self._principal is not None
+        return {"client": self.id, "version": __version__} | self._ttl(self._principal.expires)
+
+    def _ttl(self, expires: float | None) -> Fields:
+        if expires is None:
+            return {}
+        return {"expires": True, "ttl": max(1, math.ceil(expires - self._node.clock.time()))}
+
+    async def _connect_with_subscriptions(self, command: requests.Connect) -> None:
+        """All that its token names, or none; of what it asks for besides, what it has a right to."""
+        begun: dict[str, tuple[Subscription, Fields]] = {}
+        wanted = {name: requests.Subscribe(channel=name) for name in self._grants} | command.subs
+        try:
+            for channel, request in wanted.items():
+                try:
+                    begun[channel] = await self._begin(request)
+                except Error as error:
+                    if error.code not in LEFT_OUT or (channel in self._grants and error.code == "unknown_channel"):
+                        raise
+                self._server_side.add(channel)
+        except Error as error:
+            self._started = False
+            self._refuse(command.id, error)
+            for channel in begun:
+                self._drop(channel)
+            return
+        except Exception:
+            self._failed(command.id)
+            return
+        present = {channel: of for channel, of in begun.items() if channel in self.subscriptions}
+        self._greet(command, {self._names.theirs(channel): fields for channel, (_, fields) in present.items()})
+        for channel, (subscription, _) in present.items():
+            self._start(subscription, wanted[channel])
+
+    def _refresh(self, command: commands.Refresh) -> None:
+        if self._waits_for_key(command, command.token):
+            return
+        assert self._principal is not None
+        new, grants = self._prove(command.token or None)
+        if new.user != self._principal.user or not command.token:
+            raise Disconnect(INVALID_TOKEN, "invalid token")
+        self._principal = new
+        kept = {channel: grant for channel, grant in self._grants.items() if not grant.of_connection}
+        self._grants = {self._names.ours(name): grant for name, grant in grants.items()} | kept
+        self._reply(command, **self._told_of_token())
+        self.check_subscriptions()
+
+    def principal_in(self, channel: str) -> Principal:
+        principal, grant = self._principal, self._grants.get(channel)
+        assert principal is not None
+        if grant is None:
+            return principal
+        channels = {**principal.channels, channel: [*principal.channels.get(channel, ()), "subscribe"]}
+        return structs.replace(principal, channels=channels, channel_info=grant.info)
+
+    def tick(self, now: float) -> None:
+        if not self._started and self._held is None and now - self._opened_at > CONNECT_WITHIN:
+            self.disconnect(Disconnect(STALE, f"no connect within {CONNECT_WITHIN:.0f} s"))
+        if self._grants and not self._ended:
+            self._expire(self._node.clock.time() - EXPIRY_GRACE)
+        super().tick(now)
+
+    def _expire(self, before: float) -> None:
+        for channel, grant in tuple(self._grants.items()):
+            if grant.expires is not None and grant.expires < before:
+                del self._grants[channel]
+                if channel in self.subscriptions:
+                    self._end_subscription(channel, "token_expired", "the subscription has expired")
+
+    # --- subscriptions ------------------------------------------------------------------------------------------------
+
+    async def _subscribe_anew(self, command: requests.Subscribe) -> None:
+        channel = command.channel
+        if channel in self.subscriptions:
+            raise Error("conflict", f"channel: already subscribed to {self._names.theirs(channel)}")
+        if command.token:
+            await self._take_grant(channel, command.token)
+        before = self._principal
+        subscription, fields = await self._begin(command)
+        if self._ended:
+            return
+        self._server_side.discard(channel)
+        grant = self._grants.get(channel)
+        self._reply(command, **fields, **({} if grant is None else self._ttl(grant.expires)))
+        if self._principal is not before:  # refreshed meanwhile, perhaps with fewer rights
+            self.check_subscriptions()
+        self._start(subscription, command)
+
+    async def _take_grant(self, channel: str, token: str) -> Grant:
+        fetching = self._node.authenticator.fetching(token)
+        if fetching is not None:
+            await fetching
+        assert self._principal is not None
+        grant = self._tokens.subscription(token, self._names.theirs(channel), self._principal, self.id)
+        self._grants[channel] = grant
+        return grant
+
+    async def _begin(self, request: requests.Subscribe) -> tuple[Subscription, Fields]:
+        """A subscription that is not started yet, and what the client is told of it."""
+        principal = self.principal_in(request.channel)
+        subscription, begun, gap = await self.join(principal, request)
+        fields: Fields = {}
+        if self._ended or not subscription.durable:
+            return subscription, {"was_recovering": True} if request.recover else fields
+        position = parse_cursor(begun["cursor"])
+        recovered = request.after is not None and gap is None
+        if gap is not None:
+            if request.error_unrecovered:
+                self._drop(request.channel)
+                raise unrecoverable("the position is not in the history any more")
+            position = subscription.skip()
+        fields = {"recoverable": True, "positioned": True, "epoch": position.epoch}
+        if position.offset:
+            fields["offset"] = position.offset
+        if request.recover:
+            fields["was_recovering"] = True
+            if request.after is None and request.error_unrecovered:
+                self._drop(request.channel)
+                raise unrecoverable("the position is not in the history any more")
+        if recovered:
+            fields["recovered"] = True
+        return subscription, fields
+
+    def _start(self, subscription: Subscription, request: requests.Subscribe) -> None:
+        if self.subscriptions.get(request.channel) is not subscription:
+            return
+        namespace = self._node.config.namespaces.get(request.channel.partition(":")[0])
+        if request.join_leave and namespace is not None and namespace.presence and namespace.join_leave:
+            self._watched.add(request.channel)
+            self._node.hub.add(clients_topic(request.channel), self.outbox)
+        subscription.start()
+
+    def _drop(self, channel: str) -> None:
+        """End a subscription of which the client knows nothing."""
+        subscription = self.subscriptions.pop(channel, None)
+        if subscription is not None:
+            subscription.close(for_good=True)
+
+    def _unsubscribe(self, command: commands.Unsubscribe) -> None:
+        subscription = self.subscriptions.get(command.channel)
+        if subscription is not None:
+            self._stop_watching(command.channel)
+            subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
+            del self.subscriptions[command.channel]
+        self._reply(command)
+
+    def lost(self, channel: str) -> None:
+        """Messages between the last one sent and the next are gone: the client has to know, and does when it asks to go
+        on from where it is."""
+        if channel in self._server_side:  # of which it makes no new one by itself, but a connection
+            self.disconnect(Disconnect(LOST_POSITION, "messages are gone"))
+        elif channel in self.subscriptions:
+            self._stop_watching(channel)
+            self._drop(channel)
+            self._push(UnsubscribedPush(channel, "unrecoverable", "messages are gone"))
+
+    def _end_subscription(self, channel: str, code: str, reason: str) -> None:
+        self._stop_watching(channel)
+        self._server_side.discard(channel)
+        super()._end_subscription(channel, code, reason)
+
+    def _stop_watching(self, channel: str) -> None:
+        if channel in self._watched:
+            self._watched.discard(channel)
+            self._node.hub.remove(clients_topic(channel), self.outbox)
+
+    def _end(self) -> None:
+        for channel in tuple(self._watched):
+            self._stop_watching(channel)
+        super()._end()
+
+    async def _refresh_subscription(self, command: requests.SubRefresh) -> None:
+        try:
+            if command.channel not in self.subscriptions:
+                raise Error("permission_denied", "channel: not subscribed to it")
+            grant = await self._take_grant(command.channel, command.token)
+            self._reply(command, **self._ttl(grant.expires))
+        except Error as error:
+            self._refuse(command.id, error)
+        except Exception:
+            self._failed(command.id)
+        self._count(-1)
+
+    # --- publishing and reading ---------------------------------------------------------------------------------------
+
+    def _publish(self, command: commands.Publish) -> None:
+        self._published += 1
+        command.key = key_of(self.id, self._published)
+        super()._publish(command)
+
+    async def _history(self, command: requests.History) -> Fields:
+        channel, node = command.channel, self._node
+        principal = self.principal_in(channel)
+        if not node.permissions.check(principal, "subscribe", channel).durable:
+            raise Error("not_found", f"channel: {channel} is ephemeral, it has no history")
+        messages, head = await read(
+            node.history, principal, channel, limit=command.limit, since=command.since, reverse=command.reverse,
+            address=self.address,
+        )  # fmt: skip
+        publications = [publication_shape(m.data, m.user, m.key, m.offset, m.time) for m in messages]
+        return {"publications": publications} | _position(head)
+
+    async def _presence(self, command: requests.Presence | requests.PresenceStats) -> Fields:
+        principal = self.principal_in(command.channel)
+        present = await self._node.presence.clients(principal, command.channel, address=self.address)
+        if isinstance(command, requests.PresenceStats):
+            return {"num_clients": present.number, "num_users": present.users}
+        return {"presence": {one.client: client_shape(*one) for one in present.clients}}
+
+    async def _read(self, command: Asked, read: Callable[[Asked], Awaitable[Fields]]) -> None:
+        self._spend()
+        async with self._one_page():
+            self._reply(command, **await read(command))
+
+
+def _position(head: Position) -> Fields:
+    return {"epoch": head.epoch} | ({"offset": head.offset} if head.offset else {})
+
+
+class _Outbox(Outbox):
+    """To which a gap is an event: these clients are not told what is missing, but to ask anew."""
+
+    __slots__ = ()
+
+    _owner: CentrifugoSession
+
+    def tell(self, push: Push, delivery: Delivery) -> None:
+        if isinstance(push, GapPush):
+            self._owner.lost(delivery.channel)

@@ -1,0 +1,137 @@
+"""Clients of Centrifugo's protocol when messages are gone; and what a delivery to many of them costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.core.cursors import Position
+from server.core.principals import GUEST, Principal
+from server.node import Node
+from tests.support.centrifugo import OPEN, Wire, token
+from tests.support.client import Client
+from tests.support.waiting import until
+
+LONG = "a secret of at least thirty-two bytes"
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    return {
+        "centrifugo.enabled": True,
+        "namespaces.short": {"history": {"size": 2}, "presence": True, **OPEN},
+        "mongodb.dedupe_window": 0,
+        "limits.cost_per_second": 0,
+    }
+
+
+@pytest.fixture
+def url(base_url: str, http_server: object) -> str:
+    return base_url
+
+
+async def publish(node: Node, channel: str, *data: Any) -> None:
+    for datum in data:
+        future = node.publisher.publish(GUEST, channel, datum)
+        assert future is not None
+        await future
+
+
+@pytest.mark.gen_test
+async def test_strict_by_default(url: str) -> None:
+    """Without `centrifugo.namespace` and `tokens_without_exp`: 102 for names without a colon, 3500 for such tokens."""
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60))
+        assert (await wire.ask(subscribe={"channel": "news"}))["error"]["code"] == 102
+    async with Wire(url) as wire:
+        await wire.send({"id": 1, "connect": {"token": token(LONG, sub="ann")}})
+        assert await wire.closed() == 3500
+
+
+@pytest.mark.gen_test
+async def test_what_was_trimmed_cannot_be_recovered(url: str, node: Node) -> None:
+    """From the head, and it is said; with `flag` 2 as an error."""
+    async with Wire(url) as wire:
+        await wire.connect()
+        epoch = (await wire.subscribe("short:a"))["epoch"]
+        await wire.ask(unsubscribe={"channel": "short:a"})
+        await publish(node, "short:a", 1, 2, 3, 4, 5)
+        await node.log.trimmer.step()
+        reply = await wire.ask(subscribe={"channel": "short:a", "recover": True, "epoch": epoch, "flag": 2})
+        assert reply["error"]["code"] == 112
+        subscribed = await wire.subscribe("short:a", recover=True, epoch=epoch, offset=1)
+        assert subscribed == {
+            "recoverable": True, "positioned": True, "epoch": epoch, "offset": 5, "was_recovering": True
+        }  # fmt: skip
+        await publish(node, "short:a", 6)
+        assert [pub["data"] for pub in await wire.pubs(1)] == [6]
+
+
+@pytest.mark.gen_test
+async def test_a_gap_in_the_middle_ends_the_subscription(url: str, node: Node) -> None:
+    """With the code that makes a client subscribe anew, which is then told that it cannot be recovered. A native client
+    in the same channel is told what is missing, as ever."""
+    async with Wire(url) as wire, Client([url.replace("http", "ws") + "/v1/ws"]) as native:
+        await wire.connect()
+        epoch = (await wire.subscribe("chat:a", join_leave=True))["epoch"]
+        subscription = await native.subscribe("chat:a")
+        await publish(node, "chat:a", 1)
+        await wire.pubs(1)
+        await subscription.message()
+        node.streams.compare({"chat:a": Position("another", 0)})
+        push = await wire.push()
+        assert push["channel"] == "chat:a"
+        assert push["unsubscribe"]["code"] == 2500
+        assert (await subscription.next())["type"] == "gap"
+        await wire.ask(unsubscribe={"channel": "chat:a"})
+        subscribed = await wire.subscribe("chat:a", recover=True, epoch=epoch, offset=1)
+        assert subscribed["was_recovering"] is True
+        assert "recovered" not in subscribed
+
+
+@pytest.mark.gen_test
+async def test_a_gap_in_a_subscription_of_the_servers_ends_the_connection(url: str, node: Node) -> None:
+    """Since no client makes it anew by itself."""
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60, channels=["chat:a"]))
+        await publish(node, "chat:a", 1)
+        await wire.pubs(1)
+        node.streams.compare({"chat:a": Position("another", 0)})
+        assert await wire.closed() == 3010
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_one_encoding_for_all(url: str, node: Node) -> None:
+    """A hundred subscribers: a message is encoded once and sent to each once, and natives cost what they cost alone."""
+    wires = [Wire(url) for _ in range(100)]
+    for wire in wires:
+        await wire.__aenter__()
+        await wire.connect()
+        await wire.subscribe("chat:b")
+    encodes, sends = node.hub.encodes, node.hub.sends
+    await publish(node, "chat:b", 1)
+    for wire in wires:
+        await wire.pubs(1)
+    assert (node.hub.encodes - encodes, node.hub.sends - sends) == (1, 100)
+    for wire in wires:
+        await wire.__aexit__(None, None, None)
+    await until(lambda: not node.admission.clients, 5, "everybody gone")
+
+
+@pytest.mark.gen_test
+async def test_moderation_reaches_them(url: str, node: Node) -> None:
+    """Disconnected for good is 3503; an unsubscription of the server's does not invite to come back."""
+    operator = Principal(user="operator", server=True, admin=True)
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60))
+        await wire.subscribe("chat:a")
+        await node.moderation.unsubscribe(operator, "chat:a", "ann", "bye")
+        push = await wire.push()
+        assert push == {"channel": "chat:a", "unsubscribe": {"code": 2000, "reason": "bye"}}
+        await node.moderation.disconnect(operator, "ann", "go away", reconnect=False)
+        assert await wire.closed() == 3503
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="bob", exp=60))
+        await node.moderation.revoke(operator, "bob")
+        assert await wire.closed() == 3500
