@@ -17,7 +17,7 @@ from statistics import median
 
 from bench.clients import BenchError, Client, Clients, frame
 from bench.dialects import Waterspout
-from bench.load import Publishes, Stopwatch
+from bench.load import Publishes, Stopwatch, fill
 from bench.servers import Ours, Server
 
 MESSAGES = 10
@@ -26,41 +26,6 @@ CONNECTIONS = 200
 IN_FLIGHT = 500
 PUBLISHES = 20_000
 DIALECT = Waterspout("benchd")
-
-
-def fill(server: Server, channels: int) -> list[str]:
-    """Store MESSAGES in each channel; the cursor BEHIND before the head of each."""
-    cursors = [""] * channels
-    clients = Clients(server.port, DIALECT)
-    clients.spins = 0
-    waiting = 0
-
-    def on_text(client: Client, text: str, size: int) -> None:
-        nonlocal waiting
-        reply = json.loads(text)
-        if reply["type"] != "reply":
-            raise BenchError(f"not an acknowledgement: {text[:300]}")
-        waiting -= 1
-        if reply["offset"] == MESSAGES - BEHIND:
-            cursors[reply["id"] % channels] = reply["cursor"]
-
-    try:
-        writer = clients.open([()])[0]
-        clients.on_text = on_text
-        number, total = 0, channels * MESSAGES
-        while number < total or waiting:
-            if room := min(IN_FLIGHT - waiting, total - number):
-                texts = (
-                    DIALECT.acknowledged_publish(one, one % channels, "x" * 128) for one in range(number, number + room)
-                )
-                clients.send(writer, b"".join(frame(text.encode()) for text in texts))
-                number += room
-                waiting += room
-            for client in clients.ready():
-                clients.receive(client)
-    finally:
-        clients.close()
-    return cursors
 
 
 def load(server: Server, channels: int, command: Callable[[int], dict[str, object]], messages: int) -> float:
@@ -101,7 +66,7 @@ def load(server: Server, channels: int, command: Callable[[int], dict[str, objec
 
 def measure(channels: int) -> dict[str, float]:
     with Server(Ours("waterspout", "Waterspout", DIALECT)) as server:
-        cursors = fill(server, channels)
+        cursors = fill(server.port, DIALECT, channels, MESSAGES, BEHIND, "x" * 128)
         found: dict[str, float] = {}
         loads: dict[str, tuple[Callable[[int], dict[str, object]], int]] = {
             "subscribe": (lambda number: {"type": "subscribe", "last": MESSAGES}, MESSAGES),

@@ -15,12 +15,12 @@ from pymongo import MongoClient
 
 from bench.clients import BenchError, Client, Clients, frame
 from bench.dialects import Waterspout
-from bench.load import Stopwatch
+from bench.load import Stopwatch, fill
 from bench.servers import Server
 
 MESSAGES = 8
 BEHIND = 5
-IN_FLIGHT = 500
+DATA = "x" * 128
 # Connections begun between two looks at what has come.
 AT_ONCE = 64
 PATIENCE = 20.0
@@ -28,51 +28,13 @@ PATIENCE = 20.0
 
 def measure(server: Server, dialect: Waterspout, clients: int, channels: int) -> dict[str, float]:
     """`clients` clients with `channels` channels each."""
-    cursors, size = _fill(server, dialect, clients * channels)
+    cursors = fill(server.port, dialect, clients * channels, MESSAGES, BEHIND, DATA)
     server.kill()
     server.restart()
-    return _come_back(server, dialect, cursors, size, clients, channels)
+    return _come_back(server, dialect, cursors, clients, channels)
 
 
-def _fill(server: Server, dialect: Waterspout, channels: int) -> tuple[list[str], int]:
-    """Store MESSAGES in each channel; the cursor BEHIND before the head of each, and the bytes of a data."""
-    data = "x" * 128
-    cursors = [""] * channels
-    clients = Clients(server.port, dialect)
-    clients.spins = 0  # the database has this core too
-    waiting = 0
-
-    def on_text(client: Client, text: str, size: int) -> None:
-        nonlocal waiting
-        reply = json.loads(text)
-        if reply["type"] != "reply":
-            raise BenchError(f"not an acknowledgement: {text[:300]}")
-        waiting -= 1
-        if reply["offset"] == MESSAGES - BEHIND:
-            cursors[reply["id"] % channels] = reply["cursor"]
-
-    try:
-        writer = clients.open([()])[0]
-        clients.on_text = on_text
-        number, total = 0, channels * MESSAGES
-        while number < total or waiting:
-            if room := min(IN_FLIGHT - waiting, total - number):
-                texts = (
-                    dialect.acknowledged_publish(one, one % channels, data) for one in range(number, number + room)
-                )
-                clients.send(writer, b"".join(frame(text.encode()) for text in texts))
-                number += room
-                waiting += room
-            for client in clients.ready():
-                clients.receive(client)
-    finally:
-        clients.close()
-    return cursors, len(data)
-
-
-def _come_back(
-    server: Server, dialect: Waterspout, cursors: list[str], size: int, count: int, channels: int
-) -> dict[str, float]:
+def _come_back(server: Server, dialect: Waterspout, cursors: list[str], count: int, channels: int) -> dict[str, float]:
     clients = Clients(server.port, dialect)
     clients.spins = 0
     owed: dict[Client, set[tuple[str, int]]] = {}

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from bench.clients import BenchError, Client, Clients, frame
 from bench.dialects import Dialect, Waterspout
 
+FILLING = 500
+"""Publishes under way while a log is filled."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -146,6 +149,41 @@ class Publishes:
         if self._offsets and self._offsets != set(range(min(self._offsets), min(self._offsets) + self._number)):
             raise BenchError("acknowledged offsets have holes or come twice")
         return measured
+
+
+def fill(port: int, dialect: Waterspout, channels: int, messages: int, behind: int, data: str) -> list[str]:
+    """Store so many messages in each channel; for each the cursor `behind` messages before its head."""
+    cursors = [""] * channels
+    clients = Clients(port, dialect)
+    clients.spins = 0  # the database has this core too
+    waiting = 0
+
+    def on_text(client: Client, text: str, size: int) -> None:
+        nonlocal waiting
+        reply = json.loads(text)
+        if reply["type"] != "reply":
+            raise BenchError(f"not an acknowledgement: {text[:300]}")
+        waiting -= 1
+        if reply["offset"] == messages - behind:
+            cursors[reply["id"] % channels] = reply["cursor"]
+
+    try:
+        writer = clients.open([()])[0]
+        clients.on_text = on_text
+        number, total = 0, channels * messages
+        while number < total or waiting:
+            if room := min(FILLING - waiting, total - number):
+                texts = (
+                    dialect.acknowledged_publish(one, one % channels, data) for one in range(number, number + room)
+                )
+                clients.send(writer, b"".join(frame(text.encode()) for text in texts))
+                number += room
+                waiting += room
+            for client in clients.ready():
+                clients.receive(client)
+    finally:
+        clients.close()
+    return cursors
 
 
 def connect_many(
