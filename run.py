@@ -28,7 +28,7 @@ from server.core.names import is_pattern
 from server.core.tasks import Keeper
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
-from server.tools import doctor, import_centrifugo, seed
+from server.tools import import_centrifugo, seed
 from server.wire.codec import JSON
 
 logger = logging.getLogger("waterspout")
@@ -60,7 +60,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     parser.set_defaults(run=run_server)
     commands = parser.add_subparsers(metavar="COMMAND")
     commands.add_parser("doctor", help="look for what is wrong with MongoDB, Redis and this machine").set_defaults(
-        run=lambda _, options: doctor.run(options)
+        run=run_doctor
     )
     token = commands.add_parser("token", help="print a token for development, signed with auth.secret")
     token.add_argument("--user", required=True, help="its sub")
@@ -81,6 +81,12 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     imported.set_defaults(run=lambda flags, _: import_centrifugo.run(flags.file))
     flags, rest = common.parse_known_args(arguments)
     return parser.parse_args(rest, flags)
+
+
+def run_doctor(_: argparse.Namespace, options: config.Config) -> int:
+    from server.tools import doctor  # here, with the libraries of all that it looks at
+
+    return doctor.run(options)
 
 
 def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> config.Config:

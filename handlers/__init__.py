@@ -58,8 +58,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
 def make_app(node: Node) -> Doors:
     server, auth = node.config.server, node.config.auth
     hosts = Hosts(server.host, server.hosts, lets_in=auth.guests or auth.accounts)
-    site = Site(node, hosts, registry(node), keyless=False)
-    site.openapi = JSON.encode(document(ROUTES))
+    site = Site(node, hosts, registry(node), keyless=False, describe=lambda: JSON.encode(document(ROUTES)))
     routes = dict(ROUTES)
     if node.config.centrifugo.enabled:
         site.centrifugo = Centrifugo(node)

@@ -6,16 +6,16 @@ import re
 from collections.abc import Generator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from tornado.template import Template
 
 from handlers.pages import ROOT, STATIC, Page
 
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
 TEMPLATE = STATIC / "prose.html"
-_MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")  # ours: nobody else's HTML is in it
 
 
 class DocumentationPage(Page):
@@ -37,11 +37,14 @@ class DocumentationPage(Page):
 
 @lru_cache(maxsize=32)
 def _page(path: Path, *_versions: int) -> bytes:
+    from markdown_it import MarkdownIt  # here, as a start should not wait for it
+
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")  # ours: nobody else's HTML is in it
     environment: dict[str, Any] = {}
-    tokens = _MARKDOWN.parse(path.read_text(encoding="utf-8"), environment)
+    tokens = markdown.parse(path.read_text(encoding="utf-8"), environment)
     _dress(tokens)
     title = next((tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"), path.name)
-    content = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, environment)
+    content = markdown.renderer.render(tokens, markdown.options, environment)
     # Wide ones scroll by themselves, not the page.
     content = content.replace("<table>", '<div class="wide" tabindex="0"><table>').replace("</table>", "</table></div>")
     here = f"/{path.relative_to(ROOT)}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
+from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -25,15 +27,23 @@ logger: Final = logging.getLogger("waterspout.access")
 
 
 class Site:
-    def __init__(self, node: Node, hosts: Hosts, registry: CollectorRegistry, *, keyless: bool) -> None:
-        """`registry`: the node's metrics; `keyless`: the port is the operator's alone."""
+    def __init__(
+        self,
+        node: Node,
+        hosts: Hosts,
+        registry: CollectorRegistry,
+        *,
+        keyless: bool,
+        describe: Callable[[], bytes] = bytes,
+    ) -> None:
+        """`registry`: the node's metrics; `keyless`: the port is the operator's alone; `describe` makes `openapi`."""
         self.node = node
         self.hosts = hosts
         self.origins = Origins(node.config)
         self.proxies = frozenset(node.config.server.trusted_proxies)
         self.registry = registry
         self.keyless = keyless
-        self.openapi = b""
+        self._describe = describe
         self.centrifugo: Centrifugo | None = None
         """Where clients of Centrifugo's protocol are let in."""
         self.keeper = Keeper()
@@ -42,6 +52,11 @@ class Site:
         """Of bodies that are being received or worked on."""
         self._dated = (0, "")
         self._ids = (f"r{secrets.token_hex(4)}{number:x}" for number in count(1))
+
+    @cached_property
+    def openapi(self) -> bytes:
+        """The document, made when it is first asked for: a start should not wait for it."""
+        return self._describe()
 
     def client_address(self, peer: str, headers: Headers | HTTPHeaders) -> str:
         """Who connects: the peer, or whom a trusted proxy names last in X-Forwarded-For."""

@@ -26,7 +26,6 @@ from server.access.rights import Rights
 from server.access.tickets import Tickets
 from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
-from server.brokers.redis import RedisBroker
 from server.channels.history import History
 from server.channels.publisher import Publisher
 from server.channels.subscriptions import Subscriptions
@@ -35,7 +34,7 @@ from server.cluster.directory import BEAT, Directory
 from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
 from server.core.clock import Clock
-from server.core.config import MAX_STORED, Config
+from server.core.config import MAX_STORED, Config, Redis
 from server.core.errors import SHUTDOWN, Disconnect, Error
 from server.core.histogram import Histogram
 from server.core.lifecycle import Lifecycle
@@ -81,7 +80,7 @@ class Node:
         self.lag = Histogram(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
         """Seconds the event loop ran late."""
         # Back ends, and what is kept in them.
-        self.broker: Broker = broker or (RedisBroker(config.redis) if config.redis.url else MemoryBroker())
+        self.broker = broker or _broker(config.redis)
         self.announcer = Announcer(self.id, self.broker)
         self.database = connect(config.mongodb, mongodb_uri)
         self.database_apart = connect_apart(config.mongodb, mongodb_uri)
@@ -304,3 +303,11 @@ class Node:
         if self.lifecycle.opened and not self.lifecycle.leaving:
             await self.log.probe()
         return self.lifecycle.status()
+
+
+def _broker(options: Redis) -> Broker:
+    if not options.url:
+        return MemoryBroker()
+    from server.brokers.redis import RedisBroker  # here: it would be a fifth of the start of a node that is alone
+
+    return RedisBroker(options)

@@ -27,15 +27,16 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Final
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final
 
 from server.core.clock import Clock
 from server.core.config import Hook
 from server.core.errors import Error, StartError
 from server.core.principals import Principal
 from server.wire.codec import JSON
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,14 @@ Question = dict[str, Any]
 Answer = Mapping[str, Any]
 
 
+def _tls() -> ssl.SSLContext:
+    """One for all hooks: it reads all the certificates of the system. (httpx is imported by who asks a URL: it would
+    be a tenth of everybody's start.)"""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class _Failed(Exception):
     """No answer, or none that can be understood."""
 
@@ -68,7 +77,7 @@ class Hooks:
 
     def __init__(self, hooks: Mapping[str, Hook], clock: Clock | None = None) -> None:
         clock = clock or Clock()
-        tls = httpx.create_ssl_context(trust_env=False)  # once: it reads all the certificates of the system
+        tls = _tls() if any(hook.function is None for hook in hooks.values()) else None
         self._hooks = {name: _Asked(name, hook, tls, clock) for name, hook in hooks.items()}
 
     def wanted(self, name: str | None, action: str) -> bool:
@@ -98,7 +107,7 @@ class Hooks:
 class _Asked:
     """One hook, and how it has been doing."""
 
-    def __init__(self, name: str, options: Hook, tls: ssl.SSLContext, clock: Clock) -> None:
+    def __init__(self, name: str, options: Hook, tls: ssl.SSLContext | None, clock: Clock) -> None:
         self.name = name
         self.options = options
         self._tls = tls
@@ -189,6 +198,9 @@ class _Asked:
         if self._unused:
             connection = self._unused.pop()
         else:
+            import httpx
+
+            assert self._tls is not None
             limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEP_ALIVE)
             connection = httpx.AsyncClient(
                 follow_redirects=False, trust_env=False, verify=self._tls, timeout=None, limits=limits

@@ -12,10 +12,9 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-import httpx
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -29,6 +28,9 @@ from server.core.config import Auth
 from server.core.errors import Error, StartError
 from server.core.tasks import Keeper
 from server.wire.codec import JSON
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +139,8 @@ class JWKS:
             await self._client.aclose()
 
     async def _fetch(self) -> None:
+        import httpx  # here, as most have no such URL
+
         where = urlsplit(self._url).netloc.rpartition("@")[2]
         try:
             async with asyncio.timeout(FETCH_WITHIN):
@@ -153,6 +157,8 @@ class JWKS:
     async def _download(self) -> bytes:
         """The answer's body. Where the keys come from is the configuration's to say, so no redirect is followed."""
         if self._client is None:
+            import httpx
+
             # On loopback (http) without a proxy of the environment, which would be asked for it as well.
             self._client = httpx.AsyncClient(
                 follow_redirects=False, trust_env=self._url.startswith("https:"), timeout=None
