@@ -4,7 +4,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test pythons check format chaos bench docs images lock clean
+.PHONY: help setup run test pythons check format chaos bench docs images lock proto clean
 
 help:          ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -59,6 +59,10 @@ lock: setup    ## resolve pyproject.toml anew into requirements.lock, for every 
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url \
 		--no-header --output-file requirements.lock pyproject.toml
+
+proto:         ## the code of server/centrifugo/client.proto, with a compiler of its own
+	dir=$$(mktemp -d) && $(PYTHON) -m venv $$dir && $$dir/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.85.1 && \
+	$$dir/bin/python -m grpc_tools.protoc -I. --python_out=. server/centrifugo/client.proto && rm -r $$dir
 
 clean:
 	rm -rf .venv .venv-* .pytest_cache* .mypy_cache .ruff_cache

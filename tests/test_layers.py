@@ -70,6 +70,7 @@ LIBRARIES = {
     "cryptography": {"access.keys", "access.tickets"},
     "argon2": {"access.accounts"},
     "httpx": {"access.hooks", "access.keys"},
+    "google": {"centrifugo.protobuf", "centrifugo.client_pb2"},
 }
 # What only waits for nobody and looks at nothing: no network, no clock, no chance, no other processes.
 PURE = {

@@ -1,82 +1,122 @@
-"""Centrifugo's protocol as a dialect over WebSocket, in JSON: one object or several a frame, each on a line."""
+"""Centrifugo's protocol as dialects: in each encoding, over WebSocket, in a stream of HTTP or as server-sent events.
+
+Over WebSocket a connection ends with a close frame; in a stream a push says why. One who only listens gets pushes as
+they are, without the reply around them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from server.centrifugo.codes import error_fields
+from server.centrifugo.encodings import Encoding
 from server.centrifugo.names import Names
 from server.centrifugo.replies import Shape, close_of, message_shape, push_shape, reply_shape
-from server.centrifugo.requests import MalformedCommand, WireCommand, json_commands, understand
+from server.centrifugo.requests import MalformedCommand, WireCommand, understand
 from server.core.errors import Disconnect, Error, bad_request
-from server.wire.codec import JSON, Codec, Pushed, id_of
+from server.wire.codec import JSON, Codec, Pushed
 from server.wire.commands import Command
 from server.wire.dialects import Unreadable
-from server.wire.frames import TEXT, close_frame, frame
+from server.wire.frames import close_frame, frame
 from server.wire.messages import Message, Notice
 from server.wire.pushes import Push
 
-PING: Final = b"{}"
-"""Both ways."""
+Wrap = Callable[[bytes], bytes]
+"""An encoded reply as it travels."""
 
 
-class JsonCodec(Codec):
-    __slots__ = ("_names",)
+class PushCodec(Codec):
+    """Frames pushes in an encoding and a wrapping: what the hub encodes a message once for."""
 
-    def __init__(self, names: Names) -> None:
-        super().__init__("centrifugo.json", JSON.media_type, TEXT, JSON.encode, JSON.decode)
+    __slots__ = ("_names", "_encoding", "_wrap", "_bare")
+
+    def __init__(self, names: Names, encoding: Encoding, wrap: Wrap, bare: bool) -> None:
+        super().__init__(f"centrifugo.{encoding.name}", encoding.media_type, encoding.opcode, JSON.encode, JSON.decode)
         self._names = names
+        self._encoding = encoding
+        self._wrap = wrap
+        self._bare = bare
 
     def frame(self, push: Push) -> bytes:
         """Nothing, where there is no word for it."""
         shape = push_shape(push, self._names)
-        return b"" if shape is None else self.write({"push": shape})
+        return b"" if shape is None else self.push(shape)
 
     def frame_message(self, message: Pushed) -> bytes:
         if not isinstance(message, Message) or isinstance(message, Notice):
             return self.frame(message.push())
-        return self.write({"push": message_shape(message, self._names)})
+        return self.push(message_shape(message, self._names))
+
+    def push(self, shape: Shape) -> bytes:
+        return self.write(shape if self._bare else {"push": shape})
 
     def write(self, shape: Shape) -> bytes:
-        return frame(TEXT, self.encode(shape))
+        return self._wrap(self._encoding.encode(shape))
 
 
-class JsonDialect:
-    """One for all sessions of a node."""
+class CentrifugoDialect:
+    """One for all sessions of a node that have the same encoding and transport. `bare`: for who only listens."""
 
-    __slots__ = ("codec", "ping", "_names", "_write")
+    __slots__ = ("codec", "encoding", "ping", "_names", "_codec", "_farewell")
 
-    def __init__(self, names: Names) -> None:
-        codec = JsonCodec(names)
-        self.codec: Codec = codec
-        self._write = codec.write
-        self.ping = frame(TEXT, PING)
+    def __init__(
+        self, names: Names, encoding: Encoding, wrap: Wrap, *, closing: bool = False, bare: bool = False
+    ) -> None:
+        """`closing`: what closes is a close frame of WebSocket."""
+        self._codec = PushCodec(names, encoding, wrap, bare)
+        self.codec: Codec = self._codec
+        self.encoding = encoding
+        self.ping = wrap(encoding.ping)
         self._names = names
+        self._farewell = close_frame if closing else self._say
 
     def commands(self, opcode: int, payload: bytes) -> list[Command | Unreadable]:
         """Nothing of a frame that is not well-formed is carried out."""
         try:
-            wired = json_commands(payload) if opcode == TEXT else []
+            wired = self.encoding.commands(payload) if opcode == self.encoding.opcode else []
         except (ValueError, RecursionError):
             wired = []
         return understood(wired, self._names)
 
     def identify(self, opcode: int, payload: bytes) -> int | None:
-        return id_of(opcode, payload.strip().partition(b"\n")[0])
+        try:
+            return self.encoding.commands(payload)[0].id or None
+        except (ValueError, RecursionError, IndexError):
+            return None
 
     def reply(self, command: Command, fields: Mapping[str, Any]) -> bytes:
         kind: str = command.kind  # type: ignore[attr-defined]
         assert command.id is not None
-        return self._write(reply_shape(command.id, kind, fields))
+        return self._codec.write(reply_shape(command.id, kind, fields))
 
     def error(self, identifier: int | None, error: Error) -> bytes:
         """Without an id nobody would know what it is about."""
-        return b"" if identifier is None else self._write({"id": identifier, "error": error_fields(error)})
+        return b"" if identifier is None else self._codec.write({"id": identifier, "error": error_fields(error)})
+
+    def push(self, shape: Shape) -> bytes:
+        return self._codec.push(shape)
 
     def farewell(self, reason: Disconnect, delay: float) -> bytes:
         """These clients choose their own delay."""
-        return close_frame(close_of(reason), reason.reason)
+        return self._farewell(close_of(reason), reason.reason)
+
+    def _say(self, code: int, reason: str) -> bytes:
+        return self.push({"disconnect": {"code": code, "reason": reason}})
+
+
+def websocket(names: Names, encoding: Encoding) -> CentrifugoDialect:
+    return CentrifugoDialect(names, encoding, lambda data: frame(encoding.opcode, data), closing=True)
+
+
+def stream(names: Names, encoding: Encoding, *, bare: bool = False) -> CentrifugoDialect:
+    """One reply behind the other."""
+    return CentrifugoDialect(names, encoding, lambda data: data + encoding.line_end, bare=bare)
+
+
+def events(names: Names, encoding: Encoding, *, bare: bool = False) -> CentrifugoDialect:
+    """Each an event, whose data is all that there is of it."""
+    return CentrifugoDialect(names, encoding, lambda data: b"data: " + data + b"\n\n", bare=bare)
 
 
 def understood(wired: list[WireCommand], names: Names) -> list[Command | Unreadable]:

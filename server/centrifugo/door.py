@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from server.access.admission import ConnectionSeats
-from server.centrifugo.dialects import JsonDialect
+from server.centrifugo.dialects import CentrifugoDialect, websocket
+from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
 from server.centrifugo.session import CentrifugoSession
 from server.centrifugo.tokens import Tokens
@@ -18,11 +19,14 @@ class Centrifugo:
         self.tokens = Tokens(
             node.authenticator, node.identities, without_exp=options.tokens_without_exp, max_ttl=auth.max_token_ttl
         )
-        self.json = JsonDialect(self.names)
+        binary = protobuf()
+        self.json = websocket(self.names, Json())
+        self.protobuf = None if binary is None else websocket(self.names, binary)
+        """Where its library is installed."""
         self._node = node
 
     def session(
-        self, dialect: JsonDialect, connection: Connection, seats: ConnectionSeats, origin: str | None
+        self, dialect: CentrifugoDialect, connection: Connection, seats: ConnectionSeats, origin: str | None
     ) -> CentrifugoSession:
         """A client that has still to say who it is."""
         return CentrifugoSession(self._node, connection, dialect, self.names, self.tokens, seats, origin)

@@ -5,7 +5,7 @@ Field names are the public protocol's. Fields that are not here are not looked a
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct, field
@@ -103,6 +103,8 @@ class Subscribe(commands.Subscribe):
     """Whether the client was subscribed before. `after` is where it was, if that can be one of our positions."""
     join_leave: bool = False
     error_unrecovered: bool = False
+    served: Any = None
+    """Not None: a back end has asked for it, with this for the client (UNSET: nothing)."""
 
 
 class Connect(commands.Connect):

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from server import __version__
 from server.access.admission import ConnectionSeats
 from server.centrifugo import requests
 from server.centrifugo.codes import unrecoverable
-from server.centrifugo.dialects import JsonDialect
+from server.centrifugo.dialects import CentrifugoDialect
 from server.centrifugo.history import read
 from server.centrifugo.names import Names
 from server.centrifugo.replies import (
@@ -54,10 +54,10 @@ Asked = TypeVar("Asked", requests.History, requests.Presence | requests.Presence
 
 
 class CentrifugoSession(Session):
-    __slots__ = ("_names", "_tokens", "_grants", "_server_side", "_published", "_watched")
+    __slots__ = ("_names", "_tokens", "_grants", "_server_side", "_published", "_watched", "_push_shape")
 
     def __init__(
-        self, node: Node, connection: Connection, dialect: JsonDialect, names: Names, tokens: Tokens,
+        self, node: Node, connection: Connection, dialect: CentrifugoDialect, names: Names, tokens: Tokens,
         seats: ConnectionSeats, origin: str | None = None,
     ) -> None:  # fmt: skip
         self._names = names
@@ -69,6 +69,7 @@ class CentrifugoSession(Session):
         self._watched: set[str] = set()
         """Channels whose joins and leaves it is told of."""
         self._published = 0
+        self._push_shape = dialect.push
         super().__init__(node, connection, dialect, None, seats, origin)
 
     def _make_outbox(self, codec: Codec) -> Outbox:
@@ -221,6 +222,20 @@ class CentrifugoSession(Session):
                 if channel in self.subscriptions:
                     self._end_subscription(channel, "token_expired", "the subscription has expired")
 
+    # --- what back ends ask for it ------------------------------------------------------------------------------------
+
+    def serve_subscription(self, channel: str, *, info: Any = None, data: Any = UNSET) -> None:
+        """Subscribe it, and give it the right to. `info`: what others are shown of it there; `data`: for the client."""
+        if self._started and not self._ended and channel not in self.subscriptions:
+            self._grants[channel] = Grant(info=info)
+            self._handle_in_turn(requests.Subscribe(channel=channel, served=data))
+
+    def prolong(self, expires: float | None) -> None:
+        """It may stay until then (seconds since 1970), or for ever."""
+        if self._principal is not None and not self._ended:
+            self._principal = structs.replace(self._principal, expires=expires)
+            self.outbox.put(self._push_shape({"refresh": self._ttl(expires)}))
+
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
     async def _subscribe_anew(self, command: requests.Subscribe) -> None:
@@ -233,9 +248,14 @@ class CentrifugoSession(Session):
         subscription, fields = await self._begin(command)
         if self._ended:
             return
-        self._server_side.discard(channel)
-        grant = self._grants.get(channel)
-        self._reply(command, **fields, **({} if grant is None else self._ttl(grant.expires)))
+        if command.served is not None:
+            self._server_side.add(channel)
+            told = fields if command.served is UNSET else fields | {"data": command.served}
+            self.outbox.put(self._push_shape({"channel": self._names.theirs(channel), "subscribe": told}))
+        else:
+            self._server_side.discard(channel)
+            grant = self._grants.get(channel)
+            self._reply(command, **fields, **({} if grant is None else self._ttl(grant.expires)))
         if self._principal is not before:  # refreshed meanwhile, perhaps with fewer rights
             self.check_subscriptions()
         self._start(subscription, command)

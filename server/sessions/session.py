@@ -112,11 +112,15 @@ class Session(ConnectedClient):
         for command in commands:
             if isinstance(command, Unreadable):
                 self._unreadable(command)
-            elif self._held is not None:
-                self._held.append(command)
-                self._count(1)
             else:
-                self._handle(command)
+                self._handle_in_turn(command)
+
+    def _handle_in_turn(self, command: Command) -> None:
+        if self._held is not None:
+            self._held.append(command)
+            self._count(1)
+        else:
+            self._handle(command)
 
     def _unreadable(self, command: Unreadable) -> None:
         self._refuse(*command)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from server.centrifugo.session import CentrifugoSession
 from server.core.cursors import Position
 from server.core.principals import GUEST, Principal
 from server.node import Node
@@ -21,6 +22,7 @@ def settings() -> dict[str, object]:
     return {
         "centrifugo.enabled": True,
         "namespaces.short": {"history": {"size": 2}, "presence": True, **OPEN},
+        "namespaces.members": {"publish": "anyone"},
         "mongodb.dedupe_window": 0,
         "limits.cost_per_second": 0,
     }
@@ -135,3 +137,25 @@ async def test_moderation_reaches_them(url: str, node: Node) -> None:
         await wire.connect(token=token(LONG, sub="bob", exp=60))
         await node.moderation.revoke(operator, "bob")
         assert await wire.closed() == 3500
+
+
+@pytest.mark.gen_test
+async def test_what_a_back_end_gives_a_client(url: str, node: Node) -> None:
+    """A subscription, with the right to it, and a later end: the client is told of either by a push."""
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60))
+        (session,) = (client for client in node.admission.clients if isinstance(client, CentrifugoSession))
+        session.serve_subscription("members:a", data={"hello": 1})
+        push = await wire.push()
+        assert push["subscribe"].pop("epoch")
+        assert push == {
+            "channel": "members:a",
+            "subscribe": {"recoverable": True, "positioned": True, "data": {"hello": 1}},
+        }
+        await publish(node, "members:a", 1)
+        assert [pub["data"] for pub in await wire.pubs(1)] == [1]
+        session.serve_subscription("members:a")  # again: nothing
+        session.prolong(node.clock.time() + 600)
+        push = await wire.push()
+        assert 598 <= push["refresh"].pop("ttl") <= 600
+        assert push == {"refresh": {"expires": True}}

@@ -1,0 +1,143 @@
+"""Commands, replies and pushes in Protobuf, each behind its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError, Message
+from msgspec import Raw
+
+from server.centrifugo import requests
+from server.centrifugo.client_pb2 import Command, EmulationRequest, Reply
+from server.centrifugo.replies import Shape
+from server.centrifugo.requests import WireCommand
+from server.wire.codec import JSON
+from server.wire.frames import BINARY
+
+_PAYLOADS: Final = frozenset(("data", "conn_info", "chan_info"))
+_LENGTH_BYTES: Final = 5
+_KINDS: Final[Mapping[str, type[Any]]] = {
+    "connect": requests.ConnectRequest,
+    "subscribe": requests.SubscribeRequest,
+    "unsubscribe": requests.ChannelRequest,
+    "presence": requests.ChannelRequest,
+    "presence_stats": requests.ChannelRequest,
+    "history": requests.HistoryRequest,
+    "ping": requests.Empty,
+    "send": requests.Empty,
+    "rpc": requests.RpcRequest,
+    "refresh": requests.TokenRequest,
+    "sub_refresh": requests.TokenRequest,
+}
+
+
+class Protobuf:
+    name = "protobuf"
+    media_type = "application/octet-stream"
+    opcode = BINARY
+    ping = b"\x00"
+    line_end = b""
+
+    def encode(self, shape: Shape) -> bytes:
+        reply = Reply()
+        _fill(reply, shape)
+        encoded: bytes = reply.SerializeToString()
+        return _length(len(encoded)) + encoded
+
+    def commands(self, payload: bytes) -> list[WireCommand]:
+        return [_wired(_parse(Command(), part)) for part in _parts(payload)]
+
+
+def emulated(body: bytes) -> tuple[str, str, bytes]:
+    """(node, session, commands) of a request of the kind; ValueError for none."""
+    request = _parse(EmulationRequest(), body)
+    return request.node, request.session, request.data
+
+
+def _parse(message: Any, data: bytes) -> Any:
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise ValueError("not what it should be") from None
+    return message
+
+
+def _parts(payload: bytes) -> Iterable[bytes]:
+    """What stands behind each length; ValueError where that is more than there is."""
+    position = 0
+    while position < len(payload):
+        length, shift = 0, 0
+        while True:
+            if position >= len(payload) or shift >= 7 * _LENGTH_BYTES:
+                raise ValueError("a length is cut short")
+            byte = payload[position]
+            position += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        if position + length > len(payload):
+            raise ValueError("a message is cut short")
+        yield payload[position : position + length]
+        position += length
+
+
+def _length(size: int) -> bytes:
+    encoded = bytearray()
+    while size >= 0x80:
+        encoded.append(size & 0x7F | 0x80)
+        size >>= 7
+    encoded.append(size)
+    return bytes(encoded)
+
+
+# --- in ---------------------------------------------------------------------------------------------------------------
+
+
+def _wired(command: Command) -> WireCommand:
+    wired = WireCommand(id=command.id)
+    for field, value in command.ListFields():
+        if field.name == "publish":
+            wired.publish = requests.PublishRequest(value.channel, Raw(value.data), value.type)
+        elif field.name in _KINDS:
+            setattr(wired, field.name, _request(_KINDS[field.name], value))
+    return wired
+
+
+def _request(kind: type[Any], message: Any) -> Any:
+    """Fields that `kind` does not have are not looked at. ValueError for numbers out of bounds."""
+    fields: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.name == "subs":
+            fields["subs"] = {name: _request(requests.SubscribeRequest, of) for name, of in value.items()}
+        elif field.name == "since":
+            fields["since"] = _request(requests.StreamPosition, value)
+        elif field.name in kind.__struct_fields__:
+            if field.name == "offset" and value >= 1 << 63:
+                raise ValueError("an offset is out of bounds")
+            fields[field.name] = value
+    return kind(**fields)
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def _fill(message: Any, shape: Mapping[str, Any]) -> None:
+    """Names and nesting are the same; what is JSON inside of JSON is bytes."""
+    for name, value in shape.items():
+        if name in _PAYLOADS:
+            setattr(message, name, JSON.encode(value))
+        elif isinstance(value, dict):
+            field = getattr(message, name)
+            if isinstance(field, Message):
+                field.SetInParent()
+                _fill(field, value)
+            else:  # a map, whose keys are the deployment's own names
+                for key, item in value.items():
+                    _fill(field[key], item)
+        elif isinstance(value, list):
+            for item in value:
+                _fill(getattr(message, name).add(), item)
+        else:
+            setattr(message, name, value)
