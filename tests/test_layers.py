@@ -76,7 +76,7 @@ LIBRARIES = {
 PURE = {
     *("core.errors", "core.config", "core.names", "core.cursors", "core.principals", "core.rules", "core.histogram"),
     *("core.addresses", "core.rates", "core.seats", "documents.where", "documents.views", "documents.document_json"),
-    *("centrifugo.channel_names", "centrifugo.codes"),
+    *("centrifugo.names", "centrifugo.codes"),
 }
 IMPURE = {
     "asyncio",

@@ -25,16 +25,17 @@ from server.centrifugo.api_requests import (
     RpcRequest,
     UnsubscribeRequest,
 )
-from server.centrifugo.channel_names import ChannelNames
 from server.centrifugo.codes import METHOD_NOT_FOUND, CodedError, error_fields
 from server.centrifugo.history import read
+from server.centrifugo.names import Names
+from server.centrifugo.replies import client_shape, publication_shape
 from server.core.errors import Error, bad_request
 from server.core.names import SYSTEM
 from server.core.principals import Principal
 from server.log.log import Receipt
 from server.node import Node
+from server.presence.service import Present
 from server.wire.commands import MAX_PAGE, convert
-from server.wire.pushes import MessagePush
 
 Fields = dict[str, Any]
 Publishing = asyncio.Future[Receipt | None] | None
@@ -46,9 +47,9 @@ _RECONNECT: Final = (range(3000, 3500), range(4000, 4500))
 class Caller:
     """A back end with one request, which has the name `request`: what it publishes keeps its order."""
 
-    def __init__(self, node: Node, principal: Principal, address: str, request: str) -> None:
+    def __init__(self, node: Node, names: Names, principal: Principal, address: str, request: str) -> None:
         self._node = node
-        self._names = ChannelNames(node.config.centrifugo.namespace)
+        self._names = names
         self._principal = principal
         self._address = address
         self._request = request
@@ -57,6 +58,8 @@ class Caller:
             "broadcast": (BroadcastRequest, self._broadcast),
             "unsubscribe": (UnsubscribeRequest, self._unsubscribe),
             "disconnect": (DisconnectRequest, self._disconnect),
+            "presence": (ChannelRequest, self._presence),
+            "presence_stats": (ChannelRequest, self._presence_stats),
             "history": (HistoryRequest, self._history),
             "history_remove": (ChannelRequest, self._history_remove),
             "info": (dict[str, Any], self._info),
@@ -153,6 +156,18 @@ class Caller:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
+    async def _present(self, request: ChannelRequest) -> Present:
+        channel = self._names.ours(request.channel)
+        return await self._node.presence.clients(self._principal, channel, address=self._address)
+
+    async def _presence(self, request: ChannelRequest) -> Fields:
+        present = await self._present(request)
+        return {"presence": {one.client: client_shape(*one) for one in present.clients}}
+
+    async def _presence_stats(self, request: ChannelRequest) -> Fields:
+        present = await self._present(request)
+        return {"num_clients": present.number, "num_users": present.users}
+
     async def _history(self, request: HistoryRequest) -> Fields:
         since = None if request.since is None else (request.since.offset, request.since.epoch)
         messages, head = await read(
@@ -164,7 +179,8 @@ class Caller:
             reverse=request.reverse,
             address=self._address,
         )
-        return {"publications": list(map(_publication, messages)), "offset": head.offset, "epoch": head.epoch}
+        publications = [publication_shape(one.data, one.user, one.key, one.offset, one.time) for one in messages]
+        return {"publications": publications, "offset": head.offset, "epoch": head.epoch}
 
     async def _history_remove(self, request: ChannelRequest) -> Fields:
         await self._node.history.remove(self._principal, self._names.ours(request.channel))
@@ -212,13 +228,6 @@ async def _stored(publishing: Publishing) -> Fields:
     """Where the message is; nothing of one that is not stored."""
     receipt = None if publishing is None else await publishing
     return {} if receipt is None else {"offset": receipt.position.offset, "epoch": receipt.position.epoch}
-
-
-def _publication(message: MessagePush) -> Fields:
-    publication: Fields = {"offset": message.offset, "data": message.data, "time": message.time}
-    if message.user is not None:
-        publication["info"] = {"user": message.user, "client": ""}
-    return publication
 
 
 def _pattern(text: str) -> re.Pattern[str]:

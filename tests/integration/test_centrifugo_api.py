@@ -105,7 +105,7 @@ def test_the_key_and_the_method_have_two_places_each(server: Server, channel: st
         ("publish", {"data": 1}, 107),
         ("publish", {"channel": "", "data": 1}, 107),
         ("publish", {"channel": 7, "data": 1}, 107),
-        ("publish", {"channel": "a b", "data": 1}, 107),
+        ("publish", {"channel": "a b", "data": 1}, 102),
         ("publish", {"channel": "nowhere:x", "data": 1}, 102),
         ("publish", {"channel": "x", "data": "y" * 70000}, 107),
         ("publish", {"channel": "x", "b64data": "?"}, 107),
@@ -122,6 +122,8 @@ def test_the_key_and_the_method_have_two_places_each(server: Server, channel: st
         ("unsubscribe", {"channel": "x"}, 107),
         ("disconnect", {}, 107),
         ("disconnect", {"user": "ann", "disconnect": {"code": 1}}, 107),
+        ("presence", {"channel": "live:x"}, 108),
+        ("presence_stats", {"channel": "nowhere:x"}, 102),
         ("rpc", {"method": "sum"}, 108),
         ("publish", [], 107),
         ("batch", {"commands": 1}, 107),
@@ -171,7 +173,7 @@ def test_a_retry_is_stored_once(server: Server, channel: str) -> None:
 
 def test_broadcast_answers_for_each_channel(server: Server, channel: str) -> None:
     """In the order of the channels, with an error where one is refused."""
-    sent = {"channels": [channel, "nowhere:x", f"cf:{channel}"], "data": "hello"}
+    sent = {"channels": [channel, "nowhere:x", channel], "data": "hello"}
     one, two, three = result(server, "broadcast", sent)["responses"]
     assert one["result"]["offset"] == 1
     assert two["error"]["code"] == 102
@@ -299,11 +301,16 @@ async def test_a_user_is_unsubscribed_and_disconnected(server: Server, channel: 
 
 @pytest.mark.gen_test
 async def test_what_there_is(server: Server, channel: str) -> None:
-    """The nodes, and the channels that somebody is subscribed to, by their names there."""
+    """Who is in a channel; the channels that somebody is subscribed to, by their names there; and the nodes."""
     async with Client(server.ws, token=user("eve")) as eve:
         for name in (f"cf:{channel}", f"live:{channel}"):
             await eve.subscribe(name)
         loop = asyncio.get_running_loop()
+        there = await loop.run_in_executor(None, result, server, "presence", {"channel": channel})
+        client = eve.session["session"]
+        assert there == {"presence": {client: {"user": "eve", "client": client}}}
+        stats = await loop.run_in_executor(None, result, server, "presence_stats", {"channel": channel})
+        assert stats == {"num_clients": 1, "num_users": 1}
         found = await loop.run_in_executor(None, result, server, "channels", {"pattern": f"*{channel}"})
         assert found == {"channels": {channel: {"num_clients": 1}, f"live:{channel}": {"num_clients": 1}}}
         one = await loop.run_in_executor(None, result, server, "channels", {"pattern": f"live:{channel[:-1]}*"})
@@ -339,6 +346,8 @@ def test_the_python_library_looks_around_and_ends_things(library: cent.Client, c
     """Nodes, channels, users."""
     assert library.info(cent.InfoRequest()).nodes[0].uptime >= 0
     assert library.channels(cent.ChannelsRequest(pattern=channel)).channels == {}
+    assert library.presence(cent.PresenceRequest(channel=channel)).presence == {}
+    assert library.presence_stats(cent.PresenceStatsRequest(channel=channel)).num_clients == 0
     library.unsubscribe(cent.UnsubscribeRequest(channel=channel, user="nobody"))
     library.disconnect(cent.DisconnectRequest(user="nobody", disconnect=cent.Disconnect(code=4500, reason="bye")))
 
