@@ -360,6 +360,7 @@ class BaseHandler:
     def _refuse(self, error: Error) -> None:
         """The answer is this error, whatever was to be answered."""
         self.refusal = error
+        error.__traceback__ = None  # or its frames, and what was sent, wait in a circle for the collector
         self.node.incidents.refused(error, self.principal, self.client_address())
         self.status, self._entity_tag = error.status, None
         page = error.status == 404 and error.code == "not_found" and self.links_to_nowhere()

@@ -135,7 +135,9 @@ class Node:
         )
         # From the log and the broker to who listens.
         self.hub = Hub()
-        self.streams = Streams(self.id, broker=self.broker, log=self.log, hub=self.hub, keeper=self.keeper)
+        self.streams = Streams(
+            self.id, broker=self.broker, log=self.log, hub=self.hub, keeper=self.keeper, loop_share=self.loop_share
+        )
 
         def tells(channel: str) -> bool:
             return (of := namespaces.get(namespace_of(channel))) is not None and of.join_leave

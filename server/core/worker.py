@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -12,25 +14,42 @@ T = TypeVar("T")
 TURN: Final = 0.005
 """Seconds of work, after which others have theirs."""
 
-SMALL: Final = 256 << 10
-"""Bytes that are worked on where they are: some milliseconds at most, which is less than going elsewhere costs."""
+SMALL: Final = 32 << 10
+"""Bytes that are worked on where they are: some milliseconds at most, which is about what going elsewhere costs."""
+SWITCH: Final = 0.0005
+"""Seconds after which the thread makes way for the loop. The loop may need the interpreter anew for every socket of a
+turn, so the default of 5 ms would add up."""
 
 
 class Worker:
-    """One thread: the interpreter runs one at a time, and gives the loop its turn every few milliseconds, whatever
-    this one does. More of them would only take more turns."""
+    """One thread: the interpreter runs one at a time, and gives the loop its turn whatever this one does, between two
+    instructions of Python: work should consist of many. More threads would only take more turns."""
 
-    __slots__ = ("_thread",)
+    __slots__ = ("_thread", "_usual")
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._usual = sys.getswitchinterval()
 
     async def run(self, size: int, work: Callable[[], T]) -> T:
         """What `work` returns; in the thread if it is about more than SMALL bytes. It must not touch what the loop
         changes meanwhile."""
         if size <= SMALL:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._aside, work)
+
+    def _aside(self, work: Callable[[], T]) -> T:
+        """Without the collector, which would look through all that a large document is made of, in one go, and find
+        nothing: there are no circles in it."""
+        collecting = gc.isenabled()
+        gc.disable()
+        sys.setswitchinterval(SWITCH)
+        try:
+            return work()
+        finally:
+            sys.setswitchinterval(self._usual)
+            if collecting:
+                gc.enable()
 
 
 class Pace:

@@ -6,11 +6,13 @@ import asyncio
 import heapq
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from server.brokers.base import Broker
 from server.core.config import Namespace
 from server.core.cursors import Position
+from server.core.loop_share import LoopShare
 from server.core.tasks import Keeper
 from server.delivery.hub import Hub
 from server.delivery.sequencer import Sequencer
@@ -64,7 +66,7 @@ class Stream:
 
 
 class Streams:
-    def __init__(self, node: str, *, broker: Broker, log: Log, hub: Hub, keeper: Keeper) -> None:
+    def __init__(self, node: str, *, broker: Broker, log: Log, hub: Hub, keeper: Keeper, loop_share: LoopShare) -> None:
         """`node`: this node's id."""
         self.repairs: Counter[str] = Counter()
         """Reads of the log for what the broker had lost, by what showed it."""
@@ -73,6 +75,7 @@ class Streams:
         self._log = log
         self._hub = hub
         self._keeper = keeper
+        self._loop_share = loop_share
         self._streams: dict[str, Stream] = {}
         self._closed = False
 
@@ -136,7 +139,8 @@ class Streams:
     def release(self, stream: Stream) -> None:
         stream.holders -= 1
         if not stream.holders:
-            asyncio.get_running_loop().call_later(LINGER, self._close_unused, stream)
+            close = partial(self._close_unused, stream)
+            asyncio.get_running_loop().call_later(LINGER, self._loop_share.do, close)
 
     async def _open(self, stream: Stream) -> None:
         """First the broker, then the log's head: what comes in between is held back by the sequencer."""

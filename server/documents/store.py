@@ -154,13 +154,13 @@ class Documents:
         deadline = asyncio.get_running_loop().time() + self._timeout
         with self._work():
             if _is_plain_put(write, owner):
-                new = self._checked(collection, new, owner)
+                new = await self._checked(collection, new, owner)
                 return await self._puts.put(collection, new["_id"], _encoded(new), deadline, permit)
             try:
                 async with asyncio.timeout_at(deadline):
                     with mapped_write():
                         if write.op == "put" and write.document_id is None:
-                            new = self._checked(collection, new, owner)
+                            new = await self._checked(collection, new, owner)
                             return await self._creations.create(collection, write, new, user, owner, deadline, permit)
                         return await self._change(collection, write, new, owner, deadline, permit)
             except TimeoutError:
@@ -183,7 +183,7 @@ class Documents:
             about = write.about
             if _is_plain_put(write, owner) and write.key is None and same[about] == 1:
                 try:
-                    new = self._checked(collection, prepared(collection, write, self._limit), owner)
+                    new = await self._checked(collection, prepared(collection, write, self._limit), owner)
                     plain[index] = _encoded(new)
                     self.writes += 1
                 except Error as error:
@@ -212,10 +212,12 @@ class Documents:
         await asyncio.gather(put(), *map(lane, lanes.values()))
         return [one if one is not None else unknown() for one in results]
 
-    def _checked(self, collection: str, new: Json, owner: Owner | None) -> Json:
+    async def _checked(self, collection: str, new: Json, owner: Owner | None) -> Json:
         """A new document with its owner, if the schema has nothing against it."""
         fields = keep_owners(owner, "put", without_id(new), None, None)
-        self._schemas.check(collection, fields)
+        if collection in self._schemas:
+            check = functools.partial(self._schemas.check, collection, fields)
+            await self._worker.run(len(JSON.encode(fields)), check)
         return {"_id": new["_id"], **fields}
 
     async def _change(
@@ -232,7 +234,7 @@ class Documents:
                 check_condition(write, identifier, None)
                 if write.op != "put":
                     raise not_found(collection, identifier)
-                document = self._checked(collection, new, owner)
+                document = await self._checked(collection, new, owner)
                 try:
                     await self._creations.insert(collection, document, deadline, permit)
                 except DuplicateKeyError as error:

@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from server.core.cursors import Position
 from server.core.errors import WaterspoutError
+from server.core.worker import Worker
 from server.log.foundation import Base, Foundation, new_epoch
 from server.log.inserts import Inserts
 from server.log.reader import Reader
@@ -51,6 +52,7 @@ class Changes:
         self._reader = reader
         self._listener = listener
         self._on_append = on_append
+        self._worker = Worker("changes")
 
     async def tail(self, channel: str) -> Tail:
         """The channel's newest position, and the token that its message has stored."""
@@ -72,7 +74,10 @@ class Changes:
             Message(channel, epoch, offset + number, change.key, None, change.time, change.data, images=change.images)
             for number, change in enumerate(changes, 1)
         ]
-        rows = [change_row(message, change) for message, change in zip(messages, changes, strict=True)]
+        rows = await self._worker.run(
+            sum(change.size for change in changes),
+            lambda: [change_row(message, change) for message, change in zip(messages, changes, strict=True)],
+        )
         try:
             outcome = await self._inserts.insert(rows, base)
         except PyMongoError as error:

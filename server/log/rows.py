@@ -18,6 +18,9 @@ from server.wire.messages import Change, Images, Message
 Row = dict[str, Any]
 
 _PLAIN_DEPTH: Final = 100
+TEXT_FROM: Final = 32 << 10
+"""Bytes of a change from which on it is stored as text: drivers take ten times as long for so many small values, and
+let nothing else run meanwhile."""
 
 
 def id_of(channel: str, offset: int) -> Row:
@@ -32,13 +35,19 @@ def between(channel: str, after: int = 0, upto: int = MAX_OFFSET) -> Row:
 # --- into MongoDB -----------------------------------------------------------------------------------------------------
 
 
-def row(channel: str, epoch: str, offset: int, user: str | None, key: str, time: int, data: Any) -> Row:
-    return {"_id": {"c": channel, "o": offset}, "e": epoch, "u": user, "k": key, "t": time} | _stored(data)
+def row(
+    channel: str, epoch: str, offset: int, user: str | None, key: str, time: int, data: Any, *, as_text: bool = False
+) -> Row:
+    stored = _text(data) if as_text or not _is_plain(data) else {"d": data}
+    return {"_id": {"c": channel, "o": offset}, "e": epoch, "u": user, "k": key, "t": time} | stored
 
 
 def change_row(message: Message, change: Change) -> Row:
     """The row of a document's change."""
-    document = row(message.channel, message.epoch, message.offset, None, change.key, change.time, change.data)
+    document = row(
+        message.channel, message.epoch, message.offset, None, change.key, change.time, change.data,
+        as_text=change.size > TEXT_FROM,
+    )  # fmt: skip
     document["x"] = {"k": change.token, "t": change.at}
     if change.images != (None, None):
         # As text: they are as deep as the document itself, and nobody queries them.
@@ -46,8 +55,8 @@ def change_row(message: Message, change: Change) -> Row:
     return document
 
 
-def _stored(data: Any) -> Row:
-    return {"d": data} if _is_plain(data) else {"j": JSON.encode(data).decode()}
+def _text(data: Any) -> Row:
+    return {"j": JSON.encode(data).decode()}
 
 
 def _is_plain(data: Any) -> bool:

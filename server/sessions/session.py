@@ -416,6 +416,7 @@ class Session(ConnectedClient):
             self.outbox.put(self._dialect.reply(command, fields))
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
+        error.__traceback__ = None  # or its frames, and what was sent, wait in a circle for the collector
         if self._ended:
             return
         if error.code not in OWN_FAILURES:

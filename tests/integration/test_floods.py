@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import json
 import os
@@ -172,6 +173,22 @@ async def test_whoever_waits_as_told_is_served_again(port: int, node: Node, monk
 
         await until(served, 10, "budget", every=0.1)
         assert client.closed is None
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("flood", ["no JSON", "refused commands", "unsubscribes", "refreshes"])
+async def test_what_was_refused_is_let_go_at_once(port: int, node: Node, flood: str) -> None:
+    """An error keeps nothing of what was sent: no circle waits for the collector, which would stop everything for long
+    when it comes."""
+    node.config.limits.cost_per_second = 0
+    data, _ = FLOODS[flood]
+    async with Flooder(port) as client:
+        client.send(data * 10)
+        await until(lambda: len(client.of("error")) == 10, 10, "the first answers")
+        gc.collect()
+        client.send(data * 1000)
+        await until(lambda: len(client.of("error")) == 1010, 20, "all answers")
+        assert gc.collect() < 1000
 
 
 class TestFairness:
