@@ -33,8 +33,7 @@ class _Api(BaseHandler):
 
     async def carry_out(self, method: str, params: Any) -> None:
         assert self.site.centrifugo is not None
-        names = self.site.centrifugo.names
-        caller = Caller(self.node, names, self.principal, self.client_address(), self.request_id)
+        caller = Caller(self.site.centrifugo, self.node, self.principal, self.client_address(), self.request_id)
         if method == "batch":
             replies = await caller.batch(params)
             # Its clients read the replies beside the place where those of all other methods have their result.

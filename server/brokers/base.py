@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -54,6 +54,22 @@ class Answer(Struct, frozen=True, array_like=True):
     """(subscribers on this node, messages a second)"""
 
 
+class Directive(Struct, frozen=True, array_like=True):
+    """What a back end wants done with the sessions of a user that are open now, on whichever node. It is done once, or
+    not at all: nobody keeps it."""
+
+    action: Literal["subscribe", "refresh"]
+    user: str
+    session: str | None = None
+    """Only this one of them."""
+    channel: str = ""
+    expires: float | None = None
+    """Seconds since 1970; None: they may stay for ever."""
+    expired: bool = False
+    info: Any = None
+    data: Any = None
+
+
 class Announcement(Struct, frozen=True, omit_defaults=True):
     """What a node tells all the others, and itself."""
 
@@ -71,6 +87,7 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     answer: Answer | None = None
     heads: dict[str, tuple[str, int]] = field(default_factory=dict)
     """The channels it has committed to since the last beat: (epoch, offset)."""
+    directive: Directive | None = None
     revoked: bool = False
     """There is a new revocation: it is found without this, but later."""
     want: str | None = None

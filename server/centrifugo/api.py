@@ -13,6 +13,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from server.brokers.base import Directive
 from server.centrifugo.api_requests import (
     BatchRequest,
     BroadcastRequest,
@@ -22,15 +23,18 @@ from server.centrifugo.api_requests import (
     HistoryRequest,
     Payload,
     PublishRequest,
+    RefreshRequest,
     RpcRequest,
+    SubscribeRequest,
     UnsubscribeRequest,
+    decoded,
 )
 from server.centrifugo.codes import METHOD_NOT_FOUND, CodedError, error_fields
+from server.centrifugo.door import Centrifugo
 from server.centrifugo.history import read
-from server.centrifugo.names import Names
 from server.centrifugo.replies import client_shape, publication_shape
 from server.core.errors import Error, bad_request
-from server.core.names import SYSTEM
+from server.core.names import SYSTEM, namespace_of
 from server.core.principals import Principal
 from server.log.log import Receipt
 from server.node import Node
@@ -47,17 +51,20 @@ _RECONNECT: Final = (range(3000, 3500), range(4000, 4500))
 class Caller:
     """A back end with one request, which has the name `request`: what it publishes keeps its order."""
 
-    def __init__(self, node: Node, names: Names, principal: Principal, address: str, request: str) -> None:
+    def __init__(self, door: Centrifugo, node: Node, principal: Principal, address: str, request: str) -> None:
         self._node = node
-        self._names = names
+        self._names = door.names
+        self._directives = door.directives
         self._principal = principal
         self._address = address
         self._request = request
         self._methods: dict[str, tuple[Any, Callable[[Any], Awaitable[Fields]]]] = {
             "publish": (PublishRequest, self._publish),
             "broadcast": (BroadcastRequest, self._broadcast),
+            "subscribe": (SubscribeRequest, self._subscribe),
             "unsubscribe": (UnsubscribeRequest, self._unsubscribe),
             "disconnect": (DisconnectRequest, self._disconnect),
+            "refresh": (RefreshRequest, self._refresh),
             "presence": (ChannelRequest, self._presence),
             "presence_stats": (ChannelRequest, self._presence_stats),
             "history": (HistoryRequest, self._history),
@@ -134,6 +141,23 @@ class Caller:
             return self._refusal(error)
 
     # --- users --------------------------------------------------------------------------------------------------------
+
+    async def _subscribe(self, request: SubscribeRequest) -> Fields:
+        request.check()
+        channel = self._names.ours(request.channel)
+        if namespace_of(channel) not in self._node.config.namespaces:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        info = decoded("b64info", request.b64info) if request.b64info else request.info
+        data = decoded("b64data", request.b64data) if request.b64data else request.data
+        what = Directive("subscribe", request.user, request.one(), channel=channel, info=info, data=data)
+        self._directives.issue(self._principal, what)
+        return {}
+
+    async def _refresh(self, request: RefreshRequest) -> Fields:
+        expires = float(request.expire_at) or None
+        what = Directive("refresh", request.user, request.one(), expires=expires, expired=request.expired)
+        self._directives.issue(self._principal, what)
+        return {}
 
     async def _unsubscribe(self, request: UnsubscribeRequest) -> Fields:
         channel = self._names.ours(request.channel)

@@ -73,7 +73,16 @@ class SubscribeRequest(Sessions, kw_only=True):
     expire_at: int = 0
     info: Any = None
     b64info: str = ""
+    data: Any = None
+    b64data: str = ""
     recover_since: Position | None = None
+
+    def check(self) -> None:
+        """`bad_request` for what would be promised and not kept."""
+        if self.expire_at:
+            raise bad_request("expire_at: such a subscription lasts as long as its connection here")
+        if self.recover_since is not None:
+            raise bad_request("recover_since: such a subscription begins now; the client may ask for history")
 
 
 class UnsubscribeRequest(Sessions, kw_only=True):
@@ -92,7 +101,8 @@ class DisconnectRequest(Sessions, kw_only=True):
 
 class RefreshRequest(Sessions, kw_only=True):
     expired: bool = False
-    expire_at: int = 0
+    expire_at: Annotated[int, Meta(ge=0)] = 0
+    """Seconds since 1970; 0: they may stay for ever."""
 
 
 class ChannelRequest(Struct):

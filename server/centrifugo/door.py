@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.access.admission import ConnectionSeats
 from server.centrifugo.dialects import CentrifugoDialect, websocket
+from server.centrifugo.directives import Directives
 from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
 from server.centrifugo.session import CentrifugoSession
@@ -23,6 +24,7 @@ class Centrifugo:
         self.json = websocket(self.names, Json())
         self.protobuf = None if binary is None else websocket(self.names, binary)
         """Where its library is installed."""
+        self.directives = Directives(node)
         self._node = node
 
     def session(

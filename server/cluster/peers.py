@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from server.brokers.base import Announcement, Broker
+from server.brokers.base import Announcement, Broker, Directive
 from server.cluster.announcer import Announcer
 from server.cluster.directory import Directory
 from server.core.cursors import Position
@@ -60,6 +60,8 @@ class Peers:
         self._keeper = keeper
         self._publish_timeout = publish_timeout
         self._on_revoked = on_revoked
+        self.on_directive: Callable[[Directive], None] = lambda directive: None
+        """Called with what a back end has asked another node for. Set by the door whose sessions it concerns."""
         self._heard: dict[str, float] = {}
         """When each peer was last heard of."""
         self._undecided: dict[str, float] = {}
@@ -100,6 +102,8 @@ class Peers:
             self._attendance.hear_beat(node, announcement.attended)
         if self._node in announcement.ask:
             self._attendance.hear_question()
+        if announcement.directive is not None:
+            self.on_directive(announcement.directive)
         if announcement.revoked:
             self._on_revoked()
         if announcement.want is not None:
