@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import structs
@@ -24,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 DELIVERY_MESSAGES: Final = 64
 """Messages joined for one `send`: more saves nothing, and a sink that is full drops whole deliveries."""
+SLICE: Final = 0.005
+"""Seconds of one turn of the loop in which views show what has come: there may be as many as there are watchers."""
+UNSHOWN: Final = 1000
+"""Messages that may wait for views at a time; more are shown at once, which holds up whoever brings them."""
 PROGRESS_MESSAGES: Final = 1000
 PROGRESS_SECONDS: Final = 10.0
 """Messages that a view does not show, or seconds of them, before its subscribers are told how far it is."""
@@ -69,13 +75,15 @@ class _Topic:
     """One channel's sinks by encoding, and the messages of this turn; or those of one view of a channel."""
 
     __slots__ = (
-        "channel", "view", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer", "hidden",
-        "hidden_count", "hidden_since",
+        "channel", "view", "unshown", "sinks", "snapshot", "pending", "interval", "newest", "sent_at", "timer",
+        "hidden", "hidden_count", "hidden_since",
     )  # fmt: skip
 
     def __init__(self, channel: str, interval: float, view: View | None = None) -> None:
         self.channel = channel if view is None else view.channel
         self.view = view
+        self.unshown: list[Message] = []
+        """Of the channel, which the view has still to show."""
         self.hidden: Message | None = None
         """The newest message that the view has not shown since it last showed one, how many these are, and since when
         there are any."""
@@ -95,6 +103,8 @@ class Hub:
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
         self._views: dict[str, dict[View, _Topic]] = {}
+        self._behind: deque[tuple[Message, Iterator[_Topic]]] = deque()
+        """Messages that views have still to show, and which views those are."""
         self._dirty: list[_Topic] = []
         self._woken: list[Sink] = []
         self._scheduled = False
@@ -150,10 +160,13 @@ class Hub:
                 self._views.pop(channel, None)
 
     def send_held_back(self, channel: str, view: View | None) -> None:
-        """Send now what a view that conflates holds back: whoever is given a position in the channel has then been sent
-        all that comes before it."""
-        topic = self._views.get(channel, {}).get(view) if view is not None and view.conflate else None
-        if topic is not None and topic.newest:
+        """Show now what a view has not shown yet, and send what one that conflates holds back: whoever is given a
+        position in the channel has then been sent all that comes before it."""
+        topic = self._views.get(channel, {}).get(view) if view is not None else None
+        if topic is None:
+            return
+        self._catch_up(topic)
+        if topic.newest:
             if topic.timer is not None:
                 topic.timer.cancel()
             self._send_newest(topic)
@@ -177,33 +190,58 @@ class Hub:
             else:
                 self._collect(topic, messages)
         if self._views and (views := self._views.get(channel)):
-            for topic in tuple(views.values()):
-                try:
-                    self._show(topic, messages)
-                except Exception:
-                    # A bug, but one view's alone: the others, and the sequencer, go on.
-                    logger.exception("%s: a view could not be shown", topic.channel)
-            for message in messages:
-                message.facts = None
+            waiting, topics = bool(self._behind), tuple(views.values())
+            for topic in topics:
+                topic.unshown += messages
+            self._behind.extend((message, iter(topics)) for message in messages)
+            if not waiting or len(self._behind) > UNSHOWN:
+                self._show_behind()
 
-    def _show(self, topic: _Topic, messages: list[Message]) -> None:
+    def _show_behind(self) -> None:
+        """Have views show what they have not shown yet, as long as there is time; the rest in turns to come."""
+        until = perf_counter() + SLICE
+        while self._behind:
+            message, topics = self._behind[0]
+            for topic in topics:
+                if topic.unshown and topic.unshown[0] is message:
+                    del topic.unshown[0]
+                    self._try(topic, message)
+                if perf_counter() >= until and len(self._behind) <= UNSHOWN:
+                    asyncio.get_running_loop().call_soon(self._show_behind)
+                    return
+            message.facts = None
+            self._behind.popleft()
+
+    def _catch_up(self, topic: _Topic) -> None:
+        messages, topic.unshown = topic.unshown, []
+        for message in messages:
+            self._try(topic, message)
+
+    def _try(self, topic: _Topic, message: Message) -> None:
+        try:
+            self._show(topic, message)
+        except Exception:
+            # A bug, but one view's alone: the others, and the sequencer, go on.
+            logger.exception("%s: a view could not be shown", topic.channel)
+
+    def _show(self, topic: _Topic, message: Message) -> None:
         """Once per view, whoever watches it."""
         view = topic.view
         assert view is not None
-        shown = [one for message in messages if (one := view.show(message)) is not None]
-        if not shown:
+        shown = view.show(message)
+        if shown is None:
             if topic.hidden is None:
                 topic.hidden_since = asyncio.get_running_loop().time()
-            topic.hidden = messages[-1]
-            topic.hidden_count += len(messages)
+            topic.hidden = message
+            topic.hidden_count += 1
             if topic.hidden_count >= PROGRESS_MESSAGES:
                 self._tell_progress(topic)
             return
         topic.hidden, topic.hidden_count = None, 0
         if view.conflate:
-            self._conflate(topic, shown)
+            self._conflate(topic, [shown])
         else:
-            self._collect(topic, shown)
+            self._collect(topic, [shown])
 
     def tick(self, now: float) -> None:
         """Once a second: views that have shown nothing for long say how far they are."""
@@ -229,7 +267,7 @@ class Hub:
     def tell(self, channel: str, push: GapPush, first: int, last: int) -> None:
         """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
         views = self._views.get(channel, {})
-        for view in views:
+        for view in tuple(views):
             self.send_held_back(channel, view)
         for topic in (*filter(None, (self._topics.get(channel),)), *views.values()):
             self._flush_topic(topic)

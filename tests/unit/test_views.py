@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+import server.delivery.hub
 from server.delivery.hub import PROGRESS_MESSAGES, PROGRESS_SECONDS, Hub
 from server.documents.views import Owner, View
 from server.documents.where import Where, parse
@@ -92,6 +95,73 @@ async def test_watchers_of_one_view_share_the_work(hub: Hub) -> None:
     for number, sink in enumerate(sinks):
         hub.remove(CHANNEL, sink, View(CHANNEL, "c", where=parse({"a": number % 2})))
     assert hub.count(CHANNEL) == 0
+
+
+class TestManyViews:
+    """With no time at all for a turn, each turn shows one message in one view."""
+
+    @pytest.fixture(autouse=True)
+    def no_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server.delivery.hub, "SLICE", 0.0)
+
+    def test_they_show_in_turns(self) -> None:
+        """The loop goes on in between; every view has everything in the end, in order."""
+
+        @hub_test
+        async def play(hub: Hub) -> None:
+            sinks = [Sink(name=str(number)) for number in range(20)]
+            for number, sink in enumerate(sinks):
+                hub.add(CHANNEL, sink, view=View(CHANNEL, "c", where=parse({"a": {"$gt": -number}})))
+            for offset in range(1, 4):
+                hub.deliver([change(offset, None, {"a": 1})])
+            await turn()
+            assert 0 < sum(bool(sink.deliveries) for sink in sinks) < 20
+            while not sinks[-1].deliveries or sinks[-1].deliveries[-1].last < 3:
+                await asyncio.sleep(0)
+            for sink in sinks:
+                assert [one.first for one in sink.deliveries] == [1, 2, 3]
+
+        play()
+
+    def test_who_comes_and_goes_has_what_belongs_to_them(self) -> None:
+        """Who joins a view or leaves it before it has shown everything: the one gets nothing of it, the other all."""
+
+        @hub_test
+        async def play(hub: Hub) -> None:
+            views = [View(CHANNEL, "c", where=parse({"a": {"$gt": -number}})) for number in range(5)]
+            first, second, late = Sink(name="first"), Sink(name="second"), Sink(name="late")
+            for view in views[:4]:
+                hub.add(CHANNEL, Sink(name="other"), view=view)
+            hub.add(CHANNEL, first, view=views[4])
+            hub.add(CHANNEL, second, view=views[4])
+            hub.deliver([change(offset, None, {"a": 1}) for offset in (1, 2)])
+            hub.send_held_back(CHANNEL, views[4])
+            hub.remove(CHANNEL, first, views[4])
+            hub.deliver([change(3, None, {"a": 1})])
+            hub.add(CHANNEL, late, view=views[4])
+            hub.deliver([change(4, None, {"a": 1})])
+            while not late.deliveries:
+                await asyncio.sleep(0)
+            assert [(one.first, one.last) for one in first.deliveries] == [(1, 2)]
+            assert [one.last for one in second.deliveries] == [2, 3, 4]
+            assert [(one.first, one.last) for one in late.deliveries] == [(4, 4)]
+
+        play()
+
+    def test_too_much_is_not_put_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever brings more than may wait is held up until it is shown."""
+        monkeypatch.setattr(server.delivery.hub, "UNSHOWN", 2)
+
+        @hub_test
+        async def play(hub: Hub) -> None:
+            sinks = [Sink(name=str(number)) for number in range(5)]
+            for number, sink in enumerate(sinks):
+                hub.add(CHANNEL, sink, view=View(CHANNEL, "c", where=parse({"a": {"$gt": -number}})))
+            hub.deliver([change(offset, None, {"a": 1}) for offset in range(1, 10)])
+            await turn()
+            assert all(sink.deliveries[0].last >= 7 for sink in sinks)
+
+        play()
 
 
 @hub_test
