@@ -25,7 +25,7 @@ class Fuzzer:
 
     def __init__(
         self,
-        seed: int,
+        seed: str,
         servers: Sequence[Server],
         redis: Redis,
         mongod: Mongod,
