@@ -183,7 +183,7 @@ class WebSocket(Socket):
                 load += 1 + (len(payload) >> 8)
                 if session.begun:
                     load += BEGUN * session.begun
-                    self._loop_share.expect(session.begun + (len(payload) >> 9))
+                    self._loop_share.expect(session.begun + (len(payload) >> 8))
                     session.begun = 0
                 if load >= LOT and self._loop_share.goes_on():
                     load = 0

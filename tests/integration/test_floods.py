@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import pytest
 
+import server.core.loop_share
 import server.sessions.session
 from server.node import Node
 from server.sessions.session import Session
@@ -189,6 +190,25 @@ async def test_what_was_refused_is_let_go_at_once(port: int, node: Node, flood: 
         client.send(data * 1000)
         await until(lambda: len(client.of("error")) == 1010, 20, "all answers")
         assert gc.collect() < 1000
+
+
+@pytest.mark.gen_test
+async def test_who_leaves_is_let_go_in_portions(port: int, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client's subscriptions end in several turns of the loop if there are more than there is time for; nothing of
+    them is left."""
+    async with Flooder(port) as client:
+        client.send(b"".join(command(type="subscribe", id=n, channel=f"chat:{n}") for n in range(5)))
+        await until(lambda: len(client.of("reply")) == 5, 10, "all subscriptions")
+        monkeypatch.setattr(server.core.loop_share, "SLICE", 0.0)
+        client.send(frame(CLOSE))
+        seen = set()
+
+        def left() -> bool:
+            seen.add(node.hub.subscriptions())
+            return not node.hub.subscriptions() and not node.admission.channel_seats.total
+
+        await until(left, 10, "the end", every=0)
+    assert len(seen) > 2
 
 
 class TestFairness:
