@@ -201,7 +201,7 @@ def patch_objects(port: int) -> None:
 
 
 def large_change(port: int) -> None:
-    """A document of 1 MiB in texts, changed and watched."""
+    """A document of 1 MiB in texts, changed and watched; and its history."""
     watcher = WebSocket(port)
     watcher.send(command(type="subscribe", id=1, channel="docs:things"))
     watcher.wait(1)
@@ -209,6 +209,13 @@ def large_change(port: int) -> None:
     touched(port, "things", [{f"t{n}": "\n" * 100 for n in range(4_000)}])
     touched(port, "things", ({f"t{n}": list(range(VALUES))} for n in range(7)))
     watcher.close()
+    client = Http(port)
+    for _ in range(3):
+        client.send("GET", "/v1/channels/docs:things/messages?limit=100")
+    again = WebSocket(port)
+    again.send(command(type="subscribe", id=1, channel="docs:things#again", after="0", where={"t1.x": {"$ne": 1}}))
+    again.wait(40, 5)
+    again.close()
 
 
 def watched(port: int, wheres: list[Json], parts: Iterable[Json]) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
@@ -25,6 +26,7 @@ from pymongo.errors import AutoReconnect
 
 from server.core.cursors import MAX_OFFSET, Position
 from server.core.tasks import Keeper
+from server.core.worker import Worker
 from server.log.foundation import Foundation
 from server.log.groups import GroupReader
 from server.log.rows import Row, between, contiguous, id_of
@@ -104,6 +106,7 @@ class Reader:
         self._states = GroupReader(keeper, "floors", self._read_states, GROUP)
         self._ranges = GroupReader(keeper, "messages", self._read_ranges, GROUP)
         self._room = asyncio.Semaphore(OWN_READS)
+        self._worker = Worker("log")
         self._pages = _Pages()
         self._reading: dict[tuple[str, Position], asyncio.Task[Page]] = {}
         self.count = 0
@@ -217,7 +220,7 @@ class Reader:
     async def _read_short(self, channel: str, after: Position, last: int) -> Page:
         with mapped():
             found, state = await self._ranges.ask(_Range(channel, after.offset + 1, last, False))
-        return self._page(channel, after, found, state)
+        return await self._page(channel, after, found, state)
 
     async def _read_long(self, channel: str, after: Position) -> Page:
         request = (channel, after)
@@ -233,13 +236,16 @@ class Reader:
             async with self._room:
                 found = await self._some(between(channel, after.offset), ASCENDING, PAGE)
             state = await self.state(channel)
-        return self._page(channel, after, found, state)
+        return await self._page(channel, after, found, state)
 
-    def _page(self, channel: str, after: Position, found: _Rows, state: State) -> Page:
+    async def _page(self, channel: str, after: Position, found: _Rows, state: State) -> Page:
         if after.epoch not in ("", state.epoch):
             return Page([], None)
         gap = (after.offset + 1, state.floor) if state.floor > after.offset else None
-        page = Page(contiguous(found.rows, max(after.offset, state.floor), state.epoch), gap)
+        messages = await self._made_of(
+            found, partial(contiguous, found.rows, max(after.offset, state.floor), state.epoch)
+        )
+        page = Page(messages, gap)
         self._pages.put(channel, after, page, found)
         return page
 
@@ -255,7 +261,12 @@ class Reader:
                     found = await self._some(between(channel, 0, before - 1), DESCENDING, limit)
                 state = await self.state(channel)
         visible = [row for row in found.rows if row["_id"]["o"] > state.floor]
-        return contiguous(visible, visible[0]["_id"]["o"] - 1 if visible else 0, state.epoch), state.floor
+        first = visible[0]["_id"]["o"] if visible else 1
+        return await self._made_of(found, partial(contiguous, visible, first - 1, state.epoch)), state.floor
+
+    async def _made_of(self, found: _Rows, make: Callable[[], list[Message]]) -> list[Message]:
+        """The messages that `make` makes of what was found: aside, if there are large ones among them."""
+        return await self._worker.run(found.bytes - LARGE * len(found.rows), make)
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
