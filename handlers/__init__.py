@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tornado.routing import Rule
 
-from handlers import centrifugo, centrifugo_api
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import BaseHandler
 from handlers.channels import Batch, Messages, Polls
@@ -22,7 +21,6 @@ from handlers.routing import Doors
 from handlers.site import Site
 from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
 from handlers.websocket import WebSocketHandler
-from server.centrifugo.door import Centrifugo
 from server.metrics import registry
 from server.node import Node
 from server.wire.codec import JSON
@@ -61,6 +59,10 @@ def make_app(node: Node) -> Doors:
     site = Site(node, hosts, registry(node), keyless=False, describe=lambda: JSON.encode(document(ROUTES)))
     routes = dict(ROUTES)
     if node.config.centrifugo.enabled:
+        # Here, so that a start without it loads nothing of it.
+        from handlers import centrifugo, centrifugo_api
+        from server.centrifugo.door import Centrifugo
+
         site.centrifugo = Centrifugo(node)
         routes |= centrifugo.routes(node.config)
         if node.config.centrifugo.api:

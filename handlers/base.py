@@ -253,6 +253,9 @@ class BaseHandler:
     def has_body(self) -> bool:
         return self._has_body
 
+    def raw_body(self) -> bytes:
+        return bytes(self._body)
+
     def body(self) -> Any:
         """The request's body, decoded by its Content-Type (JSON without one); none is an empty object."""
         if not self._has_body:

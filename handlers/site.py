@@ -15,13 +15,13 @@ from tornado.httputil import HTTPHeaders, format_timestamp
 
 from handlers.origins import Hosts, Origins
 from handlers.request import Headers
-from server.centrifugo.door import Centrifugo
 from server.core.errors import NOTABLE
 from server.core.tasks import Keeper
 from server.node import Node
 
 if TYPE_CHECKING:
     from handlers.base import BaseHandler
+    from server.centrifugo.door import Centrifugo
 
 logger: Final = logging.getLogger("waterspout.access")
 

@@ -144,6 +144,16 @@ class Socket(asyncio.Protocol):
         self._transport.close()
 
 
+def response_head(status: int, headers: Mapping[str, str], others: bytes) -> bytes:
+    """Of a response that ends with its connection; `others`: header lines that are written already."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
+    return "\r\n".join(lines).encode() + b"\r\n" + others + b"Connection: close\r\n\r\n"
+
+
+ENDLESS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""A proxy that buffers would hold back what comes."""
+
+
 class ResponseSocket(Socket):
     """A response, by hand. The client is there before the connection is ours, and may have ended by then; what the
     client says now is not heard."""
@@ -175,8 +185,7 @@ class ResponseSocket(Socket):
             super().close(farewell)
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
-        return "\r\n".join(lines).encode() + b"\r\n" + self._headers + b"Connection: close\r\n\r\n"
+        return response_head(status, headers, self._headers)
 
 
 class EventSocket(ResponseSocket):
@@ -185,9 +194,7 @@ class EventSocket(ResponseSocket):
     __slots__ = ()
 
     def begin(self) -> None:
-        # A proxy that buffers would hold the events back.
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        self._transport.write(self._head(200, headers))
+        self._transport.write(self._head(200, {"Content-Type": "text/event-stream"} | ENDLESS))
         super().begin()
 
 

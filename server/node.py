@@ -31,6 +31,7 @@ from server.channels.publisher import Publisher
 from server.channels.subscriptions import Subscriptions
 from server.cluster.announcer import Announcer
 from server.cluster.directory import BEAT, Directory
+from server.cluster.letters import Letters
 from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
 from server.core.clock import Clock
@@ -165,6 +166,7 @@ class Node:
             status=self.lifecycle.status,
             published=lambda: self.publisher.published,
         )
+        self.letters = Letters(self.id, announcer=self.announcer, knows=self.directory.knows)
         self.peers = Peers(
             self.id,
             broker=self.broker,
@@ -177,6 +179,7 @@ class Node:
             keeper=self.keeper,
             publish_timeout=config.mongodb.publish_timeout,
             on_revoked=self.revocations.look,
+            on_letter=self.letters.hear,
         )
         # The use cases.
         self.publisher = Publisher(

@@ -70,6 +70,14 @@ class Directive(Struct, frozen=True, array_like=True):
     data: Any = None
 
 
+class Letter(Struct, frozen=True, array_like=True):
+    """For somebody on one node (server/cluster/letters.py)."""
+
+    node: str
+    box: str
+    body: bytes
+
+
 class Announcement(Struct, frozen=True, omit_defaults=True):
     """What a node tells all the others, and itself."""
 
@@ -90,6 +98,7 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     directive: Directive | None = None
     revoked: bool = False
     """There is a new revocation: it is found without this, but later."""
+    letter: Letter | None = None
     want: str | None = None
     """A channel it cannot get its messages into, because others are faster."""
 

@@ -58,7 +58,7 @@ class PushCodec(Codec):
 class CentrifugoDialect:
     """One for all sessions of a node that have the same encoding and transport. `bare`: for who only listens."""
 
-    __slots__ = ("codec", "encoding", "ping", "_names", "_codec", "_farewell")
+    __slots__ = ("codec", "encoding", "ping", "_names", "_codec", "_farewell", "_bare")
 
     def __init__(
         self, names: Names, encoding: Encoding, wrap: Wrap, *, closing: bool = False, bare: bool = False
@@ -69,6 +69,7 @@ class CentrifugoDialect:
         self.encoding = encoding
         self.ping = wrap(encoding.ping)
         self._names = names
+        self._bare = bare
         self._farewell = close_frame if closing else self._say
 
     def commands(self, opcode: int, payload: bytes) -> list[Command | Unreadable]:
@@ -91,8 +92,10 @@ class CentrifugoDialect:
         return self._codec.write(reply_shape(command.id, kind, fields))
 
     def error(self, identifier: int | None, error: Error) -> bytes:
-        """Without an id nobody would know what it is about."""
-        return b"" if identifier is None else self._codec.write({"id": identifier, "error": error_fields(error)})
+        """Without an id nobody would know what it is about; who only listens has asked for nothing by itself."""
+        if identifier is None or self._bare:
+            return b""
+        return self._codec.write({"id": identifier, "error": error_fields(error)})
 
     def push(self, shape: Shape) -> bytes:
         return self._codec.push(shape)

@@ -2,33 +2,80 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import msgspec
+
 from server.access.admission import ConnectionSeats
-from server.centrifugo.dialects import CentrifugoDialect, websocket
+from server.brokers.base import Letter
+from server.centrifugo.dialects import CentrifugoDialect, events, stream, websocket
 from server.centrifugo.directives import Directives
 from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
+from server.centrifugo.requests import Emulated
 from server.centrifugo.session import CentrifugoSession
 from server.centrifugo.tokens import Tokens
+from server.core.errors import Error, bad_request
 from server.node import Node
 from server.sessions.outbox import Connection
+
+AnySession = TypeVar("AnySession", bound=CentrifugoSession)
 
 
 class Centrifugo:
     def __init__(self, node: Node) -> None:
         options, auth = node.config.centrifugo, node.config.auth
-        self.names = Names(options.namespace)
-        self.tokens = Tokens(
+        json, binary = Json(), protobuf()
+        names = Names(options.namespace)
+        self._node = node
+        self.names = names
+        self._tokens = Tokens(
             node.authenticator, node.identities, without_exp=options.tokens_without_exp, max_ttl=auth.max_token_ttl
         )
-        binary = protobuf()
-        self.json = websocket(self.names, Json())
-        self.protobuf = None if binary is None else websocket(self.names, binary)
-        """Where its library is installed."""
         self.directives = Directives(node)
-        self._node = node
+        self.json = websocket(names, json)
+        self.json_stream = stream(names, json)
+        self.json_events = events(names, json)
+        self.bare_stream = stream(names, json, bare=True)
+        self.bare_events = events(names, json, bare=True)
+        self._protobuf = None if binary is None else websocket(names, binary)
+        self._protobuf_stream = None if binary is None else stream(names, binary)
+
+    @property
+    def protobuf(self) -> CentrifugoDialect:
+        """As `protobuf_stream`."""
+        return _installed(self._protobuf)
+
+    @property
+    def protobuf_stream(self) -> CentrifugoDialect:
+        """Error where its library is not installed."""
+        return _installed(self._protobuf_stream)
 
     def session(
-        self, dialect: CentrifugoDialect, connection: Connection, seats: ConnectionSeats, origin: str | None
-    ) -> CentrifugoSession:
+        self, kind: type[AnySession], dialect: CentrifugoDialect, connection: Connection, seats: ConnectionSeats,
+        origin: str | None,
+    ) -> AnySession:  # fmt: skip
         """A client that has still to say who it is."""
-        return CentrifugoSession(self._node, connection, dialect, self.names, self.tokens, seats, origin)
+        return kind(self._node, connection, dialect, self.names, self._tokens, seats, origin)
+
+    def emulate(self, body: bytes, *, binary: bool) -> None:
+        """Pass on what a client without WebSocket has to say; `not_found`: no such session, or no such node."""
+        try:
+            if binary:
+                _installed(self._protobuf)
+                from server.centrifugo.protobuf import emulated
+
+                node, session, data = emulated(body)
+            else:
+                request = msgspec.json.decode(body, type=Emulated)
+                node, session, data = request.node, request.session, request.data.encode()
+        except (ValueError, RecursionError):  # of msgspec, too
+            raise bad_request("body: expected node, session and data") from None
+        if not self._node.letters.post(Letter(node, session, data)):
+            raise Error("not_found", "session: there is none of this name on that node")
+
+
+def _installed(dialect: CentrifugoDialect | None) -> CentrifugoDialect:
+    if dialect is None:
+        raise Error("bad_request", "Protobuf: not installed here (the extra `protobuf`)", status=501)
+    return dialect

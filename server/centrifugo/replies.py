@@ -56,6 +56,8 @@ LOST_POSITION: Final = 3010
 INVALID_TOKEN: Final = 3500
 BAD_REQUEST: Final = 3501
 STALE: Final = 3502
+CONNECTION_LIMIT: Final = 3504
+NO_PERMISSION: Final = 3507
 UNSUBSCRIBED: Final = 2000
 UNSUBSCRIBES: Final = {"unrecoverable": 2500, "token_expired": 2501}
 """By the code of our push. After these a client subscribes anew by itself, after UNSUBSCRIBED it does not."""

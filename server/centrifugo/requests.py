@@ -248,9 +248,25 @@ def _history(number: int, request: HistoryRequest, names: Names) -> History:
     )
 
 
+_decode_connect: Final = msgspec.json.Decoder(ConnectRequest).decode
 _decode: Final = msgspec.json.Decoder(WireCommand).decode
 
 
 def json_commands(payload: bytes) -> list[WireCommand]:
     """One a line. ValueError (msgspec's are) or RecursionError for what is none."""
     return [_decode(line) for line in payload.split(b"\n") if line.strip()]
+
+
+def connecting(payload: bytes, names: Names) -> Connect:
+    """What somebody who only listens has to say, in JSON: nothing, or what else would be under `connect`. ValueError or
+    RecursionError for what is none."""
+    wanted = _decode_connect(payload) if payload.strip() not in (b"", b"null") else ConnectRequest()
+    return _connect(1, wanted, names)
+
+
+class Emulated(Struct):
+    """Commands for a session, wherever it is."""
+
+    session: str
+    node: str
+    data: str = ""

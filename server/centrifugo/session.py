@@ -147,10 +147,13 @@ class CentrifugoSession(Session):
             self._greet(command, {})
 
     def _greet(self, command: requests.Connect, subs: Mapping[str, Fields]) -> None:
-        fields = self._told_of_token() | {"ping": int(PING_EVERY), "pong": True}
+        fields = self._told_of_token() | self._told_of_transport()
         if subs:
             fields["subs"] = subs
         self._reply(command, **fields)
+
+    def _told_of_transport(self) -> Fields:
+        return {"ping": int(PING_EVERY), "pong": True}
 
     def _told_of_token(self) -> Fields:
         assert self._principal is not None

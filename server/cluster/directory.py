@@ -136,6 +136,10 @@ class Directory:
         if announcement.answer is not None and announcement.answer.id in self._questions:
             self._questions[announcement.answer.id].put_nowait((node, announcement.answer))
 
+    def knows(self, node: str) -> bool:
+        """Whether it is another node within hearing."""
+        return node in self._peers
+
     def forget(self, node: str) -> None:
         """The node has gone silent: it is not shown any more, nor asked."""
         self._peers.pop(node, None)

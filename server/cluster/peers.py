@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from server.brokers.base import Announcement, Broker, Directive
+from server.brokers.base import Announcement, Broker, Directive, Letter
 from server.cluster.announcer import Announcer
 from server.cluster.directory import Directory
 from server.core.cursors import Position
@@ -46,9 +46,10 @@ class Peers:
         keeper: Keeper,
         publish_timeout: float,
         on_revoked: Callable[[], None],
+        on_letter: Callable[[Letter], object],
     ) -> None:
         """`publish_timeout`: seconds within which whatever a peer was writing is decided; `on_revoked`: a peer says
-        that there are new revocations."""
+        that there are new revocations; `on_letter`: it has written to somebody, here or elsewhere."""
         self._node = node
         self._broker = broker
         self._log = log
@@ -60,6 +61,7 @@ class Peers:
         self._keeper = keeper
         self._publish_timeout = publish_timeout
         self._on_revoked = on_revoked
+        self._on_letter = on_letter
         self.on_directive: Callable[[Directive], None] = lambda directive: None
         """Called with what a back end has asked another node for. Set by the door whose sessions it concerns."""
         self._heard: dict[str, float] = {}
@@ -106,6 +108,8 @@ class Peers:
             self.on_directive(announcement.directive)
         if announcement.revoked:
             self._on_revoked()
+        if announcement.letter is not None:
+            self._on_letter(announcement.letter)
         if announcement.want is not None:
             self._log.contend(announcement.want, node)
         for channel, (epoch, offset) in announcement.heads.items():

@@ -37,10 +37,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def one_server(directory: Path, mongod: Mongod, **settings: Any) -> Iterator[Server]:
+def one_server(directory: Path, mongod: Mongod, redis_url: str | None = None, **settings: Any) -> Iterator[Server]:
     """For the fixture of a file."""
-    name = directory.name.replace("-", "_")
-    server = Server(directory, mongod.uri, settings={**SETTINGS, "mongodb.database": name, **settings})
+    settings = {**SETTINGS, "mongodb.database": directory.name.replace("-", "_"), **settings}
+    server = Server(directory, mongod.uri, redis_url, settings)
     asyncio.run(server.start())
     yield server
     asyncio.run(server.__aexit__(None, None, None))
