@@ -72,6 +72,7 @@ class Clients:
     def __init__(self, port: int, dialect: Dialect) -> None:
         self.port = port
         self.dialect = dialect
+        self._first = dialect.first
         self.sizes = range(0)
         self.on_text: Callable[[Client, str, int], None] = self.unexpected
         self.spins = SPINS
@@ -86,6 +87,10 @@ class Clients:
         for client in self.all.copy():
             self.drop(client)
         self._epoll.close()
+
+    def framed(self, text: str) -> bytes:
+        """As the dialect sends it."""
+        return frame(text.encode(self.dialect.charset), self._first)
 
     def drop(self, client: Client) -> None:
         # A reset instead of a goodbye: ten thousand sockets in TIME_WAIT would be in the way of the next run.
@@ -196,7 +201,7 @@ class Clients:
         at = 0
         if not client.upgraded:
             at = self._upgrade(client, bytes(self._view[:end]))
-        sizes = self.sizes
+        sizes, expected = self.sizes, self._first
         deliveries = 0
         while end - at >= 2:
             first, short = buffer[at], buffer[at + 1]
@@ -217,7 +222,7 @@ class Clients:
                     raise BenchError(f"a frame of {size} bytes")
             if end - at < size:
                 break
-            if first == TEXT and size in sizes:
+            if first == expected and size in sizes:
                 run = min((end - at) // size, RUN)
                 if run > 1:
                     stop = at + run * size
@@ -243,7 +248,7 @@ class Clients:
             raise BenchError(f"upgrade refused: {head.splitlines()[0].decode()}")
         client.upgraded = True
         if client.steps and client.steps[0][0]:
-            self.send(client, frame(client.steps[0][0].encode()))
+            self.send(client, self.framed(client.steps[0][0]))
         return len(head) + 4
 
     def _other(self, client: Client, first: int, payload: bytes, size: int) -> None:
@@ -252,13 +257,13 @@ class Clients:
             self.send(client, frame(payload, PONG))
         elif first == CLOSE:
             raise BenchError(f"the server closed a connection: {payload[2:].decode()} ({payload[:2].hex()})")
-        elif first == TEXT:
-            text = payload.decode()
+        elif first == self._first:
+            text = payload.decode(self.dialect.charset)
             if answer := self.dialect.heartbeat(text):
-                self.send(client, frame(answer.encode()))
+                self.send(client, self.framed(answer))
             elif client.steps:
                 self._step(client, text)
-            else:
+            elif not self.dialect.acknowledges(text):
                 self.on_text(client, text, size)
         elif first != PONG:
             raise BenchError(f"a frame that starts with {first:#x}")
@@ -268,7 +273,7 @@ class Clients:
             raise BenchError(f"{client.steps[0]} was answered by {text[:300]}")
         client.steps.popleft()
         if client.steps:
-            self.send(client, frame(client.steps[0][0].encode()))
+            self.send(client, self.framed(client.steps[0][0]))
 
     def unexpected(self, client: Client, text: str, size: int) -> None:
         raise BenchError(f"unexpected: {text[:300]}")

@@ -12,6 +12,9 @@ from typing import Protocol
 
 class Dialect(Protocol):
     path: str
+    first = 0x81
+    """The first byte of a frame of RFC 6455: text."""
+    charset = "utf-8"
 
     def opening(self, channels: Sequence[int]) -> list[tuple[str, str]]:
         """What a new client sends to be subscribed to `channels`, each text with what its answer must contain. An empty
@@ -25,8 +28,12 @@ class Dialect(Protocol):
     def heartbeat(self, text: str) -> str | None:
         """The answer due to a heartbeat that is not a WebSocket ping."""
 
+    def acknowledges(self, text: str) -> bool:
+        """Whether it is the answer to a publish, which servers give whose clients cannot do without."""
+        return False
 
-class Plain:
+
+class Plain(Dialect):
     """`sub:<channel>` answered by `ok`; `pub:<channel>:<data>` arrives as the bare data."""
 
     path = "/ws"
@@ -44,7 +51,7 @@ class Plain:
         return None
 
 
-class SocketIO:
+class SocketIO(Dialect):
     """Engine.IO 4 over WebSocket alone: the server opens with `0{…}`, `40` connects, `42[…]` is an event."""
 
     path = "/socket.io/?EIO=4&transport=websocket"
@@ -62,7 +69,7 @@ class SocketIO:
         return "3" if text == "2" else None
 
 
-class Waterspout:
+class Waterspout(Dialect):
     """The product's own JSON, in one namespace."""
 
     path = "/v1/ws"

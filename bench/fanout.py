@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from bench.clients import TEXT, BenchError, Client, Clients, frame
+from bench.clients import TEXT, BenchError, Client, Clients
 from bench.dialects import Dialect
 from bench.load import Measurement, Stopwatch
 
@@ -91,7 +91,7 @@ class Fanout:
 
         self.clients.on_text = on_text
         for channel in range(self.channels):
-            self.clients.send(self.publisher, frame(self.dialect.publish(channel, self.data(channel)).encode()))
+            self.clients.send(self.publisher, self.clients.framed(self.dialect.publish(channel, self.data(channel))))
             while sizes.total() < (channel + 1) * self.subscribers:
                 for client in self.clients.ready():
                     self.clients.receive(client)
@@ -106,7 +106,8 @@ class Fanout:
         order = [number % self.channels for number in range(messages)]
         random.Random(1).shuffle(order)
         frames = [
-            frame(self.dialect.publish(channel, self.data(number)).encode()) for number, channel in enumerate(order)
+            self.clients.framed(self.dialect.publish(channel, self.data(number)))
+            for number, channel in enumerate(order)
         ]
         sent_at = [0.0] * messages
         numbers: list[list[int]] = [[] for _ in range(self.groups)]  # of the messages each group gets
@@ -200,7 +201,7 @@ class Fanout:
         assert client.record is not None
         stream, seen = b"".join(client.record), []
         client.record = None
-        for text in texts(stream):
+        for text in texts(stream, self.dialect.first, self.dialect.charset):
             if data := self.dialect.delivered(text):
                 seen.append(int(data[:DIGITS]))
                 if data != self.data(seen[-1]):
@@ -208,8 +209,8 @@ class Fanout:
         return seen
 
 
-def texts(stream: bytes) -> Iterator[str]:
-    """The payloads of the text frames in all that a client has read; not of one that has been cut short."""
+def texts(stream: bytes, first: int = TEXT, charset: str = "utf-8") -> Iterator[str]:
+    """The payloads of the frames that begin with `first`, in all that a client has read; not of one cut short."""
     at = 0
     while at + 4 <= len(stream):
         length, header = stream[at + 1], 2
@@ -217,6 +218,6 @@ def texts(stream: bytes) -> Iterator[str]:
             length, header = int.from_bytes(stream[at + 2 : at + 4], "big"), 4
         elif length == 127:
             length, header = int.from_bytes(stream[at + 2 : at + 10], "big"), 10
-        if stream[at] == TEXT and at + header + length <= len(stream):
-            yield stream[at + header : at + header + length].decode()
+        if stream[at] == first and at + header + length <= len(stream):
+            yield stream[at + header : at + header + length].decode(charset)
         at += header + length

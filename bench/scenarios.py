@@ -250,6 +250,17 @@ def scenarios() -> list[Scenario]:
             ),
         ),
         Scenario(
+            "centrifuge",
+            "clients of Centrifugo's protocol: 1 channel × 500 subscribers, 128 bytes, 32 in flight",
+            ("waterspout", "waterspout-centrifuge", "waterspout-protobuf"),
+            FANOUT,
+            _fanout(32, _one_channel),
+            targets=(
+                Target("per_cpu_second", most=1.25, than="waterspout-centrifuge"),
+                Target("per_cpu_second", most=1.25, than="waterspout-protobuf"),
+            ),
+        ),
+        Scenario(
             "channels",
             "{channels:,} channels × 5 subscribers, 128 bytes, 32 in flight",
             ("waterspout", *FEW),

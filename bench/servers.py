@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.centrifuge import CentrifugeJson, CentrifugeProtobuf
 from bench.dialects import Dialect, Plain, SocketIO, Waterspout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -295,11 +296,14 @@ def free_port() -> int:
 
 _PLAIN = Plain()
 SMALL_QUEUES = ("limits.queue_bytes=16384",)
+CENTRIFUGO = ("centrifugo.enabled=true",)
 CONTESTANTS: tuple[Contestant, ...] = (
     Ours("waterspout", "Waterspout", Waterspout("bench")),
     Ours("waterspout-durable", "Waterspout, durable", Waterspout("benchd")),
     Ours("waterspout-queue", "Waterspout, 16 KiB queues", Waterspout("bench"), SMALL_QUEUES),
     Ours("waterspout-durable-queue", "Waterspout, durable, 16 KiB queues", Waterspout("benchd"), SMALL_QUEUES),
+    Ours("waterspout-centrifuge", "Waterspout, Centrifugo's protocol", CentrifugeJson("bench"), CENTRIFUGO),
+    Ours("waterspout-protobuf", "Waterspout, Centrifugo's in Protobuf", CentrifugeProtobuf("bench"), CENTRIFUGO),
     Ours("waterspout-asyncio", "Waterspout, asyncio's loop", Waterspout("bench"), ("server.uvloop=false",)),
     PythonPeer("tornado", "Tornado, write_message", _PLAIN),
     PythonPeer("websockets", "websockets, broadcast()", _PLAIN),

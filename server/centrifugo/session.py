@@ -175,7 +175,8 @@ class CentrifugoSession(Session):
                 except Error as error:
                     if error.code not in LEFT_OUT or (channel in self._grants and error.code == "unknown_channel"):
                         raise
-                self._server_side.add(channel)
+                else:
+                    self._server_side.add(channel)
         except Error as error:
             self._started = False
             self._refuse(command.id, error)
@@ -317,6 +318,7 @@ class CentrifugoSession(Session):
         subscription = self.subscriptions.get(command.channel)
         if subscription is not None:
             self._stop_watching(command.channel)
+            self._server_side.discard(command.channel)
             subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
             del self.subscriptions[command.channel]
         self._reply(command)
