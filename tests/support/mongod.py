@@ -7,14 +7,13 @@ import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, ConnectionFailure, NotPrimaryError, OperationFailure
 
 from tests.support.ports import LOOPBACK, free_port
-from tests.support.process import Process, binary
+from tests.support.process import Process, Startable, binary
 from tests.support.waiting import until
 
 PASSWORD = "one-password"
@@ -142,7 +141,7 @@ class Mongod(Process):
         shutil.rmtree(self.data, ignore_errors=True)
 
 
-class ReplicaSet:
+class ReplicaSet(Startable):
     """Three mongods that elect quickly. Members that were killed stay dead until `restart`."""
 
     def __init__(self, directory: Path, name: str = "set", election_timeout: float = 1.5) -> None:
@@ -155,24 +154,20 @@ class ReplicaSet:
         return f"mongodb://{','.join(member.address for member in self.members)}/?replicaSet={self.name}"
 
     async def start(self) -> Self:
-        try:
-            for member in self.members:
-                member.launch()
-            await asyncio.gather(*(member.wait_answering() for member in self.members))
-            await self.members[0].admin("replSetInitiate", {
-                "_id": self.name,
-                "members": [{"_id": number, "host": member.address} for number, member in enumerate(self.members)],
-                "settings": {
-                    "electionTimeoutMillis": int(self.election_timeout * 1000),
-                    "heartbeatIntervalMillis": 300,
-                    "heartbeatTimeoutSecs": 2,
-                },
-            })  # fmt: skip
-            await self.primary()
-            await self.all_in_step()
-        except BaseException:
-            await self.stop()
-            raise
+        for member in self.members:
+            member.launch()
+        await asyncio.gather(*(member.wait_answering() for member in self.members))
+        await self.members[0].admin("replSetInitiate", {
+            "_id": self.name,
+            "members": [{"_id": number, "host": member.address} for number, member in enumerate(self.members)],
+            "settings": {
+                "electionTimeoutMillis": int(self.election_timeout * 1000),
+                "heartbeatIntervalMillis": 300,
+                "heartbeatTimeoutSecs": 2,
+            },
+        })  # fmt: skip
+        await self.primary()
+        await self.all_in_step()
         return self
 
     async def primary(self, within: float = 30.0) -> Mongod:
@@ -253,14 +248,6 @@ class ReplicaSet:
                 member.send_signal(signal.SIGTERM)
         await asyncio.gather(*(member.stop() for member in self.members))
 
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.stop()
-        finally:
-            for member in self.members:
-                member.clean()
+    def clean(self) -> None:
+        for member in self.members:
+            member.clean()

@@ -26,7 +26,36 @@ def binary(package: str, inside: str, name: str) -> Path:
     raise FileNotFoundError(f"{name}: neither in the package {package} nor on PATH")
 
 
-class Process:
+class Startable:
+    """`async with` starts it; leaving stops it and removes what it kept on disk."""
+
+    async def start(self) -> Self:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """Stopping twice is fine."""
+        raise NotImplementedError
+
+    def clean(self) -> None:
+        """Remove what was kept on disk; logs stay, they are what one reads after a failure."""
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop()
+        finally:
+            self.clean()
+
+
+class Process(Startable):
     """A child process: started, signalled, waited for, never left behind."""
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -129,17 +158,3 @@ class Process:
     def log_tail(self, lines: int = 20) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
-
-    def clean(self) -> None:
-        """Remove what the process kept on disk; the log stays, it is what one reads after a failure."""
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.stop()
-        finally:
-            self.clean()

@@ -7,15 +7,14 @@ it was given, removes its data when it is left, and dies with pytest even if pyt
 
 from tests.support.mongod import Mongod, ReplicaSet, mongod_binary
 from tests.support.ports import LOOPBACK, free_port
-from tests.support.process import ROOT, Process
-from tests.support.redis_servers import Group, Redis, RedisCluster, SentinelSet, redis_binary
+from tests.support.process import ROOT, Process, Startable
+from tests.support.redis_servers import Redis, RedisCluster, SentinelSet, redis_binary
 from tests.support.server import UNLIMITED, Response, Server
 
 __all__ = [
     "LOOPBACK",
     "ROOT",
     "UNLIMITED",
-    "Group",
     "Mongod",
     "Process",
     "Redis",
@@ -24,6 +23,7 @@ __all__ = [
     "Response",
     "SentinelSet",
     "Server",
+    "Startable",
     "free_port",
     "mongod_binary",
     "redis_binary",

@@ -10,7 +10,7 @@ from typing import Any, Self
 from redis.asyncio import Redis as RedisClient
 
 from tests.support.ports import LOOPBACK, free_port
-from tests.support.process import Process, binary
+from tests.support.process import Process, Startable, binary
 from tests.support.waiting import until
 
 
@@ -78,27 +78,7 @@ class _Sentinel(Redis):
         return [str(redis_binary()), str(self.directory / f"{self.name}.conf"), "--sentinel"]
 
 
-class Group:
-    """Several processes that come and go together."""
-
-    async def start(self) -> Self:
-        raise NotImplementedError
-
-    async def stop(self) -> None:
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Self:
-        try:
-            return await self.start()
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-
-class SentinelSet(Group):
+class SentinelSet(Startable):
     """A master, a replica and three Sentinels that promote it half a second after they miss the master. A server that
     was killed stays dead until `start`; the Sentinels then make a replica of it."""
 
@@ -159,7 +139,7 @@ class SentinelSet(Group):
             await process.stop()
 
 
-class RedisCluster(Group):
+class RedisCluster(Startable):
     """Three masters that share the slots, each with a replica if so asked. They miss each other after 1.5 s."""
 
     def __init__(self, directory: Path, replicas: bool = False) -> None:
