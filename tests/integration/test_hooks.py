@@ -319,7 +319,7 @@ async def test_what_has_no_turn_is_refused_and_opens_no_breaker(
 @pytest.mark.gen_test
 async def test_a_busy_server_is_not_the_hooks_failure(url: str, backend: BackEnd, node: Node) -> None:
     """Where the event loop has stood still, nobody knows whether the hook has answered: refused, and not counted."""
-    node.config.hooks["lenient"].timeout = config.Seconds(0.05)
+    node.config.hooks["lenient"].timeout = config.Seconds(0.2)
     asked = asyncio.Event()
 
     async def rule(question: dict[str, Any]) -> None:
