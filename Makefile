@@ -23,8 +23,8 @@ $(BIN)/.done: requirements.lock clients/python/pyproject.toml Makefile
 run: setup     ## the server on 127.0.0.1:8888, with an embedded MongoDB in data/
 	@exec $(BIN)/python run.py $(ARGS)
 
-test: setup    ## the whole suite, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: setup    ## the whole suite, three files at a time: much of it is waiting
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 pythons:       ## the suite on each of PYTHONS that is there, in a virtual environment of its own
 	@for python in $(PYTHONS); do \
@@ -42,7 +42,8 @@ format: setup  ## put the source in shape
 	$(BIN)/ruff check --fix .
 
 chaos: setup   ## the long versions of the fault tests, with a page of figures
-	WATERSPOUT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos tests/integration/test_garbage.py tests/integration/test_http_garbage.py $(ARGS)
+	WATERSPOUT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos \
+		tests/integration/test_garbage.py tests/integration/test_http_garbage.py tests/integration/test_openapi.py $(ARGS)
 
 bench: setup   ## the benchmarks against the peers; a quarter of an hour
 	$(BIN)/python bench/run.py $(ARGS)

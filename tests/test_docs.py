@@ -27,6 +27,7 @@ from tornado.websocket import websocket_connect
 from docs import generate
 from server.core import config
 from tests.support.client import make_token
+from tests.support.commands import chromium
 from tests.support.processes import ROOT, Mongod, Server
 from tests.support.reader import Reader, blocks
 
@@ -43,6 +44,10 @@ KEYS = {
     "shop": {"sha256": hashlib.sha256(b"the-key-of-the-shop").hexdigest()},
     "operator": {"sha256": hashlib.sha256(b"the-key-of-the-operator").hexdigest(), "admin": True},
 }
+
+
+IN_A_BROWSER = {ROOT / "README.md", ROOT / "docs" / "quick-start.md"}
+"""What these pages make is looked at by tests/browser/test_documentation.py, which follows them as well."""
 
 
 def with_blocks(*infos: str) -> pytest.MarkDecorator:
@@ -118,6 +123,8 @@ def test_every_block_is_carried_out(page: Path) -> None:
 def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
     if shutil.which("curl") is None and "curl " in page.read_text():
         pytest.skip("curl is not installed")
+    if page in IN_A_BROWSER and chromium() is not None:
+        pytest.skip("followed by the tests with a browser")
     reader = Reader(tmp_path, {"auth.api_keys": KEYS})
     try:
         reader.follow(page)

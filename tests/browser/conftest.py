@@ -14,6 +14,7 @@ from typing import NoReturn
 import pytest
 
 from tests.browser.tabs import FLAGS, Browsing
+from tests.support import commands
 from tests.support.processes import Mongod, Server
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -32,10 +33,7 @@ def chromium() -> str:
         import playwright  # noqa: F401
     except ImportError:
         lacking("no playwright in this environment")
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    lacking("no chromium on PATH")
+    return commands.chromium() or lacking("no chromium on PATH")
 
 
 @pytest.fixture(scope="session")

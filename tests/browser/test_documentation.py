@@ -155,10 +155,5 @@ async def test_one_navigation(new: NewTab[Tab], server: Server, artifacts: Path)
             assert await links.all_text_contents() == ways, path
             assert await tab.page.locator("nav.pages a[aria-current]").all_text_contents() == here, path
             assert await tab.fits(), path
-            if path == "/docs":
-                await tab.page.wait_for_selector("#operations section")
-                assert await tab.fits()
-                assert await tab.pale() == []
-                await tab.page.screenshot(path=artifacts / f"reference-{'phone' if phone else 'wide'}.png")
     for href in await tab.page.locator("nav.pages a").evaluate_all("all => all.map(one => one.href)"):
         assert (await server.get(href.removeprefix(server.base))).status == 200

@@ -20,8 +20,8 @@ async def test_1_a_server_killed_in_the_middle_of_a_burst_loses_nothing(world: W
     async with world:
         redis = await world.redis()
         struck, other, calm = await world.start_servers([redis.url] * 3)
-        await world.watch(10, struck)
-        await world.watch(10, other)
+        await world.watch(span(3, 10), struck)
+        await world.watch(span(3, 10), other)
         burst = [await world.publisher(struck, window=200, rate=span(0, 150)) for _ in range(2)]
         steady = await world.publisher(other, rate=50)
         resident = await world.resident(struck, rate=100, window=32)
@@ -45,7 +45,7 @@ async def test_2_a_crash_between_the_commit_and_redis_is_made_good_by_others(wor
         redis = await world.redis()
         async with Proxy(redis.port) as proxy:
             dying, other = await world.start_servers([f"redis://127.0.0.1:{proxy.port}/0", redis.url])
-            watchers = await world.watch(20, other)
+            watchers = await world.watch(span(5, 20), other)
             publisher = await world.publisher(dying, rate=200)
             world.remember_memory()
             async with await world.bystanders(other), publisher:
@@ -75,7 +75,7 @@ async def test_3_a_server_asked_to_leave_answers_what_it_accepted_and_sends_its_
         world.settings["server.shutdown_timeout"] = f"{deadline:g}s"
         redis = await world.redis()
         leaving, staying = await world.start_servers([redis.url] * 2)
-        moving = await world.watch(span(30, 200), leaving, staying)
+        moving = await world.watch(span(10, 200), leaving, staying)
         publishers = [await world.publisher(leaving, staying, rate=span(200, 20)) for _ in range(2)]
         async with await world.bystanders(staying), publishers[0], publishers[1]:
             await publishers[0].until_acknowledged(100)

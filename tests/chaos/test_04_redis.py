@@ -29,8 +29,8 @@ async def test_4_without_redis_messages_are_acknowledged_and_arrive_by_polling(w
     async with world:
         redis = await world.redis()
         one, two = servers = await world.start_servers([redis.url] * 2)
-        await world.watch(span(15, 50), one)
-        await world.watch(span(15, 50), two)
+        await world.watch(span(5, 50), one)
+        await world.watch(span(5, 50), two)
         publishers = [await world.publisher(server, rate=RATE) for server in servers]
         resident = await world.resident(one)
         remarks = []
@@ -75,8 +75,8 @@ async def test_4_a_master_dies_and_a_replica_takes_its_place(world: World, kind:
         )
         world.settings["redis.sharded"] = "sharded" in kind
         one, two = servers = await world.start_servers([redis.url] * 2)
-        await world.watch(span(15, 50), one)
-        await world.watch(span(15, 50), two)
+        await world.watch(span(5, 50), one)
+        await world.watch(span(5, 50), two)
         publishers = [await world.publisher(server, rate=RATE) for server in servers]
         remarks = []
         topic = "waterspout:nodes"
@@ -113,8 +113,8 @@ async def test_5_links_killed_every_second_lose_and_double_nothing(world: World,
     async with world:
         redis = await world.redis()
         one, two = await world.start_servers([redis.url] * 2)
-        await world.watch(span(15, 50), one)
-        await world.watch(span(15, 50), two)
+        await world.watch(span(5, 50), one)
+        await world.watch(span(5, 50), two)
         publishers = [await world.publisher(server, rate=RATE) for server in (one, two)]
         resident = await world.resident(one)
         killed = 0
@@ -170,8 +170,8 @@ async def test_6_a_link_into_a_black_hole_is_noticed(world: World) -> None:
         redis = await world.redis()
         async with Proxy(redis.port) as proxy:
             alone, other = await world.start_servers([f"redis://127.0.0.1:{proxy.port}/0", redis.url])
-            await world.watch(span(15, 50), alone)
-            await world.watch(span(15, 50), other)
+            await world.watch(span(5, 50), alone)
+            await world.watch(span(5, 50), other)
             publishers = [await world.publisher(server, rate=RATE) for server in (alone, other)]
             resident = await world.resident(alone)
             async with await world.bystanders(other), publishers[0], publishers[1], resident:

@@ -27,8 +27,8 @@ async def _load(world: World) -> Load:
     """Two servers, subscribers and a publisher on each, and bystanders; nothing is started yet."""
     redis = await world.redis()
     one, two = await world.start_servers([redis.url] * 2)
-    await world.watch(span(10, 50), one)
-    await world.watch(span(10, 50), two)
+    await world.watch(span(5, 50), one)
+    await world.watch(span(5, 50), two)
     return Load(
         await world.publisher(one, rate=RATE),
         await world.publisher(two, rate=RATE),

@@ -23,14 +23,14 @@ async def test_9_four_instances_share_a_hot_channel_without_gaps(world: World) -
         redis = await world.redis()
         servers = await world.start_servers([redis.url] * 4)
         for server in servers:
-            await world.watch(span(5, 2), server)
+            await world.watch(span(3, 2), server)
         publishers = [await world.publisher(server, window=100, rate=150) for server in servers]
         async with await world.bystanders(*servers), publishers[0], publishers[1], publishers[2], publishers[3]:
             await publishers[0].until_acknowledged(50)
             world.remember_memory()
             began = time.monotonic()
             before = [publisher.acknowledged for publisher in publishers]
-            await asyncio.gather(*(one.until_acknowledged(span(400, 9000), within=300) for one in publishers))
+            await asyncio.gather(*(one.until_acknowledged(span(200, 9000), within=300) for one in publishers))
             took = time.monotonic() - began
             shares = [one.acknowledged - was for one, was in zip(publishers, before, strict=True)]
         verdict = await world.verdict(
@@ -52,7 +52,7 @@ async def test_10_a_key_sent_to_two_instances_at_once_is_stored_once(world: Worl
         world.ledgers.append(ledger)
         world.remember_memory()
         firsts: list[int] = []
-        rounds = span(300, 1000)
+        rounds = span(150, 1000)
 
         async def twice(number: int) -> None:
             key, data = uuid.uuid4().hex, {"n": number}
@@ -82,7 +82,7 @@ async def test_11_everybody_comes_back_at_once_and_resumes_whole(world: World, m
     async with world:
         redis = await world.redis()
         one, two = await world.start_servers([redis.url] * 2)
-        half = span(150, 1000)
+        half = span(75, 1000)
         herd = [*await world.watch(half, one, two), *await world.watch(half, two, one)]
         publisher = await world.publisher(one, rate=span(20, 1))
         bystanders = await world.bystanders(one, two)

@@ -22,8 +22,8 @@ async def test_12_readers_that_stop_cost_bounded_memory_and_delay_nobody(world: 
     async with world:
         redis = await world.redis()
         (server,) = await world.start_servers([redis.url])
-        stalled = await world.watch(span(30, 100), server, punctual=False)
-        prompt = await world.watch(span(30, 200), server, control=True)
+        stalled = await world.watch(span(12, 100), server, punctual=False)
+        prompt = await world.watch(span(12, 200), server, control=True)
         publisher = await world.publisher(server, rate=span(50, 10), size=span(32, 16) * 1024)
         # A queue for each; where other work may hold up this process, the others may need theirs as well.
         limit = (len(stalled) + span(len(prompt), 0)) * MIB + 32 * MIB

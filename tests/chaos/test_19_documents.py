@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,8 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.gen_test(timeout=span(150, 900))
 
+PAUSE = span(0.01, 0)
+"""Seconds after each write."""
 IDS = [f"d{number}" for number in range(60)]
 SETTINGS = {"collections.items": {"read": "anyone", "write": "anyone", "history": {"size": 0, "ttl": 0}}}
 
@@ -68,6 +71,7 @@ class Writers:
                 answer = await server.request(method, path, body, headers=headers, timeout=15)
                 assert answer.status in (200, 201, 204, 404, 412, 503), answer
                 self.written += answer.status < 300
+                await asyncio.sleep(PAUSE)
             except UNREACHABLE:
                 await asyncio.sleep(0.1)
 
@@ -87,6 +91,7 @@ class Writers:
                     else:
                         items.update_one(one, {"$set": self._fields(), "$inc": {"direct": 1}}, upsert=True)
                     self.written += 1
+                    time.sleep(PAUSE)
                 except PyMongoError:
                     pass
 

@@ -23,7 +23,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.gen_test(timeout=span(240, 1200))
 
 SEED = os.environ.get("WATERSPOUT_SEED") or str(span(7, random.SystemRandom().randrange(10**6)))
-STRIKES = int(os.environ.get("WATERSPOUT_FUZZ_STRIKES") or span(5, 30))
+STRIKES = int(os.environ.get("WATERSPOUT_FUZZ_STRIKES") or span(3, 30))
 """Of each kind."""
 
 

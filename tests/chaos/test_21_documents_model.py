@@ -498,7 +498,7 @@ async def test_21_documents_are_what_a_model_says(
 ) -> None:
     """Whatever is written, in whatever order and however many at once: answers, lists and owners are the model's."""
     seed = os.environ.get("WATERSPOUT_SEED") or str(random.SystemRandom().randrange(10**9))
-    steps, seconds = span(300, 10**9), span(60.0, float(os.environ.get("WATERSPOUT_SECONDS") or 600))
+    steps, seconds = span(200, 10**9), span(60.0, float(os.environ.get("WATERSPOUT_SECONDS") or 600))
     with capsys.disabled():
         print(f"\n21: documents against a model, WATERSPOUT_SEED={seed}")
     settings = {**UNLIMITED, **SETTINGS, "mongodb.database": f"model_{uuid.uuid4().hex[:12]}"}

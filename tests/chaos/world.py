@@ -122,7 +122,7 @@ class World:
         """The control clients: well-behaved, on a channel of their own, spread over servers that are not struck
         themselves. Returns their publisher, not started."""
         for number, server in enumerate(servers):
-            total = span(40, 200)
+            total = span(12, 200)
             share = total // len(servers) + (number < total % len(servers))
             await self.watch(share, server, channel=CALM, control=True)
         return await self.publisher(servers[-1], channel=CALM, rate=rate)

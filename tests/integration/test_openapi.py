@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -40,6 +41,7 @@ def unpack(context: Any, response: Any) -> Any:
     return MSGPACK.decode(response.content)
 
 
+EXAMPLES = 100 if os.environ.get("WATERSPOUT_CHAOS") == "long" else 10
 load_all_checks()
 SCHEMA = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(document(handlers.ROUTES))))
 # Whether the data were good or bad is not for the schema to say: rights and namespaces are not in it.
@@ -69,7 +71,7 @@ def session() -> Iterator[requests.Session]:
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_every_answer_is_in_the_document(case: Any, server: Server, session: requests.Session) -> None:
     """Never a 5xx, never a status, a type or a body that is not declared."""
     path, query = case.path_parameters or {}, case.query or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -42,6 +43,11 @@ async def refused(*flags: str, environment: Mapping[str, str] | None = None, wit
     assert len(lines) == 1, text
     assert lines[0].startswith("waterspout: ")
     return lines[0]
+
+
+def chromium() -> str | None:
+    """The browser of the tests, if there is one."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def mongods(server: Server) -> list[int]:
