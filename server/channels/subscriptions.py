@@ -24,6 +24,7 @@ from server.log.log import Log
 from server.log.reader import SHORT
 from server.presence.attendance import Attendance
 from server.wire.commands import Subscribe
+from server.wire.messages import Message
 from server.wire.pushes import Fields, GapPush
 
 CATCH_UP_WITHIN: Final = 1.0
@@ -64,9 +65,9 @@ class Subscriptions:
             async with self._rights.reading(principal, request.channel) as namespace:
                 after, view = self._understand(principal, namespace, request)
                 stream = await self._streams.acquire(request.channel if view is None else view.log_channel, namespace)
-                position, gap = BEGINNING, None
+                position, gap, at_hand = BEGINNING, None, None
                 if stream.sequencer is not None:
-                    position, gap = await self._begin(stream, request.channel, after, request.last)
+                    position, gap, at_hand = await self._begin(stream, request.channel, after, request.last)
         except BaseException:
             if stream is not None:
                 self._streams.release(stream)
@@ -81,7 +82,9 @@ class Subscriptions:
                 fields["snapshot"] = due
             if due:  # instead of the gap; and until it is there, there is nothing to resume from
                 fields["cursor"], gap = None, None
-        subscription = self._make(stream, subscriber, position, principal, namespace, view, request.snapshot, due)
+        subscription = self._make(
+            stream, subscriber, position, at_hand, principal, namespace, view, request.snapshot, due
+        )
         return subscription, fields, gap
 
     async def ticket(self, principal: Principal, channels: list[str]) -> tuple[str, float]:
@@ -116,6 +119,7 @@ class Subscriptions:
         stream: Stream,
         subscriber: Subscriber,
         position: Position,
+        at_hand: list[Message] | None,
         principal: Principal,
         namespace: Namespace,
         view: View | None,
@@ -137,7 +141,7 @@ class Subscriptions:
             subscriber,
             position,
             release=self._streams.release,
-            at_hand=self._log.at_hand,
+            at_hand=at_hand,
             leave=leave,
             view=view,
             **options,
@@ -147,40 +151,44 @@ class Subscriptions:
 
     async def _begin(
         self, stream: Stream, channel: str, after: Position | None, last: int | None
-    ) -> tuple[Position, GapPush | None]:
-        """Where a subscription starts to read, and the gap before that; `channel` is the name it was asked for by."""
+    ) -> tuple[Position, GapPush | None, list[Message] | None]:
+        """Where a subscription starts to read, the gap before that, and what was read already of what comes behind it;
+        `channel` is the name it was asked for by."""
         head = await self._own_head(stream)
         if after is None:
-            return (head if not last else await self._before(stream, head, last)), None
+            if not last:
+                return head, None, None
+            position, at_hand = await self._before(stream, head, last)
+            return position, None, at_hand
         if after == BEGINNING:
             after = Position(head.epoch, 0)
         same_history = after.epoch == head.epoch
         if same_history and after.offset > head.offset:
             same_history = await self._wait_for(stream, after)
             if same_history:
-                return after, None
+                return after, None, None
         if not same_history:
             start = Position(head.epoch, await self._log.floor(stream.channel))
-            return start, GapPush.reset(channel, head.epoch, start.offset)
+            return start, GapPush.reset(channel, head.epoch, start.offset), None
         if after.offset < head.offset:
             page = await self._log.read(stream.channel, after, head.offset)
             if page.gap is not None:
-                return Position(head.epoch, page.gap[1]), GapPush.trimmed(channel, head.epoch, *page.gap)
-        return after, None
+                gap = GapPush.trimmed(channel, head.epoch, *page.gap)
+                return Position(head.epoch, page.gap[1]), gap, page.messages
+            return after, None, page.messages
+        return after, None, None
 
-    async def _before(self, stream: Stream, head: Position, last: int) -> Position:
+    async def _before(self, stream: Stream, head: Position, last: int) -> tuple[Position, list[Message] | None]:
         """`last` messages before the head, or as many as there are. A few are read at once, so that they are at hand
         when the subscription starts; where the log begins comes with them."""
         floor = stream.floor.offset if stream.floor.epoch == head.epoch else 0
         start = Position(head.epoch, max(head.offset - last, floor, 0))
         if start.offset >= head.offset:
-            return start
-        if last <= SHORT:
-            gap = (await self._log.read(stream.channel, start, head.offset)).gap
-            floor = 0 if gap is None else gap[1]
-        else:
-            floor = await self._log.floor(stream.channel)
-        return Position(head.epoch, max(start.offset, floor))
+            return start, None
+        if last > SHORT:
+            return Position(head.epoch, max(start.offset, await self._log.floor(stream.channel))), None
+        page = await self._log.read(stream.channel, start, head.offset)
+        return (start if page.gap is None else Position(head.epoch, page.gap[1])), page.messages
 
     async def _own_head(self, stream: Stream) -> Position:
         """Up to where the channel has been delivered here. What was acknowledged here and is not back through the

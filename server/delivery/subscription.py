@@ -77,15 +77,15 @@ class Subscription:
         position: Position,
         *,
         release: Callable[[Stream], None],
-        at_hand: Callable[[str, Position, int], list[Message]] = lambda *_: [],
+        at_hand: list[Message] | None = None,
         leave: Callable[[bool], None] | None = None,
         view: View | None = None,
         snapshot: Snapshot | None = None,
         snapshot_due: bool = False,
     ) -> None:
         """`position`: up to where the subscriber has everything. `read(channel, after, upto)`: a page of the log.
-        `at_hand`: as `read`, but only what needs no waiting. `release`: gives the stream back. `leave`: tells presence
-        that the subscriber is gone; whether for good."""
+        `at_hand`: what comes next, as far as it has been read already. `release`: gives the stream back. `leave`: tells
+        presence that the subscriber is gone; whether for good."""
         self.channel = stream.channel if view is None else view.channel
         self.live = False
         """Registered at the hub. Else it reads the log, is suspended, or is closed."""
@@ -230,14 +230,16 @@ class Subscription:
 
     def _replay_at_hand(self) -> bool:
         """Whether something could be sent. (Who has a view is never served so: views may take their time.)"""
+        messages, self._at_hand = self._at_hand, None
+        if not messages or self._view is not None or self._snapshot_due or not self._subscriber.writable:
+            return False
         sequencer = self._stream.sequencer
-        if sequencer is None or self._view is not None or self._snapshot_due or not self._subscriber.writable:
+        if sequencer is None or sequencer.position.epoch != self._position.epoch:
             return False
-        if sequencer.position.epoch != self._position.epoch:
+        if messages[0].offset != self._position.offset + 1 or messages[-1].offset > sequencer.position.offset:
             return False
-        messages = self._at_hand(self._stream.channel, self._position, sequencer.position.offset)
         data = b"".join([message.frame(self._subscriber.codec) for message in messages])
-        if not messages or len(data) > CHUNK:
+        if len(data) > CHUNK:
             return False
         self._send(messages, data)
         return True

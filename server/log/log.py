@@ -174,10 +174,6 @@ class Log:
         """The messages behind `after` with offset ≤ `upto`, oldest first; see Reader.read."""
         return await self._reader.read(channel, after, upto, limit)
 
-    def at_hand(self, channel: str, after: Position, upto: int) -> list[Message]:
-        """What was read just now of what `read` would answer; see Reader.at_hand."""
-        return self._reader.at_hand(channel, after, upto)
-
     async def read_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor; see Reader.read_back."""
         return await self._reader.read_back(channel, before, limit)

@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
 from pymongo import ASCENDING, DESCENDING
@@ -33,6 +33,9 @@ from server.log.rows import Row, between, contiguous, id_of
 from server.mongo.client import LINEARIZABLE, mapped
 from server.wire.messages import Message, Page
 
+Q = TypeVar("Q", bound=Hashable)
+A = TypeVar("A")
+
 PAGE: Final = 500
 SHORT: Final = 64
 """Messages up to which a range is read together with others."""
@@ -40,18 +43,18 @@ LARGE: Final = 4 << 10
 """Bytes. PAGE rows up to this size are 2 MiB."""
 LARGE_BYTES: Final = 2 << 20
 """Of the larger ones in a page: together so many, or one."""
-GROUP: Final = 500
-"""Channels, and rows, of one command."""
+GROUP: Final = 1000
+"""Channels, and rows, of one command: rows up to LARGE are 4 MiB."""
 OWN_READS: Final = 4
 """Reads that are not part of a group, at a time."""
 _CACHED_BYTES: Final = 64 << 20
 """Of pages, each counted as if its messages were as large as they may be."""
 _CACHED_SECONDS: Final = 1.0
 
-_Key = tuple[str, int]
-"""Channel and offset."""
-_Found = tuple[_Key, Row | int]
-"""A message, or of a large one its bytes."""
+_Found = tuple[int, Row | int]
+"""An offset and its message, or of a large one its bytes."""
+_Large = dict[tuple[str, int], int]
+"""Channels and offsets of large messages, and their bytes."""
 
 _SIZE: Final = {"$bsonSize": "$$ROOT"}
 _SMALL: Final = {"$expr": {"$lte": [_SIZE, LARGE]}}
@@ -75,13 +78,23 @@ class _Range(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What there is of a range, in order."""
+    """What there is of a range, oldest first."""
 
     rows: list[Row]
     cut: bool = False
     """Whether there is more than an answer may be."""
     bytes: int = 0
     """At most."""
+
+
+class _Read(NamedTuple):
+    """What was read of a range: made once, for everybody who asked for it."""
+
+    page: Page
+    floor: int
+    epoch: str
+    cut: bool
+    bytes: int
 
 
 class State(NamedTuple):
@@ -102,13 +115,13 @@ class Reader:
         self._foundation = foundation
         self._keeper = keeper
         self._timeout = timeout
-        self._heads = GroupReader(keeper, "heads", self._read_heads, GROUP)
-        self._states = GroupReader(keeper, "floors", self._read_states, GROUP)
-        self._ranges = GroupReader(keeper, "messages", self._read_ranges, GROUP)
+        self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP)
+        self._states = GroupReader(keeper, "floors", _mapped(self._read_states), GROUP)
+        self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
         self._room = asyncio.Semaphore(OWN_READS)
         self._worker = Worker("log")
         self._pages = _Pages()
-        self._reading: dict[tuple[str, Position], asyncio.Task[Page]] = {}
+        self._reading: dict[tuple[str, Position], asyncio.Task[_Read]] = {}
         self.count = 0
         """Commands."""
 
@@ -119,8 +132,7 @@ class Reader:
     # --- heads --------------------------------------------------------------------------------------------------------
 
     async def head(self, channel: str) -> Head:
-        with mapped():
-            return await self._heads.ask(channel)
+        return await self._heads.ask(channel)
 
     async def heads(self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None) -> dict[str, Head]:
         """Of many channels, in a command of their own; causally after what the session did. Raises PyMongoError."""
@@ -152,8 +164,7 @@ class Reader:
         }
 
     async def state(self, channel: str) -> State:
-        with mapped():
-            return await self._states.ask(channel)
+        return await self._states.ask(channel)
 
     async def _read_states(
         self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None
@@ -198,152 +209,148 @@ class Reader:
         """The messages behind `after` with offset ≤ `upto`, oldest first, at most min(limit, 500) and about 4 MiB;
         fewer may come, and none if the channel has another epoch by now.
 
-        Concurrent readers of the same page share one read, and for a second its result: of a herd that comes back,
-        nearly everybody asks the same. They must agree on the epoch: what was read of a history that has ended since
-        is of no use to who knows the next one.
+        Concurrent readers of the same page share one read, and if somebody else asked for it just before, for a second
+        its result: of a herd that comes back, nearly everybody asks the same.
         """
         last = min(upto, after.offset + limit)
         page = self._pages.get(channel, after, last)
         if page is None:
+            found: _Read | None = None
             if last - after.offset <= SHORT:
-                page = await self._read_short(channel, after, last)
-            if page is None or page.gap is not None:  # what comes behind a gap is not known by its offset
-                page = await self._read_long(channel, after)
+                found = await self._ranges.ask(_Range(channel, after.offset + 1, last, False))
+            if found is None or found.page.gap is not None:  # what comes behind a gap is not known by its offset
+                found = await self._read_long(channel, after)
+            if after.epoch not in ("", found.epoch):
+                return Page([], None)
+            page = found.page
+            self._pages.put(channel, after, found)
         return _cut(page, upto, limit)
 
-    def at_hand(self, channel: str, after: Position, upto: int) -> list[Message]:
-        """The messages behind `after` with offset ≤ `upto`, if they were read within the last second and nothing is
-        missing before them; else none. It does not wait."""
-        page = self._pages.get(channel, after, upto)
-        return [] if page is None or page.gap is not None else _cut(page, upto, PAGE).messages
-
-    async def _read_short(self, channel: str, after: Position, last: int) -> Page:
-        with mapped():
-            found, state = await self._ranges.ask(_Range(channel, after.offset + 1, last, False))
-        return await self._page(channel, after, found, state)
-
-    async def _read_long(self, channel: str, after: Position) -> Page:
+    async def _read_long(self, channel: str, after: Position) -> _Read:
         request = (channel, after)
         task = self._reading.get(request)
         if task is None:
-            work = self._read_behind(channel, after)
+            work = self._read_behind(channel, after.offset)
             task = self._reading[request] = self._keeper.spawn("log read", work, awaited=True)
             task.add_done_callback(lambda _: self._reading.pop(request, None))
         return await asyncio.shield(task)
 
-    async def _read_behind(self, channel: str, after: Position) -> Page:
+    async def _read_behind(self, channel: str, after: int) -> _Read:
         with mapped():
             async with self._room:
-                found = await self._some(between(channel, after.offset), ASCENDING, PAGE)
-            state = await self.state(channel)
-        return await self._page(channel, after, found, state)
-
-    async def _page(self, channel: str, after: Position, found: _Rows, state: State) -> Page:
-        if after.epoch not in ("", state.epoch):
-            return Page([], None)
-        gap = (after.offset + 1, state.floor) if state.floor > after.offset else None
-        messages = await self._made_of(
-            found, partial(contiguous, found.rows, max(after.offset, state.floor), state.epoch)
-        )
-        page = Page(messages, gap)
-        self._pages.put(channel, after, page, found)
-        return page
+                found = await self._some(channel, after, MAX_OFFSET, ASCENDING, PAGE)
+        return await self._made_of(found, await self.state(channel), after)
 
     async def read_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor; about 4 MiB of them. They
         are read with others' if they are few and `before` is not beyond the head."""
         limit = min(limit, PAGE)
-        with mapped():
-            if limit <= SHORT and before < MAX_OFFSET:
-                found, state = await self._ranges.ask(_Range(channel, max(1, before - limit), before - 1, True))
-            else:
+        if limit <= SHORT and before < MAX_OFFSET:
+            read = await self._ranges.ask(_Range(channel, max(1, before - limit), before - 1, True))
+        else:
+            with mapped():
                 async with self._room:
-                    found = await self._some(between(channel, 0, before - 1), DESCENDING, limit)
-                state = await self.state(channel)
-        visible = [row for row in found.rows if row["_id"]["o"] > state.floor]
-        first = visible[0]["_id"]["o"] if visible else 1
-        return await self._made_of(found, partial(contiguous, visible, first - 1, state.epoch)), state.floor
+                    found = await self._some(channel, 0, before - 1, DESCENDING, limit)
+            read = await self._made_of(found, await self.state(channel), None)
+        return read.page.messages, read.floor
 
-    async def _made_of(self, found: _Rows, make: Callable[[], list[Message]]) -> list[Message]:
-        """The messages that `make` makes of what was found: aside, if there are large ones among them."""
-        return await self._worker.run(found.bytes - LARGE * len(found.rows), make)
+    async def _made_of(self, found: _Rows, state: State, after: int | None) -> _Read:
+        """As `_read`: aside, if there are large messages among them."""
+        return await self._worker.run(found.bytes - LARGE * len(found.rows), partial(_read, found, state, after))
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    async def _some(self, query: Row, direction: int, limit: int) -> _Rows:
-        """The first rows in this direction, in order: at most `limit` ≤ PAGE of them, and about 4 MiB."""
-        command = {"filter": query, "sort": {"_id": direction}, "limit": limit, "projection": _OR_SIZE}
-        found = [(_key(row), row["m"]) for row in await self._find(command, limit)]
-        fit = _fit(found)
-        rows = _whole(found[: fit.messages], await self._large(fit.large))
-        return _Rows(rows[::direction], fit.messages < len(found) or len(found) == limit, fit.bytes)
+    async def _some(self, channel: str, after: int, upto: int, direction: int, limit: int) -> _Rows:
+        """Of the messages with `after` < offset ≤ `upto` the first in this direction: `limit` ≤ PAGE of them at most, and
+        about 4 MiB."""
+        command = {
+            "filter": between(channel, after, upto),
+            "sort": {"_id": direction},
+            "limit": limit,
+            "projection": _OR_SIZE,
+        }
+        found = [(row["_id"]["o"], row["m"]) for row in await self._find(command, limit)]
+        fit = _fit(channel, found)
+        whole = _whole(channel, found[: fit.messages], await self._large(fit.large))
+        return _Rows(whole[::direction], fit.messages < len(found) or len(found) == limit, fit.bytes)
 
-    async def _read_ranges(self, ranges: Sequence[_Range]) -> dict[_Range, tuple[_Rows, State]]:
+    async def _read_ranges(self, ranges: Sequence[_Range]) -> dict[_Range, _Read]:
         """As many as are GROUP rows, and whose large ones are as many bytes as one page may have."""
-        wanted: set[_Key] = set()
+        wanted: dict[str, range | set[int]] = {}
         taken: list[_Range] = []
+        room = GROUP
         for one in ranges:
-            keys = {(one.channel, offset) for offset in range(one.first, one.last + 1)}
-            if taken and len(wanted) + len(keys) > GROUP:
+            offsets: range | set[int] = range(one.first, one.last + 1)
+            if (others := wanted.get(one.channel)) is not None:
+                room += len(others)
+                offsets = {*others, *offsets}
+            room -= len(offsets)
+            if taken and room < 0:
                 break
-            wanted |= keys
+            wanted[one.channel] = offsets
             taken.append(one)
-        there, states = await self._small_or_sizes(wanted, list({one.channel for one in taken}))
+        there, states = await self._small_or_sizes(wanted)
+        if states is not None:  # none of them is large
+            return {
+                one: _read(_all_of(one, there[one.channel]), states[one.channel], None if one.back else one.first - 1)
+                for one in taken
+            }
         parts: dict[_Range, tuple[list[_Found], _Fit]] = {}
-        large: dict[_Key, int] = {}
+        large: _Large = {}
         for one in taken:
-            offsets = range(one.last, one.first - 1, -1) if one.back else range(one.first, one.last + 1)
-            found = [(key, there[key]) for offset in offsets if (key := (one.channel, offset)) in there]
-            fit = _fit(found)
+            rows = there[one.channel]
+            order = range(one.last, one.first - 1, -1) if one.back else range(one.first, one.last + 1)
+            found = [(offset, rows[offset]) for offset in order if offset in rows]
+            fit = _fit(one.channel, found)
             if large and sum((large | fit.large).values()) > LARGE_BYTES:
                 continue
             large |= fit.large
             parts[one] = found, fit
         large_rows = await self._large(large)
-        if states is None or large:
-            states = await self._read_states(list({one.channel for one in parts}))
-        answers: dict[_Range, tuple[_Rows, State]] = {}
+        states = await self._read_states(list({one.channel for one in parts}))
+        answers: dict[_Range, _Read] = {}
         for one, (found, fit) in parts.items():
-            rows = _whole(found[: fit.messages], large_rows)
-            answers[one] = (
-                _Rows(rows[::-1] if one.back else rows, fit.messages < len(found), fit.bytes),
-                states[one.channel],
-            )
+            whole = _whole(one.channel, found[: fit.messages], large_rows)
+            some = _Rows(whole[::-1] if one.back else whole, fit.messages < len(found), fit.bytes)
+            answers[one] = await self._made_of(some, states[one.channel], None if one.back else one.first - 1)
         return answers
 
     async def _small_or_sizes(
-        self, keys: set[_Key], channels: Sequence[str]
-    ) -> tuple[dict[_Key, Row | int], dict[str, State] | None]:
-        """The messages that are there, or of large ones their bytes; and the states of their channels if that was all
-        there is to read. What the first look does not find is large, or is not there."""
-        there: dict[_Key, Row | int] = {}
-        if not keys:
+        self, wanted: Mapping[str, Iterable[int]]
+    ) -> tuple[dict[str, dict[int, Any]], dict[str, State] | None]:
+        """By channel and offset the messages that are there, or of large ones their bytes; and the states of the
+        channels if that was all there is to read. What the first look does not find is large, or is not there."""
+        there: dict[str, dict[int, Any]] = {channel: {} for channel in wanted}
+        ids = [id_of(channel, offset) for channel, offsets in wanted.items() for offset in offsets]
+        if not ids:
             return there, None
         states: list[Row] = []
-        query = {"_id": {"$in": [id_of(*key) for key in keys]}}
         command = {
             "aggregate": "messages",
-            "pipeline": [{"$match": query | _SMALL}, _then_states(channels)],
-            "cursor": {"batchSize": len(keys) + len(channels) + 1},
+            "pipeline": [{"$match": {"_id": {"$in": ids}} | _SMALL}, _then_states(list(wanted))],
+            "cursor": {"batchSize": len(ids) + len(wanted) + 1},
         }
-        for row in await self._rows(command):
-            if isinstance(row["_id"], str):
+        rows = await self._rows(command)
+        for row in rows:
+            place = row["_id"]
+            if isinstance(place, str):
                 states.append(row)
             else:
-                there[_key(row)] = row
-        if missing := keys - there.keys():
-            query = {"_id": {"$in": [id_of(*key) for key in missing]}}
-            command = {"filter": query, "projection": {"_id": 1, "m": _SIZE}}
-            there |= {_key(row): row["m"] for row in await self._find(command, len(missing))}
-            return there, None
-        return there, self._states_in(channels, states)
+                there[place["c"]][place["o"]] = row
+        if len(rows) - len(states) == len(ids):
+            return there, self._states_in(wanted, states)
+        missing = [place for place in ids if place["o"] not in there[place["c"]]]
+        command = {"filter": {"_id": {"$in": missing}}, "projection": {"_id": 1, "m": _SIZE}}
+        for row in await self._find(command, len(missing)):
+            there[row["_id"]["c"]][row["_id"]["o"]] = row["m"]
+        return there, None
 
-    async def _large(self, sizes: Mapping[_Key, int]) -> dict[_Key, Row]:
+    async def _large(self, sizes: _Large) -> dict[tuple[str, int], Row]:
         """The messages of which only the sizes were asked so far."""
         if not sizes:
             return {}
         query = {"_id": {"$in": [id_of(*key) for key in sizes]}}
-        return {_key(row): row for row in await self._find({"filter": query}, len(sizes))}
+        return {(row["_id"]["c"], row["_id"]["o"]): row for row in await self._find({"filter": query}, len(sizes))}
 
     async def _find(self, command: dict[str, Any], most: int) -> list[Row]:
         return await self._rows({"find": "messages", **command, "batchSize": most + 1})
@@ -366,10 +373,13 @@ class Reader:
 
 
 class _Pages:
-    """Pages that were read within the last second."""
+    """Pages that were read within the last second, and asked for before that: most are asked for once only."""
 
     def __init__(self) -> None:
-        self._pages: OrderedDict[tuple[str, Position], tuple[float, Page, _Rows]] = OrderedDict()
+        self._pages: OrderedDict[tuple[str, Position], tuple[float, _Read]] = OrderedDict()
+        self._asked: set[tuple[str, Position]] = set()
+        self._asked_before: set[tuple[str, Position]] = set()
+        """In this second, and in the one before."""
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -378,20 +388,25 @@ class _Pages:
         found = self._pages.get((channel, after))
         if found is None:
             return None
-        at, page, rows = found
-        reaches = page.messages[-1].offset if page.messages else after.offset
+        at, read = found
+        messages = read.page.messages
+        reaches = messages[-1].offset if messages else after.offset
         # One that does not reach it is good enough if much can be read from it.
-        good = reaches >= last or rows.cut or len(page.messages) >= SHORT
-        return page if good and time.monotonic() - at < _CACHED_SECONDS else None
+        good = reaches >= last or read.cut or len(messages) >= SHORT
+        return read.page if good and time.monotonic() - at < _CACHED_SECONDS else None
 
-    def put(self, channel: str, after: Position, page: Page, rows: _Rows) -> None:
+    def put(self, channel: str, after: Position, read: _Read) -> None:
         if not after.epoch:  # nobody knows of which history it is
             return
-        self._remove((channel, after))
-        self._pages[channel, after] = time.monotonic(), page, rows._replace(rows=[])
-        self._bytes += rows.bytes
-        while self._bytes > _CACHED_BYTES:
-            self._remove(next(iter(self._pages)))
+        key = (channel, after)
+        if key in self._asked or key in self._asked_before:
+            self._remove(key)
+            self._pages[key] = time.monotonic(), read
+            self._bytes += read.bytes
+            while self._bytes > _CACHED_BYTES:
+                self._remove(next(iter(self._pages)))
+        else:
+            self._asked.add(key)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_CACHED_SECONDS, self._expire)
 
@@ -401,16 +416,29 @@ class _Pages:
 
     def _remove(self, key: tuple[str, Position]) -> None:
         if key in self._pages:
-            self._bytes -= self._pages.pop(key)[2].bytes
+            self._bytes -= self._pages.pop(key)[1].bytes
 
     def _expire(self) -> None:
         """Not only when the next one comes: a page may hold megabytes."""
         self._timer = None
+        self._asked_before, self._asked = self._asked, set()
         old = time.monotonic() - _CACHED_SECONDS
         while self._pages and next(iter(self._pages.values()))[0] <= old:
             self._remove(next(iter(self._pages)))
-        if self._pages:
+        if self._pages or self._asked_before:
             self._timer = asyncio.get_running_loop().call_later(_CACHED_SECONDS, self._expire)
+
+
+def _mapped(
+    read: Callable[[Sequence[Q]], Awaitable[Mapping[Q, A]]],
+) -> Callable[[Sequence[Q]], Awaitable[Mapping[Q, A]]]:
+    """The same, with what PyMongo raises as an Error: once for all who have asked."""
+
+    async def mapped_read(questions: Sequence[Q]) -> Mapping[Q, A]:
+        with mapped():
+            return await read(questions)
+
+    return mapped_read
 
 
 def _then_states(channels: Sequence[str]) -> Row:
@@ -419,14 +447,27 @@ def _then_states(channels: Sequence[str]) -> Row:
     return {"$unionWith": {"coll": "channels", "pipeline": [{"$match": {"_id": {"$in": list(channels)}}}]}}
 
 
-def _key(row: Row) -> _Key:
-    place = row["_id"]
-    return place["c"], place["o"]
+def _all_of(one: _Range, rows: Mapping[int, Row]) -> _Rows:
+    """What there is of a range of small messages."""
+    found = [rows[offset] for offset in range(one.first, one.last + 1) if offset in rows]
+    return _Rows(found, False, LARGE * len(found))
 
 
-def _whole(found: Iterable[_Found], large: Mapping[_Key, Row]) -> list[Row]:
+def _read(found: _Rows, state: State, after: int | None) -> _Read:
+    """The messages from `after` + 1 on, and what is gone of them; None: from the first that was found and is not."""
+    gap = None
+    if after is None:
+        visible = [row for row in found.rows if row["_id"]["o"] > state.floor]
+        after = visible[0]["_id"]["o"] - 1 if visible else 0
+    elif state.floor > after:
+        gap = (after + 1, state.floor)
+    messages = contiguous(found.rows, max(after, state.floor), state.epoch)
+    return _Read(Page(messages, gap), state.floor, state.epoch, found.cut, found.bytes)
+
+
+def _whole(channel: str, found: Iterable[_Found], large: Mapping[tuple[str, int], Row]) -> list[Row]:
     """The messages, with the large ones in their places. One that is gone meanwhile has been trimmed."""
-    messages = (large.get(key) if isinstance(row, int) else row for key, row in found)
+    messages = (large.get((channel, offset)) if isinstance(row, int) else row for offset, row in found)
     return [message for message in messages if message is not None]
 
 
@@ -436,20 +477,20 @@ class _Fit(NamedTuple):
     messages: int
     bytes: int
     """At most."""
-    large: dict[_Key, int]
+    large: _Large
     """Those of them that are still to be read."""
 
 
-def _fit(found: Sequence[_Found]) -> _Fit:
+def _fit(channel: str, found: Sequence[_Found]) -> _Fit:
     """Up to LARGE_BYTES of large ones, or one of them."""
-    large: dict[_Key, int] = {}
+    large: _Large = {}
     total = 0
-    for index, (key, row) in enumerate(found):
+    for index, (offset, row) in enumerate(found):
         if isinstance(row, int):
             if large and total + row > LARGE_BYTES:
                 return _Fit(index, total + LARGE * index, large)
             total += row
-            large[key] = row
+            large[channel, offset] = row
     return _Fit(len(found), total + LARGE * len(found), large)
 
 
