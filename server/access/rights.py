@@ -14,8 +14,7 @@ doing takes the right from here; who does not wait asks `Permissions.check`. The
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -48,9 +47,30 @@ class Right(Generic[Options]):
 
     async def ask(self, action: str, about: dict[str, Any]) -> Answer:
         """Ask the hook as well, if there is one: its answer, or `permission_denied`."""
+        if not self._hooks.wanted(self.options.hook, action):
+            return {}
         answer = await self._hooks.ask(self.options.hook, action, self._principal, about)
         self.again()
         return answer
+
+
+class Reading(Generic[Options]):
+    """Around what only those may read who may subscribe to `channel`: the hook is asked before the block, and the right
+    again behind it. Gives the options of what is read."""
+
+    __slots__ = ("_right", "_channel")
+
+    def __init__(self, right: Right[Options], channel: str) -> None:
+        self._right: Right[Options] = right
+        self._channel = channel
+
+    async def __aenter__(self) -> Options:
+        await self._right.ask("subscribe", {"channel": self._channel})
+        return self._right.options
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._right.again()
 
 
 class Rights:
@@ -60,23 +80,14 @@ class Rights:
         self._permissions = permissions
         self._hooks = hooks
 
-    @asynccontextmanager
-    async def reading(self, principal: Principal, channel: str) -> AsyncIterator[Namespace]:
-        """Around what only those may read who may subscribe to the channel: the right and the hook are asked for before
-        the block, and the right again behind it. Gives the channel's options."""
-        check = partial(self._permissions.check, principal, "subscribe", channel)
-        right: Right[Namespace] = Right(self._hooks, principal, check)
-        await right.ask("subscribe", {"channel": without_label(channel)})
-        yield right.options
-        right.again()
+    def reading(self, principal: Principal, channel: str) -> Reading[Namespace]:
+        """Around what is read of a channel. Raises at once if there is no right to it."""
+        right = Right(self._hooks, principal, partial(self._permissions.check, principal, "subscribe", channel))
+        return Reading(right, without_label(channel))
 
-    @asynccontextmanager
-    async def reading_documents(self, principal: Principal, name: str) -> AsyncIterator[Collection]:
-        """The same around what only those may read who may read the documents of a collection."""
-        right = self._to_documents(principal, "read", name)
-        await right.ask("subscribe", {"channel": f"{DOCUMENTS}:{name}"})
-        yield right.options
-        right.again()
+    def reading_documents(self, principal: Principal, name: str) -> Reading[Collection]:
+        """The same around what is read of the documents of a collection."""
+        return Reading(self._to_documents(principal, "read", name), f"{DOCUMENTS}:{name}")
 
     def to_publish(self, principal: Principal, channel: str) -> Right[Namespace]:
         """The right to publish in the channel; the hook is not asked yet."""

@@ -158,7 +158,8 @@ class RedisBroker:
     async def subscribe(self, channel: str) -> None:
         topic = self._prefix + channel
         self._wanted.add(topic)
-        await self._apply(topic)
+        # Whoever gives up waiting must not leave it half done.
+        await asyncio.shield(self._keeper.spawn("subscribe", self._apply(topic), awaited=True))
 
     async def unsubscribe(self, channel: str) -> None:
         topic = self._prefix + channel

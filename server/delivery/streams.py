@@ -36,7 +36,7 @@ class Stream:
 
     __slots__ = (
         "channel", "conflate", "keeper", "sequencer", "holders", "received", "counted", "rate", "ephemeral", "copies",
-        "opening", "floor",
+        "open", "opening", "floor",
     )  # fmt: skip
 
     def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None, keeper: Keeper) -> None:
@@ -56,7 +56,9 @@ class Stream:
         """Ephemeral messages so far: a subscription that is not live never gets them, and tells how many it missed."""
         self.copies: set[Copy] = set()
         """To be told when messages are gone (`_lost`)."""
-        self.opening: asyncio.Task[None] | None = None
+        self.open = False
+        self.opening: asyncio.Future[None] | None = None
+        """Who opens it says here when that is over, so that the others look again."""
         self.floor = Position("", 0)
         """Up to here at least the log has nothing any more, in this history."""
 
@@ -126,11 +128,13 @@ class Streams:
                     keeper=self._keeper,
                 )
             stream = self._streams[channel] = Stream(channel, float(namespace.conflate), sequencer, self._keeper)
-            stream.opening = self._keeper.spawn(f"open {channel}", self._open(stream), awaited=True)
         stream.holders += 1
         try:
-            assert stream.opening is not None
-            await asyncio.shield(stream.opening)
+            while not stream.open:
+                if stream.opening is None:
+                    await self._open(stream)
+                else:
+                    await asyncio.shield(stream.opening)
         except BaseException:
             self.release(stream)
             raise
@@ -143,16 +147,25 @@ class Streams:
             asyncio.get_running_loop().call_later(LINGER, self._loop_share.do, close)
 
     async def _open(self, stream: Stream) -> None:
-        """First the broker, then the log's head: what comes in between is held back by the sequencer."""
+        """First the broker, then the log's head: what comes in between is held back by the sequencer. Who comes first
+        does it for all who wait, without a task; if it is cancelled, another one of them does it."""
+        opening = stream.opening = asyncio.get_running_loop().create_future()
         try:
             await self._broker.subscribe(stream.channel)
             if stream.sequencer is not None:
                 head = await self._log.head(stream.channel)
                 stream.floor = Position(head.position.epoch, head.floor)
                 stream.sequencer.start(head.position)
-        except BaseException:
+            stream.open = True
+        except Exception as error:
             self._drop(stream)
+            opening.set_exception(error)
+            opening.exception()  # seen, if nobody else waits
             raise
+        finally:
+            if not opening.done():
+                opening.set_result(None)
+            stream.opening = None
 
     def _close_unused(self, stream: Stream) -> None:
         if not stream.holders and self._streams.get(stream.channel) is stream and not self._closed:

@@ -261,8 +261,8 @@ class Reader:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     async def _some(self, channel: str, after: int, upto: int, direction: int, limit: int) -> _Rows:
-        """Of the messages with `after` < offset ≤ `upto` the first in this direction: `limit` ≤ PAGE of them at most, and
-        about 4 MiB."""
+        """Of the messages with `after` < offset ≤ `upto` the first in this direction: at most `limit` ≤ PAGE, and about
+        4 MiB."""
         command = {
             "filter": between(channel, after, upto),
             "sort": {"_id": direction},
