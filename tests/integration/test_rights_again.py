@@ -87,6 +87,7 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "history": (reading(), [("log", "head"), ("log", "read_back")]),
     "history after": (reading(after="0"), [("log", "head"), ("log", "read")]),
     "presence": (lambda node: node.presence.show(ANN, "hall:a"), []),
+    "presence by client": (lambda node: node.presence.clients(ANN, "hall:a"), []),
     "presence of the past": (lambda node: node.presence.show(ANN, "hall:a", 5), [("last_seen", "latest")]),
     "get": (lambda node: node.documents.get(ANN, "notes", "old"), [("document_store", "get")]),
     "find": (lambda node: node.documents.find(ANN, Find(collection="notes")), [("document_store", "find")]),
@@ -177,11 +178,8 @@ def test_every_use_case_stands_in_the_table(kind: type) -> None:
     """Whatever takes a principal is tried above, but what only admins' API keys may do: those are not revoked."""
     source = inspect.getsource(sys.modules[__name__])
     for name, method in inspect.getmembers(kind, inspect.isfunction):
-        if (
-            not name.startswith("_")
-            and "principal" in inspect.signature(method).parameters
-            and name not in ("view", "remove")
-        ):
+        asks = "principal" in inspect.signature(method).parameters
+        if asks and not name.startswith("_") and name not in ("view", "remove"):
             assert f".{name}(ANN" in source, f"{kind.__name__}.{name}"
 
 
@@ -206,6 +204,7 @@ def test_rights_are_asked_for_in_one_place() -> None:
     }
     elsewhere = {(path, name) for path, name in found if path != "server/access/rights.py"}
     assert elsewhere == {
+        ("server/centrifugo/session.py", "_history"),  # whether there is one; History asks for the right as ever
         ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
         ("server/sessions/client.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
     }
