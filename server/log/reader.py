@@ -14,8 +14,6 @@ by themselves, as many as may be. Hence no answer is much larger than 4 MiB, wha
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -29,6 +27,7 @@ from server.core.tasks import Keeper
 from server.core.worker import Worker
 from server.log.foundation import Foundation
 from server.log.groups import GroupReader
+from server.log.pages import Pages, Read
 from server.log.rows import Row, between, contiguous, id_of
 from server.mongo.client import LINEARIZABLE, mapped
 from server.wire.messages import Message, Page
@@ -47,9 +46,6 @@ GROUP: Final = 1000
 """Channels, and rows, of one command: rows up to LARGE are 4 MiB."""
 OWN_READS: Final = 4
 """Reads that are not part of a group, at a time."""
-_CACHED_BYTES: Final = 64 << 20
-"""Of pages, each counted as if its messages were as large as they may be."""
-_CACHED_SECONDS: Final = 1.0
 
 _Found = tuple[int, Row | int]
 """An offset and its message, or of a large one its bytes."""
@@ -87,16 +83,6 @@ class _Rows(NamedTuple):
     """At most."""
 
 
-class _Read(NamedTuple):
-    """What was read of a range: made once, for everybody who asked for it."""
-
-    page: Page
-    floor: int
-    epoch: str
-    cut: bool
-    bytes: int
-
-
 class State(NamedTuple):
     """Of a channel: what is not retained any more, and its epoch."""
 
@@ -120,8 +106,8 @@ class Reader:
         self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
         self._room = asyncio.Semaphore(OWN_READS)
         self._worker = Worker("log")
-        self._pages = _Pages()
-        self._reading: dict[tuple[str, Position], asyncio.Task[_Read]] = {}
+        self._pages = Pages()
+        self._reading: dict[tuple[str, Position], asyncio.Task[Read]] = {}
         self.count = 0
         """Commands."""
 
@@ -215,7 +201,7 @@ class Reader:
         last = min(upto, after.offset + limit)
         page = self._pages.get(channel, after, last)
         if page is None:
-            found: _Read | None = None
+            found: Read | None = None
             if last - after.offset <= SHORT:
                 found = await self._ranges.ask(_Range(channel, after.offset + 1, last, False))
             if found is None or found.page.gap is not None:  # what comes behind a gap is not known by its offset
@@ -226,7 +212,7 @@ class Reader:
             self._pages.put(channel, after, found)
         return _cut(page, upto, limit)
 
-    async def _read_long(self, channel: str, after: Position) -> _Read:
+    async def _read_long(self, channel: str, after: Position) -> Read:
         request = (channel, after)
         task = self._reading.get(request)
         if task is None:
@@ -235,7 +221,7 @@ class Reader:
             task.add_done_callback(lambda _: self._reading.pop(request, None))
         return await asyncio.shield(task)
 
-    async def _read_behind(self, channel: str, after: int) -> _Read:
+    async def _read_behind(self, channel: str, after: int) -> Read:
         with mapped():
             async with self._room:
                 found = await self._some(channel, after, MAX_OFFSET, ASCENDING, PAGE)
@@ -254,7 +240,7 @@ class Reader:
             read = await self._made_of(found, await self.state(channel), None)
         return read.page.messages, read.floor
 
-    async def _made_of(self, found: _Rows, state: State, after: int | None) -> _Read:
+    async def _made_of(self, found: _Rows, state: State, after: int | None) -> Read:
         """As `_read`: aside, if there are large messages among them."""
         return await self._worker.run(found.bytes - LARGE * len(found.rows), partial(_read, found, state, after))
 
@@ -274,7 +260,7 @@ class Reader:
         whole = _whole(channel, found[: fit.messages], await self._large(fit.large))
         return _Rows(whole[::direction], fit.messages < len(found) or len(found) == limit, fit.bytes)
 
-    async def _read_ranges(self, ranges: Sequence[_Range]) -> dict[_Range, _Read]:
+    async def _read_ranges(self, ranges: Sequence[_Range]) -> dict[_Range, Read]:
         """As many as are GROUP rows, and whose large ones are as many bytes as one page may have."""
         wanted: dict[str, range | set[int]] = {}
         taken: list[_Range] = []
@@ -308,7 +294,7 @@ class Reader:
             parts[one] = found, fit
         large_rows = await self._large(large)
         states = await self._read_states(list({one.channel for one in parts}))
-        answers: dict[_Range, _Read] = {}
+        answers: dict[_Range, Read] = {}
         for one, (found, fit) in parts.items():
             whole = _whole(one.channel, found[: fit.messages], large_rows)
             some = _Rows(whole[::-1] if one.back else whole, fit.messages < len(found), fit.bytes)
@@ -372,63 +358,6 @@ class Reader:
         return rows
 
 
-class _Pages:
-    """Pages that were read within the last second, and asked for before that: most are asked for once only."""
-
-    def __init__(self) -> None:
-        self._pages: OrderedDict[tuple[str, Position], tuple[float, _Read]] = OrderedDict()
-        self._asked: set[tuple[str, Position]] = set()
-        self._asked_before: set[tuple[str, Position]] = set()
-        """In this second, and in the one before."""
-        self._bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def get(self, channel: str, after: Position, last: int) -> Page | None:
-        """One that reaches `last`, or as far as a page may."""
-        found = self._pages.get((channel, after))
-        if found is None:
-            return None
-        at, read = found
-        messages = read.page.messages
-        reaches = messages[-1].offset if messages else after.offset
-        # One that does not reach it is good enough if much can be read from it.
-        good = reaches >= last or read.cut or len(messages) >= SHORT
-        return read.page if good and time.monotonic() - at < _CACHED_SECONDS else None
-
-    def put(self, channel: str, after: Position, read: _Read) -> None:
-        if not after.epoch:  # nobody knows of which history it is
-            return
-        key = (channel, after)
-        if key in self._asked or key in self._asked_before:
-            self._remove(key)
-            self._pages[key] = time.monotonic(), read
-            self._bytes += read.bytes
-            while self._bytes > _CACHED_BYTES:
-                self._remove(next(iter(self._pages)))
-        else:
-            self._asked.add(key)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_CACHED_SECONDS, self._expire)
-
-    def clear(self) -> None:
-        self._pages.clear()
-        self._bytes = 0
-
-    def _remove(self, key: tuple[str, Position]) -> None:
-        if key in self._pages:
-            self._bytes -= self._pages.pop(key)[1].bytes
-
-    def _expire(self) -> None:
-        """Not only when the next one comes: a page may hold megabytes."""
-        self._timer = None
-        self._asked_before, self._asked = self._asked, set()
-        old = time.monotonic() - _CACHED_SECONDS
-        while self._pages and next(iter(self._pages.values()))[0] <= old:
-            self._remove(next(iter(self._pages)))
-        if self._pages or self._asked_before:
-            self._timer = asyncio.get_running_loop().call_later(_CACHED_SECONDS, self._expire)
-
-
 def _mapped(
     read: Callable[[Sequence[Q]], Awaitable[Mapping[Q, A]]],
 ) -> Callable[[Sequence[Q]], Awaitable[Mapping[Q, A]]]:
@@ -453,7 +382,7 @@ def _all_of(one: _Range, rows: Mapping[int, Row]) -> _Rows:
     return _Rows(found, False, LARGE * len(found))
 
 
-def _read(found: _Rows, state: State, after: int | None) -> _Read:
+def _read(found: _Rows, state: State, after: int | None) -> Read:
     """The messages from `after` + 1 on, and what is gone of them; None: from the first that was found and is not."""
     gap = None
     if after is None:
@@ -462,7 +391,7 @@ def _read(found: _Rows, state: State, after: int | None) -> _Read:
     elif state.floor > after:
         gap = (after + 1, state.floor)
     messages = contiguous(found.rows, max(after, state.floor), state.epoch)
-    return _Read(Page(messages, gap), state.floor, state.epoch, found.cut, found.bytes)
+    return Read(Page(messages, gap), state.floor, state.epoch, found.cut, found.bytes)
 
 
 def _whole(channel: str, found: Iterable[_Found], large: Mapping[tuple[str, int], Row]) -> list[Row]:
