@@ -14,6 +14,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
@@ -225,6 +226,7 @@ class BaseHandler:
     # --- methods ------------------------------------------------------------------------------------------------------
 
     @classmethod
+    @cache
     def methods(cls) -> list[str]:
         """What this path answers to."""
         own = [name for name in _METHODS if hasattr(cls, name.lower())]

@@ -96,26 +96,23 @@ def same(one: Any, other: Any) -> bool:
     return canonical(one) == canonical(other)
 
 
-def message(document: Row, epoch: str) -> Message:
-    """Of the channel's present epoch, whatever it had when the message came: after a reset all cursors are new."""
-    channel, offset = document["_id"]["c"], document["_id"]["o"]
-    images = _images(document) if "x" in document else None
-    return Message(
-        channel, epoch, offset, document["k"], document["u"], int(document["t"]), data_of(document), images=images
-    )
-
-
 def contiguous(documents: Iterable[Row], after: int, epoch: str) -> list[Message]:
-    """The messages from `after` + 1 on, up to the first hole (to be read again: it can only be a matter of time)."""
+    """The messages from `after` + 1 on, up to the first hole (to be read again: it can only be a matter of time). They
+    are of the channel's present epoch, whatever it had when they came: after a reset all cursors are new."""
     messages: list[Message] = []
     expected = after + 1
     for document in documents:
-        offset = document["_id"]["o"]
+        place = document["_id"]
+        offset = place["o"]
         if offset < expected:
             continue
         if offset != expected:
             break
-        messages.append(message(document, epoch))
+        data = document["d"] if "d" in document else data_of(document)
+        message = Message(place["c"], epoch, offset, document["k"], document["u"], int(document["t"]), data)
+        if "x" in document:
+            message.images = _images(document)
+        messages.append(message)
         expected += 1
     return messages
 
