@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from operator import ge, gt, le, lt
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from server.core.errors import Error, bad_request
 from server.wire.codec import JSON
@@ -31,26 +31,21 @@ MAX_PARTS: Final = 100
 
 Document = Mapping[str, Any]
 Operand = Any
-"""A scalar, or of `$in` a tuple of them."""
-
-
-class Condition(NamedTuple):
-    """All conditions of a `where` have to hold: `$and` needs no node of its own."""
-
-    path: str
-    operator: str
-    operand: Operand
+"""A scalar, or of `$in` a Choice."""
+Condition = tuple[str, str, Operand]
+"""Path, operator, operand. Plain, and without a function of its own: there may be hundreds of thousands, and the
+garbage collector need not look at what has nothing but texts and numbers in it."""
 
 
 class Where:
-    """Known by its `key`: the same for the same conditions, so that watchers of one view share it."""
+    """All conditions have to hold: `$and` needs no node of its own. Known by its `key`: the same for the same
+    conditions, so that watchers of one view share it."""
 
-    __slots__ = ("conditions", "key", "_tests")
+    __slots__ = ("conditions", "key")
 
     def __init__(self, conditions: tuple[Condition, ...], key: str) -> None:
         self.conditions = conditions
         self.key = key
-        self._tests = [(condition.path, test_of(condition.operator, condition.operand)) for condition in conditions]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Where) and self.key == other.key
@@ -68,7 +63,7 @@ class Where:
 
     def holds(self, facts: Facts) -> bool:
         """The same of a document of which much may be known already. TooMuch if finding out takes too long."""
-        return all(test(facts.at(path)) for path, test in self._tests)
+        return all(_TESTS[operator](facts.at(path), operand) for path, operator, operand in self.conditions)
 
 
 def parse(value: Any, field: str = "where") -> Where:
@@ -76,21 +71,17 @@ def parse(value: Any, field: str = "where") -> Where:
     conditions: list[Condition] = []
     keys: set[str] = set()
     size = 0
-    for condition in _conditions(value, field, 0):
-        conditions.append(condition)
+    for path, operator, operand in _conditions(value, field, 0):
+        conditions.append((path, operator, Choice(operand) if operator == "$in" else operand))
         if len(conditions) > MAX_CONDITIONS:
             raise bad_request(f"{field}: {MAX_CONDITIONS} conditions at most")
-        key = conditions_key(condition)
+        # Through JSON: true, 1 and 1.0 are equal in Python, but not all of them in MongoDB.
+        key = JSON.encode([path, operator, operand]).decode()
         keys.add(key)
         size += len(key)
         if size > MAX_SIZE:
             raise bad_request(f"{field}: {MAX_SIZE} characters at most, as JSON")
     return Where(tuple(conditions), "\n".join(sorted(keys)))
-
-
-def conditions_key(condition: Condition) -> str:
-    # Through JSON: true, 1 and 1.0 are equal in Python, but not all of them in MongoDB.
-    return JSON.encode(list(condition)).decode()
 
 
 def check_path(path: str, field: str) -> str:
@@ -107,7 +98,7 @@ def check_path(path: str, field: str) -> str:
     return path
 
 
-def _conditions(value: Any, field: str, depth: int) -> Iterator[Condition]:
+def _conditions(value: Any, field: str, depth: int) -> Iterator[tuple[str, str, Any]]:
     if not isinstance(value, dict):
         raise bad_request(f"{field}: expected an object of conditions")
     if depth > MAX_DEPTH:
@@ -123,7 +114,7 @@ def _conditions(value: Any, field: str, depth: int) -> Iterator[Condition]:
         for operator, operand in _operators(wanted, path, field):
             if path == "_id" and operator not in ("$eq", "$ne", "$in"):
                 raise bad_request(f"{field}: _id takes equality, $ne and $in")
-            yield Condition(path, operator, operand)
+            yield path, operator, operand
 
 
 def _wrong(field: str, path: str, why: str) -> Error:
@@ -161,10 +152,10 @@ def _scalar(value: Any, path: str, field: str) -> Any:
 def _clause(condition: Condition, ids: Callable[[str], list[Any]]) -> dict[str, Any]:
     path, operator, operand = condition
     if path == "_id":
-        wanted = operand if operator == "$in" else [operand]
+        wanted = operand.choices if operator == "$in" else [operand]
         stored = [each for one in wanted for each in (ids(one) if isinstance(one, str) else [one])]
         return {"_id": {"$nin" if operator == "$ne" else "$in": stored}}
-    return {path: {operator: list(operand) if operator == "$in" else operand}}
+    return {path: {operator: list(operand.choices) if operator == "$in" else operand}}
 
 
 # --- in Python --------------------------------------------------------------------------------------------------------
@@ -173,6 +164,10 @@ STEPS: Final = 50_000
 """Values that may be looked at in one document, for all paths together: about 10 ms."""
 _MISSING: Final = object()
 _NONE: Final[frozenset[Any]] = frozenset()
+
+
+Extreme = Callable[..., Any]
+"""`max` or `min`."""
 
 
 class TooMuch(Exception):
@@ -291,58 +286,39 @@ class Facts:
             raise TooMuch
 
 
-Test = Callable[[Values], bool]
+class Choice:
+    """What `$in` asks for: one of these."""
 
+    __slots__ = ("choices", "_values", "_decimals")
 
-def test_of(operator: str, operand: Operand) -> Test:
-    if operator == "$in":
-        return _any_of(operand)
-    if operator == "$eq":
-        return _equal(operand)
-    if operator == "$ne":
-        equal = _equal(operand)
-        return lambda values: not equal(values)
-    return _ordered(operator, operand)
+    def __init__(self, choices: tuple[Any, ...]) -> None:
+        self.choices = choices
+        self._values = Values(list(choices), False)
+        self._decimals = {Decimal(number) for number in self._values.numbers}
 
-
-def _equal(operand: Any) -> Test:
-    if operand is None:
-        return _null
-    if isinstance(operand, str):
-        return lambda values: operand in values.texts
-    if isinstance(operand, bool):
-        return lambda values: operand in values.bools
-    return lambda values: operand in values.numbers or (bool(values.decimals) and Decimal(operand) in values.decimals)
-
-
-def _null(values: Values) -> bool:
-    return values.null
-
-
-def _never(values: Values) -> bool:
-    return False
-
-
-def _any_of(operands: tuple[Any, ...]) -> Test:
-    asked = Values(list(operands), False)
-    decimals = {Decimal(number) for number in asked.numbers}
-
-    def test(values: Values) -> bool:
+    def meets(self, values: Values) -> bool:
+        asked = self._values
         return (
             (asked.null and values.null)
             or not asked.texts.isdisjoint(values.texts)
             or not asked.numbers.isdisjoint(values.numbers)
             or not asked.bools.isdisjoint(values.bools)
-            or not decimals.isdisjoint(values.decimals)
+            or not self._decimals.isdisjoint(values.decimals)
         )
 
-    return test
 
-
-def _ordered(operator: str, operand: Any) -> Test:
-    """Of many values the greatest decides, or the least. Only values of one type compare, and null with null."""
+def _equal(values: Values, operand: Any) -> bool:
+    if isinstance(operand, str):
+        return operand in values.texts
     if operand is None:
-        return _null if operator in ("$gte", "$lte") else _never
+        return values.null
+    if isinstance(operand, bool):
+        return operand in values.bools
+    return operand in values.numbers or (bool(values.decimals) and Decimal(operand) in values.decimals)
+
+
+def _ordered(operator: str) -> Callable[[Values, Any], bool]:
+    """Of many values the greatest decides, or the least. Only values of one type compare, and null with null."""
     compare = _ORDER[operator]
     which: Extreme = max if operator in ("$gt", "$gte") else min
 
@@ -350,17 +326,28 @@ def _ordered(operator: str, operand: Any) -> Test:
         found = values.extreme(kind, which)
         return found is not None and compare(found, wanted)
 
-    if isinstance(operand, str):
-        return lambda values: among(values, "texts", operand)
-    if isinstance(operand, bool):
-        return lambda values: among(values, "bools", operand)
-    decimal = Decimal(operand)  # exactly, as MongoDB compares numbers of different kinds
-    return lambda values: among(values, "numbers", operand) or among(values, "decimals", decimal)
+    def test(values: Values, operand: Any) -> bool:
+        if operand is None:
+            return values.null and operator in ("$gte", "$lte")
+        if isinstance(operand, str):
+            return among(values, "texts", operand)
+        if isinstance(operand, bool):
+            return among(values, "bools", operand)
+        if among(values, "numbers", operand):
+            return True
+        # Exactly, as MongoDB compares numbers of different kinds.
+        return bool(values.decimals) and among(values, "decimals", Decimal(operand))
+
+    return test
 
 
-Extreme = Callable[..., Any]
-"""`max` or `min`."""
 _ORDER: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"$gt": gt, "$gte": ge, "$lt": lt, "$lte": le}
+_TESTS: Final[Mapping[str, Callable[[Values, Any], bool]]] = {
+    "$eq": _equal,
+    "$ne": lambda values, operand: not _equal(values, operand),
+    "$in": lambda values, operand: operand.meets(values),
+    **{operator: _ordered(operator) for operator in _ORDER},
+}
 
 _SPECIAL: Final = frozenset(
     f"${name}"
