@@ -15,6 +15,7 @@ ENOUGH: Final = 64
 CACHED_BYTES: Final = 64 << 20
 """Of pages, each counted as if its messages were as large as they may be."""
 CACHED_SECONDS: Final = 1.0
+FREED_BYTES: Final = 2 << 20
 
 
 class Read(NamedTuple):
@@ -78,7 +79,15 @@ class Pages:
         self._timer = None
         self._asked_before, self._asked = self._asked, set()
         old = time.monotonic() - CACHED_SECONDS
-        while self._pages and next(iter(self._pages.values()))[0] <= old:
-            self._remove(next(iter(self._pages)))
+        self._let_go(old)
         if self._pages or self._asked_before:
             self._timer = asyncio.get_running_loop().call_later(CACHED_SECONDS, self._expire)
+
+    def _let_go(self, old: float) -> None:
+        """Of what was read before `old`, some megabytes in a turn of the loop: all that they are made of is freed."""
+        left = self._bytes - FREED_BYTES
+        while self._pages and next(iter(self._pages.values()))[0] <= old:
+            if self._bytes < left:
+                asyncio.get_running_loop().call_soon(self._let_go, old)
+                return
+            self._remove(next(iter(self._pages)))
