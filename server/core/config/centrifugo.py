@@ -7,7 +7,7 @@ from server.core.config.values import Section
 
 class Centrifugo(Section):
     enabled: bool = False
-    """clients of Centrifugo are let in, at `/connection/…`, and back ends at `/api`"""
+    """clients of Centrifugo are let in, at `/connection/…`, and back ends at `/api` ([how](centrifugo.md))"""
     namespace: str | None = None
     """one of `namespaces`: where their channels without `:` live; `news` is `cf:news` for our own clients, if this is
     `cf`. Null: such names are refused"""
