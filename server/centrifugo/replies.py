@@ -108,7 +108,7 @@ def message_shape(message: Message, names: Names) -> Shape:
 
 def publication_shape(data: Any, user: str | None, key: str, offset: int, time: int) -> Shape:
     publication: Shape = {"data": data}
-    client = _KEY.fullmatch(key)
+    client = _KEY.fullmatch(key) if key else None
     if user is not None or client is not None:
         publication["info"] = {"user": user or "", "client": "" if client is None else client[1]}
     if offset:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from server.centrifugo.dialects import websocket
+from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
 from server.core.errors import Error
+from server.delivery.hub import Hub
+from server.wire.codec import JSON
+from tests.support.protobuf import decode, split
+from tests.unit.test_hub import Sink, message, turn
+from tests.unit.virtual_time import run
 
 
 @pytest.mark.parametrize("name", ["news", "news$1", "chat:a", "chat:a:b"])
@@ -24,3 +33,28 @@ def test_names_that_no_channel_can_have(namespace: str | None, name: str) -> Non
     """Without a namespace where there is none, or under a second name."""
     with pytest.raises(Error, match="unknown_channel"):
         Names(namespace).ours(name)
+
+
+def test_a_message_is_encoded_once_however_many_listen() -> None:
+    """500 clients of each encoding, and as many native ones, which are sent what they would be without them."""
+
+    async def deliver() -> None:
+        names, hub = Names("c"), Hub()
+        binary = protobuf()
+        assert binary is not None
+        codecs = [websocket(names, Json()).codec, websocket(names, binary).codec, JSON]
+        sinks = [[Sink(codec) for _ in range(500)] for codec in codecs]
+        written: list[bytes] = []
+        for one in (sink for of in sinks for sink in of):
+            one.direct_write = written.append
+            hub.add("c:1", one)
+        hub.deliver([message(1)])
+        await turn()
+        assert (hub.encodes, hub.sends, len(written)) == (3, 1500, 1500)
+        assert len({id(data) for data in written}) == 3
+        first, second, native = written[0], written[500], written[1000]
+        assert json.loads(first[2:])["push"]["channel"] == "1"
+        assert decode(decode(decode(next(split(second[2:])))[4])[4])[4] == b"1"
+        assert native == message(1).frame(JSON)
+
+    run(deliver())
