@@ -81,10 +81,7 @@ class CentrifugoDialect:
         return understood(wired, self._names)
 
     def identify(self, opcode: int, payload: bytes) -> int | None:
-        try:
-            return self.encoding.commands(payload)[0].id or None
-        except (ValueError, RecursionError, IndexError):
-            return None
+        return self.encoding.first_id(payload)
 
     def reply(self, command: Command, fields: Mapping[str, Any]) -> bytes:
         kind: str = command.kind  # type: ignore[attr-defined]

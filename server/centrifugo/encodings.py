@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from server.centrifugo.replies import Shape
 from server.centrifugo.requests import WireCommand, json_commands
-from server.wire.codec import JSON
+from server.wire.codec import JSON, id_of
 from server.wire.frames import TEXT
 
 PROTOBUF_TYPE: Final = "application/octet-stream"
@@ -29,7 +29,10 @@ class Encoding(Protocol):
         """A reply; of several one stands behind the other, with a `line_end` between them."""
 
     def commands(self, payload: bytes) -> list[WireCommand]:
-        """ValueError or RecursionError for what is none."""
+        """ValueError or RecursionError for what is none, and for more than MAX_COMMANDS."""
+
+    def first_id(self, payload: bytes) -> int | None:
+        """Of what is not looked at any further."""
 
 
 class Json:
@@ -44,6 +47,9 @@ class Json:
 
     def commands(self, payload: bytes) -> list[WireCommand]:
         return json_commands(payload)
+
+    def first_id(self, payload: bytes) -> int | None:
+        return id_of(TEXT, payload.strip().partition(b"\n")[0])
 
 
 def protobuf() -> Encoding | None:

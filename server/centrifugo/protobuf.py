@@ -11,7 +11,7 @@ from msgspec import Raw
 from server.centrifugo import requests
 from server.centrifugo.client_pb2 import Command, EmulationRequest, Reply
 from server.centrifugo.replies import Shape
-from server.centrifugo.requests import WireCommand
+from server.centrifugo.requests import MAX_COMMANDS, WireCommand
 from server.wire.codec import JSON
 from server.wire.frames import BINARY
 
@@ -56,6 +56,12 @@ class Protobuf:
             return [_wired(_parse(Command(), payload[1:]))]
         return [_wired(_parse(Command(), part)) for part in _parts(payload)]
 
+    def first_id(self, payload: bytes) -> int | None:
+        try:
+            return next((_parse(Command(), part).id or None for part in _parts(payload)), None)
+        except ValueError:
+            return None
+
 
 def emulated(body: bytes) -> tuple[str, str, bytes]:
     """(node, session, commands) of a request of the kind; ValueError for none."""
@@ -72,10 +78,14 @@ def _parse(message: Any, data: bytes) -> Any:
 
 
 def _parts(payload: bytes) -> Iterable[bytes]:
-    """What stands behind each length; ValueError where that is more than there is."""
+    """What stands behind each length; ValueError where that is more than there is, and for too many of them."""
     position = 0
+    count = 0
     while position < len(payload):
         length, shift = 0, 0
+        count += 1
+        if count > MAX_COMMANDS:
+            raise ValueError("too many commands at once")
         while True:
             if position >= len(payload) or shift >= 7 * _LENGTH_BYTES:
                 raise ValueError("a length is cut short")

@@ -20,6 +20,9 @@ from server.wire.commands import Command
 ERROR_UNRECOVERED: Final = 2
 """The bit of a subscription's `flag` that asks for an error where recovery is impossible."""
 
+MAX_COMMANDS: Final = 2048
+"""In one frame."""
+
 Id = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Offset = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
 
@@ -254,7 +257,10 @@ _decode: Final = msgspec.json.Decoder(WireCommand).decode
 
 def json_commands(payload: bytes) -> list[WireCommand]:
     """One a line. ValueError (msgspec's are) or RecursionError for what is none."""
-    return [_decode(line) for line in payload.split(b"\n") if line.strip()]
+    lines = payload.split(b"\n")
+    if len(lines) > MAX_COMMANDS:
+        raise ValueError("too many commands at once")
+    return [_decode(line) for line in lines if line.strip()]
 
 
 def connecting(payload: bytes, names: Names) -> Connect:

@@ -39,7 +39,7 @@ from server.presence.clients import clients_topic
 from server.sessions.budget import CHANGE, FRAME
 from server.sessions.client import EXPIRY_GRACE
 from server.sessions.outbox import Connection, Outbox
-from server.sessions.session import CONNECT_WITHIN, PING_EVERY, Ordered, Session
+from server.sessions.session import CONNECT_WITHIN, LOT, PING_EVERY, Ordered, Session
 from server.wire import commands
 from server.wire.codec import Codec
 from server.wire.commands import Command
@@ -54,7 +54,7 @@ Asked = TypeVar("Asked", requests.History, requests.Presence | requests.Presence
 
 
 class CentrifugoSession(Session):
-    __slots__ = ("_names", "_tokens", "_grants", "_server_side", "_published", "_watched", "_push_shape")
+    __slots__ = ("_names", "_tokens", "_grants", "_server_side", "_published", "_watched", "_push_shape", "_in_a_row")
 
     def __init__(
         self, node: Node, connection: Connection, dialect: CentrifugoDialect, names: Names, tokens: Tokens,
@@ -69,6 +69,8 @@ class CentrifugoSession(Session):
         self._watched: set[str] = set()
         """Channels whose joins and leaves it is told of."""
         self._published = 0
+        self._in_a_row = 0
+        """Commands of the frame that is being worked on."""
         self._push_shape = dialect.push
         super().__init__(node, connection, dialect, None, seats, origin)
 
@@ -78,6 +80,18 @@ class CentrifugoSession(Session):
 
     # --- inbound ------------------------------------------------------------------------------------------------------
 
+    def receive(self, opcode: int, payload: bytes) -> None:
+        self._in_a_row = 0
+        super().receive(opcode, payload)
+
+    def _handle_in_turn(self, command: Command) -> None:
+        """One frame may hold thousands of commands: after a LOT of them somebody else's are due."""
+        self._in_a_row += 1
+        if self._in_a_row <= LOT or self._held is not None:
+            super()._handle_in_turn(command)
+        else:
+            self._hold(self._node.loop_share.turn(), command)
+
     def _unreadable(self, command: Unreadable) -> None:
         if command.id is None or not (self._started or self._held is not None):
             self.disconnect(Disconnect(BAD_REQUEST, command.error.reason))
@@ -85,7 +99,7 @@ class CentrifugoSession(Session):
             self._refuse(*command)
 
     def _handle(self, command: Command) -> None:
-        if self._budget.left < 0 and (refusal := self._exhausted()) is not None:  # one frame may hold thousands
+        if self._budget.left < 0 and (refusal := self._exhausted()) is not None:  # since the frame was let in
             self._refuse(command.id, refusal)
         else:
             super()._handle(command)
@@ -337,6 +351,16 @@ class CentrifugoSession(Session):
         self._stop_watching(channel)
         self._server_side.discard(channel)
         super()._end_subscription(channel, code, reason)
+
+    def suspend(self, concerned: Callable[[str], bool]) -> None:
+        super().suspend(concerned)
+        for channel in filter(concerned, self._watched):
+            self._node.hub.remove(clients_topic(channel), self.outbox)
+
+    def unsuspend(self) -> None:
+        for channel in self._watched:
+            self._node.hub.add(clients_topic(channel), self.outbox)
+        super().unsuspend()
 
     def _stop_watching(self, channel: str) -> None:
         if channel in self._watched:

@@ -46,6 +46,8 @@ CONNECT_WITHIN: Final = 10.0
 PING_EVERY: Final = 25.0
 PONG_WITHIN: Final = 8.0
 """Seconds, all three: from the upgrade to the first command, between pings, and from a ping to a sign of life."""
+LOT: Final = 64
+"""Commands that are carried out in a row, of those that have waited."""
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
@@ -226,14 +228,23 @@ class Session(ConnectedClient):
 
     async def _go_on_after(self, until: Awaitable[None]) -> None:
         await until
-        waiting, self._held = self._held, None
+        waiting = self._held
         while waiting and not self._ended:
-            command = waiting.popleft()
-            self._count(-1)
-            self._handle(command)
-            if self._held is not None:  # another one waits
+            self._held = None
+            for command in [waiting.popleft() for _ in range(min(LOT, len(waiting)))]:
+                self._count(-1)
+                if self._held is None:
+                    self._handle(command)
+                else:  # another one waits
+                    self._held.append(command)
+                    self._count(1)
+            if self._held is not None:
                 self._held.extend(waiting)
                 return
+            if waiting:
+                self._held = waiting  # what comes meanwhile stands behind it
+                await self._node.loop_share.turn()
+        self._held = None
 
     # --- commands -----------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,8 @@ async def test_out_of_order_and_malformed(server: Server) -> None:
     for frames in (
         [subscribe], ["{}"], ["nonsense"], ["[]"], ['{"id":1}'], ['{"id":1,"connect":{"token":7}}'], [b"\x00\x01"],
         [connect, '{"id":2,"connect":{}}'], [connect, '{"subscribe":{"channel":"news"}}'], [connect, '{"id":"x"}'],
-        [connect + '\n{"id":2,"subscribe":{"channel":[]}}'], ['{"id":1,"connect":'], [connect, '{"id":4294967296}'],
+        [connect + '\n{"id":2,"subscribe":{"channel":[]}}'],
+        [connect, "{}\n" * 3000], ['{"id":1,"connect":'], [connect, '{"id":4294967296}'],
     ):  # fmt: skip
         async with Wire(server) as wire:
             for frame in frames:
