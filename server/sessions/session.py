@@ -36,6 +36,7 @@ from server.wire.commands import (
     Refresh,
     Subscribe,
     Unsubscribe,
+    WriteCommand,
 )
 from server.wire.dialects import Dialect, Unreadable
 from server.wire.frames import PONG, frame
@@ -228,21 +229,17 @@ class Session(ConnectedClient):
 
     async def _go_on_after(self, until: Awaitable[None]) -> None:
         await until
-        waiting = self._held
+        waiting, done = self._held, 0
         while waiting and not self._ended:
             self._held = None
-            for command in [waiting.popleft() for _ in range(min(LOT, len(waiting)))]:
-                self._count(-1)
-                if self._held is None:
-                    self._handle(command)
-                else:  # another one waits
-                    self._held.append(command)
-                    self._count(1)
-            if self._held is not None:
+            self._count(-1)
+            self._handle(waiting.popleft())
+            if self._held is not None:  # another one waits
                 self._held.extend(waiting)
                 return
-            if waiting:
-                self._held = waiting  # what comes meanwhile stands behind it
+            self._held = waiting  # what comes meanwhile stands behind it
+            done += 1
+            if not done % LOT:
                 await self._node.loop_share.turn()
         self._held = None
 
@@ -311,30 +308,9 @@ class Session(ConnectedClient):
             self._spend()
             if isinstance(command, History | Presence | Find):
                 async with self._one_page():
-                    self._reply(command, **await self._page(self._principal, command))
-            elif isinstance(command, Get):
-                self._reply(command, document=await self._node.documents.get(
-                    self._principal, command.collection, command.document_id, address=self.address
-                ))  # fmt: skip
+                    self._reply(command, **await _page(self._node, self._principal, command, self.address))
             else:
-                written = await self._node.documents.write(
-                    self._principal, command.collection, command.write(), address=self.address
-                )
-                self._reply(command, **written.fields())
-
-    async def _page(self, principal: Principal, command: History | Presence | Find) -> Mapping[str, Any]:
-        node, address = self._node, self.address
-        if isinstance(command, Find):
-            return await node.documents.find(principal, command, address=address)
-        page: Mapping[str, Any]
-        if isinstance(command, Presence):
-            page = await node.presence.show(principal, command.channel, command.left, address=address)
-        else:
-            page = await node.history.page(
-                principal, command.channel, after=command.after, before=command.before, limit=command.limit,
-                where=command.where, address=address,
-            )  # fmt: skip
-        return {"channel": command.channel, **page}
+                self._reply(command, **await _document(self._node, self._principal, command, self.address))
 
     @asynccontextmanager
     async def _one_page(self) -> AsyncIterator[None]:
@@ -402,7 +378,6 @@ class Session(ConnectedClient):
         future.add_done_callback(done)
 
     def _spend(self) -> None:
-        """One publish or read, or `rate_limited`."""
         self._allowance.spend(asyncio.get_running_loop().time())
 
     def _count(self, change: int) -> None:
@@ -495,3 +470,27 @@ def _turned_away(error: Error) -> Disconnect:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
+
+
+async def _page(
+    node: Node, principal: Principal, command: History | Presence | Find, address: str
+) -> Mapping[str, Any]:
+    if isinstance(command, Find):
+        return await node.documents.find(principal, command, address=address)
+    page: Mapping[str, Any]
+    if isinstance(command, Presence):
+        page = await node.presence.show(principal, command.channel, command.left, address=address)
+    else:
+        page = await node.history.page(
+            principal, command.channel, after=command.after, before=command.before, limit=command.limit,
+            where=command.where, address=address,
+        )  # fmt: skip
+    return {"channel": command.channel, **page}
+
+
+async def _document(node: Node, principal: Principal, command: Get | WriteCommand, address: str) -> Mapping[str, Any]:
+    if isinstance(command, Get):
+        document = await node.documents.get(principal, command.collection, command.document_id, address=address)
+        return {"document": document}
+    written = await node.documents.write(principal, command.collection, command.write(), address=address)
+    return written.fields()
