@@ -104,6 +104,8 @@ class Subscribe(commands.Subscribe):
     token: str = ""
     recover: bool = False
     """Whether the client was subscribed before. `after` is where it was, if that can be one of our positions."""
+    offset: int | None = None
+    """Instead of `after`, where it was in the present history, whichever that is."""
     join_leave: bool = False
     error_unrecovered: bool = False
     served: Any = None
@@ -221,7 +223,9 @@ def _subscribe(number: int | None, request: SubscribeRequest, names: Names) -> S
         join_leave=request.join_leave,
         error_unrecovered=bool(request.flag & ERROR_UNRECOVERED),
     )
-    if request.recover:
+    if request.recover and not request.epoch:
+        command.offset = request.offset
+    elif request.recover:
         cursor = f"{request.epoch}:{request.offset}"
         try:
             parse_cursor(cursor)

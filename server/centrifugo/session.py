@@ -290,6 +290,8 @@ class CentrifugoSession(Session):
     async def _begin(self, request: requests.Subscribe) -> tuple[Subscription, Fields]:
         """A subscription that is not started yet, and what the client is told of it."""
         principal = self.principal_in(request.channel)
+        if request.recover:
+            await self._place(principal, request)
         subscription, begun, gap = await self.join(principal, request)
         fields: Fields = {}
         if self._ended or not subscription.durable:
@@ -312,6 +314,14 @@ class CentrifugoSession(Session):
         if recovered:
             fields["recovered"] = True
         return subscription, fields
+
+    async def _place(self, principal: Principal, request: requests.Subscribe) -> None:
+        """Find out where it wants to go on from, if it is one of the places that there are."""
+        if not self._node.permissions.check(principal, "subscribe", request.channel).durable:
+            request.after = None
+        elif request.offset is not None:
+            _, head = await read(self._node.history, principal, request.channel, limit=0, address=self.address)
+            request.after = str(Position(head.epoch, request.offset))
 
     def _start(self, subscription: Subscription, request: requests.Subscribe) -> None:
         if self.subscriptions.get(request.channel) is not subscription:

@@ -417,7 +417,6 @@ class Session(ConnectedClient):
             self._turn_away(error)
 
     def _turn_away(self, error: Error) -> None:
-        """Of somebody who is not known yet, the first command was refused."""
         self.disconnect(_turned_away(error))
 
     def pong(self, payload: bytes) -> None:

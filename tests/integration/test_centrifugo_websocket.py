@@ -165,6 +165,10 @@ async def test_ephemeral_channels_have_no_offset(server: Server, name: str) -> N
         assert push["pub"].pop("time")
         assert push["pub"] == {"data": 1, "info": {"user": "ann", "client": client}}
         assert error_of(await wire.ask(history={"channel": f"live:{name}", "limit": 1})) == 108
+        await wire.ask(unsubscribe={"channel": f"live:{name}"})
+        for position in ({}, {"epoch": "abc", "offset": 3}):
+            assert await wire.subscribe(f"live:{name}", recover=True, **position) == {"was_recovering": True}
+            await wire.ask(unsubscribe={"channel": f"live:{name}"})
 
 
 @pytest.mark.gen_test
@@ -219,14 +223,17 @@ async def test_what_was_missed_follows(server: Server, name: str) -> None:
 
 @pytest.mark.gen_test
 async def test_recovery_from_the_beginning(server: Server, name: str) -> None:
-    """An offset of 0 is left out by clients; with our epoch it is the channel's beginning."""
+    """An offset of 0 is left out by clients: it is the beginning of our epoch's channel; without one, of any."""
     async with Wire(server) as wire:
         await wire.connect()
         epoch = (await wire.subscribe(name))["epoch"]
         await wire.ask(unsubscribe={"channel": name})
         await wire.ask(publish={"channel": name, "data": 1})
-        assert (await wire.subscribe(name, recover=True, epoch=epoch))["recovered"] is True
-        assert (await wire.pubs(1))[0]["data"] == 1
+        await wire.ask(publish={"channel": name, "data": 2})
+        for position, wanted in (({"epoch": epoch}, [1, 2]), ({}, [1, 2]), ({"offset": 1}, [2]), ({"offset": 2}, [])):
+            assert (await wire.subscribe(name, recover=True, flag=2, **position))["recovered"] is True
+            assert [pub["data"] for pub in await wire.pubs(len(wanted))] == wanted
+            await wire.ask(unsubscribe={"channel": name})
 
 
 @pytest.mark.gen_test
@@ -235,7 +242,7 @@ async def test_a_foreign_position_cannot_be_recovered(server: Server, name: str)
     async with Wire(server) as wire:
         await wire.connect()
         await wire.ask(publish={"channel": name, "data": 1})
-        for position in ({"epoch": "zzz", "offset": 1}, {"epoch": "_"}, {}, {"epoch": "", "offset": 7}):
+        for position in ({"epoch": "zzz", "offset": 1}, {"epoch": "_"}, {"epoch": "", "offset": 7}):
             subscribed = await wire.subscribe(name, recover=True, **position)
             assert subscribed["was_recovering"] is True
             assert "recovered" not in subscribed
