@@ -135,7 +135,7 @@ class Streams:
                     await self._open(stream)
                 else:
                     await asyncio.shield(stream.opening)
-                    await self._loop_share.turn()  # many may have waited for this, and would go on at once
+                await self._loop_share.turn()  # many may have waited for this, or for one read of many heads
         except BaseException:
             self.release(stream)
             raise
