@@ -31,6 +31,7 @@ from server.centrifugo.replies import (
 from server.centrifugo.tokens import Grant, Tokens
 from server.core.cursors import Position, parse_cursor
 from server.core.errors import Disconnect, Error
+from server.core.names import namespace_of
 from server.core.principals import GUEST, Principal
 from server.delivery.hub import Delivery
 from server.delivery.subscription import Subscription
@@ -317,7 +318,8 @@ class CentrifugoSession(Session):
 
     async def _place(self, principal: Principal, request: requests.Subscribe) -> None:
         """Find out where it wants to go on from, if it is one of the places that there are."""
-        if not self._node.permissions.check(principal, "subscribe", request.channel).durable:
+        namespace = self._node.config.namespaces.get(namespace_of(request.channel))
+        if namespace is not None and not namespace.durable:
             request.after = None
         elif request.offset is not None:
             _, head = await read(self._node.history, principal, request.channel, limit=0, address=self.address)
@@ -326,7 +328,7 @@ class CentrifugoSession(Session):
     def _start(self, subscription: Subscription, request: requests.Subscribe) -> None:
         if self.subscriptions.get(request.channel) is not subscription:
             return
-        namespace = self._node.config.namespaces.get(request.channel.partition(":")[0])
+        namespace = self._node.config.namespaces.get(namespace_of(request.channel))
         if request.join_leave and namespace is not None and namespace.presence and namespace.join_leave:
             self._watched.add(request.channel)
             self._node.hub.add(clients_topic(request.channel), self.outbox)
