@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,18 @@ asyncio.set_event_loop(None)
 
 
 TESTS = Path(__file__).parent
-FIRST = ("chaos", "browser", "test_docs.py")
+HEAVY = {"chaos": 0, "browser": 1, "test_docs.py": 1}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest begin first, so that in the end no worker waits long for another."""
-
-    def place(item: pytest.Item) -> int:
-        name = item.path.relative_to(TESTS).parts[0]
-        return FIRST.index(name) if name in FIRST else len(FIRST)
-
-    items.sort(key=place)
+    """Files of the heavy kinds come early, so that in the end no worker waits long for another, and in turn with the
+    light ones, so that not all workers are heavy at the same time."""
+    kinds: list[list[Path]] = [[], [], []]
+    for path in dict.fromkeys(item.path for item in items):
+        kinds[HEAVY.get(path.relative_to(TESTS).parts[0], 2)].append(path)
+    turns = [path for turn in zip_longest(*kinds) for path in turn if path is not None]
+    place = {path: number for number, path in enumerate(turns)}
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture(scope="session")
