@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
+from tornado.httpclient import HTTPClientError
 
 from server.centrifugo.session import CentrifugoSession
 from server.core.cursors import Position
@@ -38,6 +40,22 @@ async def publish(node: Node, channel: str, *data: Any) -> None:
         future = node.publisher.publish(GUEST, channel, datum)
         assert future is not None
         await future
+
+
+@pytest.fixture
+def without_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its library is not installed."""
+    monkeypatch.setitem(sys.modules, "server.centrifugo.protobuf", None)
+
+
+@pytest.mark.gen_test
+async def test_protobuf_is_optional(without_protobuf: None, url: str) -> None:
+    """Without its library those who speak it are told so, and JSON is as ever."""
+    async with Wire(url) as wire:
+        await wire.connect()
+    with pytest.raises(HTTPClientError) as refused:
+        await Wire(url, "/connection/websocket?format=protobuf").__aenter__()
+    assert refused.value.code == 501
 
 
 @pytest.mark.gen_test
