@@ -58,6 +58,7 @@ class Subscription:
         "_leave",
         "_missed_until",
         "_task",
+        "_begun",
         "_closed",
         "_suspended",
         "_view",
@@ -108,6 +109,7 @@ class Subscription:
         self._leave = leave
         self._missed_until = stream.ephemeral
         self._task: asyncio.Task[None] | None = None
+        self._begun = False
         self._closed = False
         self._suspended = False
 
@@ -129,7 +131,11 @@ class Subscription:
         return self._stream.sequencer.position
 
     def start(self) -> None:
-        """Mostly what is missing was read just now, and there is room for it: then it takes no task."""
+        """Mostly what is missing was read just now, and there is room for it: then it takes no task. What is suspended
+        begins when that is over."""
+        self._begun = True
+        if self._suspended or self._task is not None:
+            return
         if not self._go_live() and not (self._replay_at_hand() and self._go_live()):
             self._task = self._stream.keeper.spawn(f"catch up {self.channel}", self._catch_up())
 
@@ -192,7 +198,8 @@ class Subscription:
         """Continue where the subscriber was: what it has missed comes from the log, or is counted."""
         if self._suspended:
             self._suspended = False
-            self.start()
+            if self._begun:
+                self.start()
 
     def close(self, for_good: bool = False) -> None:
         """The subscriber has got all that it will get, and if not `for_good`, may soon be back. Twice is fine."""
@@ -216,6 +223,9 @@ class Subscription:
             self._leave(for_good)
 
     def _go_live(self) -> bool:
+        """Whether nothing is to be caught up with any more."""
+        if self.live or self._closed:  # closed perhaps by what it was sent last, from its own task
+            return True
         sequencer = self._stream.sequencer
         if self._snapshot_due or (sequencer is not None and sequencer.position != self._position):
             return False
@@ -271,6 +281,8 @@ class Subscription:
             if page.gap is not None:
                 if not restarted:  # else nothing of this history is known to the subscriber anyway
                     self._tell(GapPush.trimmed(self.channel, before.epoch, *page.gap), *page.gap)
+                    if self._closed:
+                        return
                 restarted = False
                 self._position = Position(before.epoch, page.gap[1])
                 if self._snapshot is not None:

@@ -26,6 +26,10 @@ class Lanes:
         self._publishing: dict[str, asyncio.Future[Any]] | None = None
         """Per channel the newest publish under way."""
 
+    def __bool__(self) -> bool:
+        """Whether there is any lane."""
+        return bool(self._lanes)
+
     def join(self, command: LaneCommand) -> bool:
         """Have it wait, if its channel has a lane."""
         lane = self._lanes.get(_name(command)) if self._lanes else None

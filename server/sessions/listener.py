@@ -7,8 +7,7 @@ does. Only the encoding is another one, made once per message like every other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Final
 
 from server.access.admission import ConnectionSeats
@@ -75,16 +74,6 @@ class Listener(ConnectedClient):
         self._begun = True
         for subscription in tuple(self.subscriptions.values()):
             subscription.start()
-        if self._principal is not None and not self._node.revocations.confirmed:
-            self.suspend(partial(self._node.permissions.deliveries_wait, self._principal))
-
-    def suspend(self, concerned: Callable[[str], bool]) -> None:
-        if self._begun:
-            super().suspend(concerned)
-
-    def unsuspend(self) -> None:
-        if self._begun:
-            super().unsuspend()
 
     def _end_subscription(self, channel: str, code: str, reason: str) -> None:
         """Who listens cannot subscribe again: with the last channel it ends, and before it has begun with any."""
