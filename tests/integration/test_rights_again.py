@@ -204,9 +204,6 @@ def test_rights_are_asked_for_in_one_place() -> None:
     }
     elsewhere = {(path, name) for path, name in found if path != "server/access/rights.py"}
     assert elsewhere == {
-        # Whether there is a history; History asks for the right as ever.
-        ("server/centrifugo/session.py", "_history"),
-        ("server/centrifugo/session.py", "_place"),
         ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
         ("server/sessions/client.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
     }
