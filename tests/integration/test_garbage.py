@@ -80,6 +80,8 @@ async def answered(port: int, subprotocol: str, chunks: list[bytes]) -> bytes:
     try:
         with suppress(OSError):  # closed under us, as may be: nobody reads on for ever
             for chunk in chunks:
+                if writer.is_closing():  # asyncio would say so in the log, chunk by chunk
+                    break
                 writer.write(chunk)
                 await asyncio.sleep(0)
             writer.write_eof()
