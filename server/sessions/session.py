@@ -64,7 +64,6 @@ class Session(ConnectedClient):
     """`principal` is None until the client has said who it is."""
 
     transport = "websocket"
-
     __slots__ = (
         "begun", "_dialect", "_started", "_first", "_held", "_said", "_allowance", "_budget", "_lanes", "_paging",
         "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
