@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from server.access.permissions import revocable
+from server.access.revocations import Revocation
 from server.core.addresses import address_key
 from server.core.config import Limits, Namespace, UserRate
 from server.core.errors import Disconnect, Error
@@ -36,6 +37,10 @@ class Client(Protocol):
     def tick(self, now: float) -> None: ...
 
     def disconnect(self, reason: Disconnect, delay: float | None = None) -> None: ...
+
+    def lose(self, revocation: Revocation) -> None:
+        """It takes none of what the principal may do, but perhaps a right of one channel, that has a token of its own:
+        then the subscription ends."""
 
     def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
         """End the subscriptions to these channels; what waits of them is not sent."""
@@ -133,6 +138,8 @@ class Admission:
         """All sessions on this node: those of WebSockets, event streams and long polls."""
         self.users: dict[str, set[Client]] = {}
         """The sessions of each user; those of API keys are not among them."""
+        self.bearers: set[Client] = set()
+        """Sessions with rights by a token that names no user."""
         self.bytes_in = 0
         """Received from WebSocket clients."""
 

@@ -94,7 +94,10 @@ class Moderation:
 
     def carry_out(self, revocation: Revocation) -> None:
         """Whichever node it was written by."""
-        for client in tuple(self._admission.users.get(revocation.user, ())):
+        clients = tuple(self._admission.users.get(revocation.user, ()))
+        if revocation.token is not None:  # which may be one that names no user
+            clients += tuple(self._admission.bearers)
+        for client in clients:
             principal = client.principal
             assert principal is not None
             if not revocation.means(client.id):
@@ -106,7 +109,7 @@ class Moderation:
             elif revocation.kind == "unsubscribe":
                 client.end(revocation.names, "unsubscribed", revocation.reason or "by the server")
             elif not revocation.concerns(principal):
-                continue
+                client.lose(revocation)
             elif revocation.channels:
                 client.end(revocation.covers, "permission_denied", "the right was revoked")
             else:
@@ -116,8 +119,8 @@ class Moderation:
         """While revocations cannot be confirmed, nothing that may have been revoked is delivered."""
         if not confirmed:
             logger.warning("revocations cannot be confirmed: what needs a right is not delivered")
-        for user in tuple(self._admission.users.values()):
-            for client in tuple(user):
+        for clients in (*self._admission.users.values(), self._admission.bearers):
+            for client in tuple(clients):
                 principal = client.principal
                 if confirmed:
                     client.unsuspend()

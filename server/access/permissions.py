@@ -132,8 +132,8 @@ class Permissions:
 
 
 def revocable(principal: Principal) -> bool:
-    """A user. Guests have nothing to take back, and API keys are taken back in the configuration."""
-    return principal.user is not None and not principal.server
+    """Whoever has a token. Guests have nothing to take back, and API keys are taken back in the configuration."""
+    return (principal.user is not None or principal.token is not None) and not principal.server
 
 
 def _granted(principal: Principal, action: str, channel: str) -> bool:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -43,6 +43,18 @@ ONCE_KEPT: Final = 86400.0
 EXPIRE_EVERY: Final = 3600.0
 
 
+class Bearer(Protocol):
+    """What a revocation may concern: a principal, or a right that a token gives in one channel."""
+
+    @property
+    def token(self) -> str | None:
+        """Names the token."""
+
+    @property
+    def issued(self) -> float | None:
+        """Its `iat`."""
+
+
 class Revocation(NamedTuple):
     kind: str
     user: str
@@ -59,12 +71,12 @@ class Revocation(NamedTuple):
     spared: Sequence[str] = ()
     """Sessions of the user that are not meant."""
 
-    def concerns(self, principal: Principal) -> bool:
-        """Whether the principal's token is one of those that are revoked. One that does not say when it was issued is
-        as old as can be."""
+    def concerns(self, bearer: Bearer) -> bool:
+        """Whether its token is one of those that are revoked. One that does not say when it was issued is as old as can
+        be."""
         if self.token is not None:
-            return principal.token == self.token
-        return (principal.issued or 0.0) <= self.at
+            return bearer.token == self.token
+        return (bearer.issued or 0.0) <= self.at
 
     def means(self, session: str) -> bool:
         """Whether it is about this one of the user's sessions."""
@@ -106,7 +118,8 @@ class Revocations:
         """The number of the last one that is known here."""
         self._users: dict[str, float] = {}
         """User → all tokens issued until then are revoked."""
-        self._tokens: set[tuple[str, str]] = set()
+        self._tokens: dict[str, set[str]] = {}
+        """Token → users."""
         self._rights: dict[str, list[Revocation]] = {}
         self._doubt: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
@@ -136,11 +149,14 @@ class Revocations:
     # --- what is revoked ----------------------------------------------------------------------------------------------
 
     def token(self, principal: Principal) -> bool:
-        """Whether all that the principal has is revoked."""
+        """Whether all that the principal has is revoked. A token that names no user is meant by its name alone."""
         user = principal.user
-        if user is None or principal.server:
+        if principal.server:
             return False
-        if principal.token is not None and (user, principal.token) in self._tokens:
+        named = self._tokens.get(principal.token) if principal.token is not None else None
+        if user is None:
+            return named is not None
+        if named is not None and user in named:
             return True
         revoked = self._users.get(user)
         return revoked is not None and (principal.issued or 0.0) <= revoked
@@ -158,7 +174,7 @@ class Revocations:
         if revocation.channels:
             self._rights.setdefault(user, []).append(revocation)
         elif revocation.token is not None:
-            self._tokens.add((user, revocation.token))
+            self._tokens.setdefault(revocation.token, set()).add(user)
         else:
             self._users[user] = max(revocation.at, self._users.get(user, 0.0))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from msgspec import UNSET
 
 from server.access.rights import must_be_admin
@@ -10,6 +12,8 @@ from server.centrifugo.session import CentrifugoSession
 from server.core.errors import TOKEN_EXPIRED, Disconnect
 from server.core.principals import Principal
 from server.node import Node
+
+logger = logging.getLogger(__name__)
 
 
 class Directives:
@@ -31,10 +35,16 @@ class Directives:
         for client in tuple(self._node.admission.users.get(directive.user, ())):
             if not isinstance(client, CentrifugoSession) or directive.session not in (None, client.id):
                 continue
-            if directive.action == "subscribe":
-                data = UNSET if directive.data is None else directive.data
-                client.serve_subscription(directive.channel, info=directive.info, data=data)
-            elif directive.expired:
-                client.disconnect(Disconnect(TOKEN_EXPIRED, "the back end says that it has expired"))
-            else:
-                client.prolong(directive.expires)
+            try:
+                self._do(directive, client)
+            except Exception:  # a bug, but this one's alone
+                logger.exception("%r: what a back end wants of it failed", client)
+
+    def _do(self, directive: Directive, client: CentrifugoSession) -> None:
+        if directive.action == "subscribe":
+            data = UNSET if directive.data is None else directive.data
+            client.serve_subscription(directive.channel, info=directive.info, data=data)
+        elif directive.expired:
+            client.disconnect(Disconnect(TOKEN_EXPIRED, "the back end says that it has expired"))
+        else:
+            client.prolong(directive.expires)

@@ -131,6 +131,8 @@ def _request(kind: type[Any], message: Any) -> Any:
     fields: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.name == "subs":
+            if len(value) > MAX_COMMANDS:
+                raise ValueError("too many subscriptions at once")
             fields["subs"] = {name: _request(requests.SubscribeRequest, of) for name, of in value.items()}
         elif field.name == "since":
             fields["since"] = _request(requests.StreamPosition, value)

@@ -27,6 +27,7 @@ from server.core.errors import (
     TOKEN_EXPIRED,
     UNAVAILABLE,
     Disconnect,
+    Error,
 )
 from server.wire.messages import Message
 from server.wire.pushes import (
@@ -58,6 +59,12 @@ BAD_REQUEST: Final = 3501
 STALE: Final = 3502
 CONNECTION_LIMIT: Final = 3504
 NO_PERMISSION: Final = 3507
+_REFUSALS: Final = {
+    "token_expired": TOKEN_EXPIRED,
+    "limit_exceeded": CONNECTION_LIMIT,
+    "permission_denied": NO_PERMISSION,
+    "unauthenticated": NO_PERMISSION,
+}
 UNSUBSCRIBED: Final = 2000
 UNSUBSCRIBES: Final = {"unrecoverable": 2500, "token_expired": 2501}
 """By the code of our push. After these a client subscribes anew by itself, after UNSUBSCRIBED it does not."""
@@ -73,6 +80,11 @@ def reply_shape(identifier: int, kind: str, fields: Mapping[str, Any]) -> Shape:
 
 def close_of(reason: Disconnect) -> int:
     return reason.named or CLOSES.get(reason.code, reason.code)
+
+
+def end_of(error: Error) -> Disconnect:
+    """How a connection ends whose `connect` is refused so."""
+    return Disconnect(UNAVAILABLE if error.retry else _REFUSALS.get(error.code, BAD_REQUEST), error.reason)
 
 
 def key_of(session: str, number: int) -> str:

@@ -5,7 +5,7 @@ Field names are the public protocol's. Fields that are not here are not looked a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw, Struct, field
@@ -99,6 +99,15 @@ class WireCommand(Struct):
 # --- in our words -----------------------------------------------------------------------------------------------------
 
 
+class Served(NamedTuple):
+    """What a back end says of a subscription."""
+
+    info: Any
+    """What others are shown of the client there."""
+    data: Any
+    """For the client; UNSET: nothing."""
+
+
 class Subscribe(commands.Subscribe):
     kind: ClassVar[str] = "subscribe"
     token: str = ""
@@ -108,13 +117,20 @@ class Subscribe(commands.Subscribe):
     """Instead of `after`, where it was in the present history, whichever that is."""
     join_leave: bool = False
     error_unrecovered: bool = False
-    served: Any = None
-    """Not None: a back end has asked for it, with this for the client (UNSET: nothing)."""
+    served: Served | None = None
+    """Not None: a back end has asked for it."""
 
 
 class Connect(commands.Connect):
     kind: ClassVar[str] = "connect"
-    subs: dict[str, Subscribe] = field(default_factory=dict)
+    subs: dict[str, SubscribeRequest] = field(default_factory=dict)
+    """As they stand on the wire, see `subscribing`: somebody has to look first how many there are."""
+
+
+class Malformed(Command):
+    """No command, behind some that wait."""
+
+    reason: str
 
 
 class Unsubscribe(commands.Unsubscribe):
@@ -175,7 +191,7 @@ def understand(wire: WireCommand, names: Names) -> Command:
             return Ping()
         raise MalformedCommand("id: required")
     if wire.connect is not None:
-        return _connect(number, wire.connect, names)
+        return _connect(number, wire.connect)
     if wire.subscribe is not None:
         return _subscribe(number, wire.subscribe, names)
     if wire.unsubscribe is not None:
@@ -205,13 +221,15 @@ class MalformedCommand(Exception):
     """The connection has nothing to say to it but goodbye."""
 
 
-def _connect(number: int, request: ConnectRequest, names: Names) -> Connect:
-    subs = {}
-    for name, wanted in request.subs.items():
-        wanted.channel = name
-        wanted.flag = 0
-        subs[names.ours(name)] = _subscribe(None, wanted, names)
-    return Connect(id=number, token=request.token or None, subs=subs)
+def _connect(number: int, request: ConnectRequest) -> Connect:
+    return Connect(id=number, token=request.token or None, subs=request.subs)
+
+
+def subscribing(name: str, wanted: SubscribeRequest, names: Names) -> Subscribe:
+    """What `connect` asks for under `name`; Error as `understand`."""
+    wanted.channel = name
+    wanted.flag = 0
+    return _subscribe(None, wanted, names)
 
 
 def _subscribe(number: int | None, request: SubscribeRequest, names: Names) -> Subscribe:
@@ -267,11 +285,11 @@ def json_commands(payload: bytes) -> list[WireCommand]:
     return [_decode(line) for line in lines if line.strip()]
 
 
-def connecting(payload: bytes, names: Names) -> Connect:
+def connecting(payload: bytes) -> Connect:
     """What somebody who only listens has to say, in JSON: nothing, or what else would be under `connect`. ValueError or
     RecursionError for what is none."""
     wanted = _decode_connect(payload) if payload.strip() not in (b"", b"null") else ConnectRequest()
-    return _connect(1, wanted, names)
+    return _connect(1, wanted)
 
 
 class Emulated(Struct):

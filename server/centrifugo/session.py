@@ -14,9 +14,11 @@ from msgspec import UNSET, structs
 
 from server import __version__
 from server.access.admission import ConnectionSeats
+from server.access.revocations import Revocation
 from server.centrifugo import requests
 from server.centrifugo.codes import unrecoverable
 from server.centrifugo.dialects import CentrifugoDialect
+from server.centrifugo.grants import Grants
 from server.centrifugo.history import read
 from server.centrifugo.names import Names
 from server.centrifugo.replies import (
@@ -25,6 +27,7 @@ from server.centrifugo.replies import (
     LOST_POSITION,
     STALE,
     client_shape,
+    end_of,
     key_of,
     publication_shape,
 )
@@ -37,7 +40,7 @@ from server.delivery.hub import Delivery
 from server.delivery.subscription import Subscription
 from server.node import Node
 from server.presence.clients import clients_topic
-from server.sessions.budget import CHANGE, FRAME
+from server.sessions.budget import CHANGE, FRAME, REFUSAL
 from server.sessions.client import EXPIRY_GRACE
 from server.sessions.outbox import Connection, Outbox
 from server.sessions.session import CONNECT_WITHIN, LOT, PING_EVERY, Ordered, Session
@@ -47,6 +50,8 @@ from server.wire.commands import Command
 from server.wire.dialects import Unreadable
 from server.wire.pushes import Fields, GapPush, Push, UnsubscribedPush
 
+MAX_TTL: Final = 2**31 - 1
+"""Seconds that can be written down: clients ask for a new token so long before the end as that is a number."""
 LEFT_OUT: Final = frozenset(("permission_denied", "unknown_channel", "bad_request"))
 """Errors of a subscription that the client has asked for in `connect`: it goes without it."""
 
@@ -63,8 +68,7 @@ class CentrifugoSession(Session):
     ) -> None:  # fmt: skip
         self._names = names
         self._tokens = tokens
-        self._grants: dict[str, Grant] = {}
-        """By channel: rights that a token gives in it alone."""
+        self._grants = Grants()
         self._server_side: set[str] = set()
         """Channels that the client has not subscribed to by itself."""
         self._watched: set[str] = set()
@@ -94,18 +98,26 @@ class CentrifugoSession(Session):
             self._hold(self._node.loop_share.turn(), command)
 
     def _unreadable(self, command: Unreadable) -> None:
-        if command.id is None or not (self._started or self._held is not None):
+        if command.id is None and self._held is not None:  # behind what waits
+            self._handle_in_turn(requests.Malformed(reason=command.error.reason))
+        elif command.id is None or not (self._started or self._held is not None):
             self.disconnect(Disconnect(BAD_REQUEST, command.error.reason))
         else:
             self._refuse(*command)
 
     def _handle(self, command: Command) -> None:
-        if self._budget.left < 0 and (refusal := self._exhausted()) is not None:  # since the frame was let in
+        if isinstance(command, requests.Malformed):
+            self.disconnect(Disconnect(BAD_REQUEST, command.reason))
+        elif _served(command):  # whatever the client itself may still ask for
+            super()._handle(command)
+        elif self._budget.left < 0 and (refusal := self._exhausted()) is not None:  # since the frame was let in
             self._refuse(command.id, refusal)
         else:
             super()._handle(command)
 
     def _dispatch(self, command: Command) -> None:
+        if _served(command):
+            self._budget.left += FRAME + CHANGE  # which it takes, and the client has not asked for
         if not isinstance(command, requests.SubRefresh | requests.Rpc | requests.Send):
             super()._dispatch(command)
             return
@@ -118,7 +130,10 @@ class CentrifugoSession(Session):
 
     async def _carry_out(self, command: Ordered) -> None:
         if isinstance(command, requests.Subscribe):
-            await self._subscribe_anew(command)
+            if command.served is None:
+                await self._subscribe_anew(command, None)
+            else:
+                await self._subscribe_served(command, command.served)
         elif isinstance(command, requests.Unsubscribe):
             self._unsubscribe(command)
         elif isinstance(command, requests.History):
@@ -134,14 +149,16 @@ class CentrifugoSession(Session):
         if self._waits_for_key(command, command.token):
             return False
         principal, grants = self._prove(command.token)
-        self._grants = {self._names.ours(name): grant for name, grant in grants.items()}
         self._identify(principal)
+        self._grants.of_connection = grants
         self._welcome()
         return True
 
     def _prove(self, token: str | None) -> tuple[Principal, dict[str, Grant]]:
+        """Who it is, and what the token gives it by channel."""
         try:
-            return self._tokens.connection(token, self.address)
+            principal, grants = self._tokens.connection(token, self.address)
+            return principal, {self._names.ours(name): grant for name, grant in grants.items()}
         except Error as error:
             if error.code in ("unauthenticated", "token_expired"):
                 self._node.admission.count_request(GUEST, self.address)
@@ -156,7 +173,11 @@ class CentrifugoSession(Session):
         assert isinstance(command, requests.Connect)
         if not first:
             raise Disconnect(BAD_REQUEST, "connect: only as the first command")
-        if self._grants or command.subs:
+        limit = self._node.config.limits.channels_per_connection
+        if limit and len(command.subs) > limit:
+            reason = f"subs: {len(command.subs)} channels; channels_per_connection is {limit}"
+            self._refuse_connect(command, Error("limit_exceeded", reason, limit="channels_per_connection"))
+        elif self._grants.of_connection or command.subs:
             self._hold(self._connect_with_subscriptions(command))
         else:
             self._greet(command, {})
@@ -177,34 +198,42 @@ class CentrifugoSession(Session):
     def _ttl(self, expires: float | None) -> Fields:
         if expires is None:
             return {}
-        return {"expires": True, "ttl": max(1, math.ceil(expires - self._node.clock.time()))}
+        left = math.ceil(expires - self._node.clock.time())
+        return {"expires": True, "ttl": min(max(1, left), MAX_TTL)}
 
     async def _connect_with_subscriptions(self, command: requests.Connect) -> None:
         """All that its token names, or none; of what it asks for besides, what it has a right to."""
-        begun: dict[str, tuple[Subscription, Fields]] = {}
-        wanted = {name: requests.Subscribe(channel=name) for name in self._grants} | command.subs
+        begun: dict[str, tuple[requests.Subscribe, Subscription, Fields]] = {}
+        own = {self._names.theirs(channel): requests.SubscribeRequest() for channel in self._grants.of_connection}
         try:
-            for channel, request in wanted.items():
+            for number, (name, wanted) in enumerate((own | command.subs).items(), 1):
+                self._budget.left -= FRAME + CHANGE
                 try:
-                    begun[channel] = await self._begin(request)
+                    request = requests.subscribing(name, wanted, self._names)
+                    begun[name] = request, *await self._begin(request)
                 except Error as error:
-                    if error.code not in LEFT_OUT or (channel in self._grants and error.code == "unknown_channel"):
+                    if error.code not in LEFT_OUT or (name in own and error.code == "unknown_channel"):
                         raise
+                    self._budget.left -= REFUSAL
                 else:
-                    self._server_side.add(channel)
+                    self._server_side.add(request.channel)
+                if not number % LOT:
+                    await self._node.loop_share.turn()
+                if self._ended:
+                    return
+            present = {name: of for name, of in begun.items() if of[0].channel in self.subscriptions}
+            self._greet(command, {name: fields for name, (_, _, fields) in present.items()})
         except Error as error:
-            self._started = False
-            self._refuse(command.id, error)
-            for channel in begun:
-                self._drop(channel)
-            return
+            self._refuse_connect(command, error)
         except Exception:
             self._failed(command.id)
-            return
-        present = {channel: of for channel, of in begun.items() if channel in self.subscriptions}
-        self._greet(command, {self._names.theirs(channel): fields for channel, (_, fields) in present.items()})
-        for channel, (subscription, _) in present.items():
-            self._start(subscription, wanted[channel])
+        else:
+            for request, subscription, _ in present.values():
+                self._start(subscription, request)
+
+    def _refuse_connect(self, command: requests.Connect, error: Error) -> None:
+        self._refuse(command.id, error)
+        self.disconnect(end_of(error))
 
     def _refresh(self, command: commands.Refresh) -> None:
         if self._waits_for_key(command, command.token):
@@ -213,41 +242,35 @@ class CentrifugoSession(Session):
         new, grants = self._prove(command.token or None)
         if new.user != self._principal.user or not command.token:
             raise Disconnect(INVALID_TOKEN, "invalid token")
-        self._principal = new
-        kept = {channel: grant for channel, grant in self._grants.items() if not grant.of_connection}
-        self._grants = {self._names.ours(name): grant for name, grant in grants.items()} | kept
+        self._principal, self._grants.of_connection = new, grants
         self._reply(command, **self._told_of_token())
         self.check_subscriptions()
 
     def principal_in(self, channel: str) -> Principal:
-        principal, grant = self._principal, self._grants.get(channel)
-        assert principal is not None
-        if grant is None:
-            return principal
-        channels = {**principal.channels, channel: [*principal.channels.get(channel, ()), "subscribe"]}
-        return structs.replace(principal, channels=channels, channel_info=grant.info)
+        assert self._principal is not None
+        return self._grants.of(self._principal, channel)
+
+    def lose(self, revocation: Revocation) -> None:
+        for channel in self._grants.drop_revoked(revocation):
+            if channel in self.subscriptions:
+                self._end_subscription(channel, "permission_denied", "the right was revoked")
 
     def tick(self, now: float) -> None:
         if not self._started and self._held is None and now - self._opened_at > CONNECT_WITHIN:
             self.disconnect(Disconnect(STALE, f"no connect within {CONNECT_WITHIN:.0f} s"))
-        if self._grants and not self._ended:
-            self._expire(self._node.clock.time() - EXPIRY_GRACE)
-        super().tick(now)
-
-    def _expire(self, before: float) -> None:
-        for channel, grant in tuple(self._grants.items()):
-            if grant.expires is not None and grant.expires < before:
-                del self._grants[channel]
+        if not self._ended:
+            for channel in self._grants.drop_expired(self._node.clock.time() - EXPIRY_GRACE):
                 if channel in self.subscriptions:
                     self._end_subscription(channel, "token_expired", "the subscription has expired")
+        super().tick(now)
 
     # --- what back ends ask for it ------------------------------------------------------------------------------------
 
     def serve_subscription(self, channel: str, *, info: Any = None, data: Any = UNSET) -> None:
-        """Subscribe it, and give it the right to. `info`: what others are shown of it there; `data`: for the client."""
+        """Subscribe it, and give it the right to, as long as it is. `info`: what others are shown of it there; `data`:
+        for the client."""
         if self._started and not self._ended and channel not in self.subscriptions:
-            self._grants[channel] = Grant(info=info)
-            self._handle_in_turn(requests.Subscribe(channel=channel, served=data))
+            self._handle_in_turn(requests.Subscribe(channel=channel, served=requests.Served(info, data)))
 
     def prolong(self, expires: float | None) -> None:
         """It may stay until then (seconds since 1970), or for ever."""
@@ -257,36 +280,52 @@ class CentrifugoSession(Session):
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
-    async def _subscribe_anew(self, command: requests.Subscribe) -> None:
+    async def _subscribe_served(self, command: requests.Subscribe, served: requests.Served) -> None:
+        """Whether there is a subscription then is nothing that the client would wait for."""
+        try:
+            await self._subscribe_anew(command, Grant(info=served.info))
+        except Error as error:
+            self._node.incidents.refused(error, self._principal, self.address)
+
+    async def _subscribe_anew(self, command: requests.Subscribe, grant: Grant | None) -> None:
         channel = command.channel
         if channel in self.subscriptions:
             raise Error("conflict", f"channel: already subscribed to {self._names.theirs(channel)}")
         if command.token:
-            await self._take_grant(channel, command.token)
+            grant = await self._grant(channel, command.token)
+        if grant is not None:
+            self._accept(channel, grant)
         before = self._principal
-        subscription, fields = await self._begin(command)
+        try:
+            subscription, fields = await self._begin(command)
+        finally:
+            if channel not in self.subscriptions:
+                self._grants.drop(channel)
         if self._ended:
             return
         if command.served is not None:
             self._server_side.add(channel)
-            told = fields if command.served is UNSET else fields | {"data": command.served}
+            told = fields if command.served.data is UNSET else fields | {"data": command.served.data}
             self.outbox.put(self._push_shape({"channel": self._names.theirs(channel), "subscribe": told}))
         else:
             self._server_side.discard(channel)
-            grant = self._grants.get(channel)
             self._reply(command, **fields, **({} if grant is None else self._ttl(grant.expires)))
-        if self._principal is not before:  # refreshed meanwhile, perhaps with fewer rights
+        if self._principal is not before or self._grants.held(channel) is not grant:  # fewer rights since, perhaps
             self.check_subscriptions()
         self._start(subscription, command)
 
-    async def _take_grant(self, channel: str, token: str) -> Grant:
+    async def _grant(self, channel: str, token: str) -> Grant:
+        """What a subscription token gives it."""
         fetching = self._node.authenticator.fetching(token)
         if fetching is not None:
             await fetching
         assert self._principal is not None
-        grant = self._tokens.subscription(token, self._names.theirs(channel), self._principal, self.id)
-        self._grants[channel] = grant
-        return grant
+        return self._tokens.subscription(token, self._names.theirs(channel), self._principal, self.id)
+
+    def _accept(self, channel: str, grant: Grant) -> None:
+        self._grants.hold(channel, grant)
+        if grant.token is not None and self.principal_in(channel).user is None:
+            self._node.admission.bearers.add(self)
 
     async def _begin(self, request: requests.Subscribe) -> tuple[Subscription, Fields]:
         """A subscription that is not started yet, and what the client is told of it."""
@@ -336,6 +375,7 @@ class CentrifugoSession(Session):
 
     def _drop(self, channel: str) -> None:
         """End a subscription of which the client knows nothing."""
+        self._grants.drop(channel)
         subscription = self.subscriptions.pop(channel, None)
         if subscription is not None:
             subscription.close(for_good=True)
@@ -345,6 +385,7 @@ class CentrifugoSession(Session):
         if subscription is not None:
             self._stop_watching(command.channel)
             self._server_side.discard(command.channel)
+            self._grants.drop(command.channel)
             subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
             del self.subscriptions[command.channel]
         self._reply(command)
@@ -362,6 +403,7 @@ class CentrifugoSession(Session):
     def _end_subscription(self, channel: str, code: str, reason: str) -> None:
         self._stop_watching(channel)
         self._server_side.discard(channel)
+        self._grants.drop(channel)
         super()._end_subscription(channel, code, reason)
 
     def suspend(self, concerned: Callable[[str], bool]) -> None:
@@ -388,7 +430,10 @@ class CentrifugoSession(Session):
         try:
             if command.channel not in self.subscriptions:
                 raise Error("permission_denied", "channel: not subscribed to it")
-            grant = await self._take_grant(command.channel, command.token)
+            grant = await self._grant(command.channel, command.token)
+            if command.channel not in self.subscriptions:  # any more
+                raise Error("permission_denied", "channel: not subscribed to it")
+            self._accept(command.channel, grant)
             self._reply(command, **self._ttl(grant.expires))
         except Error as error:
             self._refuse(command.id, error)
@@ -426,6 +471,11 @@ class CentrifugoSession(Session):
         self._spend()
         async with self._one_page():
             self._reply(command, **await read(command))
+
+
+def _served(command: Command) -> bool:
+    """Whether a back end has asked for it."""
+    return isinstance(command, requests.Subscribe) and command.served is not None
 
 
 def _position(head: Position) -> Fields:

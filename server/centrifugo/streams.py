@@ -6,23 +6,15 @@ Their commands come with requests of their own, to any node (`Letters`); or with
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final
+from typing import Any
 
 from server.centrifugo import requests
-from server.centrifugo.replies import BAD_REQUEST, CONNECTION_LIMIT, NO_PERMISSION
+from server.centrifugo.replies import BAD_REQUEST, end_of
 from server.centrifugo.session import CentrifugoSession
-from server.core.errors import TOKEN_EXPIRED, UNAVAILABLE, Disconnect, Error
+from server.core.errors import STALLED, Disconnect, Error
 from server.sessions.session import PING_EVERY
 from server.wire.commands import Command
 from server.wire.pushes import Fields
-
-_ENDS: Final = {
-    "token_expired": TOKEN_EXPIRED,
-    "limit_exceeded": CONNECTION_LIMIT,
-    "permission_denied": NO_PERMISSION,
-    "unauthenticated": NO_PERMISSION,
-}
-"""How a connection ends whose only command is refused; unless it is worth another try."""
 
 
 class EmulatedSession(CentrifugoSession):
@@ -42,10 +34,14 @@ class EmulatedSession(CentrifugoSession):
         self.receive(self._dialect.codec.opcode, payload)
 
     def _take(self, payload: bytes) -> None:
-        """From whatever node. Too much at a time is lost, as the client would not wait for an answer."""
-        if not self._ended and self.reading:
-            self.heard()
-            self.receive(self._dialect.codec.opcode, payload)
+        """From whatever node. Nobody can be made to wait with what comes this way."""
+        if self._ended:
+            return
+        if not self.reading:
+            self.disconnect(Disconnect(STALLED, "commands came faster than their answers were read"))
+            return
+        self.heard()
+        self.receive(self._dialect.codec.opcode, payload)
 
     def _told_of_transport(self) -> Fields:
         return super()._told_of_transport() | {"session": self._secret, "node": self._node.id}
@@ -65,11 +61,9 @@ class ListeningSession(CentrifugoSession):
     def begin(self, payload: bytes) -> None:
         """What came with the request: what would be under `connect` in a command."""
         try:
-            command = requests.connecting(payload, self._names)
+            command = requests.connecting(payload)
         except (ValueError, RecursionError):
             self.disconnect(Disconnect(BAD_REQUEST, "not a connect request"))
-        except Error as error:
-            self._refuse(1, error)
         else:
             self._handle_in_turn(command)
 
@@ -78,8 +72,8 @@ class ListeningSession(CentrifugoSession):
 
     def _refuse(self, identifier: int | None, error: Error) -> None:
         super()._refuse(identifier, error)
-        code = UNAVAILABLE if error.retry else _ENDS.get(error.code, BAD_REQUEST)
-        self.disconnect(Disconnect(code, error.reason))
+        if identifier is not None:  # its only command: what else there is is a back end's
+            self.disconnect(end_of(error))
 
     def _reply(self, command: Command, **fields: Any) -> None:
         """It is pushed, as all that it gets."""

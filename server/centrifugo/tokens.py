@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,7 +39,10 @@ class Grant(NamedTuple):
     expires: float | None = None
     """Seconds since 1970, UTC; None: with the connection."""
     info: Any = None
-    of_connection: bool = False
+    token: str | None = None
+    """Names the token, as `Principal.token`; None: the connection's, or a back end's word."""
+    issued: float = math.inf
+    """When it was issued, in seconds since 1970: 0 if it does not say; infinite: what the connection's token says."""
 
 
 class Tokens:
@@ -68,9 +72,9 @@ class Tokens:
         channels = known.channels or {}
         for name in known.subs or {}:
             options = (known.subs or {})[name]
-            grants[name] = Grant(info=options.get("info") if isinstance(options, dict) else None, of_connection=True)
+            grants[name] = Grant(info=options.get("info") if isinstance(options, dict) else None)
         if isinstance(channels, list):
-            grants.update({name: Grant(of_connection=True) for name in channels if name not in grants})
+            grants.update({name: Grant() for name in channels if name not in grants})
             channels = {}
         return Principal(
             user=known.sub or None,
@@ -95,18 +99,15 @@ class Tokens:
             raise _no_right("the token is for another user")
         if known.client and known.client != client:
             raise _no_right("the token is for another client")
+        expires = None if known.exp is UNSET else float(known.exp)
+        issued = None if known.iat is UNSET else float(known.iat)
+        identifier = token_id(token, known)
         try:
-            self._identities.recognize(
-                Principal(
-                    user=principal.user,
-                    token=token_id(token, known),
-                    expires=None if known.exp is UNSET else float(known.exp),
-                    issued=None if known.iat is UNSET else float(known.iat),
-                )
-            )
+            bearer = Principal(user=principal.user, token=identifier, expires=expires, issued=issued)
+            self._identities.recognize(bearer)
         except Error as error:
             raise _no_right(error.reason) from None
-        return Grant(None if known.exp is UNSET else float(known.exp), _info(known.info, known.b64info))
+        return Grant(expires, _info(known.info, known.b64info), identifier, issued or 0.0)
 
     def _convert(self, claims: dict[str, Any], kind: Any) -> Any:
         try:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from server.access.admission import ConnectionSeats
 from server.access.permissions import revocable
+from server.access.revocations import Revocation
 from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
 from server.core.principals import Principal
 from server.delivery.subscription import Subscription
@@ -128,10 +129,14 @@ class ConnectedClient:
         self._forget_user()
         self._seats.sit_as(principal)
         self._principal = principal
-        if revocable(principal) and principal.user is not None:
-            self._node.admission.users.setdefault(principal.user, set()).add(self)
+        if revocable(principal):
+            if principal.user is not None:
+                self._node.admission.users.setdefault(principal.user, set()).add(self)
+            else:
+                self._node.admission.bearers.add(self)
 
     def _forget_user(self) -> None:
+        self._node.admission.bearers.discard(self)
         user = self._principal.user if self._principal is not None else None
         sessions = self._node.admission.users.get(user) if user is not None else None
         if user is not None and sessions is not None:
@@ -150,6 +155,10 @@ class ConnectedClient:
         """End the subscriptions to the channels that are `concerned`. What waits of them is not sent any more."""
         for channel in [channel for channel in self.subscriptions if concerned(channel)]:
             self._end_subscription(channel, code, reason)
+
+    def lose(self, revocation: Revocation) -> None:
+        """It takes none of what the principal may do, but perhaps a right of one channel, that has a token of its own:
+        then the subscription ends."""
 
     def check_subscriptions(self) -> None:
         """End the subscriptions that the principal has no right to any more."""

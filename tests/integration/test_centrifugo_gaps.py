@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -177,3 +178,111 @@ async def test_what_a_back_end_gives_a_client(url: str, node: Node) -> None:
         push = await wire.push()
         assert 598 <= push["refresh"].pop("ttl") <= 600
         assert push == {"refresh": {"expires": True}}
+
+
+# --- rights of one channel --------------------------------------------------------------------------------------------
+
+OPERATOR = Principal(user="operator", server=True, admin=True)
+
+
+async def refused(wire: Wire, channel: str, **fields: Any) -> int:
+    """The code of the error with which a subscription is refused."""
+    return int((await wire.ask(subscribe={"channel": channel, **fields}))["error"]["code"])
+
+
+@pytest.mark.gen_test
+async def test_a_right_that_a_back_end_gives_ends_with_its_subscription(url: str, node: Node) -> None:
+    """Whoever ends it: a back end or the client."""
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60))
+        (session,) = (client for client in node.admission.clients if isinstance(client, CentrifugoSession))
+        for by_client in (True, False):
+            session.serve_subscription("members:a")
+            assert "subscribe" in await wire.push()
+            if by_client:
+                await wire.ask(unsubscribe={"channel": "members:a"})
+            else:
+                await node.moderation.unsubscribe(OPERATOR, "members:a", "ann", "")
+                assert "unsubscribe" in await wire.push()
+            assert await refused(wire, "members:a") == 103
+
+
+@pytest.mark.gen_test
+async def test_a_new_login_does_not_bring_back_a_revoked_right(url: str, node: Node) -> None:
+    """A subscription token from before the revocation stays worth nothing."""
+    old = token(LONG, sub="ann", channel="members:a", exp=60, iat=int(time.time()) - 60)
+    new = int(time.time()) + 5
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60, iat=int(time.time()) - 60))
+        await wire.subscribe("members:a", token=old)
+        await node.moderation.revoke(OPERATOR, "ann", channels=["members:a"])
+        assert "unsubscribe" in await wire.push()
+        assert await refused(wire, "members:a", token=old) == 103
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60, iat=new))
+        for bad in (old, token(LONG, sub="ann", channel="members:a", exp=60)):
+            assert await refused(wire, "members:a", token=bad) == 103
+        await wire.subscribe("members:a", token=token(LONG, sub="ann", channel="members:a", exp=60, iat=new))
+
+
+@pytest.mark.gen_test
+async def test_a_revoked_subscription_token_ends_its_subscription(url: str, node: Node) -> None:
+    """By its `jti`, or together with all that were issued so long ago; the connection has a token of its own."""
+    now = int(time.time())
+    async with Wire(url) as wire:
+        await wire.connect(token=token(LONG, sub="ann", exp=60, iat=now + 5))
+        for named in ("the-token", None):
+            claims: dict[str, Any] = {"sub": "ann", "channel": "members:a", "exp": 60, "iat": now - 5}
+            await wire.subscribe("members:a", token=token(LONG, **claims, **({"jti": named} if named else {})))
+            await node.moderation.revoke(OPERATOR, "ann", token=named)
+            assert (await wire.push())["unsubscribe"]["code"] == 2000
+            assert await refused(wire, "members:a") == 103
+
+
+@pytest.mark.gen_test
+async def test_tokens_without_a_user_are_revoked_by_name(url: str, node: Node) -> None:
+    """Of a connection or of a subscription; under whatever user's name that is asked for."""
+    login = token(LONG, channels={"members:a": ["subscribe"]}, exp=60, jti="anonymous-login")
+    async with Wire(url) as wire, Wire(url) as guest:
+        await wire.connect(token=login)
+        await wire.subscribe("members:a")
+        await guest.connect()
+        of_channel = token(LONG, channel="members:a", exp=60, jti="anonymous-subscription")
+        await guest.subscribe("members:a", token=of_channel)
+        await node.moderation.revoke(OPERATOR, "nobody", token="anonymous-login")
+        assert await wire.closed() == 3500
+        await node.moderation.revoke(OPERATOR, "nobody", token="anonymous-subscription")
+        assert "unsubscribe" in await guest.push()
+        assert await refused(guest, "members:a", token=of_channel) == 103
+    async with Wire(url) as wire:
+        await wire.send({"id": 1, "connect": {"token": login}})
+        assert await wire.closed() == 3500
+    assert not node.admission.bearers
+
+
+@pytest.mark.gen_test
+async def test_a_refresh_counts_as_a_whole_or_not_at_all(url: str, node: Node) -> None:
+    """A token that names what is no channel changes nothing; one with fewer rights ends what they were for."""
+
+    def of(channels: Any) -> str:
+        return token(LONG, sub="ann", exp=60, channels=channels)
+
+    async with Wire(url) as wire:
+        await wire.connect(token=of({"members:a": ["subscribe"]}))
+        await wire.subscribe("members:a")
+        assert (await wire.ask(refresh={"token": of(["no-namespace"])}))["error"]["code"] == 102
+        await publish(node, "members:a", 1)
+        assert [pub["data"] for pub in await wire.pubs(1)] == [1]
+        assert "history" in await wire.ask(history={"channel": "members:a"})
+        assert "refresh" in await wire.ask(refresh={"token": of({})})
+        assert (await wire.push())["unsubscribe"]["code"] == 2000
+
+
+@pytest.mark.gen_test
+async def test_an_end_that_is_centuries_away(url: str, node: Node) -> None:
+    """Is told as the longest that every encoding can write down, and one client's failure is no other's."""
+    async with Wire(url) as wire:
+        assert (await wire.connect(token=token(LONG, sub="ann", exp=10**12)))["ttl"] == 2**31 - 1
+        (session,) = (client for client in node.admission.clients if isinstance(client, CentrifugoSession))
+        session.prolong(1e12)
+        assert (await wire.push())["refresh"]["ttl"] == 2**31 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -17,6 +18,7 @@ from tests.support.processes import Mongod, Redis
 from tests.support.protobuf import decode, delimited, encode
 from tests.support.server import Server
 
+OPERATOR = "the operator's key"
 BINARY = {"Content-Type": "application/octet-stream", "Accept": "application/octet-stream"}
 
 
@@ -30,7 +32,8 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, mongod: Mongod, redis: Redis) -> Iterator[Server]:
-    settings = {"mongodb.database": "centrifugo_streams"}
+    operator = {"sha256": hashlib.sha256(OPERATOR.encode()).hexdigest(), "admin": True}
+    settings = {"mongodb.database": "centrifugo_streams", "auth.api_keys": {"operator": operator}}
     yield from one_server(tmp_path_factory.mktemp("centrifugo_a"), mongod, redis.url, **settings)
 
 
@@ -210,6 +213,35 @@ async def test_who_only_listens(server: Server, name: str, path: str) -> None:
         async with stream(server, *opened(bad)) as one:
             assert (await one.next())["disconnect"]["code"] == code
             await one.ended()
+
+
+@pytest.mark.gen_test
+async def test_a_back_end_subscribes_a_listener_twice(server: Server, name: str) -> None:
+    """What cannot be done of it is nothing that the listener has asked for, and so no end of its connection."""
+    who = token(sub=name)
+    async with stream(server, "/connection/uni_http_stream", json.dumps({"token": who}).encode()) as one:
+        assert "connect" in await one.next()
+        wish = {"subscribe": {"user": name, "channel": name}}
+        nothing = {"subscribe": {"user": name, "channel": f"docs:{name}"}}
+        key = {"X-API-Key": OPERATOR}
+        assert (await server.post("/api/batch", {"commands": [wish, wish, nothing]}, headers=key)).status == 200
+        assert (await one.next())["channel"] == name
+        await server.post(f"/v1/channels/cf:{name}/messages", {"data": 1})
+        assert (await one.next())["pub"]["data"] == 1
+
+
+@pytest.mark.gen_test
+async def test_who_sends_faster_than_it_reads_is_told(server: Server, name: str) -> None:
+    """Commands that come in requests of their own are never thrown away in silence: the connection ends with 3008."""
+    async with stream(server, *opening("http_stream", {"id": 1, "connect": {}})) as one:
+        connected = (await one.next())["connect"]
+        reads = [{"id": number, "history": {"channel": name, "limit": 1}} for number in range(2, 1800)]
+        assert await emulate(server, connected, *reads) == 204
+        assert await emulate(server, connected, {"id": 2000, "ping": {}}) == 204
+        while "push" not in (frame := await one.next()):
+            pass
+        assert frame["push"]["disconnect"]["code"] == 3008
+        await one.ended()
 
 
 @pytest.mark.gen_test

@@ -323,6 +323,32 @@ async def test_the_server_subscribes_to_what_the_token_names(server: Server, nam
         assert (await wire.pubs(1))[0]["data"] == 1
     async with Wire(server) as wire:
         assert error_of(await wire.ask(connect={"token": token(sub="ann", channels=["nothing:declared"])})) == 102
+        assert await wire.closed() == 3501
+
+
+@pytest.mark.gen_test
+async def test_connect_asks_for_no_more_than_a_connection_may_have(server: Server, name: str) -> None:
+    """A channel more than `channels_per_connection` is one too many; what it has no right to, it goes without."""
+    async with Wire(server) as wire:
+        subs: dict[str, Any] = {f"{name}-{number}": {} for number in range(129)}
+        assert error_of(await wire.ask(connect={"subs": subs})) == 106
+        assert await wire.closed() == 3504
+    async with Wire(server) as wire:
+        subs = {f"closed:{number}": {} for number in range(126)} | {"No Such:name": {}, name: {}}
+        assert set((await wire.connect(subs=subs))["subs"]) == {name}
+
+
+@pytest.mark.gen_test
+async def test_what_stood_before_a_malformed_command_is_done(server: Server, name: str) -> None:
+    """Also if it has to wait, as everything does behind a connect with subscriptions."""
+    async with Wire(server) as wire:
+        await wire.send(
+            {"id": 1, "connect": {"subs": {name: {}}}}, {"id": 2, "publish": {"channel": name, "data": 1}}, {"id": 3}
+        )
+        assert await wire.closed() == 3501
+    async with Wire(server) as wire:
+        await wire.connect()
+        assert len((await wire.ask(history={"channel": name, "limit": 9}))["history"]["publications"]) == 1
 
 
 @pytest.mark.gen_test

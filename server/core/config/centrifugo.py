@@ -18,4 +18,5 @@ class Centrifugo(Section):
     api: bool = True
     """`/api`, for back ends with one of `auth.api_keys`"""
     tokens_without_exp: bool = False
-    """at `/connection/…` a token without `exp` is taken, and is good until it is revoked"""
+    """at `/connection/…` a token without `exp` is taken, and is good until it is revoked (without `sub`: by its
+    `jti`, whatever user is named)"""
