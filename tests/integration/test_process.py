@@ -15,7 +15,7 @@ from tornado.httpclient import HTTPClientError
 
 import run
 from tests.support.client import Client, ConnectionLost, Refused
-from tests.support.commands import alive, mongods, refused
+from tests.support.commands import alive, mongods, refused, stopped
 from tests.support.processes import LOOPBACK, UNLIMITED, Mongod, Server, free_port
 from tests.support.waiting import until
 
@@ -326,6 +326,7 @@ async def test_the_second_signal_leaves_at_once(tmp_path: Path) -> None:
         await server.start()
         (mongod,) = mongods(server)
         os.kill(mongod, signal.SIGSTOP)
+        await until(lambda: stopped(mongod), 10, "a mongod that stands still")  # its threads have to notice
         async with Client(server.ws) as client:
             publishing = asyncio.ensure_future(client.publish("chat:lobby", 1))
             await asyncio.sleep(0)

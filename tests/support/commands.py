@@ -59,6 +59,15 @@ def mongods(server: Server) -> list[int]:
 def alive(pid: int) -> bool:
     try:
         # A zombie (an orphan that nobody has collected yet) has ended.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _state(Path(f"/proc/{pid}")) != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def stopped(pid: int) -> bool:
+    """Whether a SIGSTOP has reached all of its threads."""
+    return all(_state(thread) == "T" for thread in Path(f"/proc/{pid}/task").iterdir())
+
+
+def _state(process: Path) -> str:
+    return (process / "stat").read_text().rpartition(")")[2].split()[0]
