@@ -9,7 +9,6 @@ publishing and reading a key needs the rights of the channels, as in our own RES
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -34,7 +33,7 @@ from server.centrifugo.door import Centrifugo
 from server.centrifugo.history import read
 from server.centrifugo.replies import client_shape, publication_shape
 from server.core.errors import Error, bad_request
-from server.core.names import SYSTEM, namespace_of
+from server.core.names import SYSTEM, fits, namespace_of
 from server.core.principals import Principal
 from server.log.log import Receipt
 from server.node import Node
@@ -232,14 +231,13 @@ class Caller:
 
     async def _channels(self, request: ChannelsRequest) -> Fields:
         """`pattern` has `*` for any characters."""
-        matches = _pattern(request.pattern or "*").fullmatch
         found: Fields = {}
         after: str | None = ""
         while after is not None:
             page = await self._node.directory.channels(self._principal, "", after, MAX_PAGE)
             for row in page["channels"]:
                 name = self._names.theirs(row["channel"])
-                if not name.startswith(SYSTEM) and matches(name):
+                if not name.startswith(SYSTEM) and fits(request.pattern or "*", name):
                     found[name] = {"num_clients": row["subscribers"]}
             after = page["next"]
         return {"channels": found}
@@ -252,7 +250,3 @@ async def _stored(publishing: Publishing) -> Fields:
     """Where the message is; nothing of one that is not stored."""
     receipt = None if publishing is None else await publishing
     return {} if receipt is None else {"offset": receipt.position.offset, "epoch": receipt.position.epoch}
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from server.centrifugo.codes import unrecoverable
 from server.channels.history import History
 from server.core.cursors import Position, parse_cursor
 from server.core.errors import Error
 from server.core.principals import Principal
+from server.wire.codec import JSON
 from server.wire.commands import MAX_PAGE
 from server.wire.pushes import MessagePush
+
+ENOUGH: Final = 4 << 20
+"""Bytes of messages in an answer, behind which no further page is read. A page of the log is about as much at most."""
 
 
 async def read(
@@ -22,8 +28,9 @@ async def read(
     address: str = "",
 ) -> tuple[list[MessagePush], Position]:
     """Messages, in the order they were asked for, and the newest position. `limit`: 0 for the position alone, -1 for as
-    many as there may be in an answer. `since`: (offset, epoch), exclusive, with an empty epoch for the present one;
-    error 112 if that is of another history. Without it from the beginning, or backwards from the end."""
+    many as there may be in an answer: MAX_PAGE, or those that first come to ENOUGH bytes. `since`: (offset, epoch),
+    exclusive, with an empty epoch for the present one; error 112 if that is of another history. Without it from the
+    beginning, or backwards from the end."""
     count = MAX_PAGE if limit < 0 else min(limit, MAX_PAGE)
     after = before = None
     if since is not None and limit:
@@ -36,7 +43,20 @@ async def read(
     foreign = since is not None and since[1] not in ("", head.epoch)
     if foreign or (page["gap"] is not None and page["gap"]["from"] is None):
         raise unrecoverable("since: of another history than the channel's")
-    messages = list(page["messages"]) if limit else []
+    if not limit:
+        return [], head
+    messages = list(page["messages"])
+    size = 0
+    while page["more"] and page["messages"] and len(messages) < count:
+        size += len(JSON.encode([message.data for message in page["messages"]]))
+        if size >= ENOUGH:
+            break
+        after, before = (None, messages[0].cursor) if reverse else (messages[-1].cursor, None)
+        page = await history.page(
+            principal, channel, after=after, before=before, limit=count - len(messages), address=address, head=head,
+            counted=True,
+        )  # fmt: skip
+        messages = [*page["messages"], *messages] if reverse else [*messages, *page["messages"]]
     return messages[::-1] if reverse else messages, head
 
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct, field
 
 from server.centrifugo.names import Names
-from server.core.cursors import MAX_OFFSET, parse_cursor
+from server.core.cursors import MAX_OFFSET, Position, parse_cursor
 from server.core.errors import Error, bad_request
 from server.wire import commands
 from server.wire.codec import JSON
@@ -119,6 +119,9 @@ class Subscribe(commands.Subscribe):
     error_unrecovered: bool = False
     served: Served | None = None
     """Not None: a back end has asked for it."""
+
+    def position(self) -> Position | None:
+        return super().position() if self.offset is None else Position("", self.offset)
 
 
 class Connect(commands.Connect):

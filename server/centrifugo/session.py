@@ -329,15 +329,15 @@ class CentrifugoSession(Session):
 
     async def _begin(self, request: requests.Subscribe) -> tuple[Subscription, Fields]:
         """A subscription that is not started yet, and what the client is told of it."""
-        principal = self.principal_in(request.channel)
-        if request.recover:
-            await self._place(principal, request)
-        subscription, begun, gap = await self.join(principal, request)
+        namespace = self._node.config.namespaces.get(namespace_of(request.channel))
+        if namespace is not None and not namespace.durable:  # there are no positions
+            request.after = request.offset = None
+        subscription, begun, gap = await self.join(self.principal_in(request.channel), request)
         fields: Fields = {}
         if self._ended or not subscription.durable:
             return subscription, {"was_recovering": True} if request.recover else fields
         position = parse_cursor(begun["cursor"])
-        recovered = request.after is not None and gap is None
+        recovered = request.position() is not None and gap is None
         if gap is not None:
             if request.error_unrecovered:
                 self._drop(request.channel)
@@ -348,21 +348,12 @@ class CentrifugoSession(Session):
             fields["offset"] = position.offset
         if request.recover:
             fields["was_recovering"] = True
-            if request.after is None and request.error_unrecovered:
+            if request.position() is None and request.error_unrecovered:
                 self._drop(request.channel)
                 raise unrecoverable("the position is not in the history any more")
         if recovered:
             fields["recovered"] = True
         return subscription, fields
-
-    async def _place(self, principal: Principal, request: requests.Subscribe) -> None:
-        """Find out where it wants to go on from, if it is one of the places that there are."""
-        namespace = self._node.config.namespaces.get(namespace_of(request.channel))
-        if namespace is not None and not namespace.durable:
-            request.after = None
-        elif request.offset is not None:
-            _, head = await read(self._node.history, principal, request.channel, limit=0, address=self.address)
-            request.after = str(Position(head.epoch, request.offset))
 
     def _start(self, subscription: Subscription, request: requests.Subscribe) -> None:
         if self.subscriptions.get(request.channel) is not subscription:

@@ -63,11 +63,13 @@ class History:
         where: Any = None,
         address: str = "",
         head: Position | None = None,
+        counted: bool = False,
     ) -> HistoryPage:
         """Oldest first, bounds exclusive; with neither bound the newest. A page may be shorter than `limit`, or empty
         though there are more: of the changes of documents only those are in it that `where` shows. `head`: the newest
-        position, where it is known already."""
-        self._admission.spend(principal, address)
+        position, where it is known already. `counted`: it belongs to an answer that has been counted as a read."""
+        if not counted:
+            self._admission.spend(principal, address)
         async with self._rights.reading(principal, channel) as namespace:
             if not namespace.durable:
                 raise bad_request(f"channel: {channel} is ephemeral, it has no history")

@@ -11,7 +11,7 @@ from server.access.rights import Rights
 from server.access.tickets import Tickets
 from server.cluster.peers import Peers
 from server.core.config import Namespace
-from server.core.cursors import BEGINNING, Position, parse_cursor
+from server.core.cursors import BEGINNING, Position
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
@@ -102,7 +102,7 @@ class Subscriptions:
         channel, last = request.channel, request.last
         if request.after is not None and last is not None:
             raise bad_request("after, last: one of them")
-        after = None if request.after is None else parse_cursor(request.after)
+        after = request.position()
         view = self._documents.view(principal, channel, request.where, request.conflate)
         if view is None and (request.snapshot or request.conflate):
             raise bad_request(f"snapshot, conflate: {channel} has no documents")
@@ -160,8 +160,8 @@ class Subscriptions:
                 return head, None, None
             position, at_hand = await self._before(stream, head, last)
             return position, None, at_hand
-        if after == BEGINNING:
-            after = Position(head.epoch, 0)
+        if not after.epoch:
+            after = Position(head.epoch, after.offset)
         same_history = after.epoch == head.epoch
         if same_history and after.offset > head.offset:
             same_history = await self._wait_for(stream, after)

@@ -59,7 +59,7 @@ def matches(pattern: str, channel: str) -> bool:
     """Whether a well-formed name is one of `pattern`: `chat:*`, `chat:room-*`, `*:lobby`, `*`.
 
     In front of the colon stands a namespace, or `*` for every declared one (never for the built-in ones); behind it
-    `*` is any characters. Linear in the name's length whatever the pattern: both may be strangers'.
+    `*` is any characters.
     """
     if pattern == "*":
         pattern = "*:*"
@@ -67,15 +67,21 @@ def matches(pattern: str, channel: str) -> bool:
     own, _, rest = channel.partition(":")
     if not colon or (namespace != own and (namespace != "*" or own == DOCUMENTS or own.startswith("$"))):
         return False
-    first, *others = wanted.split("*")
+    return fits(wanted, rest)
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Whether that is the text, with `*` for any characters. Each part is looked for once, behind the one before it, so
+    that no pattern takes long: both may be strangers'."""
+    first, *others = pattern.split("*")
     if not others:
-        return rest == wanted
+        return text == pattern
     last = others.pop()
-    if len(first) + len(last) > len(rest) or not (rest.startswith(first) and rest.endswith(last)):
+    if len(first) + len(last) > len(text) or not (text.startswith(first) and text.endswith(last)):
         return False
-    start, end = len(first), len(rest) - len(last)
+    start, end = len(first), len(text) - len(last)
     for part in others:
-        found = rest.find(part, start, end)
+        found = text.find(part, start, end)
         if found < 0:
             return False
         start = found + len(part)

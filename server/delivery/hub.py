@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from msgspec import structs
 
 from server.documents.views import View
+from server.presence.clients import is_channel
 from server.wire.codec import Codec
 from server.wire.messages import Message, Notice
 from server.wire.pushes import GapPush, ProgressPush, Push
@@ -177,8 +178,9 @@ class Hub:
         return sum(len(sinks) for topic in topics for sinks in topic.sinks.values())
 
     def subscriptions(self) -> int:
-        """Sinks of all channels, each counted once per channel or view that it gets."""
-        return sum(self.count(channel) for channel in self._topics | self._views)
+        """Sinks of all channels, each counted once per channel or view that it gets. (Who hears of the others' coming
+        and going in a channel is among its sinks anyhow.)"""
+        return sum(self.count(topic) for topic in self._topics | self._views if is_channel(topic))
 
     def deliver(self, messages: list[Message]) -> None:
         """Send messages of one channel to its sinks, at the end of this turn of the loop."""

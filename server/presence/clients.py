@@ -29,6 +29,11 @@ def clients_topic(channel: str) -> str:
     return f"{channel}\0clients"
 
 
+def is_channel(topic: str) -> bool:
+    """Whether a topic of the hub is a channel's own."""
+    return "\0" not in topic
+
+
 class Visitors:
     """`deliver(notices)` reaches those who listen to the `clients_topic` of a channel, where `tells(channel)`."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from server.core.cursors import Position, parse_cursor
 from server.core.errors import bad_request
 
 MAX_PAGE: Final = 1000
@@ -42,6 +43,10 @@ class Subscribe(Command, tag="subscribe"):
     """These three for the changes of documents: what to show, the documents themselves first, and not too often."""
     snapshot: bool = False
     conflate: Annotated[float, Meta(ge=0, le=60)] = 0.0
+
+    def position(self) -> Position | None:
+        """Where to go on from; without an epoch in whatever history there is."""
+        return None if self.after is None else parse_cursor(self.after)
 
 
 class Unsubscribe(Command, tag="unsubscribe"):

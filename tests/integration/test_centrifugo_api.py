@@ -399,6 +399,9 @@ async def test_what_there_is(server: Server, channel: str) -> None:
         assert found == {"channels": {channel: {"num_clients": 1}, f"live:{channel}": {"num_clients": 1}}}
         one = await loop.run_in_executor(None, result, server, "channels", {"pattern": f"live:{channel[:-1]}*"})
         assert list(one["channels"]) == [f"live:{channel}"]
+        hard = "*-" * 20 + "!"  # for who tries all the ways to find so many parts
+        await eve.subscribe(f"live:{'-' * 60}")
+        assert await loop.run_in_executor(None, result, server, "channels", {"pattern": hard}) == {"channels": {}}
 
         async def nodes() -> list[dict[str, Any]]:
             found = (await loop.run_in_executor(None, result, server, "info", {}))["nodes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import Any
@@ -178,6 +179,46 @@ async def test_what_a_back_end_gives_a_client(url: str, node: Node) -> None:
         push = await wire.push()
         assert 598 <= push["refresh"].pop("ttl") <= 600
         assert push == {"refresh": {"expires": True}}
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_history_is_as_long_as_it_was_asked_for(url: str, node: Node) -> None:
+    """Up to 1000 messages, more than one page of the log; fewer if they are large."""
+    async with Wire(url) as wire:
+        await wire.connect()
+        await asyncio.gather(*filter(None, (node.publisher.publish(GUEST, "chat:h", n) for n in range(1100))))
+        for reverse, wanted in ((False, range(1, 1001)), (True, range(1100, 100, -1))):
+            for limit in (-1, 1000, 600):
+                reply = await wire.ask(history={"channel": "chat:h", "limit": limit, "reverse": reverse})
+                offsets = [pub["offset"] for pub in reply["history"]["publications"]]
+                assert offsets == list(wanted)[: 1000 if limit < 0 else limit]
+                assert reply["history"]["offset"] == 1100
+        await asyncio.gather(*filter(None, (node.publisher.publish(GUEST, "chat:l", "x" * 60000) for n in range(160))))
+        reply = await wire.ask(history={"channel": "chat:l", "limit": -1})
+        assert 4 << 20 <= 60000 * len(reply["history"]["publications"]) <= 8 << 20
+
+
+@pytest.mark.gen_test
+async def test_a_recovery_without_an_epoch_reads_no_more_than_another(url: str, node: Node) -> None:
+    """The present epoch is that of the channel as it is open here, and not one that is looked up before."""
+    async with Wire(url) as wire, Wire(url) as other:
+        await wire.connect()
+        await other.connect()
+        await other.subscribe("chat:e")
+        await publish(node, "chat:e", 1, 2)
+        await other.pubs(2)
+        reads = node.log.reads
+        assert (await wire.subscribe("chat:e", recover=True, offset=2))["recovered"] is True
+        assert node.log.reads == reads
+
+
+@pytest.mark.gen_test
+async def test_who_hears_of_others_is_no_subscription_more(url: str, node: Node) -> None:
+    """In the figures, where each subscription counts once."""
+    async with Wire(url) as wire:
+        await wire.connect()
+        await wire.subscribe("short:w", join_leave=True)
+        assert node.hub.subscriptions() == 1
 
 
 # --- rights of one channel --------------------------------------------------------------------------------------------
