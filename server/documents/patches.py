@@ -14,7 +14,7 @@ from server.core.names import MAX_NAME_BYTES
 from server.documents import document_json
 from server.documents.document_json import Json
 from server.documents.views import Owner
-from server.wire.codec import JSON
+from server.wire.codec import JSON, MAX_DEPTH, MAX_NODES, bound_json
 from server.wire.commands import Write
 
 _ID: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
@@ -54,9 +54,15 @@ def check_id(collection: str, identifier: Any) -> None:
 
 
 def check_size(fields: Json, limit: int) -> None:
-    size = len(JSON.encode(fields))
-    if limit and size > limit:
-        raise Error("too_large", f"document: {size} bytes; document_bytes is {limit}")
+    """`too_large` for more bytes than `limit` (0: none), or more values than one message can bring: what could not be
+    put as a whole is not patched together either."""
+    text = JSON.encode(fields)
+    if limit and len(text) > limit:
+        raise Error("too_large", f"document: {len(text)} bytes; document_bytes is {limit}")
+    try:
+        bound_json(text)
+    except Error:
+        raise Error("too_large", f"document: {MAX_NODES} values at most, nested {MAX_DEPTH} deep") from None
 
 
 def _check_names(fields: Json) -> None:

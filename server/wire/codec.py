@@ -82,7 +82,8 @@ def _plain(value: Any) -> Any:
 _json_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
-def _bound_json(raw: bytes) -> None:
+def bound_json(raw: bytes) -> None:
+    """`bad_request` if there are more values in it, or they are deeper, than one message may have."""
     # Counting bytes is enough for nearly every message (0.3 µs); only what looks too large is looked at without its
     # strings, in which brackets and commas mean nothing.
     openings = raw.count(b"[") + raw.count(b"{")
@@ -104,7 +105,7 @@ def _bound_json(raw: bytes) -> None:
 
 
 def _decode_json(raw: bytes) -> Any:
-    _bound_json(raw)
+    bound_json(raw)
     try:
         value = _json_decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

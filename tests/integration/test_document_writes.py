@@ -311,3 +311,18 @@ async def test_what_was_not_touched_is_written_back_as_it_was(node: Node, direct
     stored = direct.get_collection("things", codec_options=options).find_one()
     assert stored["added"] is True
     assert odd[2] in stored.raw
+
+
+@pytest.mark.gen_test
+async def test_no_document_is_patched_together_that_could_not_be_put(node: Node, direct: Any) -> None:
+    """A document has as many values as a message may have, however it came about; a patch that is too much changes
+    nothing, and one that makes it smaller is carried out."""
+    await write(node, SHOP, "notes", "put", "1", {"first": list(range(9000))})
+    assert await refused(node, SHOP, "notes", "patch", "1", {"second": list(range(2000))}) == "too_large"
+    with pytest.raises(Error, match=r"document: 10000 values at most"):
+        await write(node, SHOP, "notes", "patch", "1", {"second": list(range(2000))})
+    assert direct.notes.find_one() == {"_id": "1", "first": list(range(9000))}
+    direct.notes.update_one({"_id": "1"}, {"$set": {"second": list(range(2000))}})  # as another program may
+    assert await refused(node, SHOP, "notes", "patch", "1", {"t": 1}) == "too_large"
+    await write(node, SHOP, "notes", "patch", "1", {"first": None, "t": 1})
+    assert direct.notes.find_one() == {"_id": "1", "second": list(range(2000)), "t": 1}
