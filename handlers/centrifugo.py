@@ -80,7 +80,10 @@ class _Open(BaseHandler):
         self._check_headers()
         if method != "OPTIONS":
             self.check_origin()
-            self.node.admission.count_request(GUEST, self.client_address())
+            self.count()
+
+    def count(self) -> None:
+        self.node.admission.count_request(GUEST, self.client_address())
 
     @property
     def binary(self) -> bool:
@@ -158,8 +161,11 @@ class ListeningEventSource(_Stream):
 class Emulation(_Open):
     """POST /emulation: commands of who has an endless response, wherever that is."""
 
+    def count(self) -> None:
+        """As soon as it is known whether it is a session's."""
+
     async def post(self) -> None:
-        _door(self).emulate(self.raw_body(), binary=self.binary)
+        _door(self).emulate(self.raw_body(), self.client_address(), binary=self.binary)
         self.set_status(204)
 
 

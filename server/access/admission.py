@@ -187,9 +187,10 @@ class Admission:
             name, limit = "user_messages_per_second", self._limits.user_messages_per_second
             raise _too_fast(name, f"{name} is {limit:g}", wait)
 
-    def count_request(self, principal: Principal, address: str) -> None:
-        """Count one request: `rate_limited` if it is one too many for the user (a guest: for the address)."""
-        who = _counted(principal, address)
+    def count_request(self, principal: Principal, address: str, session: str | None = None) -> None:
+        """Count one request: `rate_limited` if it is one too many for the user (a guest: for the address, or for the
+        `session` that it certainly belongs to)."""
+        who = _counted(principal, address) if session is None else (None, session)
         wait = 0.0 if principal.server else self._requests.take(who, asyncio.get_running_loop().time())
         if wait:
             raise self._too_many_requests(wait)

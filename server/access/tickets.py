@@ -44,11 +44,18 @@ class Tickets:
         self._lifetime = lifetime
         self._clock = clock or Clock()
         self._cipher: AESGCM | None = None
+        self._key = b""
 
     async def open(self) -> None:
         """Make the key, or find it. `unavailable` if MongoDB is not there."""
         key = await agreed(self._database, "tickets", "key", secrets.token_hex(32))
+        self._key = key.encode()
         self._cipher = AESGCM(hashlib.sha256(_PURPOSE + key.encode()).digest())
+
+    def derive(self, purpose: str) -> bytes:
+        """A key for something else, which all instances have in common as well; `unavailable` until it is known."""
+        self._checked_cipher()
+        return hashlib.sha256(f"waterspout {purpose} ".encode() + self._key).digest()
 
     def issue(self, principal: Principal, channels: Sequence[str]) -> tuple[str, float]:
         """A ticket for listening to `channels`, to which `principal` has the right, and the seconds it is good for."""

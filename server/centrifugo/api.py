@@ -31,7 +31,7 @@ from server.centrifugo.api_requests import (
 from server.centrifugo.codes import METHOD_NOT_FOUND, CodedError, error_fields
 from server.centrifugo.door import Centrifugo
 from server.centrifugo.history import read
-from server.centrifugo.replies import client_shape, publication_shape
+from server.centrifugo.replies import client_shape
 from server.core.errors import Error, bad_request
 from server.core.names import SYSTEM, fits, namespace_of
 from server.core.principals import Principal
@@ -53,6 +53,7 @@ class Caller:
     def __init__(self, door: Centrifugo, node: Node, principal: Principal, address: str, request: str) -> None:
         self._node = node
         self._names = door.names
+        self._publishers = door.publishers
         self._directives = door.directives
         self._principal = principal
         self._address = address
@@ -202,7 +203,7 @@ class Caller:
             reverse=request.reverse,
             address=self._address,
         )
-        publications = [publication_shape(one.data, one.user, one.key, one.offset, one.time) for one in messages]
+        publications = [self._publishers.publication(message) for message in messages]
         return {"publications": publications, "offset": head.offset, "epoch": head.epoch}
 
     async def _history_remove(self, request: ChannelRequest) -> Fields:

@@ -12,7 +12,8 @@ from typing import Any
 from server.centrifugo.codes import error_fields
 from server.centrifugo.encodings import Encoding
 from server.centrifugo.names import Names
-from server.centrifugo.replies import Shape, close_of, message_shape, push_shape, reply_shape
+from server.centrifugo.publishers import Publishers
+from server.centrifugo.replies import Shape, close_of, push_shape, reply_shape
 from server.centrifugo.requests import MalformedCommand, WireCommand, understand
 from server.core.errors import Disconnect, Error, bad_request
 from server.wire.codec import JSON, Codec, Pushed
@@ -29,11 +30,12 @@ Wrap = Callable[[bytes], bytes]
 class PushCodec(Codec):
     """Frames pushes in an encoding and a wrapping: what the hub encodes a message once for."""
 
-    __slots__ = ("_names", "_encoding", "_wrap", "_bare")
+    __slots__ = ("_names", "_publication", "_encoding", "_wrap", "_bare")
 
-    def __init__(self, names: Names, encoding: Encoding, wrap: Wrap, bare: bool) -> None:
+    def __init__(self, names: Names, publishers: Publishers, encoding: Encoding, wrap: Wrap, bare: bool) -> None:
         super().__init__(f"centrifugo.{encoding.name}", encoding.media_type, encoding.opcode, JSON.encode, JSON.decode)
         self._names = names
+        self._publication = publishers.publication
         self._encoding = encoding
         self._wrap = wrap
         self._bare = bare
@@ -46,7 +48,7 @@ class PushCodec(Codec):
     def frame_message(self, message: Pushed) -> bytes:
         if not isinstance(message, Message) or isinstance(message, Notice):
             return self.frame(message.push())
-        return self.push(message_shape(message, self._names))
+        return self.push({"channel": self._names.theirs(message.channel), "pub": self._publication(message)})
 
     def push(self, shape: Shape) -> bytes:
         return self.write(shape if self._bare else {"push": shape})
@@ -61,10 +63,11 @@ class CentrifugoDialect:
     __slots__ = ("codec", "encoding", "ping", "_names", "_codec", "_farewell", "_bare")
 
     def __init__(
-        self, names: Names, encoding: Encoding, wrap: Wrap, *, closing: bool = False, bare: bool = False
-    ) -> None:
+        self, names: Names, publishers: Publishers, encoding: Encoding, wrap: Wrap, *, closing: bool = False,
+        bare: bool = False,
+    ) -> None:  # fmt: skip
         """`closing`: what closes is a close frame of WebSocket."""
-        self._codec = PushCodec(names, encoding, wrap, bare)
+        self._codec = PushCodec(names, publishers, encoding, wrap, bare)
         self.codec: Codec = self._codec
         self.encoding = encoding
         self.ping = wrap(encoding.ping)
@@ -105,18 +108,18 @@ class CentrifugoDialect:
         return self.push({"disconnect": {"code": code, "reason": reason}})
 
 
-def websocket(names: Names, encoding: Encoding) -> CentrifugoDialect:
-    return CentrifugoDialect(names, encoding, lambda data: frame(encoding.opcode, data), closing=True)
+def websocket(names: Names, publishers: Publishers, encoding: Encoding) -> CentrifugoDialect:
+    return CentrifugoDialect(names, publishers, encoding, lambda data: frame(encoding.opcode, data), closing=True)
 
 
-def stream(names: Names, encoding: Encoding, *, bare: bool = False) -> CentrifugoDialect:
+def stream(names: Names, publishers: Publishers, encoding: Encoding, *, bare: bool = False) -> CentrifugoDialect:
     """One reply behind the other."""
-    return CentrifugoDialect(names, encoding, lambda data: data + encoding.line_end, bare=bare)
+    return CentrifugoDialect(names, publishers, encoding, lambda data: data + encoding.line_end, bare=bare)
 
 
-def events(names: Names, encoding: Encoding, *, bare: bool = False) -> CentrifugoDialect:
+def events(names: Names, publishers: Publishers, encoding: Encoding, *, bare: bool = False) -> CentrifugoDialect:
     """Each an event, whose data is all that there is of it."""
-    return CentrifugoDialect(names, encoding, lambda data: b"data: " + data + b"\n\n", bare=bare)
+    return CentrifugoDialect(names, publishers, encoding, lambda data: b"data: " + data + b"\n\n", bare=bare)
 
 
 def understood(wired: list[WireCommand], names: Names) -> list[Command | Unreadable]:

@@ -7,15 +7,20 @@ from typing import TypeVar
 import msgspec
 
 from server.access.admission import ConnectionSeats
+from server.access.seals import Seals
 from server.brokers.base import Letter
+from server.centrifugo.common import Common
 from server.centrifugo.dialects import CentrifugoDialect, events, stream, websocket
 from server.centrifugo.directives import Directives
 from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
+from server.centrifugo.publishers import Publishers
 from server.centrifugo.requests import Emulated
 from server.centrifugo.session import CentrifugoSession
 from server.centrifugo.tokens import Tokens
+from server.core.config import MAX_STORED
 from server.core.errors import Error, bad_request
+from server.core.principals import GUEST
 from server.node import Node
 from server.sessions.outbox import Connection
 
@@ -29,17 +34,19 @@ class Centrifugo:
         names = Names(options.namespace)
         self._node = node
         self.names = names
-        self._tokens = Tokens(
+        self.publishers = publishers = Publishers(Seals(node.tickets.derive, "publishers"), auth.api_keys)
+        tokens = Tokens(
             node.authenticator, node.identities, without_exp=options.tokens_without_exp, max_ttl=auth.max_token_ttl
         )
+        self._common = Common(names, tokens, publishers, Seals(node.tickets.derive, "boxes"))
         self.directives = Directives(node)
-        self.json = websocket(names, json)
-        self.json_stream = stream(names, json)
-        self.json_events = events(names, json)
-        self.bare_stream = stream(names, json, bare=True)
-        self.bare_events = events(names, json, bare=True)
-        self._protobuf = None if binary is None else websocket(names, binary)
-        self._protobuf_stream = None if binary is None else stream(names, binary)
+        self.json = websocket(names, publishers, json)
+        self.json_stream = stream(names, publishers, json)
+        self.json_events = events(names, publishers, json)
+        self.bare_stream = stream(names, publishers, json, bare=True)
+        self.bare_events = events(names, publishers, json, bare=True)
+        self._protobuf = None if binary is None else websocket(names, publishers, binary)
+        self._protobuf_stream = None if binary is None else stream(names, publishers, binary)
 
     @property
     def protobuf(self) -> CentrifugoDialect:
@@ -56,10 +63,11 @@ class Centrifugo:
         origin: str | None,
     ) -> AnySession:  # fmt: skip
         """A client that has still to say who it is."""
-        return kind(self._node, connection, dialect, self.names, self._tokens, seats, origin)
+        return kind(self._node, connection, dialect, self._common, seats, origin)
 
-    def emulate(self, body: bytes, *, binary: bool) -> None:
-        """Pass on what a client without WebSocket has to say; `not_found`: no such session, or no such node."""
+    def emulate(self, body: bytes, address: str, *, binary: bool) -> None:
+        """Pass on what a client without WebSocket has to say; `not_found`: no such session, or no such node.
+        `rate_limited`: too many requests of this session or, where there is none, of guests of this address."""
         try:
             if binary:
                 _installed(self._protobuf)
@@ -71,7 +79,13 @@ class Centrifugo:
                 node, session, data = request.node, request.session, request.data.encode()
         except (ValueError, RecursionError):  # of msgspec, too
             raise bad_request("body: expected node, session and data") from None
-        if not self._node.letters.post(Letter(node, session, data)):
+        limit = 2 * (self._node.config.limits.message_bytes or MAX_STORED)
+        if len(data) > limit:
+            raise Error("too_large", f"data: {len(data)} bytes; {limit} at most")
+        name, _, seal = session.rpartition(".")
+        known = self._common.boxes.holds(seal, node, name)
+        self._node.admission.count_request(GUEST, address, session if known else None)
+        if not known or not self._node.letters.post(Letter(node, session, data)):
             raise Error("not_found", "session: there is none of this name on that node")
 
 

@@ -8,7 +8,6 @@ What is zero, false or empty is left out, as it is in Protobuf.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,13 +28,10 @@ from server.core.errors import (
     Disconnect,
     Error,
 )
-from server.wire.messages import Message
 from server.wire.pushes import (
     ClientJoinPush,
     ClientLeavePush,
     DisconnectPush,
-    EphemeralPush,
-    MessagePush,
     Push,
     UnsubscribedPush,
 )
@@ -68,7 +64,6 @@ _REFUSALS: Final = {
 UNSUBSCRIBED: Final = 2000
 UNSUBSCRIBES: Final = {"unrecoverable": 2500, "token_expired": 2501}
 """By the code of our push. After these a client subscribes anew by itself, after UNSUBSCRIBED it does not."""
-_KEY: Final = re.compile(r"(s[0-9a-f]{12})-[0-9]+")
 
 Shape = dict[str, Any]
 
@@ -87,19 +82,8 @@ def end_of(error: Error) -> Disconnect:
     return Disconnect(UNAVAILABLE if error.retry else _REFUSALS.get(error.code, BAD_REQUEST), error.reason)
 
 
-def key_of(session: str, number: int) -> str:
-    """The key of the publish `number` of a session: from it everybody who gets the message knows whose it was."""
-    return f"{session}-{number}"
-
-
 def push_shape(push: Push, names: Names) -> Shape | None:
-    """None: these clients have no word for it."""
-    if isinstance(push, MessagePush):
-        publication = publication_shape(push.data, push.user, push.key, push.offset, push.time)
-        return {"channel": names.theirs(push.channel), "pub": publication}
-    if isinstance(push, EphemeralPush):
-        publication = publication_shape(push.data, push.user, "", 0, push.time)
-        return {"channel": names.theirs(push.channel), "pub": publication}
+    """None: these clients have no word for it. (A message has a shape of its own.)"""
     if isinstance(push, ClientJoinPush | ClientLeavePush):
         kind = "join" if isinstance(push, ClientJoinPush) else "leave"
         info = client_shape(push.client, push.user, push.info, push.channel_info)
@@ -110,23 +94,6 @@ def push_shape(push: Push, names: Names) -> Shape | None:
     if isinstance(push, DisconnectPush):
         return {"disconnect": {"code": CLOSES.get(push.code, push.code), "reason": push.reason}}
     return None
-
-
-def message_shape(message: Message, names: Names) -> Shape:
-    """The push of a message; of an ephemeral one too it says which client it comes from."""
-    publication = publication_shape(message.data, message.user, message.key, message.offset, message.time)
-    return {"channel": names.theirs(message.channel), "pub": publication}
-
-
-def publication_shape(data: Any, user: str | None, key: str, offset: int, time: int) -> Shape:
-    publication: Shape = {"data": data}
-    client = _KEY.fullmatch(key) if key else None
-    if user is not None or client is not None:
-        publication["info"] = {"user": user or "", "client": "" if client is None else client[1]}
-    if offset:
-        publication["offset"] = offset
-    publication["time"] = time
-    return publication
 
 
 def client_shape(client: str, user: str | None, info: Any, channel_info: Any) -> Shape:

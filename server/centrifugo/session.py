@@ -17,10 +17,10 @@ from server.access.admission import ConnectionSeats
 from server.access.revocations import Revocation
 from server.centrifugo import requests
 from server.centrifugo.codes import unrecoverable
+from server.centrifugo.common import Common
 from server.centrifugo.dialects import CentrifugoDialect
 from server.centrifugo.grants import Grants
 from server.centrifugo.history import read
-from server.centrifugo.names import Names
 from server.centrifugo.replies import (
     BAD_REQUEST,
     INVALID_TOKEN,
@@ -28,10 +28,8 @@ from server.centrifugo.replies import (
     STALE,
     client_shape,
     end_of,
-    key_of,
-    publication_shape,
 )
-from server.centrifugo.tokens import Grant, Tokens
+from server.centrifugo.tokens import Grant
 from server.core.cursors import Position, parse_cursor
 from server.core.errors import Disconnect, Error
 from server.core.names import namespace_of
@@ -60,14 +58,14 @@ Asked = TypeVar("Asked", requests.History, requests.Presence | requests.Presence
 
 
 class CentrifugoSession(Session):
-    __slots__ = ("_names", "_tokens", "_grants", "_server_side", "_published", "_watched", "_push_shape", "_in_a_row")
+    __slots__ = ("_common", "_names", "_grants", "_server_side", "_published", "_watched", "_push_shape", "_in_a_row")
 
     def __init__(
-        self, node: Node, connection: Connection, dialect: CentrifugoDialect, names: Names, tokens: Tokens,
-        seats: ConnectionSeats, origin: str | None = None,
+        self, node: Node, connection: Connection, dialect: CentrifugoDialect, common: Common, seats: ConnectionSeats,
+        origin: str | None = None,
     ) -> None:  # fmt: skip
-        self._names = names
-        self._tokens = tokens
+        self._common = common
+        self._names = common.names
         self._grants = Grants()
         self._server_side: set[str] = set()
         """Channels that the client has not subscribed to by itself."""
@@ -157,7 +155,7 @@ class CentrifugoSession(Session):
     def _prove(self, token: str | None) -> tuple[Principal, dict[str, Grant]]:
         """Who it is, and what the token gives it by channel."""
         try:
-            principal, grants = self._tokens.connection(token, self.address)
+            principal, grants = self._common.tokens.connection(token, self.address)
             return principal, {self._names.ours(name): grant for name, grant in grants.items()}
         except Error as error:
             if error.code in ("unauthenticated", "token_expired"):
@@ -320,7 +318,7 @@ class CentrifugoSession(Session):
         if fetching is not None:
             await fetching
         assert self._principal is not None
-        return self._tokens.subscription(token, self._names.theirs(channel), self._principal, self.id)
+        return self._common.tokens.subscription(token, self._names.theirs(channel), self._principal, self.id)
 
     def _accept(self, channel: str, grant: Grant) -> None:
         self._grants.hold(channel, grant)
@@ -436,7 +434,9 @@ class CentrifugoSession(Session):
 
     def _publish(self, command: commands.Publish) -> None:
         self._published += 1
-        command.key = key_of(self.id, self._published)
+        assert self._principal is not None
+        publishers = self._common.publishers
+        command.key = publishers.key(command.channel, self._principal.user, self.id, self._published)
         super()._publish(command)
 
     async def _history(self, command: requests.History) -> Fields:
@@ -448,7 +448,7 @@ class CentrifugoSession(Session):
             node.history, principal, channel, limit=command.limit, since=command.since, reverse=command.reverse,
             address=self.address,
         )  # fmt: skip
-        publications = [publication_shape(m.data, m.user, m.key, m.offset, m.time) for m in messages]
+        publications = [self._common.publishers.publication(message) for message in messages]
         return {"publications": publications} | _position(head)
 
     async def _presence(self, command: requests.Presence | requests.PresenceStats) -> Fields:

@@ -25,13 +25,19 @@ class EmulatedSession(CentrifugoSession):
     __slots__ = ("_secret",)
 
     def __init__(self, *arguments: Any) -> None:
-        self._secret = secrets.token_urlsafe(18)
+        self._secret = ""
         super().__init__(*arguments)
-        self._node.letters.open(self._secret, self._take)
 
     def begin(self, payload: bytes) -> None:
         """What came with the request."""
         self.receive(self._dialect.codec.opcode, payload)
+
+    def _introduce(self, command: Command) -> bool:
+        if not self._secret:  # sealed, so that any node can tell it from a guess
+            name = secrets.token_urlsafe(18)
+            self._secret = f"{name}.{self._common.boxes.seal(self._node.id, name)}"
+            self._node.letters.open(self._secret, self._take)
+        return super()._introduce(command)
 
     def _take(self, payload: bytes) -> None:
         """From whatever node. Nobody can be made to wait with what comes this way."""

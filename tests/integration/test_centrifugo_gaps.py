@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from tornado.httpclient import HTTPClientError
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 from server.centrifugo.session import CentrifugoSession
 from server.core.cursors import Position
+from server.core.errors import Error
 from server.core.principals import GUEST, Principal
 from server.node import Node
 from tests.support.centrifugo import OPEN, Wire, token
@@ -25,10 +28,13 @@ LONG = "a secret of at least thirty-two bytes"
 def settings() -> dict[str, object]:
     return {
         "centrifugo.enabled": True,
+        "auth.api_keys": {"shop": {"sha256": "0" * 64}},
         "namespaces.short": {"history": {"size": 2}, "presence": True, **OPEN},
         "namespaces.members": {"publish": "anyone"},
         "mongodb.dedupe_window": 0,
         "limits.cost_per_second": 0,
+        "limits.requests_per_second": 0.1,
+        "limits.requests_burst": 500,
     }
 
 
@@ -219,6 +225,62 @@ async def test_who_hears_of_others_is_no_subscription_more(url: str, node: Node)
         await wire.connect()
         await wire.subscribe("short:w", join_leave=True)
         assert node.hub.subscriptions() == 1
+
+
+@pytest.mark.gen_test
+async def test_nobody_publishes_in_a_clients_name(url: str, node: Node) -> None:
+    """A key is its publisher's to choose: none takes the place of what a client publishes next, and none makes it seem
+    to be from a client."""
+    async with Wire(url) as wire:
+        client = (await wire.connect())["client"]
+        await wire.subscribe("chat:k")
+        for key in (f"{client}-1", f"{client}-1.{'0' * 24}"):
+            await node.publisher.publish(GUEST, "chat:k", "evil", key)  # type: ignore[misc]
+        await wire.ask(publish={"channel": "chat:k", "data": "good"})
+        pubs = await wire.pubs(3)
+        assert [(pub["data"], pub.get("info")) for pub in pubs] == [
+            ("evil", None), ("evil", None), ("good", {"user": "", "client": client}),
+        ]  # fmt: skip
+        page = await node.history.page(GUEST, "chat:k", after=None, before=None, limit=1)
+        await node.publisher.publish(GUEST, "chat:j", "evil", page["messages"][0].key)  # type: ignore[misc]
+        (pub,) = (await wire.ask(history={"channel": "chat:j", "limit": 1}))["history"]["publications"]
+        assert "info" not in pub
+
+
+@pytest.mark.gen_test
+async def test_the_names_of_back_ends_are_not_told(url: str, node: Node) -> None:
+    """A message of an API key has no `info`; one of a user has."""
+    async with Wire(url) as wire:
+        await wire.connect()
+        await wire.subscribe("chat:n")
+        for principal in (Principal(user="shop", server=True, channels={"*": ["publish"]}), Principal(user="ann")):
+            await node.publisher.publish(principal, "chat:n", 1)  # type: ignore[misc]
+        assert [pub.get("info") for pub in await wire.pubs(2)] == [None, {"user": "ann", "client": ""}]
+
+
+@pytest.mark.gen_test
+async def test_commands_of_a_session_are_its_own_requests(url: str, node: Node) -> None:
+    """They come though its address has used up what guests may ask for; a guess of a session's secret counts as a
+    guest's."""
+    host = url.partition("//")[2]
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    try:
+        head = f"POST /connection/http_stream HTTP/1.1\r\nHost: {host}\r\nContent-Length: 21\r\n\r\n"
+        writer.write(head.encode() + b'{"id":1,"connect":{}}')
+        await reader.readuntil(b"\r\n\r\n")
+        connected = json.loads(await reader.readline())["connect"]
+        with suppress(Error):
+            for _ in range(10_000):
+                node.admission.count_request(GUEST, "127.0.0.1")
+        body = {"session": connected["session"], "node": connected["node"], "data": '{"id":2,"ping":{}}'}
+        http = AsyncHTTPClient()
+        for wrong, status in (({}, 204), ({"session": "guessed"}, 429), ({"node": "n00000000"}, 429)):
+            request = HTTPRequest(url + "/emulation", "POST", body=json.dumps(body | wrong))
+            assert (await http.fetch(request, raise_error=False)).code == status
+        assert json.loads(await reader.readline())["id"] == 2
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 # --- rights of one channel --------------------------------------------------------------------------------------------

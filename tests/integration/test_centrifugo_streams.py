@@ -155,7 +155,8 @@ async def test_commands_by_requests_of_their_own(server: Server, name: str, tran
 
 @pytest.mark.gen_test
 async def test_commands_to_another_node(server: Server, other: Server, name: str) -> None:
-    """They find their session through the broker; a node that nobody knows is 404."""
+    """They find their session through the broker; a node that nobody knows is 404, and so is what was never a session's
+    secret. They may be as long as a frame of a WebSocket."""
     async with stream(server, *opening("http_stream", {"id": 1, "connect": {}})) as one:
         connected = (await one.next())["connect"]
         while await emulate(other, connected, {"id": 2, "subscribe": {"channel": name}}) == 404:
@@ -164,7 +165,9 @@ async def test_commands_to_another_node(server: Server, other: Server, name: str
         assert (await other.post(f"/v1/channels/cf:{name}/messages", {"data": 7})).status == 201
         assert (await one.push())["pub"]["data"] == 7
         assert await emulate(other, connected | {"node": "n00000000"}, {}) == 404
-        assert await emulate(other, connected | {"session": "guessed"}, {}) == 204  # only its own node knows
+        for wrong in ("guessed", connected["session"][1:], connected["session"].partition(".")[0]):
+            assert await emulate(other, connected | {"session": wrong}, {}) == 404  # before anybody is asked
+        assert await emulate(other, connected, {"id": 3, "ping": {}}, {"send": {"data": "x" * 131072}}) == 413
 
 
 @pytest.mark.gen_test

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from server.access.seals import Seals
 from server.centrifugo.dialects import websocket
 from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
+from server.centrifugo.publishers import Publishers
 from server.core.errors import Error
 from server.delivery.hub import Hub
 from server.wire.codec import JSON
@@ -42,7 +44,8 @@ def test_a_message_is_encoded_once_however_many_listen() -> None:
         names, hub = Names("c"), Hub()
         binary = protobuf()
         assert binary is not None
-        codecs = [websocket(names, Json()).codec, websocket(names, binary).codec, JSON]
+        nobody = Publishers(Seals(str.encode, "publishers"), ())
+        codecs = [websocket(names, nobody, Json()).codec, websocket(names, nobody, binary).codec, JSON]
         sinks = [[Sink(codec) for _ in range(500)] for codec in codecs]
         written: list[bytes] = []
         for one in (sink for of in sinks for sink in of):

@@ -1,0 +1,54 @@
+"""Which client a message is from: it stands in the message's key, sealed, since a key is its publisher's to choose.
+
+{session}-{number}.{seal}
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Container
+from typing import Any, Final
+
+from server.access.seals import Seals
+from server.core.errors import Error
+from server.wire.messages import Message
+from server.wire.pushes import MessagePush
+
+_KEY: Final = re.compile(r"((s[0-9a-f]{12})-[0-9]+)\.([0-9a-f]{24})")
+
+
+class Publishers:
+    """`api_keys`: the names of back ends, which are nobody's business."""
+
+    __slots__ = ("_seals", "_api_keys")
+
+    def __init__(self, seals: Seals, api_keys: Container[str]) -> None:
+        self._seals = seals
+        self._api_keys = api_keys
+
+    def key(self, channel: str, user: str | None, session: str, number: int) -> str:
+        """For the publish `number` of a session. Nobody can guess it and publish something else under it before; and
+        nobody else can use it afterwards."""
+        name = f"{session}-{number}"
+        try:
+            return f"{name}.{self._seals.seal(channel, name, user or '')}"
+        except Error:  # the server is starting: then nobody is told whose it is
+            return f"{name}.{secrets.token_hex(12)}"
+
+    def publication(self, message: Message | MessagePush) -> dict[str, Any]:
+        """What is told of a message: {"data", "info"?: {"user", "client"}, "offset"?, "time"}. `info` where a user has
+        published it, or a client whose protocol knows this word."""
+        user = message.user
+        publication: dict[str, Any] = {"data": message.data}
+        client = self._client(message.channel, user, message.key) if message.key else ""
+        if client or (user is not None and user not in self._api_keys):
+            publication["info"] = {"user": user or "", "client": client}
+        if message.offset:
+            publication["offset"] = message.offset
+        publication["time"] = message.time
+        return publication
+
+    def _client(self, channel: str, user: str | None, key: str) -> str:
+        match = _KEY.fullmatch(key)
+        return match[2] if match and self._seals.holds(match[3], channel, match[1], user or "") else ""
