@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from bench.dialects import Dialect
+from bench.dialects import Acknowledging
+
+# Identifiers of acknowledged publishes begin here: smaller ones are other commands'.
+NUMBERED = 10
+
+PUSH = 0x22
+"""What a push begins with, in Protobuf."""
 
 
-class CentrifugeJson(Dialect):
-    """Our door for them."""
+class CentrifugeJson(Acknowledging):
+    """One message a frame, as our door sends them."""
 
     path = "/connection/websocket"
 
@@ -25,6 +31,20 @@ class CentrifugeJson(Dialect):
 
     def publish(self, channel: int, data: str) -> str:
         return f'{{"id":3,"publish":{{"channel":"{self.channel(channel)}","data":"{data}"}}}}'
+
+    def acknowledged_publish(self, number: int, channel: int, data: str, key: str = "") -> str:
+        """There are no keys here."""
+        return f'{{"id":{number + NUMBERED},"publish":{{"channel":"{self.channel(channel)}","data":"{data}"}}}}'
+
+    def acknowledgement(self, text: str) -> tuple[int, int | None] | None:
+        reply = json.loads(text)
+        return (reply["id"] - NUMBERED, None) if "publish" in reply else None
+
+    def recovering(self, channel: int, offset: int, epoch: str) -> list[tuple[str, str]]:
+        """What a client says that comes back with its position."""
+        position = f'"recover":true,"offset":{offset},"epoch":"{epoch}"'
+        subscribe = f'{{"id":2,"subscribe":{{"channel":"{self.channel(channel)}",{position}}}}}'
+        return [(self.opening(())[0]), (subscribe, '"subscribe"')]
 
     def delivered(self, text: str) -> str | None:
         push = json.loads(text).get("push", {})
@@ -61,6 +81,43 @@ class CentrifugeProtobuf(CentrifugeJson):
 
     def acknowledges(self, text: str) -> bool:
         return text == "\x04\x08\x03\x42\x00"
+
+
+class CentrifugoJson(CentrifugeJson):
+    """As Centrifugo sends them: messages that wait for the same client share a frame, a line each."""
+
+    batched = True
+
+    def messages(self, text: str) -> Sequence[str]:
+        return text.split("\n")
+
+    def deliveries(self, payload: bytes) -> int:
+        lines = payload.count(b"\n") + 1
+        return lines if payload.count(b'","pub":{"data":"') == lines else 0
+
+
+class CentrifugoProtobuf(CentrifugeProtobuf):
+    """The same in Protobuf, where each message has its length in front."""
+
+    batched = True
+
+    def messages(self, text: str) -> Sequence[str]:
+        payload, at, found = text.encode(self.charset), 0, []
+        while at < len(payload):
+            size, begin = _read(payload, at)
+            found.append(text[at : begin + size])
+            at = begin + size
+        return found
+
+    def deliveries(self, payload: bytes) -> int:
+        at = count = 0
+        while at < len(payload):
+            size, begin = _read(payload, at)
+            if payload[begin] != PUSH:
+                return 0
+            at = begin + size
+            count += 1
+        return count
 
 
 def _varint(number: int) -> bytes:

@@ -67,13 +67,15 @@ class Client:
 
 
 class Clients:
-    """The connections to one server. Frames of `sizes` are deliveries and only counted; `on_text` gets the others."""
+    """The connections to one server. Frames of `sizes` are deliveries and only counted, and so is what
+    `tally` counts in a frame; `on_text` gets the others."""
 
     def __init__(self, port: int, dialect: Dialect) -> None:
         self.port = port
         self.dialect = dialect
         self._first = dialect.first
         self.sizes = range(0)
+        self.tally: Callable[[bytes], int] | None = None
         self.on_text: Callable[[Client, str, int], None] = self.unexpected
         self.spins = SPINS
         self.waited = 0.0  # CPU seconds spent on empty looks
@@ -91,6 +93,14 @@ class Clients:
     def framed(self, text: str) -> bytes:
         """As the dialect sends it."""
         return frame(text.encode(self.dialect.charset), self._first)
+
+    def count(self, sizes: range) -> None:
+        """Only count deliveries from now on. `sizes` are those of a frame with one; where there may be more in it, each
+        frame is looked into instead."""
+        if self.dialect.batched:
+            self.tally = self.dialect.deliveries
+        else:
+            self.sizes = sizes
 
     def drop(self, client: Client) -> None:
         # A reset instead of a goodbye: ten thousand sockets in TIME_WAIT would be in the way of the next run.
@@ -234,7 +244,7 @@ class Clients:
                 deliveries += run
                 at += run * size
                 continue
-            self._other(client, first, bytes(self._view[at + header : at + size]), size)
+            deliveries += self._other(client, first, bytes(self._view[at + header : at + size]), size)
             at += size
         client.rest = bytes(self._view[at:end]) if at < end else b""
         return deliveries
@@ -251,22 +261,32 @@ class Clients:
             self.send(client, self.framed(client.steps[0][0]))
         return len(head) + 4
 
-    def _other(self, client: Client, first: int, payload: bytes, size: int) -> None:
-        """A frame that is not counted as a delivery."""
+    def _other(self, client: Client, first: int, payload: bytes, size: int) -> int:
+        """A frame that is not a delivery by its size; the number of deliveries in it."""
         if first == PING:
             self.send(client, frame(payload, PONG))
         elif first == CLOSE:
             raise BenchError(f"the server closed a connection: {payload[2:].decode()} ({payload[:2].hex()})")
         elif first == self._first:
-            text = payload.decode(self.dialect.charset)
-            if answer := self.dialect.heartbeat(text):
-                self.send(client, self.framed(answer))
-            elif client.steps:
-                self._step(client, text)
-            elif not self.dialect.acknowledges(text):
-                self.on_text(client, text, size)
+            if self.tally and (deliveries := self.tally(payload)):
+                return deliveries
+            texts = self.dialect.messages(payload.decode(self.dialect.charset))
+            return sum(self._text(client, text, size) for text in texts)
         elif first != PONG:
             raise BenchError(f"a frame that starts with {first:#x}")
+        return 0
+
+    def _text(self, client: Client, text: str, size: int) -> int:
+        """One message; whether it is a delivery, which it can be here where others share its frame."""
+        if self.tally and (deliveries := self.tally(text.encode(self.dialect.charset))):
+            return deliveries
+        if answer := self.dialect.heartbeat(text):
+            self.send(client, self.framed(answer))
+        elif client.steps:
+            self._step(client, text)
+        elif not self.dialect.acknowledges(text):
+            self.on_text(client, text, size)
+        return 0
 
     def _step(self, client: Client, text: str) -> None:
         if client.steps[0][1] not in text:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 class Dialect(Protocol):
@@ -15,6 +15,16 @@ class Dialect(Protocol):
     first = 0x81
     """The first byte of a frame of RFC 6455: text."""
     charset = "utf-8"
+    batched: ClassVar[bool] = False
+    """Whether a frame may hold several messages."""
+
+    def messages(self, text: str) -> Sequence[str]:
+        """The messages of a frame."""
+        return (text,)
+
+    def deliveries(self, payload: bytes) -> int:
+        """How many deliveries a frame of a batched dialect consists of; 0 if there is anything else in it."""
+        return 0
 
     def opening(self, channels: Sequence[int]) -> list[tuple[str, str]]:
         """What a new client sends to be subscribed to `channels`, each text with what its answer must contain. An empty
@@ -31,6 +41,15 @@ class Dialect(Protocol):
     def acknowledges(self, text: str) -> bool:
         """Whether it is the answer to a publish, which servers give whose clients cannot do without."""
         return False
+
+
+class Acknowledging(Dialect, Protocol):
+    """A dialect in which publishes are acknowledged one by one."""
+
+    def acknowledged_publish(self, number: int, channel: int, data: str, key: str = "") -> str: ...
+
+    def acknowledgement(self, text: str) -> tuple[int, int | None] | None:
+        """The number of the publish that is acknowledged, and the offset if it is told; None if it is none."""
 
 
 class Plain(Dialect):
@@ -69,7 +88,7 @@ class SocketIO(Dialect):
         return "3" if text == "2" else None
 
 
-class Waterspout(Dialect):
+class Waterspout(Acknowledging):
     """The product's own JSON, in one namespace."""
 
     path = "/v1/ws"
@@ -92,6 +111,10 @@ class Waterspout(Dialect):
     def acknowledged_publish(self, number: int, channel: int, data: str, key: str = "") -> str:
         retry = f'"key":"{key}",' if key else ""
         return f'{{"type":"publish","id":{number},"channel":"{self.channel(channel)}",{retry}"data":"{data}"}}'
+
+    def acknowledgement(self, text: str) -> tuple[int, int | None] | None:
+        reply = json.loads(text)
+        return None if reply["type"] != "reply" or reply.get("duplicate") else (reply["id"], reply.get("offset"))
 
     def resuming(self, channel: int, cursor: str) -> list[tuple[str, str]]:
         """What a client says that comes back with a cursor."""

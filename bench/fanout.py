@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from bench.clients import TEXT, BenchError, Client, Clients
 from bench.dialects import Dialect
@@ -98,7 +99,7 @@ class Fanout:
         self.clients.quiet(0.1)
         if sizes.total() != wanted:
             raise BenchError(f"{sizes.total()} deliveries of {wanted}")
-        self.clients.sizes = range(min(sizes), max(sizes) + GROWTH)
+        self.clients.count(range(min(sizes), max(sizes) + GROWTH))
         self.clients.on_text = self.clients.unexpected
 
     def run(self, messages: int, window: int = 0, rate: float = 0.0) -> Measurement:
@@ -201,7 +202,8 @@ class Fanout:
         assert client.record is not None
         stream, seen = b"".join(client.record), []
         client.record = None
-        for text in texts(stream, self.dialect.first, self.dialect.charset):
+        frames = texts(stream, self.dialect.first, self.dialect.charset)
+        for text in chain.from_iterable(map(self.dialect.messages, frames)):
             if data := self.dialect.delivered(text):
                 seen.append(int(data[:DIGITS]))
                 if data != self.data(seen[-1]):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.clients import BenchError, Client, Clients, frame
-from bench.dialects import Dialect, Waterspout
+from bench.dialects import Acknowledging, Dialect, Waterspout
 
 FILLING = 500
 """Publishes under way while a log is filled."""
@@ -78,7 +78,7 @@ class Stopwatch:
 class Publishes:
     """One client that publishes and waits for acknowledgements. Nobody is subscribed."""
 
-    def __init__(self, port: int, dialect: Waterspout, server_cpu: Callable[[], float], size: int = 128) -> None:
+    def __init__(self, port: int, dialect: Acknowledging, server_cpu: Callable[[], float], size: int = 128) -> None:
         self.dialect = dialect
         self.server_cpu = server_cpu
         self.size = size
@@ -98,12 +98,12 @@ class Publishes:
         self.clients.close()
 
     def _on_reply(self, client: Client, text: str, size: int) -> None:
-        reply = json.loads(text)
-        if reply["type"] != "reply" or reply.get("duplicate"):
+        if (acknowledged := self.dialect.acknowledgement(text)) is None:
             raise BenchError(f"not an acknowledgement: {text[:300]}")
-        self._delays.append(time.perf_counter() - self._sent_at.pop(reply["id"]))
-        if "offset" in reply:
-            self._offsets.add(reply["offset"])
+        number, offset = acknowledged
+        self._delays.append(time.perf_counter() - self._sent_at.pop(number))
+        if offset is not None:
+            self._offsets.add(offset)
 
     def _publish(self, count: int) -> None:
         frames = []

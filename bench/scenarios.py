@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench import fleet, herd, slow
-from bench.dialects import Waterspout
+from bench import comeback, fleet, herd, slow
+from bench.centrifuge import CentrifugeJson
+from bench.dialects import Acknowledging, Waterspout
 from bench.fanout import Fanout, Shape
 from bench.load import Measurement, Publishes, connect_many
 from bench.servers import Server
 
 # The ones with a channel to a client take long to connect; the slower half of the peers is left out there.
 FEW = ("tornado", "socketify", "ws")
-PEERS = ("tornado", "websockets", "picows", "python-socketio", "fastapi", "socketify", "ws", "socket.io")
+BROADCASTERS = ("tornado", "websockets", "picows", "python-socketio", "fastapi", "socketify", "ws", "socket.io")
+PEERS = (*BROADCASTERS, "centrifugo", "centrifugo-protobuf")
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,13 @@ class Effort:
     connections: int = 9000
     herd: int = 2000
     fleet: int = 1000
+    comeback: int = 1000
 
     @classmethod
     def quick(cls) -> Effort:
-        return cls(seconds=0.5, warm_up=0.2, repetitions=1, channels=200, connections=1000, herd=300, fleet=50)
+        return cls(
+            seconds=0.5, warm_up=0.2, repetitions=1, channels=200, connections=1000, herd=300, fleet=50, comeback=100
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _publish(scenario: Scenario, server: Server, effort: Effort) -> dict[str, fl
     return _publishes(dialect, scenario, server, effort)
 
 
-def _publishes(dialect: Waterspout, scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
+def _publishes(dialect: Acknowledging, scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
     with Publishes(server.port, dialect, server.cpu) as load:
         key = f"{server.contestant.name}, publishes"
         messages = scenario.work.get(key, 1000) // 2
@@ -216,12 +221,23 @@ def _idle(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float
     }
 
 
+def _centrifugo(scenario: Scenario, server: Server, effort: Effort) -> dict[str, float]:
+    dialect = server.contestant.dialect
+    assert isinstance(dialect, CentrifugeJson)
+    idle = _idle(scenario, server, effort)
+    server.kill()  # what so many connections have left is not for the next load
+    server.restart()
+    publishes = _publishes(dialect, scenario, server, effort)
+    returns = comeback.measure(server, dialect, effort.comeback, 200)
+    return {"kib": idle["kib"], "connections_rate": idle["rate"], **publishes, **returns}
+
+
 def scenarios() -> list[Scenario]:
     return [
         Scenario(
             "fanout",
             "1 channel × 500 subscribers, 128 bytes, 32 in flight",
-            ("waterspout", *PEERS),
+            ("waterspout", *BROADCASTERS),
             FANOUT,
             _fanout(32, _one_channel),
             targets=(
@@ -241,7 +257,7 @@ def scenarios() -> list[Scenario]:
         Scenario(
             "single",
             "1 channel × 500 subscribers, 128 bytes, 1 in flight",
-            ("waterspout", *PEERS),
+            ("waterspout", *BROADCASTERS),
             FANOUT,
             _fanout(1, _one_channel),
             targets=(
@@ -252,13 +268,43 @@ def scenarios() -> list[Scenario]:
         Scenario(
             "centrifuge",
             "clients of Centrifugo's protocol: 1 channel × 500 subscribers, 128 bytes, 32 in flight",
-            ("waterspout", "waterspout-centrifuge", "waterspout-protobuf"),
+            (
+                "waterspout",
+                "waterspout-centrifuge",
+                "waterspout-protobuf",
+                "waterspout-centrifuge-durable",
+                "centrifugo",
+                "centrifugo-protobuf",
+            ),
             FANOUT,
             _fanout(32, _one_channel),
             targets=(
                 Target("per_cpu_second", most=1.25, than="waterspout-centrifuge"),
                 Target("per_cpu_second", most=1.25, than="waterspout-protobuf"),
             ),
+        ),
+        Scenario(
+            "centrifugo",
+            "clients of Centrifugo's protocol: publishes acknowledged over one connection, {connections:,} silent "
+            "clients, and {comeback:,} that come back at once, 200 messages behind: after a cut, and after kill -9",
+            ("waterspout-centrifuge-durable", "centrifugo"),
+            (
+                Column("rate", "acknowledged/s", ",.0f", 1),
+                Column("per_cpu_second", "per CPU second", ",.0f", 1),
+                Column("paced_p50_ms", "p50 ms at 500/s", ",.2f", -1),
+                Column("single_p50_ms", "p50 ms, 1 in flight", ",.2f"),
+                Column("kib", "KiB a connection", ",.1f", -1),
+                Column("connections_rate", "connections/s", ",.0f", 1),
+                Column("cut_p50_s", "cut: p50 s", ".2f"),
+                Column("cut_max_s", "cut: all back, s", ".2f", -1),
+                Column("cut_server_cpu_s", "server CPU s", ".2f"),
+                Column("killed_max_s", "killed: all back, s", ".2f"),
+                Column("killed_recovered", "recovered", ".0%"),
+                Column("killed_lost", "lost", ",.0f"),
+                *SHARES,
+            ),
+            _centrifugo,
+            headlines=("rate", "per_cpu_second", "kib", "cut_max_s", "killed_lost"),
         ),
         Scenario(
             "channels",

@@ -14,11 +14,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.centrifuge import CentrifugeJson, CentrifugeProtobuf
+from bench.centrifuge import CentrifugeJson, CentrifugeProtobuf, CentrifugoJson, CentrifugoProtobuf
 from bench.dialects import Dialect, Plain, SocketIO, Waterspout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,8 +148,43 @@ class NodePeer(Contestant):
         return {self.name: package["version"], "node": node}
 
 
-def _quietly(command: list[str]) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+@dataclass(frozen=True)
+class Centrifugo(Contestant):
+    """Centrifugo v6, built from its module: memory engine, and a namespace with history and recovery."""
+
+    @property
+    def version(self) -> str:
+        return (PEERS / "centrifugo.version").read_text().strip()
+
+    def install(self) -> None:
+        if not shutil.which("go"):
+            raise Unavailable("go is not installed")
+
+        def build(home: Path) -> None:
+            fetched = home / "fetched"
+            places = {"GOBIN": str(home / "bin"), "GOPATH": str(fetched), "GOCACHE": str(fetched / "cache")}
+            limits = {"GOFLAGS": "-p=1 -modcacherw", "GOTOOLCHAIN": "local"}
+            module = f"github.com/centrifugal/centrifugo/v6@{self.version}"
+            _quietly(["nice", "go", "install", module], 1800, places | limits)
+            shutil.rmtree(fetched)
+
+        _once(INSTALLED / "centrifugo", PEERS / "centrifugo.version", build)
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        config = json.loads((PEERS / "centrifugo.json").read_text())
+        config["http_server"]["port"] = port
+        (directory / "centrifugo.json").write_text(json.dumps(config))
+        return [str(INSTALLED / "centrifugo" / "bin" / "centrifugo"), "--config", str(directory / "centrifugo.json")]
+
+    def versions(self) -> dict[str, str]:
+        return {"centrifugo": self.version}
+
+
+def _quietly(command: list[str], within: float = 600, variables: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        command, env=os.environ | (variables or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=within,
+    )  # fmt: skip
     if done.returncode:
         raise Unavailable(_last_line(done.stderr or done.stdout))
 
@@ -304,6 +339,12 @@ CONTESTANTS: tuple[Contestant, ...] = (
     Ours("waterspout-durable-queue", "Waterspout, durable, 16 KiB queues", Waterspout("benchd"), SMALL_QUEUES),
     Ours("waterspout-centrifuge", "Waterspout, Centrifugo's protocol", CentrifugeJson("bench"), CENTRIFUGO),
     Ours("waterspout-protobuf", "Waterspout, Centrifugo's in Protobuf", CentrifugeProtobuf("bench"), CENTRIFUGO),
+    Ours(
+        "waterspout-centrifuge-durable",
+        "Waterspout, Centrifugo's protocol, durable",
+        CentrifugeJson("benchd"),
+        CENTRIFUGO,
+    ),
     Ours("waterspout-asyncio", "Waterspout, asyncio's loop", Waterspout("bench"), ("server.uvloop=false",)),
     PythonPeer("tornado", "Tornado, write_message", _PLAIN),
     PythonPeer("websockets", "websockets, broadcast()", _PLAIN),
@@ -312,6 +353,8 @@ CONTESTANTS: tuple[Contestant, ...] = (
     PythonPeer("fastapi", "FastAPI on uvicorn", _PLAIN),
     PythonPeer("socketify", "socketify (uWebSockets, C++)", _PLAIN),
     OnOurs("motor", "Motor, insert_one awaited", Waterspout("naive")),
+    Centrifugo("centrifugo", "Centrifugo, in memory", CentrifugoJson("bench")),
+    Centrifugo("centrifugo-protobuf", "Centrifugo, in memory, Protobuf", CentrifugoProtobuf("bench")),
     NodePeer("ws", "ws on Node", _PLAIN),
     NodePeer("socket.io", "Socket.IO on Node", SocketIO()),
 )
