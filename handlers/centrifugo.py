@@ -99,6 +99,7 @@ class _Stream(_Open):
             self.set_header("Content-Type", media_type)
             return
         door, origin, kind = _door(self), self.request.headers.get("Origin"), self.session
+        door.check_size("body", payload)
         with self.entering(None) as seats:
             head = response_head(200, {"Content-Type": media_type} | ENDLESS, self.head_of_response())
 

@@ -34,6 +34,9 @@ class Client(Protocol):
     @property
     def principal(self) -> Principal | None: ...
 
+    def principal_in(self, channel: str) -> Principal:
+        """Who this is there, once it is known: a right may be of one channel only."""
+
     def tick(self, now: float) -> None: ...
 
     def disconnect(self, reason: Disconnect, delay: float | None = None) -> None: ...

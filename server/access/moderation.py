@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from server.access.accounts import Accounts
-from server.access.admission import Admission
+from server.access.admission import Admission, Client
 from server.access.permissions import Permissions
 from server.access.revocations import Revocation, Revocations
 from server.access.rights import must_be_admin
@@ -121,8 +121,10 @@ class Moderation:
             logger.warning("revocations cannot be confirmed: what needs a right is not delivered")
         for clients in (*self._admission.users.values(), self._admission.bearers):
             for client in tuple(clients):
-                principal = client.principal
                 if confirmed:
                     client.unsuspend()
-                elif principal is not None:
-                    client.suspend(partial(self._permissions.deliveries_wait, principal))
+                elif client.principal is not None:
+                    client.suspend(partial(self._deliveries_wait, client))
+
+    def _deliveries_wait(self, client: Client, channel: str) -> bool:
+        return self._permissions.deliveries_wait(client.principal_in(channel), channel)

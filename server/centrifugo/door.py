@@ -65,6 +65,12 @@ class Centrifugo:
         """A client that has still to say who it is."""
         return kind(self._node, connection, dialect, self._common, seats, origin)
 
+    def check_size(self, field: str, commands: bytes) -> None:
+        """`too_large` for more than one message of a WebSocket may be."""
+        limit = 2 * (self._node.config.limits.message_bytes or MAX_STORED)
+        if len(commands) > limit:
+            raise Error("too_large", f"{field}: {len(commands)} bytes; {limit} at most")
+
     def emulate(self, body: bytes, address: str, *, binary: bool) -> None:
         """Pass on what a client without WebSocket has to say; `not_found`: no such session, or no such node.
         `rate_limited`: too many requests of this session or, where there is none, of guests of this address."""
@@ -79,9 +85,7 @@ class Centrifugo:
                 node, session, data = request.node, request.session, request.data.encode()
         except (ValueError, RecursionError):  # of msgspec, too
             raise bad_request("body: expected node, session and data") from None
-        limit = 2 * (self._node.config.limits.message_bytes or MAX_STORED)
-        if len(data) > limit:
-            raise Error("too_large", f"data: {len(data)} bytes; {limit} at most")
+        self.check_size("data", data)
         name, _, seal = session.rpartition(".")
         known = self._common.boxes.holds(seal, node, name)
         self._node.admission.count_request(GUEST, address, session if known else None)

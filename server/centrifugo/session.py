@@ -241,6 +241,8 @@ class CentrifugoSession(Session):
         if new.user != self._principal.user or not command.token:
             raise Disconnect(INVALID_TOKEN, "invalid token")
         self._principal, self._grants.of_connection = new, grants
+        if new.user is None:
+            self._node.admission.bearers.add(self)
         self._reply(command, **self._told_of_token())
         self.check_subscriptions()
 

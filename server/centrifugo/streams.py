@@ -8,10 +8,15 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from server.access.admission import ConnectionSeats
 from server.centrifugo import requests
+from server.centrifugo.common import Common
+from server.centrifugo.dialects import CentrifugoDialect
 from server.centrifugo.replies import BAD_REQUEST, end_of
 from server.centrifugo.session import CentrifugoSession
 from server.core.errors import STALLED, Disconnect, Error
+from server.node import Node
+from server.sessions.outbox import Connection
 from server.sessions.session import PING_EVERY
 from server.wire.commands import Command
 from server.wire.pushes import Fields
@@ -22,11 +27,15 @@ class EmulatedSession(CentrifugoSession):
 
     transport = "stream"
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_secret", "_sign_of_life")
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(
+        self, node: Node, connection: Connection, dialect: CentrifugoDialect, common: Common, seats: ConnectionSeats,
+        origin: str | None = None,
+    ) -> None:  # fmt: skip
         self._secret = ""
-        super().__init__(*arguments)
+        self._sign_of_life = dialect.encoding.ping
+        super().__init__(node, connection, dialect, common, seats, origin)
 
     def begin(self, payload: bytes) -> None:
         """What came with the request."""
@@ -43,11 +52,11 @@ class EmulatedSession(CentrifugoSession):
         """From whatever node. Nobody can be made to wait with what comes this way."""
         if self._ended:
             return
-        if not self.reading:
-            self.disconnect(Disconnect(STALLED, "commands came faster than their answers were read"))
-            return
         self.heard()
-        self.receive(self._dialect.codec.opcode, payload)
+        if self.reading:
+            self.receive(self._dialect.codec.opcode, payload)
+        elif payload.strip() != self._sign_of_life:
+            self.disconnect(Disconnect(STALLED, "commands came faster than their answers were read"))
 
     def _told_of_transport(self) -> Fields:
         return super()._told_of_transport() | {"session": self._secret, "node": self._node.id}

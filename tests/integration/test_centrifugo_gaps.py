@@ -32,7 +32,8 @@ def settings() -> dict[str, object]:
         "namespaces.short": {"history": {"size": 2}, "presence": True, **OPEN},
         "namespaces.members": {"publish": "anyone"},
         "mongodb.dedupe_window": 0,
-        "limits.cost_per_second": 0,
+        "limits.cost_per_second": 1,
+        "limits.cost_burst": 1500,
         "limits.requests_per_second": 0.1,
         "limits.requests_burst": 500,
     }
@@ -281,6 +282,24 @@ async def test_commands_of_a_session_are_its_own_requests(url: str, node: Node) 
     finally:
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.gen_test
+async def test_each_subscription_of_connect_has_its_price(url: str, node: Node) -> None:
+    """That of a subscription, and of a refusal where there is no right to it."""
+    async with Wire(url) as wire:
+        assert "subs" not in await wire.connect(subs={f"members:{number}": {} for number in range(128)})
+        assert (await wire.ask(ping={}))["error"]["code"] == 111
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_subscribed_for_who_has_gone(url: str, node: Node) -> None:
+    """What `connect` still asks for when its client goes is neither begun nor left behind."""
+    async with Wire(url) as wire:
+        await wire.send({"id": 1, "connect": {"subs": {f"chat:gone-{number}": {} for number in range(128)}}})
+    await until(lambda: not node.admission.clients, 5, "the end of the session")
+    await until(lambda: not node.admission.channel_seats.total, 5, "the end of its subscriptions")
+    assert node.hub.subscriptions() == 0
 
 
 # --- rights of one channel --------------------------------------------------------------------------------------------

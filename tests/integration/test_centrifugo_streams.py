@@ -254,6 +254,9 @@ async def test_requests_that_are_none(server: Server) -> None:
         async with stream(server, "/connection/http_stream", body) as one:
             assert (await one.next())["push"]["disconnect"]["code"] == 3501
             await one.ended()
+    many = json.dumps({"id": 1, "connect": {"subs": {f"closed:{number}": {} for number in range(50_000)}}}).encode()
+    async with stream(server, "/connection/http_stream", many) as one:
+        assert one.status == 413
     assert (await server.get("/connection/sse")).status == 400
     assert (await server.get("/connection/http_stream")).status == 405
     for bad in ({}, {"session": "a"}, {"session": 1, "node": "b", "data": ""}, b"nonsense", b"\xff"):
