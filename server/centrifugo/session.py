@@ -444,7 +444,8 @@ class CentrifugoSession(Session):
     async def _history(self, command: requests.History) -> Fields:
         channel, node = command.channel, self._node
         principal = self.principal_in(channel)
-        if not node.permissions.check(principal, "subscribe", channel).durable:
+        namespace = node.config.namespaces.get(namespace_of(channel))
+        if namespace is not None and not namespace.durable:
             raise Error("not_found", f"channel: {channel} is ephemeral, it has no history")
         messages, head = await read(
             node.history, principal, channel, limit=command.limit, since=command.since, reverse=command.reverse,
