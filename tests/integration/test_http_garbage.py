@@ -26,7 +26,8 @@ from tests.support.waiting import until
 
 SEED = os.environ.get("WATERSPOUT_SEED") or f"{random.getrandbits(48):x}"
 ONLY = os.environ.get("WATERSPOUT_INPUT")
-SECONDS = 600 if os.environ.get("WATERSPOUT_CHAOS") == "long" else 4
+LONG = os.environ.get("WATERSPOUT_CHAOS") == "long"
+SECONDS = float(os.environ.get("WATERSPOUT_SECONDS") or 600) if LONG else 4
 AT_LEAST = 100
 WITHIN = 20
 """Seconds that one input may take, on a machine that has other things to do."""
