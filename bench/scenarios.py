@@ -300,7 +300,7 @@ def scenarios() -> list[Scenario]:
                 Column("cut_server_cpu_s", "server CPU s", ".2f"),
                 Column("killed_max_s", "killed: all back, s", ".2f"),
                 Column("killed_recovered", "recovered", ".0%"),
-                Column("killed_lost", "lost", ",.0f"),
+                Column("killed_lost", "killed: lost", ",.0f"),
                 *SHARES,
             ),
             _centrifugo,
