@@ -13,6 +13,7 @@ from tests.support.centrifugo import Wire, one_server, token
 from tests.support.client import Client
 from tests.support.processes import Mongod
 from tests.support.server import Server
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +349,12 @@ async def test_what_stood_before_a_malformed_command_is_done(server: Server, nam
         assert await wire.closed() == 3501
     async with Wire(server) as wire:
         await wire.connect()
-        assert len((await wire.ask(history={"channel": name, "limit": 9}))["history"]["publications"]) == 1
+
+        async def stored() -> int:
+            return len((await wire.ask(history={"channel": name, "limit": 9}))["history"]["publications"])
+
+        await until(stored, 10, "the message")  # it was on its way into the log when the connection ended
+        assert await stored() == 1
 
 
 @pytest.mark.gen_test
