@@ -53,12 +53,17 @@ def check_id(collection: str, identifier: Any) -> None:
         raise bad_request(f"_id: {limit} bytes at most")
 
 
-def check_size(fields: Json, limit: int) -> None:
-    """`too_large` for more bytes than `limit` (0: none), or more values than one message can bring: what could not be
-    put as a whole is not patched together either."""
+def check_size(fields: Json, limit: int) -> bytes:
+    """The fields as JSON, if that is no more than `limit` bytes (0: none); else `too_large`."""
     text = JSON.encode(fields)
     if limit and len(text) > limit:
         raise Error("too_large", f"document: {len(text)} bytes; document_bytes is {limit}")
+    return text
+
+
+def check_values(text: bytes) -> None:
+    """`too_large` for more values than one message can bring: what could not be put as a whole is not patched together
+    either."""
     try:
         bound_json(text)
     except Error:

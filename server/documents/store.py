@@ -33,6 +33,7 @@ from server.documents.patches import (
     check_condition,
     check_once,
     check_size,
+    check_values,
     keep_owners,
     merged,
     prepared,
@@ -277,7 +278,7 @@ class Documents:
         shown = document_json.document(encode(document))
         bare = {name: value for name, value in shown.items() if name not in ("_id", "_rev")}
         self._schemas.check(collection, bare)
-        check_size(bare, self._limit)
+        check_values(check_size(bare, self._limit))
         return document, shown
 
 
