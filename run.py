@@ -28,7 +28,7 @@ from server.core.names import is_pattern
 from server.core.tasks import Keeper
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
-from server.tools import import_centrifugo, seed
+from server.tools import seed
 from server.wire.codec import JSON
 
 logger = logging.getLogger("waterspout")
@@ -78,7 +78,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
         "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
     )
     imported.add_argument("file", type=Path)
-    imported.set_defaults(run=lambda flags, _: import_centrifugo.run(flags.file))
+    imported.set_defaults(run=run_import)
     flags, rest = common.parse_known_args(arguments)
     return parser.parse_args(rest, flags)
 
@@ -87,6 +87,12 @@ def run_doctor(_: argparse.Namespace, options: config.Config) -> int:
     from server.tools import doctor  # here, with the libraries of all that it looks at
 
     return doctor.run(options)
+
+
+def run_import(flags: argparse.Namespace, _: config.Config) -> int:
+    from server.tools import import_centrifugo  # here, as a start does not need it
+
+    return import_centrifugo.run(flags.file)
 
 
 def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> config.Config:
