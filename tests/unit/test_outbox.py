@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 
 import pytest
 
 from server.core.cursors import Position
-from server.core.tasks import Keeper
 from server.delivery.hub import Hub
-from server.delivery.sequencer import Sequencer
-from server.delivery.streams import Stream
 from server.delivery.subscription import Subscription
 from server.sessions.outbox import Outbox
 from server.wire.codec import JSON
 from server.wire.messages import Message, Page
+from tests.support.streams import open_stream
 
 
 class Full:
@@ -46,17 +43,7 @@ class Channel:
     def __init__(self, connection: Full | None = None) -> None:
         self.log: list[Message] = []
         self.hub = Hub()
-        self.sequencer = Sequencer(
-            "chat:a",
-            read=self.read,
-            confirmed_head=self.head,
-            deliver=self.hub.deliver,
-            lost=lambda *_: None,
-            repairs=Counter(),
-            keeper=Keeper(),
-        )
-        self.sequencer.start(Position("e", 0))
-        stream = Stream("chat:a", 0.0, self.sequencer, Keeper())
+        stream, self.sequencer = open_stream(self.hub, Position("e", 0), self.read, self.head)
         self.subscriptions: dict[str, Subscription] = {}
         self.connection = connection or Full()
         self.outbox = Outbox("s1", self, self.hub, self.connection, JSON, 1000)

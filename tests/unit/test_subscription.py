@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 
 from server.core.cursors import Position
-from server.core.tasks import Keeper
 from server.delivery.hub import Delivery, Hub
-from server.delivery.sequencer import Sequencer
-from server.delivery.streams import Stream
 from server.delivery.subscription import Subscription
 from server.wire.codec import JSON
 from server.wire.messages import Message, Page
 from server.wire.pushes import GapPush, Push
+from tests.support.streams import open_stream
 
 
 def message(offset: int) -> Message:
@@ -29,17 +26,7 @@ class Channel:
         self.offsets: list[int] = []
         self.ends_at_a_gap = False
         self.hub = Hub()
-        self.sequencer = Sequencer(
-            "chat:a",
-            read=self.read,
-            confirmed_head=self.head,
-            deliver=self.hub.deliver,
-            lost=lambda *_: None,
-            repairs=Counter(),
-            keeper=Keeper(),
-        )
-        self.sequencer.start(Position("e", 5))
-        stream = Stream("chat:a", 0.0, self.sequencer, Keeper())
+        stream, self.sequencer = open_stream(self.hub, Position("e", 5), self.read, self.head)
         self.subscription = Subscription(stream, self.hub, self.read, self, Position("e", 2), release=lambda _: None)
 
     async def read(self, channel: str, after: Position, upto: int, limit: int = 500) -> Page:
