@@ -325,3 +325,21 @@ def test_tests_speak_to_public_names() -> None:
     """What is private can be changed without asking anybody, so no test may depend on it."""
     found = {path: set(_private_names(tree)) for path, tree in _sources("tests").items()}
     assert not {path: names for path, names in found.items() if names}
+
+
+def test_no_room_is_too_large() -> None:
+    """A file of Python has fewer than 500 lines, a class fewer than 400, a file of the browser's client fewer than 400;
+    what is generated is not counted."""
+    large: list[str] = []
+    for path in [*(ROOT / "server").rglob("*.py"), *(ROOT / "handlers").rglob("*.py"), ROOT / "run.py"]:
+        if path.name.endswith("_pb2.py"):
+            continue
+        text = path.read_text()
+        if text.count("\n") >= 500:
+            large.append(str(path.relative_to(ROOT)))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno + 1 >= 400:
+                large.append(f"{path.relative_to(ROOT)}: {node.name}")
+    clients = (ROOT / "static").rglob("*.js")
+    large += [str(path.relative_to(ROOT)) for path in clients if path.read_text().count("\n") >= 400]
+    assert large == []

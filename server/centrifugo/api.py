@@ -31,7 +31,7 @@ from server.centrifugo.api_requests import (
 from server.centrifugo.codes import METHOD_NOT_FOUND, CodedError, error_fields
 from server.centrifugo.door import Centrifugo
 from server.centrifugo.history import read
-from server.centrifugo.replies import client_shape
+from server.centrifugo.replies import presence, presence_stats
 from server.core.errors import Error, bad_request
 from server.core.names import SYSTEM, fits, namespace_of
 from server.core.principals import Principal
@@ -185,12 +185,10 @@ class Caller:
         return await self._node.presence.clients(self._principal, channel, address=self._address)
 
     async def _presence(self, request: ChannelRequest) -> Fields:
-        present = await self._present(request)
-        return {"presence": {one.client: client_shape(*one) for one in present.clients}}
+        return presence(await self._present(request))
 
     async def _presence_stats(self, request: ChannelRequest) -> Fields:
-        present = await self._present(request)
-        return {"num_clients": present.number, "num_users": present.users}
+        return presence_stats(await self._present(request))
 
     async def _history(self, request: HistoryRequest) -> Fields:
         since = None if request.since is None else (request.since.offset, request.since.epoch)

@@ -28,6 +28,7 @@ from server.core.errors import (
     Disconnect,
     Error,
 )
+from server.presence.service import Present
 from server.wire.pushes import (
     ClientJoinPush,
     ClientLeavePush,
@@ -103,3 +104,12 @@ def client_shape(client: str, user: str | None, info: Any, channel_info: Any) ->
     if channel_info is not None and channel_info is not UNSET:
         shape["chan_info"] = channel_info
     return shape
+
+
+def presence(present: Present) -> Shape:
+    """Who is in a channel, by client."""
+    return {"presence": {one.client: client_shape(*one) for one in present.clients}}
+
+
+def presence_stats(present: Present) -> Shape:
+    return {"num_clients": present.number, "num_users": present.users}

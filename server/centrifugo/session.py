@@ -26,10 +26,13 @@ from server.centrifugo.replies import (
     INVALID_TOKEN,
     LOST_POSITION,
     STALE,
-    client_shape,
     end_of,
+    presence,
+    presence_stats,
 )
 from server.centrifugo.tokens import Grant
+from server.centrifugo.watching import Watching
+from server.core.config import Namespace
 from server.core.cursors import Position, parse_cursor
 from server.core.errors import Disconnect, Error
 from server.core.names import namespace_of
@@ -37,7 +40,6 @@ from server.core.principals import GUEST, Principal
 from server.delivery.hub import Delivery
 from server.delivery.subscription import Subscription
 from server.node import Node
-from server.presence.clients import clients_topic
 from server.sessions.budget import CHANGE, FRAME, REFUSAL
 from server.sessions.client import EXPIRY_GRACE
 from server.sessions.outbox import Connection, Outbox
@@ -58,7 +60,7 @@ Asked = TypeVar("Asked", requests.History, requests.Presence | requests.Presence
 
 
 class CentrifugoSession(Session):
-    __slots__ = ("_common", "_names", "_grants", "_server_side", "_published", "_watched", "_push_shape", "_in_a_row")
+    __slots__ = ("_common", "_names", "_grants", "_server_side", "_published", "_watching", "_push_shape", "_in_a_row")
 
     def __init__(
         self, node: Node, connection: Connection, dialect: CentrifugoDialect, common: Common, seats: ConnectionSeats,
@@ -69,13 +71,12 @@ class CentrifugoSession(Session):
         self._grants = Grants()
         self._server_side: set[str] = set()
         """Channels that the client has not subscribed to by itself."""
-        self._watched: set[str] = set()
-        """Channels whose joins and leaves it is told of."""
         self._published = 0
         self._in_a_row = 0
         """Commands of the frame that is being worked on."""
         self._push_shape = dialect.push
         super().__init__(node, connection, dialect, None, seats, origin)
+        self._watching = Watching(node.hub, self.outbox)
 
     def _make_outbox(self, codec: Codec) -> Outbox:
         node = self._node
@@ -106,12 +107,13 @@ class CentrifugoSession(Session):
     def _handle(self, command: Command) -> None:
         if isinstance(command, requests.Malformed):
             self.disconnect(Disconnect(BAD_REQUEST, command.reason))
-        elif _served(command):  # whatever the client itself may still ask for
-            super()._handle(command)
-        elif self._budget.left < 0 and (refusal := self._exhausted()) is not None:  # since the frame was let in
-            self._refuse(command.id, refusal)
-        else:
-            super()._handle(command)
+            return
+        if self._budget.left < 0 and not _served(command):  # since the frame was let in
+            refusal = self._exhausted()
+            if refusal is not None:
+                self._refuse(command.id, refusal)
+                return
+        super()._handle(command)
 
     def _dispatch(self, command: Command) -> None:
         if _served(command):
@@ -329,44 +331,48 @@ class CentrifugoSession(Session):
 
     async def _begin(self, request: requests.Subscribe) -> tuple[Subscription, Fields]:
         """A subscription that is not started yet, and what the client is told of it."""
-        namespace = self._node.config.namespaces.get(namespace_of(request.channel))
-        if namespace is not None and not namespace.durable:  # there are no positions
+        if self._is_ephemeral(request.channel):  # there are no positions
             request.after = request.offset = None
         subscription, begun, gap = await self.join(self.principal_in(request.channel), request)
         fields: Fields = {}
         if self._ended or not subscription.durable:
             return subscription, {"was_recovering": True} if request.recover else fields
-        position = parse_cursor(begun["cursor"])
-        recovered = request.position() is not None and gap is None
-        if gap is not None:
-            if request.error_unrecovered:
-                self._drop(request.channel)
-                raise unrecoverable("the position is not in the history any more")
-            position = subscription.skip()
-        fields = {"recoverable": True, "positioned": True, "epoch": position.epoch}
-        if position.offset:
-            fields["offset"] = position.offset
+        known = request.position() is not None
+        if request.error_unrecovered and (gap is not None or (request.recover and not known)):
+            self._drop(request.channel)
+            raise unrecoverable("the position is not in the history any more")
+        position = parse_cursor(begun["cursor"]) if gap is None else subscription.skip()
+        fields = {"recoverable": True, "positioned": True} | _position(position)
         if request.recover:
             fields["was_recovering"] = True
-            if request.position() is None and request.error_unrecovered:
-                self._drop(request.channel)
-                raise unrecoverable("the position is not in the history any more")
-        if recovered:
+        if known and gap is None:
             fields["recovered"] = True
         return subscription, fields
 
     def _start(self, subscription: Subscription, request: requests.Subscribe) -> None:
         if self.subscriptions.get(request.channel) is not subscription:
             return
-        namespace = self._node.config.namespaces.get(namespace_of(request.channel))
+        namespace = self._namespace(request.channel)
         if request.join_leave and namespace is not None and namespace.presence and namespace.join_leave:
-            self._watched.add(request.channel)
-            self._node.hub.add(clients_topic(request.channel), self.outbox)
+            self._watching.begin(request.channel)
         subscription.start()
 
-    def _drop(self, channel: str) -> None:
-        """End a subscription of which the client knows nothing."""
+    def _namespace(self, channel: str) -> Namespace | None:
+        return self._node.config.namespaces.get(namespace_of(channel))
+
+    def _is_ephemeral(self, channel: str) -> bool:
+        namespace = self._namespace(channel)
+        return namespace is not None and not namespace.durable
+
+    def _forget(self, channel: str) -> None:
+        """What goes with a subscription, however it ends."""
+        self._watching.end(channel)
+        self._server_side.discard(channel)
         self._grants.drop(channel)
+
+    def _drop(self, channel: str) -> None:
+        """End a subscription, of which the client is told in another way or knows nothing."""
+        self._forget(channel)
         subscription = self.subscriptions.pop(channel, None)
         if subscription is not None:
             subscription.close(for_good=True)
@@ -374,9 +380,7 @@ class CentrifugoSession(Session):
     def _unsubscribe(self, command: commands.Unsubscribe) -> None:
         subscription = self.subscriptions.get(command.channel)
         if subscription is not None:
-            self._stop_watching(command.channel)
-            self._server_side.discard(command.channel)
-            self._grants.drop(command.channel)
+            self._forget(command.channel)
             subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
             del self.subscriptions[command.channel]
         self._reply(command)
@@ -387,34 +391,23 @@ class CentrifugoSession(Session):
         if channel in self._server_side:  # of which it makes no new one by itself, but a connection
             self.disconnect(Disconnect(LOST_POSITION, "messages are gone"))
         elif channel in self.subscriptions:
-            self._stop_watching(channel)
             self._drop(channel)
             self._push(UnsubscribedPush(channel, "unrecoverable", "messages are gone"))
 
     def _end_subscription(self, channel: str, code: str, reason: str) -> None:
-        self._stop_watching(channel)
-        self._server_side.discard(channel)
-        self._grants.drop(channel)
+        self._forget(channel)
         super()._end_subscription(channel, code, reason)
 
     def suspend(self, concerned: Callable[[str], bool]) -> None:
         super().suspend(concerned)
-        for channel in filter(concerned, self._watched):
-            self._node.hub.remove(clients_topic(channel), self.outbox)
+        self._watching.suspend(concerned)
 
     def unsuspend(self) -> None:
-        for channel in self._watched:
-            self._node.hub.add(clients_topic(channel), self.outbox)
+        self._watching.unsuspend()
         super().unsuspend()
 
-    def _stop_watching(self, channel: str) -> None:
-        if channel in self._watched:
-            self._watched.discard(channel)
-            self._node.hub.remove(clients_topic(channel), self.outbox)
-
     def _end(self) -> None:
-        for channel in tuple(self._watched):
-            self._stop_watching(channel)
+        self._watching.end_all()
         super()._end()
 
     async def _refresh_subscription(self, command: requests.SubRefresh) -> None:
@@ -444,8 +437,7 @@ class CentrifugoSession(Session):
     async def _history(self, command: requests.History) -> Fields:
         channel, node = command.channel, self._node
         principal = self.principal_in(channel)
-        namespace = node.config.namespaces.get(namespace_of(channel))
-        if namespace is not None and not namespace.durable:
+        if self._is_ephemeral(channel):
             raise Error("not_found", f"channel: {channel} is ephemeral, it has no history")
         messages, head = await read(
             node.history, principal, channel, limit=command.limit, since=command.since, reverse=command.reverse,
@@ -457,9 +449,7 @@ class CentrifugoSession(Session):
     async def _presence(self, command: requests.Presence | requests.PresenceStats) -> Fields:
         principal = self.principal_in(command.channel)
         present = await self._node.presence.clients(principal, command.channel, address=self.address)
-        if isinstance(command, requests.PresenceStats):
-            return {"num_clients": present.number, "num_users": present.users}
-        return {"presence": {one.client: client_shape(*one) for one in present.clients}}
+        return presence_stats(present) if isinstance(command, requests.PresenceStats) else presence(present)
 
     async def _read(self, command: Asked, read: Callable[[Asked], Awaitable[Fields]]) -> None:
         self._spend()
