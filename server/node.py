@@ -72,7 +72,7 @@ class Node:
     ) -> None:
         self.id = "n" + secrets.token_hex(4)
         self.config = config
-        limits, namespaces = config.limits, config.namespaces
+        limits, namespaces = config.limits, config.known_namespaces()
         self.lifecycle = Lifecycle()
         self.keeper = Keeper()
         self.loop_share = LoopShare()

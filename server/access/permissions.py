@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from server.core.config import Collection, Namespace
+from server.core.config import BUILT_IN, Collection, Namespace
 from server.core.errors import Error
 from server.core.names import (
     DOCUMENTS,
@@ -54,7 +54,6 @@ class Permissions:
     ) -> None:
         self._namespaces = namespaces
         self._collections = collections or {}
-        self._system = Namespace(durable=False)
         self._revoked = revoked
         self._guests = guests
 
@@ -63,17 +62,16 @@ class Permissions:
         namespace), `permission_denied`, or `unavailable` (nobody knows at the moment whether the right was revoked).
         The right to subscribe is also the right to history, presence and resume."""
         name = namespace_of(channel)
-        if name == SYSTEM and channel in SYSTEM_CHANNELS:
-            if action == "publish" or not principal.admin:
-                raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
-            return self._system
         if name == DOCUMENTS:
             return self._check_changes(principal, action, without_label(channel))
         namespace = self._namespaces.get(name)
-        if namespace is None:
+        if namespace is None or (name == SYSTEM and channel not in SYSTEM_CHANNELS):
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         rule = namespace.publish if action == "publish" else namespace.subscribe
-        if not (satisfies(principal, rule, owners_of(channel)) or _granted(principal, action, channel)):
+        if not (
+            satisfies(principal, rule, owners_of(channel))
+            or (name not in BUILT_IN and _granted(principal, action, channel))
+        ):
             raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
         if revocable(principal):
             self._check_revoked(principal, channel, rule, f"{action} in {channel}")

@@ -16,9 +16,14 @@ SYSTEM: Final = "$sys"
 NODES: Final = "$sys:nodes"
 EVENTS: Final = "$sys:events"
 SYSTEM_CHANNELS: Final = (NODES, EVENTS)
+PERSONAL: Final = "$user"
+"""What concerns a person and no room: `$user:ann` is read by ann alone and written by servers."""
+DEAD: Final = "dead"
+"""What could not be handed on, with the reason: written by the server alone, read by who has an API key that is
+`admin`."""
 
 # White space and control characters in the sense of Unicode: \s, C0, DEL and C1.
-_NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys):[^\s\x00-\x1f\x7f-\x9f]+")
+_NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys|\$user):[^\s\x00-\x1f\x7f-\x9f]+")
 
 
 @lru_cache(maxsize=16384)
@@ -34,8 +39,10 @@ def namespace_of(channel: str) -> str:
 
 @lru_cache(maxsize=16384)
 def owners_of(channel: str) -> tuple[str, ...]:
-    """The parts of a well-formed name behind the namespace: whoever is named by one owns the channel."""
-    return tuple(channel.split(":")[1:])
+    """The parts of a well-formed name behind the namespace: whoever is named by one owns the channel. All that is
+    behind `$user:` is one name."""
+    namespace, *parts = channel.split(":")
+    return (":".join(parts),) if namespace == PERSONAL else tuple(parts)
 
 
 def without_label(channel: str) -> str:
@@ -65,7 +72,7 @@ def matches(pattern: str, channel: str) -> bool:
         pattern = "*:*"
     namespace, colon, wanted = pattern.partition(":")
     own, _, rest = channel.partition(":")
-    if not colon or (namespace != own and (namespace != "*" or own == DOCUMENTS or own.startswith("$"))):
+    if not colon or (namespace != own and (namespace != "*" or own in (DOCUMENTS, DEAD) or own.startswith("$"))):
         return False
     return fits(wanted, rest)
 

@@ -2,6 +2,7 @@
 
     anyone          guests as well                   user     with a token, or an API key
     server          with an API key                  nobody
+    admin           with an API key that is `admin`
     claim:NAME      the token's claim NAME is there and is not empty, false or zero
     claim:NAME=X    the claim is X, or a list with X in it
     owner           a part of the channel's name behind the namespace (parts end at `:`) is the user: inbox:ann
@@ -19,7 +20,7 @@ from server.core.principals import Principal
 
 Rule = str | list[str]
 
-_WORDS: Final = ("anyone", "user", "server", "nobody", "owner")
+_WORDS: Final = ("anyone", "user", "server", "admin", "nobody", "owner")
 
 
 def problem(rule: Rule) -> str | None:
@@ -52,6 +53,8 @@ def _satisfies(principal: Principal, term: str, owners: Collection[str]) -> bool
         return principal.user is not None
     if term == "server":
         return principal.server
+    if term == "admin":
+        return principal.admin
     if principal.server:
         return False  # an API key has no claims, and its name is nobody's user
     if term == "owner":

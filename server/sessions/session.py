@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -23,21 +23,8 @@ from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Allowance
 from server.sessions.client import ConnectedClient
 from server.sessions.lanes import LaneCommand, Lanes
 from server.sessions.outbox import Connection
-from server.wire.commands import (
-    Command,
-    Connect,
-    DocumentCommand,
-    Find,
-    Get,
-    History,
-    Ping,
-    Presence,
-    Publish,
-    Refresh,
-    Subscribe,
-    Unsubscribe,
-    WriteCommand,
-)
+from server.sessions.requests import Paged, Request, answer
+from server.wire.commands import Command, Connect, Ping, Publish, Refresh, Subscribe, Unsubscribe
 from server.wire.dialects import Dialect, Unreadable
 from server.wire.frames import PONG, frame
 
@@ -52,9 +39,9 @@ LOT: Final = 64
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
-Counted = Publish | History | Presence | DocumentCommand
+Counted = Publish | Request
 """What `messages_per_second` counts, so that only refusals of it are drawn from the budget."""
-Ordered = Subscribe | Unsubscribe | History | Presence | DocumentCommand
+Ordered = Subscribe | Unsubscribe | Request
 """What waits for all that is under way on its channel."""
 OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
 """Codes of errors that are this server's fault, so that they cost the client nothing."""
@@ -305,11 +292,11 @@ class Session(ConnectedClient):
             self._unsubscribe(command)
         else:
             self._spend()
-            if isinstance(command, History | Presence | Find):
+            if isinstance(command, Paged):
                 async with self._one_page():
-                    self._reply(command, **await _page(self._node, self._principal, command, self.address))
+                    self._reply(command, **await answer(self._node, self._principal, command, self.address))
             else:
-                self._reply(command, **await _document(self._node, self._principal, command, self.address))
+                self._reply(command, **await answer(self._node, self._principal, command, self.address))
 
     @asynccontextmanager
     async def _one_page(self) -> AsyncIterator[None]:
@@ -468,27 +455,3 @@ def _turned_away(error: Error) -> Disconnect:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
-
-
-async def _page(
-    node: Node, principal: Principal, command: History | Presence | Find, address: str
-) -> Mapping[str, Any]:
-    if isinstance(command, Find):
-        return await node.documents.find(principal, command, address=address)
-    page: Mapping[str, Any]
-    if isinstance(command, Presence):
-        page = await node.presence.show(principal, command.channel, command.left, address=address)
-    else:
-        page = await node.history.page(
-            principal, command.channel, after=command.after, before=command.before, limit=command.limit,
-            where=command.where, address=address,
-        )  # fmt: skip
-    return {"channel": command.channel, **page}
-
-
-async def _document(node: Node, principal: Principal, command: Get | WriteCommand, address: str) -> Mapping[str, Any]:
-    if isinstance(command, Get):
-        document = await node.documents.get(principal, command.collection, command.document_id, address=address)
-        return {"document": document}
-    written = await node.documents.write(principal, command.collection, command.write(), address=address)
-    return written.fields()

@@ -52,7 +52,7 @@ PRINCIPALS: dict[str, str | None] = {
 }
 CHANNELS = (
     "open:x", "users:x", "feed:x", "inbox:ann", "inbox:a:bob", "vip:x", "shut:a1", "shut:b", "flash:x", "attic:x",
-    "shut", "docs:orders", "$sys:nodes",
+    "shut", "docs:orders", "$sys:nodes", "$user:ann", "dead:x",
 )  # fmt: skip
 
 USERS = {"ann", "bob", "granted", "broad", "sly"}
@@ -71,6 +71,8 @@ EXPECTED: dict[str, tuple[set[str], set[str]]] = {
     "shut:a1": ({"granted", "broad"}, {"broad", "keyed"}),
     "shut:b": ({"broad"}, {"granted", "broad", "keyed"}),
     "flash:x": (KNOWN, KNOWN),
+    "$user:ann": ({"ann"}, SERVERS),
+    "dead:x": ({"admin"}, set()),
 }
 
 
@@ -113,7 +115,7 @@ ACTIONS = {
 
 
 IMPOSSIBLE = {(channel, action) for channel in ("flash:x", "$sys:nodes") for action in ("resume", "last", "history")}
-IMPOSSIBLE.add(("$sys:nodes", "presence"))
+IMPOSSIBLE |= {(channel, "presence") for channel in ("$sys:nodes", "$user:ann", "dead:x")}
 
 
 async def websocket(base: str, bearer: str | None, action: str, channel: str, *, header: bool = False) -> str:
@@ -176,7 +178,7 @@ async def test_the_table(base_url: str, http_server: object, who: str) -> None:
                 if got not in (wanted, None):
                     wrong.append(f"{who}: {action} {channel} by {door}: {got}, not {wanted}")
     assert not wrong, "\n".join(wrong)
-    assert cells == 13 * (6 + 6 + 4)
+    assert cells == len(CHANNELS) * (6 + 6 + 4)
 
 
 @pytest.mark.gen_test

@@ -10,15 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.access.permissions import Action, Permissions
-from server.core.config import Namespace
+from server.core.config import BUILT_IN, Namespace
 from server.core.errors import Error
 from server.core.names import matches
 from server.core.principals import GUEST, Principal
 
 USER = Principal(user="ann")
 SERVER = Principal(user="shop", server=True)
-WHO = {"guest": GUEST, "user": USER, "server": SERVER}
-ALLOWED = {"anyone": {"guest", "user", "server"}, "user": {"user", "server"}, "server": {"server"}, "nobody": set()}
+WHO = {"guest": GUEST, "user": USER, "server": SERVER, "admin": Principal(user="ops", server=True, admin=True)}
+SERVERS = {"server", "admin"}
+ALLOWED = {
+    "anyone": SERVERS | {"guest", "user"}, "user": SERVERS | {"user"}, "server": SERVERS, "admin": {"admin"},
+    "nobody": set(),
+}  # fmt: skip
 ACTIONS: tuple[Action, ...] = ("publish", "subscribe")
 
 
@@ -45,6 +49,17 @@ def test_the_rules(who: str, rule: str, action: Action) -> None:
 def test_an_admin_key_is_no_right_to_channels() -> None:
     """Looking after the server is not reading its channels."""
     assert not allowed(Principal(user="ops", server=True, admin=True), "subscribe")
+
+
+def test_a_personal_channel_is_of_whom_all_of_its_name_names() -> None:
+    """`$user:a:b` is of the user `a:b`, not of `a` and `b`; and no token carries a right to what is built in."""
+    permissions = Permissions(BUILT_IN)
+    assert permissions.check(Principal(user="a:b"), "subscribe", "$user:a:b") is BUILT_IN["$user"]
+    for stranger in (
+        Principal(user="a"), Principal(user="b"), SERVER, Principal(user="ann", channels={"$user:*": ["subscribe"]}),
+    ):  # fmt: skip
+        with pytest.raises(Error, match="permission_denied"):
+            permissions.check(stranger, "subscribe", "$user:a:b")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from msgspec import field
 from server.core.config.auth import ApiKey, Auth
 from server.core.config.backends import MongoDB, Redis
 from server.core.config.centrifugo import Centrifugo
-from server.core.config.channels import Namespace, Retention, UserRate
+from server.core.config.channels import BUILT_IN, Namespace, Retention, UserRate
 from server.core.config.documents import OWN_COLLECTIONS, Collection
 from server.core.config.hooks import Hook
 from server.core.config.limits import Limits
@@ -30,6 +30,7 @@ from server.core.errors import StartError
 from server.core.names import DOCUMENTS
 
 __all__ = [
+    "BUILT_IN",
     "MAX_STORED",
     "OWN_COLLECTIONS",
     "ApiKey",
@@ -86,8 +87,15 @@ class Config(Section):
     def retention(self, channel: str) -> Retention | None:
         """What is declared for a channel; None: it is not declared any more."""
         kind, _, rest = channel.partition(":")
-        declared = self.collections.get(rest) if kind == DOCUMENTS else self.namespaces.get(kind)
+        if kind == DOCUMENTS:
+            declared: Collection | Namespace | None = self.collections.get(rest)
+        else:
+            declared = self.namespaces.get(kind) or BUILT_IN.get(kind)
         return None if declared is None else declared.history
+
+    def known_namespaces(self) -> dict[str, Namespace]:
+        """Those that are declared, and those that are built in."""
+        return {**self.namespaces, **BUILT_IN}
 
     def quotas_enforced(self) -> bool:
         """`quotas.enforced`, where null is worked out."""

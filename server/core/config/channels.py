@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import field
 
 from server.core.config.values import Count, Rate, Seconds, Section
 from server.core.errors import StartError
-from server.core.names import DOCUMENTS
+from server.core.names import DEAD, DOCUMENTS, PERSONAL, SYSTEM
 from server.core.rules import Rule, problem
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
@@ -53,7 +54,7 @@ class Namespace(Section):
         name = path.partition(".")[2]
         if not _NAME.fullmatch(name):
             raise StartError(f"{path}: a name is [a-z][a-z0-9_-]*")
-        if name == DOCUMENTS:
+        if name == DOCUMENTS or name in BUILT_IN:
             raise StartError(f"{path} is built in")
         if self.durable and self.conflate and not self.ephemeral:
             raise StartError(
@@ -62,6 +63,14 @@ class Namespace(Section):
             )
         check_rule(f"{path}.publish", self.publish)
         check_rule(f"{path}.subscribe", self.subscribe)
+
+
+BUILT_IN: Final[Mapping[str, Namespace]] = {
+    SYSTEM: Namespace(durable=False, subscribe="admin"),
+    PERSONAL: Namespace(publish="server", subscribe="owner", history=Retention(1000, Seconds(7 * 86400))),
+    DEAD: Namespace(subscribe="admin"),
+}
+"""Those that need no declaration."""
 
 
 def check_rule(path: str, rule: Rule) -> None:
