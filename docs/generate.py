@@ -49,14 +49,18 @@ def options(struct: type[msgspec.Struct] = config.Config, path: str = "") -> Ite
 
 
 def descriptions(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """The string below each field."""
-    (tree,) = ast.parse(inspect.getsource(struct)).body
-    assert isinstance(tree, ast.ClassDef)
-    found = {}
-    for field, below in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = " ".join(str(below.value.value).split())
+    """The string below each field, its own and those of what it extends."""
+    found: dict[str, str] = {}
+    for part in struct.__mro__:
+        if not issubclass(part, msgspec.Struct) or part is msgspec.Struct:
+            continue
+        (tree,) = ast.parse(inspect.getsource(part)).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            text = below.value if isinstance(below, ast.Expr) else None
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Constant):
+                assert isinstance(field.target, ast.Name)
+                found.setdefault(field.target.id, " ".join(str(text.value).split()))
     return found
 
 

@@ -43,6 +43,7 @@ FLOORS = [
     "access",
     "log",
     "brokers",
+    "backend",
     "wire",
     "mongo",
     "core",
@@ -69,7 +70,7 @@ LIBRARIES = {
     "jwt": {"access.auth", "access.keys"},
     "cryptography": {"access.keys", "access.tickets"},
     "argon2": {"access.accounts"},
-    "httpx": {"access.hooks", "access.keys"},
+    "httpx": {"backend", "access.keys"},
     "google": {"centrifugo.protobuf", "centrifugo.client_pb2"},
 }
 # What only waits for nobody and looks at nothing: no network, no clock, no chance, no other processes.

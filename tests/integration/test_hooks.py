@@ -19,6 +19,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
 import server.access.hooks
+import server.backend.backend
 from server.core import config
 from server.core.errors import StartError
 from server.node import Node
@@ -324,7 +325,7 @@ async def test_a_busy_server_is_not_the_hooks_failure(url: str, backend: BackEnd
 
     async def rule(question: dict[str, Any]) -> None:
         asked.set()
-        time.sleep(2 * server.access.hooks.LATE)  # noqa: ASYNC251 - it is the loop that is to stand still
+        time.sleep(2 * server.backend.backend.LATE)  # noqa: ASYNC251 - it is the loop that is to stand still
         await asyncio.sleep(0.2)
 
     async with Client(url) as client:

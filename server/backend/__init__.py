@@ -1,0 +1,1 @@
+"""Asking a back end of the user's own, which is a URL or a Python function. Hooks, calls and consumers stand on it."""
