@@ -318,7 +318,7 @@ class Cluster:
         """By a majority read: every (offset, data) of each channel, in order."""
         channels: dict[int, list[tuple[int, str]]] = defaultdict(list)
         with self._mongo() as client:
-            messages = client[self.database].get_collection("messages", read_concern=ReadConcern("majority"))
+            messages = client[self.database].get_collection("waterspout.messages", read_concern=ReadConcern("majority"))
             for row in messages.find({}, {"d": 1}, sort=[("_id", 1)]):
                 channels[int(row["_id"]["c"].partition(":")[2])].append((row["_id"]["o"], row["d"]))
         return channels

@@ -206,7 +206,7 @@ def _mongodb(server: Server) -> str:
 
 def _reads(mongodb: MongoClient[dict[str, object]]) -> int:
     """Queries of the log that MongoDB has answered, whoever asked (`top` counts by collection)."""
-    messages = mongodb.admin.command("top")["totals"].get("waterspout.messages", {})
+    messages = mongodb.admin.command("top")["totals"].get("waterspout.waterspout.messages", {})
     return sum(messages[kind]["count"] for kind in ("queries", "getmore", "commands") if kind in messages)
 
 

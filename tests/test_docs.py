@@ -269,7 +269,7 @@ def test_a_restored_history_gets_another_epoch(tmp_path: Path) -> None:
             cursor = (await one.post(path, {"data": "kept"})).body["cursor"]
             await one.terminate()
             with MongoClient(mongod.uri) as client:
-                messages = client["waterspout"]["messages"]
+                messages = client["waterspout"]["waterspout.messages"]
                 backup = list(messages.find())
                 messages.drop()
                 messages.insert_many(backup)

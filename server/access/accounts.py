@@ -24,7 +24,6 @@ from typing import Any, Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import DuplicateKeyError
 
 from server.access.throttle import Throttle
@@ -32,6 +31,7 @@ from server.core.addresses import address_key
 from server.core.clock import Clock
 from server.core.errors import Error, bad_request
 from server.mongo.client import agreed, mapped
+from server.mongo.databases import Database
 from server.wire.codec import JSON
 from server.wire.rest import Tokens
 
@@ -67,14 +67,14 @@ class Accounts:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: Database,
         sign: Callable[..., tuple[str, int]],
         reserved: Container[str],
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or Clock()
-        self._accounts = database["accounts"]
-        self._families = database["refresh_tokens"]
+        self._accounts = database.own("accounts")
+        self._families = database.own("refresh_tokens")
         self._database = database
         self._sign = sign
         self._reserved = reserved

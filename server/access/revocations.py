@@ -22,7 +22,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from server.core.clock import Clock
@@ -32,6 +31,7 @@ from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.mongo.client import LINEARIZABLE, brief, mapped
 from server.mongo.clock import compare
+from server.mongo.databases import DatabaseApart
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Revocations:
 
     def __init__(
         self,
-        database: AsyncDatabase[dict[str, Any]],
+        database: DatabaseApart,
         token_ttl: float,
         *,
         on_revocation: Callable[[Revocation], None],
@@ -108,7 +108,7 @@ class Revocations:
     ) -> None:
         self._database = database
         self._clock = clock or Clock()
-        self._collection = database["revocations"]
+        self._collection = database.own("revocations")
         self._linearizable = self._collection.with_options(read_concern=LINEARIZABLE)
         self._token_ttl = token_ttl
         self._on_revocation = on_revocation

@@ -19,13 +19,13 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from server.core.clock import Clock
 from server.core.errors import Error, bad_request
 from server.core.names import without_label
 from server.core.principals import Principal
 from server.mongo.client import agreed
+from server.mongo.databases import Database
 from server.wire.codec import JSON
 
 _PURPOSE: Final = b"waterspout ticket"
@@ -37,9 +37,7 @@ _LEEWAY: Final = 10
 class Tickets:
     """`lifetime`: the seconds a ticket is good for."""
 
-    def __init__(
-        self, database: AsyncIOMotorDatabase[dict[str, Any]], lifetime: float, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, database: Database, lifetime: float, clock: Clock | None = None) -> None:
         self._database = database
         self._lifetime = lifetime
         self._clock = clock or Clock()

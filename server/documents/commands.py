@@ -25,13 +25,13 @@ from typing import Any, Final, NamedTuple
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from server.core.errors import Error
 from server.documents import document_json
 from server.documents.document_json import Json
 from server.documents.failures import TOO_LATE, not_stored, refusal, unknown
+from server.mongo.databases import Database
 from server.mongo.deadlines import Deadlines
 
 Permit = Callable[[], None]
@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
 
 class Commands:
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], deadlines: Deadlines) -> None:
+    def __init__(self, database: Database, deadlines: Deadlines) -> None:
         self._database = database
         self._deadlines = deadlines
 

@@ -10,7 +10,6 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
@@ -23,14 +22,15 @@ from server.documents.patches import without_id
 from server.documents.puts import Written
 from server.documents.queries import owned
 from server.documents.views import Owner
+from server.mongo.databases import Database
 from server.wire.codec import JSON
 from server.wire.commands import Write
 
 
 class Creations:
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], commands: Commands) -> None:
+    def __init__(self, database: Database, commands: Commands) -> None:
         self._database = database
-        self._records = database["creations"]
+        self._records = database.own("creations")
         self._commands = commands
 
     async def create(

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import OperationFailure
 
 from server.core.config import Collection
@@ -14,6 +13,7 @@ from server.core.errors import Error, StartError
 from server.documents.failures import is_passing
 from server.documents.queries import parse_sort
 from server.mongo.client import brief, mapped
+from server.mongo.databases import Database
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _IMAGES: Final = {"changeStreamPreAndPostImages": {"enabled": True}}
 class Declared:
     """Collections that store the images of what changes in them, and have the declared indexes."""
 
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], collections: Mapping[str, Collection]) -> None:
+    def __init__(self, database: Database, collections: Mapping[str, Collection]) -> None:
         self._database = database
         self._collections = collections
         self._without_images: set[str] = set()
@@ -35,7 +35,7 @@ class Declared:
         """Make what is not there. StartError if MongoDB cannot have it, and says how to mend that."""
         if self._collections:
             with mapped():
-                await self._database["creations"].create_index("t", expireAfterSeconds=CREATIONS_KEPT)
+                await self._database.own("creations").create_index("t", expireAfterSeconds=CREATIONS_KEPT)
         for name in self._collections:
             await self.prepare(name)
 

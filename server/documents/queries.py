@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from server.core.errors import bad_request
 from server.core.worker import Worker
@@ -26,6 +25,7 @@ from server.documents.failures import mapped_query
 from server.documents.views import Owner
 from server.documents.where import Where, check_path, parse
 from server.mongo.client import CURSOR_BATCH, mapped, rows_up_to
+from server.mongo.databases import Database
 from server.wire.commands import Find
 
 PAGE_BYTES: Final = 4 << 20
@@ -42,14 +42,14 @@ Sort = list[tuple[str, int]]
 
 
 class Queries:
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], timeout: float, worker: Worker) -> None:
+    def __init__(self, database: Database, timeout: float, worker: Worker) -> None:
         self._database = database
         self._milliseconds = int(timeout * 500)
         self._worker = worker
         self._weights: dict[str, int] = {}
         """Collection → bytes of a document on its last page: MongoDB is asked for about as many as a page takes, since
         a batch is held whole, twice, and may have 16 MiB."""
-        self._kept = database["creations"].with_options(codec_options=document_json.RAW)
+        self._kept = database.own("creations").with_options(codec_options=document_json.RAW)
 
     async def find(self, collection: str, query: Find, owner: Owner | None) -> Json:
         """{"documents": […], "page": token | None}, and "count" if asked for."""

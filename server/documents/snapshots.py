@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Any, Final
 
 from bson import Timestamp
-from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from server.core.worker import Worker
 from server.documents import document_json
@@ -17,6 +16,7 @@ from server.documents.document_json import Json
 from server.documents.queries import beyond, by_id, filter_of, owned
 from server.documents.views import View
 from server.mongo.client import mapped
+from server.mongo.databases import Database
 
 SNAPSHOT_PAGE: Final = 500
 SNAPSHOT_BYTES: Final = 256 << 10
@@ -26,7 +26,7 @@ LARGE: Final = 1 << 20
 
 
 async def snapshot(
-    database: AsyncIOMotorDatabase[dict[str, Any]], worker: Worker, view: View, at: Timestamp
+    database: Database, worker: Worker, view: View, at: Timestamp
 ) -> AsyncGenerator[tuple[list[Json], bool], None]:
     """(documents, whether there are more), page by page, all as of one moment; each page is a read of its own, so that
     nothing is held while a client is slow. `unavailable` if MongoDB cannot go back there (any more)."""

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import bson
 from bson import Timestamp
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo.errors import DuplicateKeyError
 
 from server.core.config import Collection, MongoDB
@@ -45,6 +44,7 @@ from server.documents.schemas import Schemas
 from server.documents.snapshots import snapshot
 from server.documents.views import Owner, View
 from server.mongo.client import mapped
+from server.mongo.databases import Database
 from server.mongo.deadlines import Deadlines
 from server.wire.codec import JSON
 from server.wire.commands import Find, Write
@@ -64,7 +64,7 @@ def _permitted() -> None:
 class Documents:
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: Database,
         collections: Mapping[str, Collection],
         options: MongoDB,
         limit: int,

@@ -28,7 +28,6 @@ from typing import Any, Final, Protocol
 
 from bson import Timestamp
 from pymongo import ReturnDocument
-from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from server.core.config import Collection
@@ -37,6 +36,7 @@ from server.core.tasks import Keeper
 from server.core.worker import Pace, Worker
 from server.documents import document_json
 from server.mongo.client import brief, mapped
+from server.mongo.databases import DatabaseApart
 from server.wire.messages import Change, Images, Tail
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Tailer:
 
     def __init__(
         self,
-        database: AsyncDatabase[dict[str, Any]],
+        database: DatabaseApart,
         collections: Mapping[str, Collection],
         log: ChangeLog,
         *,
@@ -80,7 +80,7 @@ class Tailer:
     ) -> None:
         self._database = database
         self._collections = collections
-        self._meta = database["meta"]
+        self._meta = database.own("meta")
         self._log = log
         self._node = node
         self._prepare = prepare
@@ -252,7 +252,7 @@ class Tailer:
                     events = reply["cursor"]["nextBatch"]
                     ended = await self._append_changes(events)
                     token: str = reply["cursor"]["postBatchResumeToken"]["_data"]
-                    marked = any(event.get("ns", {}).get("coll") == "meta" for event in events)
+                    marked = any(event.get("ns", {}).get("coll") == self._meta.name for event in events)
                     if ended or marked or loop.time() - renewed > RENEW:
                         renewed = loop.time()
                         if not await self._renew(token) or ended:
@@ -270,7 +270,7 @@ class Tailer:
         wanted = [
             {"ns.coll": {"$in": names}},
             {"to.coll": {"$in": names}},
-            {"ns.coll": "meta", "documentKey._id": "mark"},
+            {"ns.coll": self._meta.name, "documentKey._id": "mark"},
             {"operationType": "invalidate"},
         ]
         kept = dict.fromkeys(("operationType", "ns", "to", "documentKey", "clusterTime", "wallTime"), 1)

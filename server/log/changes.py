@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import DESCENDING
 from pymongo.errors import PyMongoError
 
@@ -19,6 +18,7 @@ from server.log.reader import Reader
 from server.log.rows import between, change_row
 from server.log.shard import Listener
 from server.mongo.client import brief, mapped
+from server.mongo.databases import Database
 from server.wire.messages import Change, Message, Tail
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Changes:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: Database,
         foundation: Foundation,
         inserts: Inserts,
         reader: Reader,
@@ -46,7 +46,7 @@ class Changes:
         on_append: Callable[[str], None],
     ) -> None:
         self._database = database
-        self._messages = database["messages"]
+        self._messages = database.own("messages")
         self._foundation = foundation
         self._inserts = inserts
         self._reader = reader
@@ -96,7 +96,7 @@ class Changes:
         base = self._base_of(tail)
         position = Position(new_epoch(), tail.position.offset + 1)
         message = Message(channel, position.epoch, position.offset, change.key, None, change.time, None)
-        insert = {"insert": "messages", "documents": [change_row(message, change)], **base.guard()}
+        insert = {"insert": self._messages.name, "documents": [change_row(message, change)], **base.guard()}
         try:
             async with (
                 await self._database.client.start_session() as session,
@@ -105,7 +105,7 @@ class Changes:
                 reply = await self._database.command(insert, session=session)
                 if reply.get("writeErrors"):
                     raise Conflict("another node was faster")
-                await self._database["channels"].update_one(
+                await self._database.own("channels").update_one(
                     {"_id": channel},
                     {"$set": {"epoch": position.epoch}, "$max": {"floor": position.offset}},
                     upsert=True,

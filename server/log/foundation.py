@@ -1,6 +1,6 @@
 """What the log stands on: the collection of its messages with its unique indexes, and the epoch of their history.
 
-    meta  {_id: "epoch", epoch, of: UUID of the collection `messages`, n: how often it has been looked at}
+    meta  {_id: "epoch", epoch, of: UUID of the collection of the messages, n: how often it has been looked at}
 
 Somebody may drop the database under running nodes, or restore an older state of it. Then offsets that clients know are
 given out again, to other messages, so the history needs a new epoch; and the indexes may be gone, without which a key
@@ -24,15 +24,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
-from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from server.core.errors import Error, StartError
 from server.core.tasks import Keeper
 from server.log.rows import id_of
 from server.mongo.client import UNAUTHORIZED, brief, mapped
+from server.mongo.databases import Database, DatabaseApart
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +63,15 @@ class Foundation:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
-        apart: AsyncDatabase[dict[str, Any]],
+        database: Database,
+        apart: DatabaseApart,
         keeper: Keeper,
         on_change: Callable[[], None],
     ) -> None:
         self._database = database
-        self._messages = database["messages"]
-        self._channels = database["channels"]
-        self._meta = database["meta"]
+        self._messages = database.own("messages")
+        self._channels = database.own("channels")
+        self._meta = database.own("meta")
         self._apart = apart
         self._keeper = keeper
         self._on_change = on_change
@@ -156,7 +155,7 @@ class Foundation:
     async def _look(self) -> None:
         errors = self._errors
         collection = await self._collection()
-        found = await self._apart["meta"].find_one_and_update(
+        found = await self._apart.own("meta").find_one_and_update(
             {"_id": "epoch", "epoch": self.base.epoch}, {"$inc": {"n": 1}}, return_document=ReturnDocument.AFTER
         )
         if collection != self.base.collection or found is None or self._differs(found, collection):
@@ -176,7 +175,7 @@ class Foundation:
         if not self._names_collections:
             return None
         try:
-            found = await self._apart.command({"listCollections": 1, "filter": {"name": "messages"}})
+            found = await self._apart.command({"listCollections": 1, "filter": {"name": self._messages.name}})
         except OperationFailure as error:
             if error.code == UNAUTHORIZED:
                 return None
@@ -230,8 +229,9 @@ class Foundation:
         except OperationFailure as error:
             if error.code not in _NO_INDEX:
                 raise
-            reason = f"MongoDB: {brief(error)}: an index of messages cannot be made. If another one has its name, drop"
-            raise StartError(f'{reason} it with db.messages.dropIndex("{name}")') from None
+            messages = self._messages.name
+            reason = f"MongoDB: {brief(error)}: an index of {messages} cannot be made. If another one has its name,"
+            raise StartError(f'{reason} drop it with db["{messages}"].dropIndex("{name}")') from None
 
     async def _part_twins(self) -> None:
         """Messages with one key, stored while the index was missing: the first keeps it, the others get one of their

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
+from motor.motor_asyncio import AsyncIOMotorClientSession
 
 from server.core.histogram import Histogram
 from server.log.foundation import COLLECTION_MISMATCH, Base
 from server.log.rows import Row
 from server.mongo.client import brief_refusal
+from server.mongo.databases import Database
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,9 @@ class Outcome(NamedTuple):
 class Inserts:
     """`timeout`: seconds after which a publish is answered."""
 
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], timeout: float) -> None:
+    def __init__(self, database: Database, timeout: float) -> None:
         self._database = database
+        self._messages = database.own("messages").name
         self._concern = {"w": "majority", "j": True, "wtimeout": int(timeout * 900)}
         self.count = 0
         self.batch_messages = Histogram(1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -48,7 +50,7 @@ class Inserts:
         self.count += 1
         self.batch_messages.observe(len(documents))
         # The command itself: its reply says in one place what the driver's bulk API spreads over exceptions.
-        command = {"insert": "messages", "documents": documents, "ordered": True, "writeConcern": self._concern}
+        command = {"insert": self._messages, "documents": documents, "ordered": True, "writeConcern": self._concern}
         reply = await self._database.command(command | base.guard(), session=session)
         if reply.get("writeConcernError"):
             logger.warning("MongoDB: %s", brief_refusal(reply["writeConcernError"]))

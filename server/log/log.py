@@ -26,9 +26,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
-from pymongo.asynchronous.database import AsyncDatabase
-
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
 from server.core.cursors import MAX_OFFSET, Position
@@ -41,6 +38,7 @@ from server.log.reader import PAGE, Head, Reader
 from server.log.retention import Trimmer
 from server.log.shard import Listener, Shard
 from server.mongo.client import mapped
+from server.mongo.databases import Database, DatabaseApart
 from server.wire.messages import Message, Page
 
 __all__ = ["Conflict", "Log", "Receipt"]
@@ -52,8 +50,8 @@ class Log:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
-        apart: AsyncDatabase[dict[str, Any]],
+        database: Database,
+        apart: DatabaseApart,
         options: MongoDB,
         *,
         node: str,

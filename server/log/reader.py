@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Se
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
+from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import AutoReconnect
 
@@ -30,6 +30,7 @@ from server.log.groups import GroupReader
 from server.log.pages import Pages, Read
 from server.log.rows import Row, between, contiguous, id_of
 from server.mongo.client import LINEARIZABLE, mapped
+from server.mongo.databases import Database
 from server.wire.messages import Message, Page
 
 Q = TypeVar("Q", bound=Hashable)
@@ -93,11 +94,10 @@ class State(NamedTuple):
 class Reader:
     """`timeout`: seconds that a linearizable read may take."""
 
-    def __init__(
-        self, database: AsyncIOMotorDatabase[dict[str, Any]], foundation: Foundation, keeper: Keeper, timeout: float
-    ) -> None:
+    def __init__(self, database: Database, foundation: Foundation, keeper: Keeper, timeout: float) -> None:
         self._database = database
-        self._messages = database["messages"]
+        self._messages = database.own("messages")
+        self._channels = database.own("channels").name
         self._foundation = foundation
         self._keeper = keeper
         self._timeout = timeout
@@ -131,12 +131,12 @@ class Reader:
         self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None
     ) -> dict[str, Head]:
         newest = {
-            "aggregate": "messages",
+            "aggregate": self._messages.name,
             "pipeline": [
                 {"$match": {"_id.c": {"$in": list(channels)}}},
                 {"$sort": {"_id.c": ASCENDING, "_id.o": DESCENDING}},
                 {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}}},
-                _then_states(channels),
+                self._then_states(channels),
             ],
             # One more than there can be, so that MongoDB knows that this is all.
             "cursor": {"batchSize": 2 * len(channels) + 1},
@@ -155,8 +155,13 @@ class Reader:
     async def _read_states(
         self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None
     ) -> dict[str, State]:
-        command = {"find": "channels", "filter": {"_id": {"$in": list(channels)}}, "batchSize": len(channels) + 1}
+        command = {"find": self._channels, "filter": {"_id": {"$in": list(channels)}}, "batchSize": len(channels) + 1}
         return self._states_in(channels, await self._rows(command, session))
+
+    def _then_states(self, channels: Sequence[str]) -> Row:
+        """The last stage of a pipeline over messages: after them, the states of these channels. It costs MongoDB less
+        than a command does."""
+        return {"$unionWith": {"coll": self._channels, "pipeline": [{"$match": {"_id": {"$in": list(channels)}}}]}}
 
     def _states_in(self, channels: Iterable[str], rows: Iterable[Row]) -> dict[str, State]:
         states = dict.fromkeys(channels, State(0, self._foundation.base.epoch))
@@ -312,8 +317,8 @@ class Reader:
             return there, None
         states: list[Row] = []
         command = {
-            "aggregate": "messages",
-            "pipeline": [{"$match": {"_id": {"$in": ids}} | _SMALL}, _then_states(list(wanted))],
+            "aggregate": self._messages.name,
+            "pipeline": [{"$match": {"_id": {"$in": ids}} | _SMALL}, self._then_states(list(wanted))],
             "cursor": {"batchSize": len(ids) + len(wanted) + 1},
         }
         rows = await self._rows(command)
@@ -339,7 +344,7 @@ class Reader:
         return {(row["_id"]["c"], row["_id"]["o"]): row for row in await self._find({"filter": query}, len(sizes))}
 
     async def _find(self, command: dict[str, Any], most: int) -> list[Row]:
-        return await self._rows({"find": "messages", **command, "batchSize": most + 1})
+        return await self._rows({"find": self._messages.name, **command, "batchSize": most + 1})
 
     async def _rows(self, command: dict[str, Any], session: AsyncIOMotorClientSession | None = None) -> list[Row]:
         """What one command finds, by the majority's word. The command itself takes half the time that the driver's
@@ -368,12 +373,6 @@ def _mapped(
             return await read(questions)
 
     return mapped_read
-
-
-def _then_states(channels: Sequence[str]) -> Row:
-    """The last stage of a pipeline over messages: after them, the states of these channels. It costs MongoDB less than
-    a command does."""
-    return {"$unionWith": {"coll": "channels", "pipeline": [{"$match": {"_id": {"$in": list(channels)}}}]}}
 
 
 def _all_of(one: _Range, rows: Mapping[int, Row]) -> _Rows:

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ASCENDING
 
 from server.core.clock import Clock
@@ -23,6 +22,7 @@ from server.core.config import MongoDB, Retention
 from server.log.reader import Reader
 from server.log.rows import between
 from server.mongo.client import mapped
+from server.mongo.databases import Database
 
 ROUND_EVERY: Final = 3600.0
 
@@ -37,14 +37,14 @@ class Trimmer:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: Database,
         reader: Reader,
         options: MongoDB,
         clock: Clock,
         retention: Callable[[str], Retention | None],
     ) -> None:
-        self._messages = database["messages"]
-        self._channels = database["channels"]
+        self._messages = database.own("messages")
+        self._channels = database.own("channels")
         self._reader = reader
         self._options = options
         self._clock = clock

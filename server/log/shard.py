@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
+from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from server.core.cursors import Position
@@ -22,6 +22,7 @@ from server.log.reader import Reader
 from server.log.rows import Row
 from server.log.write_turns import WriteTurns
 from server.mongo.client import brief, brief_refusal
+from server.mongo.databases import Database
 from server.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Shard:
 
     def __init__(
         self,
-        database: AsyncIOMotorDatabase[dict[str, Any]],
+        database: Database,
         node: str,
         foundation: Foundation,
         pending: Pending,

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
-from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
-from pymongo.asynchronous.database import AsyncDatabase
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
 from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
@@ -20,6 +19,7 @@ from pymongo.read_concern import ReadConcern
 
 from server.core.config import MongoDB
 from server.core.errors import Error, StartError, WaterspoutError
+from server.mongo.databases import Database, DatabaseApart
 
 LINEARIZABLE: Final = ReadConcern("linearizable")
 UNAUTHORIZED: Final = 13
@@ -27,28 +27,21 @@ CURSOR_BATCH: Final = 50
 """Documents."""
 
 
-def connect(options: MongoDB, uri: str) -> AsyncIOMotorDatabase[dict[str, Any]]:
+def connect(options: MongoDB, uri: str) -> Database:
     """The database. No socket hangs longer than a publish may take; a write is acknowledged by a majority that has it
     in the journal, and a read sees only such writes."""
     with _understood():
         client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(uri, **_patience(options))
-        return client.get_database(options.database, **_MAJORITY)
+        return Database(client, options)
 
 
-def connect_apart(options: MongoDB, uri: str) -> AsyncDatabase[dict[str, Any]]:
+def connect_apart(options: MongoDB, uri: str) -> DatabaseApart:
     """The same, with connections of its own and without threads, for the little that must not wait for anything else:
     what confirms rights, what holds a lease, what tells how MongoDB is. Motor's commands wait for one of a few threads,
     first come, first served, so a herd of reads would keep them waiting until nobody's rights are certain any more."""
     with _understood():
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri, **_patience(options))
-        return client.get_database(options.database, **_MAJORITY)
-
-
-_MAJORITY: Final[dict[str, Any]] = {
-    "read_concern": ReadConcern("majority"),
-    "write_concern": WriteConcern(w="majority", j=True),
-    "read_preference": ReadPreference.PRIMARY,
-}
+        return DatabaseApart(client, options)
 
 
 def _patience(options: MongoDB) -> dict[str, Any]:
@@ -72,10 +65,10 @@ def _understood() -> Iterator[None]:
         raise StartError(f"mongodb.uri: {_unquoted(error)}") from None
 
 
-async def agreed(database: AsyncIOMotorDatabase[dict[str, Any]], name: str, field: str, value: str) -> str:
+async def agreed(database: Database, name: str, field: str, value: str) -> str:
     """What all nodes have as `name` in `meta`, kept in `field`: `value`, or what an earlier start has made."""
     with mapped():
-        meta = database["meta"]
+        meta = database.own("meta")
         await meta.update_one({"_id": name}, {"$setOnInsert": {field: value}}, upsert=True)
         document = await meta.find_one({"_id": name})
     assert document is not None

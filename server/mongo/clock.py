@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import Any, Final
-
-from motor.motor_asyncio import AsyncIOMotorDatabase
-from pymongo.asynchronous.database import AsyncDatabase
+from typing import Final
 
 from server.core.clock import Clock
 from server.mongo.client import mapped
+from server.mongo.databases import Database, DatabaseApart
 
 COMPARE_EVERY: Final = 5.0
 """Seconds: clocks drift slowly, but somebody may set one."""
 
 
-async def compare(
-    database: AsyncIOMotorDatabase[dict[str, Any]] | AsyncDatabase[dict[str, Any]], clock: Clock
-) -> float:
+async def compare(database: Database | DatabaseApart, clock: Clock) -> float:
     """The time of MongoDB's primary (seconds since 1970, UTC), which `clock` is compared with on the way;
     `unavailable` if it does not answer."""
     asked = clock.own()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Any, Final
-
-from motor.motor_asyncio import AsyncIOMotorDatabase
+from typing import Final
 
 from server.core.tasks import Keeper
+from server.mongo.databases import Database
 
 FRESH: Final = 10.0
 """Seconds after which it is asked again what time it is."""
@@ -18,7 +17,7 @@ class Deadlines:
     """The primary's clock. What it says is never later than the truth: it counts from when the answer had come, with
     the time that MongoDB had written into it before."""
 
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], keeper: Keeper) -> None:
+    def __init__(self, database: Database, keeper: Keeper) -> None:
         self._database = database
         self._keeper = keeper
         self._read: tuple[datetime, float] | None = None

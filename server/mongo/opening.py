@@ -6,15 +6,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
-from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure, PyMongoError
 
 from server.core.errors import Error, StartError
 from server.core.lifecycle import Lifecycle
 from server.mongo.client import UNAUTHORIZED, brief
+from server.mongo.databases import Database, DatabaseApart
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ _LASTING: Final = {
 class Opening:
     """One start's way through MongoDB. `lifecycle` is told what it waits for."""
 
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]], lifecycle: Lifecycle) -> None:
+    def __init__(self, database: Database, lifecycle: Lifecycle) -> None:
         self._name = database.name
         self._lifecycle = lifecycle
 
@@ -60,15 +59,15 @@ class Opening:
         return f"{_LASTING[cause.code].format(database=self._name, fields=fields)} ({brief(cause)})"
 
 
-async def renew_if_unknown(*databases: AsyncIOMotorDatabase[dict[str, Any]] | AsyncDatabase[dict[str, Any]]) -> None:
+async def renew_if_unknown(*databases: Database | DatabaseApart) -> None:
     """New connections if MongoDB does not let us read any more: those of a user that was made anew stay strangers."""
     for database in databases:
         try:
-            await database["meta"].find_one({"_id": "probe"}, {"_id": 1})
+            await database.own("meta").find_one({"_id": "probe"}, {"_id": 1})
         except OperationFailure as error:
             if error.code == UNAUTHORIZED:
                 logger.warning("MongoDB: %s; the connections are made anew", brief(error))
-                client = database.client.delegate if isinstance(database, AsyncIOMotorDatabase) else database.client
+                client = database.client.delegate if isinstance(database, Database) else database.client
                 for server in client._topology._servers.values():  # PyMongo has no other way
                     resetting = server.pool.reset()
                     if resetting is not None:

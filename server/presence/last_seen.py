@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import UpdateOne, WriteConcern
 
 from server.mongo.client import mapped
+from server.mongo.databases import Database
 
 KEPT: Final = 30
 """Days."""
@@ -21,8 +21,8 @@ WAITING: Final = 20_000
 
 
 class LastSeen:
-    def __init__(self, database: AsyncIOMotorDatabase[dict[str, Any]]) -> None:
-        self._rows = database.get_collection("seen", write_concern=WriteConcern(w=1))
+    def __init__(self, database: Database) -> None:
+        self._rows = database.own("seen").with_options(write_concern=WriteConcern(w=1))
         self._waiting: dict[tuple[str, str], int] = {}
 
     async def open(self) -> None:

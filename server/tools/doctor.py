@@ -24,6 +24,7 @@ from server.brokers.topology import Endpoint
 from server.core.config import Config
 from server.core.errors import StartError
 from server.mongo.client import brief, brief_refusal, connect
+from server.mongo.databases import Database
 from server.mongo.embedded import EmbeddedMongoDB
 from server.wire.messages import Message
 
@@ -116,7 +117,7 @@ async def mongodb(options: Config, uri: str) -> AsyncIterator[Finding]:
         database.client.close()
 
 
-async def _mongodb(database: Any) -> AsyncIterator[Finding]:
+async def _mongodb(database: Database) -> AsyncIterator[Finding]:
     before = time.time()
     hello = await database.client.admin.command("hello")
     after = time.time()
@@ -139,13 +140,13 @@ async def _mongodb(database: Any) -> AsyncIterator[Finding]:
     written = time.monotonic()
     reply = await database.command(
         {
-            "update": "meta",
+            "update": database.own("meta").name,
             "updates": [{"q": {"_id": "doctor"}, "u": {"$set": {"at": int(1000 * after)}}, "upsert": True}],
             "writeConcern": {"w": "majority", "j": True, "wtimeout": int(1000 * WITHIN)},
         }
     )
     took = time.monotonic() - written
-    await database["meta"].delete_one({"_id": "doctor"})
+    await database.own("meta").delete_one({"_id": "doctor"})
     if "writeConcernError" in reply:
         reason = brief_refusal(reply["writeConcernError"])
         yield Finding(
@@ -156,14 +157,15 @@ async def _mongodb(database: Any) -> AsyncIterator[Finding]:
     else:
         yield Finding("ok", f"MongoDB: a write with majority and journal took {1000 * took:.0f} ms")
 
-    names = {index["name"] async for index in database["messages"].list_indexes()}
+    messages = database.own("messages")
+    names = {index["name"] async for index in messages.list_indexes()}
     missing = {"key", "head"} - names
     if not names:
         yield Finding("ok", "MongoDB: no messages yet; the first start makes the indexes")
     elif missing:
         yield Finding(
             "broken",
-            f"MongoDB: {database.name}.messages lacks the index {' and '.join(sorted(missing))}",
+            f"MongoDB: {messages.name} lacks the index {' and '.join(sorted(missing))}",
             "start the server: it makes them; if it cannot, its log says why",
         )
     else:

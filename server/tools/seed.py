@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import ReplaceOne
 from pymongo.errors import PyMongoError
 
@@ -26,6 +25,7 @@ from server.core.config import Config
 from server.core.errors import Error, StartError
 from server.documents.store import Documents
 from server.mongo.client import brief, connect
+from server.mongo.databases import Database
 from server.mongo.embedded import EmbeddedMongoDB
 
 Document = dict[str, Any]
@@ -100,9 +100,7 @@ async def _embedded(data_dir: Path) -> tuple[str, EmbeddedMongoDB | None]:
 class Example:
     """Only what is declared is written."""
 
-    def __init__(
-        self, database: AsyncIOMotorDatabase[dict[str, Any]], declared: frozenset[str], chance: random.Random
-    ) -> None:
+    def __init__(self, database: Database, declared: frozenset[str], chance: random.Random) -> None:
         self._database = database
         self._declared = declared
         self._chance = chance

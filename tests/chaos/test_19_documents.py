@@ -101,7 +101,7 @@ async def holder(mongodb_uri: str, database: str) -> str | None:
 
     def find() -> str | None:
         with MongoClient[Any](mongodb_uri, serverSelectionTimeoutMS=10_000) as client:
-            return ((client[database]["meta"].find_one({"_id": "tailer"})) or {}).get("holder")
+            return ((client[database]["waterspout.meta"].find_one({"_id": "tailer"})) or {}).get("holder")
 
     return await asyncio.to_thread(find)
 

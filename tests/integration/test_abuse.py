@@ -71,7 +71,7 @@ async def test_one_request_with_many_channels(node: Node, base_url: str, http_se
 async def test_channels_that_exist_stay_open_after_a_failure(node: Node, mongod: Mongod) -> None:
     """Also to who may make no more, while the log has to look again how far they reach."""
     await asyncio.gather(*(node.publisher.publish(GUEST, f"chat:c{n}", n) for n in range(5)))
-    await mongod.fail_command({"failCommands": ["insert"], "namespace": f"{node.database.name}.messages",
+    await mongod.fail_command({"failCommands": ["insert"], "namespace": f"{node.database.name}.waterspout.messages",
                                "closeConnection": True}, {"times": 1})  # fmt: skip
     failing = node.publisher.publish(GUEST, "chat:c0", "a")
     async with asyncio.timeout(10):

@@ -63,10 +63,10 @@ async def test_nothing_secret_is_stored(post: Any, node: Node) -> None:
     """The database has an argon2id hash of the password, and hashes of refresh tokens."""
     _, ann = await post("register", user="ann", password=PASSWORD, info={"$where": "1", "a.b": {"$ne": 1}})
     database = node.database
-    stored = await database["accounts"].find_one({"_id": "ann"})
+    stored = await database.own("accounts").find_one({"_id": "ann"})
     assert stored is not None
     assert stored["password"].startswith("$argon2id$")
-    families = [family async for family in database["refresh_tokens"].find()]
+    families = [family async for family in database.own("refresh_tokens").find()]
     everything = json.dumps([stored, families], default=str)
     assert PASSWORD not in everything
     assert ann["refresh_token"].partition(".")[2] not in everything
@@ -102,7 +102,7 @@ async def test_what_is_refused_is_named(post: Any, node: Node) -> None:
     assert (status, problem["code"]) == (413, "too_large")
     status, problem = await post("register", user="Shop", password=PASSWORD)
     assert (status, problem["code"]) == (409, "conflict"), "the name of an API key"
-    assert await node.database["accounts"].count_documents({}) == 0
+    assert await node.database.own("accounts").count_documents({}) == 0
 
 
 @pytest.mark.gen_test
@@ -243,14 +243,14 @@ async def test_logout_and_what_is_no_refresh_token(post: Any, node: Node) -> Non
     assert await post("logout", refresh_token=again["refresh_token"]) == (204, None)
     assert (await post("refresh", refresh_token=again["refresh_token"]))[0] == 401
     assert (await post("logout", refresh_token=again["refresh_token"]))[0] == 204
-    await node.database["accounts"].delete_one({"_id": "ann"})
+    await node.database.own("accounts").delete_one({"_id": "ann"})
 
 
 @pytest.mark.gen_test
 async def test_a_deleted_account_cannot_refresh(post: Any, node: Node) -> None:
     """Deleting the account's document is enough."""
     _, ann = await post("register", user="ann", password=PASSWORD)
-    await node.database["accounts"].delete_one({"_id": "ann"})
+    await node.database.own("accounts").delete_one({"_id": "ann"})
     assert (await post("refresh", refresh_token=ann["refresh_token"]))[0] == 401
     assert (await post("login", user="ann", password=PASSWORD))[0] == 401
 
@@ -281,7 +281,7 @@ class TestWithASecret:
         claims = jwt.decode(ann["token"], str(SETTINGS["auth.secret"]), ["HS256"], issuer="us", audience="them")
         assert claims["sub"] == "ann"
         assert claims["exp"] - claims["iat"] == 900
-        assert await node.database["meta"].find_one({"_id": "secret"}) is None
+        assert await node.database.own("meta").find_one({"_id": "secret"}) is None
 
     @pytest.mark.gen_test
     async def test_logs_have_names_and_no_secrets(self, post: Any, caplog: pytest.LogCaptureFixture) -> None:

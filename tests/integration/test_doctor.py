@@ -43,12 +43,12 @@ async def test_a_good_mongodb(mongod: Mongod, node: Node) -> None:
 async def test_a_missing_index_is_named_and_nothing_is_left_behind(mongod: Mongod, node: Node) -> None:
     client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongod.uri)
     database = client[node.config.mongodb.database]
-    await database["messages"].drop_index("head")
+    await database["waterspout.messages"].drop_index("head")
     found = await findings(doctor.mongodb(node.config, mongod.uri))
     (finding,) = found["broken"]
     assert "lacks the index head" in finding.what
     assert finding.fix
-    assert await database["meta"].count_documents({"_id": "doctor"}) == 0
+    assert await database["waterspout.meta"].count_documents({"_id": "doctor"}) == 0
     client.close()
 
 

@@ -696,9 +696,9 @@ async def test_lost_changes_end_in_a_gap_and_a_fresh_snapshot(url: str, direct: 
         else:
             await node.tailer.close()
             # Of an event that is not there (any more): not even MongoDB could say what came after it.
-            token = direct.messages.find_one({"_id.c": "docs:orders"})["x"]["k"]
+            token = direct["waterspout.messages"].find_one({"_id.c": "docs:orders"})["x"]["k"]
             token = f"{token[:2]}{int(token[2:10], 16) - 1:08X}{token[10:]}"
-            direct.meta.update_one({"_id": "tailer"}, {"$set": {"token": token}})
+            direct["waterspout.meta"].update_one({"_id": "tailer"}, {"$set": {"token": token}})
             direct.orders.delete_many({})
             await node.tailer.open()
         await until(lambda: copy.snapshots == 2, 20)

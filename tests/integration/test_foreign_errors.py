@@ -121,11 +121,11 @@ async def _refusals(directory: Path, mongod: Mongod, database: Any) -> None:
         assert {answer.status for answer in first if answer} >= {201, 400, 409}
         strict = {"$jsonSchema": {"bsonType": "object", "required": ["never"], "title": "strict"}}
         again = {"validationLevel": "strict", "validationAction": "error"}
-        for name in ("items", "checked", "messages"):
+        for name in ("items", "checked", "waterspout.messages"):
             await database.command({"collMod": name, "validator": strict, **again})
         refused = await one.attempt()
         assert [answer.status for answer in refused if answer].count(201) == 0
-        for name in ("items", "checked", "messages"):
+        for name in ("items", "checked", "waterspout.messages"):
             await database.command({"collMod": name, "validator": {}})
         commands = ["insert", "update", "delete", "findAndModify", "find", "aggregate", "distinct"]
         try:

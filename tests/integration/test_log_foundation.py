@@ -88,7 +88,7 @@ async def test_a_node_that_only_reads_notices_that_the_database_was_dropped(
         await until(lambda: log.epoch != old.epoch)
         assert (await log.head(CHANNEL)).position == Position(log.epoch, 0)
         assert (await log.read(CHANNEL, Position(old.epoch, 0), 1)).messages == []
-        assert {"key", "head"} <= direct[options.database]["messages"].index_information().keys()
+        assert {"key", "head"} <= direct[options.database]["waterspout.messages"].index_information().keys()
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -100,7 +100,7 @@ async def test_older_data_restored_under_a_running_node_have_a_new_epoch(
     async with opened(mongod.uri, options) as log:
         await asyncio.gather(*(log.append(CHANNEL, None, str(number), number, 10) for number in range(1, 6)))
         backup = dump(direct, options.database)
-        backup["messages"] = [row for row in backup["messages"] if row["_id"]["o"] > 2]
+        backup["waterspout.messages"] = [row for row in backup["waterspout.messages"] if row["_id"]["o"] > 2]
         await asyncio.gather(*(log.append(CHANNEL, None, str(number), number, 10) for number in range(6, 9)))
         old = log.epoch
         restore(direct, options.database, backup)
@@ -121,10 +121,10 @@ async def test_an_older_state_in_the_same_collections_is_noticed(
     """As when the files of MongoDB were replaced by a copy: only the count of looks tells."""
     async with opened(mongod.uri, options) as log:
         await log.append(CHANNEL, None, "1", 1, 10)
-        meta = direct[options.database]["meta"]
+        meta = direct[options.database]["waterspout.meta"]
         await until(lambda: meta.find_one({"_id": "epoch"})["n"] > 1)
         old = log.epoch
-        direct[options.database]["messages"].delete_many({})
+        direct[options.database]["waterspout.messages"].delete_many({})
         meta.update_one({"_id": "epoch"}, {"$set": {"n": 0}})
         await until(lambda: log.epoch != old)
         assert (await log.append(CHANNEL, None, "2", 2, 10)).position == Position(log.epoch, 1)
@@ -151,7 +151,7 @@ async def test_the_epoch_of_an_older_version_stays(
     mongod: Mongod, options: MongoDB, direct: MongoClient[dict[str, Any]]
 ) -> None:
     """A database that says nothing of its collection yet is taken as it is."""
-    direct[options.database]["meta"].insert_one({"_id": "epoch", "epoch": "older"})
+    direct[options.database]["waterspout.meta"].insert_one({"_id": "epoch", "epoch": "older"})
     async with opened(mongod.uri, options) as log:
         assert (await log.append(CHANNEL, None, "1", 1, 10)).position == Position("older", 1)
 
@@ -164,7 +164,7 @@ async def test_an_epoch_that_nobody_has_looked_at_is_taken_over(
     async with opened(mongod.uri, options) as log:
         await log.append(CHANNEL, None, "1", 1, 10)
         epoch = log.epoch
-    direct[options.database]["meta"].update_one({"_id": "epoch"}, {"$unset": {"n": 1}})
+    direct[options.database]["waterspout.meta"].update_one({"_id": "epoch"}, {"$unset": {"n": 1}})
     async with opened(mongod.uri, options) as log:
         assert log.epoch == epoch
         assert (await log.append(CHANNEL, None, "2", 2, 10)).position == Position(epoch, 2)
@@ -180,12 +180,12 @@ async def test_what_was_never_sent_is_answered_as_not_stored(
     async with opened(mongod.uri, options) as log:
         await log.append(CHANNEL, None, "1", 1, 10)
         direct.drop_database(options.database)
-        direct[options.database]["messages"].create_index("d", name="key")
+        direct[options.database]["waterspout.messages"].create_index("d", name="key")
         await until(lambda: log.problem() is not None)
         with pytest.raises(Error, match="unavailable: the message could not be stored in time"):
             await log.append(CHANNEL, None, "2", 2, 10)
-        assert "an index of messages cannot be made" in (log.problem() or "")
-        direct[options.database]["messages"].drop_index("key")
+        assert "an index of waterspout.messages cannot be made" in (log.problem() or "")
+        direct[options.database]["waterspout.messages"].drop_index("key")
         assert (await log.append(CHANNEL, None, "3", 3, 10)).position.offset == 1
 
 
@@ -195,7 +195,7 @@ async def test_keys_that_were_stored_twice_do_not_keep_a_node_from_starting(
 ) -> None:
     """All of them were acknowledged, so all stay; the first keeps its key."""
     rows = [{"_id": {"c": CHANNEL, "o": n}, "e": "e", "u": None, "k": "twin", "t": 1, "d": n} for n in (1, 2, 3)]
-    direct[options.database]["messages"].insert_many(rows)
+    direct[options.database]["waterspout.messages"].insert_many(rows)
     async with opened(mongod.uri, options) as log:
         again = await log.append(CHANNEL, None, "twin", 1, 10)
         assert (again.position.offset, again.duplicate) == (1, True)
@@ -209,8 +209,8 @@ async def test_an_index_that_cannot_be_made_is_said_in_one_line(
     mongod: Mongod, options: MongoDB, direct: MongoClient[dict[str, Any]]
 ) -> None:
     """Waiting does not help: the start ends, and says what to do."""
-    direct[options.database]["messages"].create_index("u", name="key")
-    with pytest.raises(StartError, match=r"db\.messages\.dropIndex"):
+    direct[options.database]["waterspout.messages"].create_index("u", name="key")
+    with pytest.raises(StartError, match=r'db\["waterspout.messages"\]\.dropIndex'):
         async with opened(mongod.uri, options):
             pass
 

@@ -159,7 +159,7 @@ async def test_a_history_that_is_reset_while_it_waits_is_a_gap(node: Node, url: 
     (cursor,) = await publish(node, "chat:a", 1)
     async with client(url) as http:
         task = await polling(node, http, f"{MESSAGES}?after={cursor}&wait=30")
-        await node.database["channels"].update_one({"_id": "chat:a"}, {"$set": {"epoch": "reset"}}, upsert=True)
+        await node.database.own("channels").update_one({"_id": "chat:a"}, {"$set": {"epoch": "reset"}}, upsert=True)
         await node.peers.compare()
         page = (await task).json()
     assert page["gap"]["reason"] == "epoch"

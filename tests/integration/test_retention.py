@@ -38,7 +38,7 @@ async def append(node: Node, *data: Any, key: str = "") -> None:
 
 async def stored(node: Node) -> list[int]:
     """The offsets of the messages that MongoDB holds, hidden or not."""
-    found = node.database["messages"].find({"_id.c": CHANNEL}, {"_id": 1}).sort("_id", 1)
+    found = node.database.own("messages").find({"_id.c": CHANNEL}, {"_id": 1}).sort("_id", 1)
     return [row["_id"]["o"] async for row in found]
 
 
@@ -85,7 +85,9 @@ async def test_trimming_by_size(node: Node) -> None:
 async def test_trimming_by_age(node: Node) -> None:
     """What is older than `ttl` goes, what is younger stays."""
     await filled(node, 4)
-    await node.database["messages"].update_many({"_id.c": CHANNEL, "_id.o": {"$lte": 3}}, {"$inc": {"t": -3_600_000}})
+    await node.database.own("messages").update_many(
+        {"_id.c": CHANNEL, "_id.o": {"$lte": 3}}, {"$inc": {"t": -3_600_000}}
+    )
     assert await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(1800))) == 3
     assert await stored(node) == [4]
 
@@ -102,7 +104,9 @@ async def test_no_limits_trim_nothing(node: Node) -> None:
 async def test_the_stricter_limit_wins(node: Node) -> None:
     """Of size and ttl, whichever takes more decides."""
     await filled(node, 6)
-    await node.database["messages"].update_many({"_id.c": CHANNEL, "_id.o": {"$lte": 4}}, {"$inc": {"t": -3_600_000}})
+    await node.database.own("messages").update_many(
+        {"_id.c": CHANNEL, "_id.o": {"$lte": 4}}, {"$inc": {"t": -3_600_000}}
+    )
     assert await node.log.trimmer.trim(CHANNEL, Retention(size=5, ttl=Seconds(1800))) == 4
     assert await node.log.trimmer.trim(CHANNEL, Retention(size=1, ttl=Seconds(1800))) == 5
     assert await stored(node) == [6]
@@ -112,7 +116,7 @@ async def test_the_stricter_limit_wins(node: Node) -> None:
 async def test_an_empty_channel(node: Node) -> None:
     """Trimming a channel that nobody has published to does nothing and creates nothing."""
     assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 0
-    assert await node.database["channels"].find_one({"_id": CHANNEL}) is None
+    assert await node.database.own("channels").find_one({"_id": CHANNEL}) is None
 
 
 class WithLongWindow:
@@ -135,7 +139,7 @@ class TestWithinTheDedupeWindow(WithLongWindow):
     async def test_only_what_is_older_goes(self, node: Node) -> None:
         """The first young message is the end of the trimming, even if older ones stand behind it (skewed clocks)."""
         await append(node, *range(1, 9))
-        await node.database["messages"].update_many(
+        await node.database.own("messages").update_many(
             {"_id.c": CHANNEL, "_id.o": {"$in": [1, 2, 3, 5, 6]}}, {"$inc": {"t": -3_600_000}}
         )
         assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 3
@@ -165,7 +169,7 @@ async def test_the_floor_is_raised_before_anything_is_deleted(node: Node, mongod
 async def test_a_trim_that_stopped_before_deleting_is_finished(node: Node) -> None:
     """Another node raised the floor and died: the next trim deletes what it left, though the floor stays."""
     await filled(node, 10)
-    await node.database["channels"].update_one({"_id": CHANNEL}, {"$set": {"floor": 7}}, upsert=True)
+    await node.database.own("channels").update_one({"_id": CHANNEL}, {"$set": {"floor": 7}}, upsert=True)
     assert await node.log.trimmer.trim(CHANNEL, Retention(size=8, ttl=Seconds(0))) == 7
     assert await stored(node) == [8, 9, 10]
 

@@ -235,7 +235,7 @@ async def test_refusals(one: Instance, path: str, body: Any, bearer: str | None,
     if bearer in (None, "no admin"):
         token_answer = await one.call(path, body, token("ann", channels={"*": ["publish", "subscribe"]}))
         assert token_answer[0] == status
-    assert await one.node.database["revocations"].count_documents({}) == 0
+    assert await one.node.database.own("revocations").count_documents({}) == 0
 
 
 @pytest.mark.gen_test
@@ -349,7 +349,7 @@ async def test_racing_writers_all_get_a_number(mongod: Mongod) -> None:
     async with instances(mongod.uri, mongod.uri) as nodes:
         calls = [nodes[n % 2].call(f"/v1/users/u{n}/revoke", {}) for n in range(20)]
         assert {status for status, _ in await asyncio.gather(*calls)} == {200}
-        documents = await nodes[0].node.database["revocations"].find().to_list(None)
+        documents = await nodes[0].node.database.own("revocations").find().to_list(None)
         assert sorted(document["_id"] for document in documents) == list(range(1, 21))
         for node in nodes:
             await until(lambda node=node: node.node.revocations.newest == 20, 2, "all of them")
@@ -401,7 +401,7 @@ async def test_an_expired_number_hides_nothing(mongod: Mongod, quickly: None) ->
     """A node that was cut off for days: the next number is gone, and one behind it matters."""
     async with instances(mongod.uri) as (one,):
         node = one.node
-        collection = node.database["revocations"]
+        collection = node.database.own("revocations")
         old = token("ann")
         node.revocations.doubt()
         await collection.insert_one({"_id": 7, "kind": "revoke", "user": "ann", "at": time.time()})

@@ -221,7 +221,7 @@ async def test_a_write_that_waits_for_mongodb_is_not_done(node: Node, mongod: Mo
     """In the queue behind another one, or between what it reads and what it writes."""
     await node.documents.write(OPERATOR, "notes", put("put", "old", {"a": 1}))
     block = {"failCommands": [command], "blockConnection": True, "blockTimeMS": 700, "appName": "waterspout"}
-    collection = "creations" if name == "create" else "notes"
+    collection = "waterspout.creations" if name == "create" else "notes"
     await mongod.fail_command(block | {"namespace": f"{node.database.name}.{collection}"}, {"times": 1})
     others = []
     if command == "update":  # one that is under way, and others that wait behind it

@@ -78,7 +78,7 @@ async def test_another_node_takes_over(node: Node, mongod: Mongod, direct: Any) 
         await second.tailer.close()
         # As if it were dead: the lease stays.
         until_then = {"$add": ["$$NOW", LEASE]}
-        direct.meta.update_one({"_id": "tailer"}, [{"$set": {"holder": second.id, "until": until_then}}])
+        direct["waterspout.meta"].update_one({"_id": "tailer"}, [{"$set": {"holder": second.id, "until": until_then}}])
         await node.tailer.open()
         direct.orders.insert_one({"_id": "4", "n": 4})
         await until(lambda: node.tailer.holds, LEASE / 1000 + 5)
@@ -99,7 +99,7 @@ async def test_other_collections_are_declared(node: Node, mongod: Mongod, direct
     await until(lambda: node.tailer.changes == 1)
     at_a_change = (await node.log.changes.tail("docs:orders")).token
     await node.tailer.close()
-    direct.meta.update_one({"_id": "tailer"}, {"$set": {"token": at_a_change}})
+    direct["waterspout.meta"].update_one({"_id": "tailer"}, {"$set": {"token": at_a_change}})
     declared = {"tasks": node.config.collections["orders"]}
     documents = Documents(node.database, declared, node.config.mongodb, 0)
     await documents.open()
@@ -132,7 +132,7 @@ async def test_a_new_collection_that_only_a_waiting_node_serves_starts_over(
     other = Tailer(node.database_apart, declared, node.log.changes, node="o", prepare=documents.prepare)
     await other.open()
     try:
-        await until(lambda: "tasks" in direct.meta.find_one({"_id": "tailer"})["known"])
+        await until(lambda: "tasks" in direct["waterspout.meta"].find_one({"_id": "tailer"})["known"])
         direct.tasks.insert_one({"_id": "missed"})
         await node.tailer.position()
         await node.tailer.close()
@@ -165,7 +165,7 @@ async def test_what_the_checkpoint_does_not_stand_for_starts_over(
         await until(lambda: other.holds)
         direct.orders.insert_one({"_id": "3", "n": 3})
         await other.position("others")
-        assert direct.meta.find_one({"_id": "tailer"})["names"] == ["others"]
+        assert direct["waterspout.meta"].find_one({"_id": "tailer"})["names"] == ["others"]
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(node.tailer.position("orders"), 0.2)
         await other.close()
@@ -353,7 +353,7 @@ async def test_a_checkpoint_that_is_gone_is_written_anew(url: str, node: Node, d
     async with Client([url]) as client:
         direct.orders.insert_one({"_id": "1", "n": 1})
         copy, _ = await watch(client, "docs:orders")
-        direct.meta.delete_one({"_id": "tailer"})
+        direct["waterspout.meta"].delete_one({"_id": "tailer"})
         direct.orders.insert_one({"_id": "2", "n": 2})
         await until(lambda: copy.snapshots == 2 and set(copy.documents) == {"1", "2"}, 30)
         direct.orders.insert_one({"_id": "3", "n": 3})

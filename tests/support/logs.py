@@ -50,5 +50,5 @@ async def opened(
 def stored(uri: str, options: MongoDB, channel: str) -> list[tuple[int, Any]]:
     """What MongoDB holds of a channel: (offset, data), in order."""
     with MongoClient[dict[str, Any]](uri) as client:
-        rows = client[options.database]["messages"].find({"_id.c": channel}).sort("_id", 1)
+        rows = client[options.database]["waterspout.messages"].find({"_id.c": channel}).sort("_id", 1)
         return [(row["_id"]["o"], row["d"]) for row in rows]

@@ -17,7 +17,7 @@ class Command(NamedTuple):
 
 @contextmanager
 def seen(uri: str, database: str, *collections: str) -> Iterator[list[Command]]:
-    """Reads of these collections by the server while the context is open; they are in the list when it is left."""
+    """The server's reads of these collections of its own while the context is open; they are there when it is left."""
     commands: list[Command] = []
     with MongoClient[dict[str, Any]](uri) as client:
         one = client[database]
@@ -26,7 +26,7 @@ def seen(uri: str, database: str, *collections: str) -> Iterator[list[Command]]:
             yield commands
         finally:
             one.command("profile", 0)
-            names = {"$in": [f"{database}.{name}" for name in collections]}
+            names = {"$in": [f"{database}.waterspout.{name}" for name in collections]}
             reads = {"ns": names, "appName": "waterspout", "op": {"$in": ["query", "command", "getmore"]}}
             for row in one["system.profile"].find(reads):
                 commands.append(Command(next(iter(row["command"])), row["responseLength"]))

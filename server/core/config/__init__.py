@@ -19,7 +19,7 @@ from server.core.config.auth import ApiKey, Auth
 from server.core.config.backends import MongoDB, Redis
 from server.core.config.centrifugo import Centrifugo
 from server.core.config.channels import BUILT_IN, Namespace, Retention, UserRate
-from server.core.config.documents import OWN_COLLECTIONS, Collection
+from server.core.config.documents import Collection
 from server.core.config.hooks import Hook
 from server.core.config.limits import Limits
 from server.core.config.listening import Log, Metrics, Server
@@ -32,7 +32,6 @@ from server.core.names import DOCUMENTS
 __all__ = [
     "BUILT_IN",
     "MAX_STORED",
-    "OWN_COLLECTIONS",
     "ApiKey",
     "Auth",
     "Centrifugo",
@@ -78,8 +77,8 @@ class Config(Section):
     """what channels there are; `config.yaml` declares `chat`, `feed` and `dash`"""
     collections: dict[str, Collection] = field(default_factory=dict)
     """live documents ([documents](documents.md)): MongoDB collections of these names, made at start. A name is
-    `[A-Za-z][A-Za-z0-9_-]*`, and none of the server's own (`messages`, `channels`, `meta`, `creations`, `accounts`,
-    `refresh_tokens`, `revocations`, `tickets`, `seen`). Needs MongoDB 6.0, for the images of changed documents"""
+    `[A-Za-z][A-Za-z0-9_-]*`, and does not begin with `mongodb.prefix`. Needs MongoDB 6.0, for the images of changed
+    documents"""
     hooks: dict[str, Hook] = field(default_factory=dict)
     """your own rules, by name, see below"""
     centrifugo: Centrifugo = field(default_factory=Centrifugo)
@@ -124,6 +123,11 @@ class Config(Section):
                 hook = getattr(entry, "hook", None)
                 if hook is not None and hook not in self.hooks:
                     raise StartError(f"configuration: {path}.{name}.hook: {hook} is not under hooks")
+        for name in self.collections:
+            if name.startswith(self.mongodb.prefix):
+                raise StartError(
+                    f"configuration: collections.{name}: names that begin with mongodb.prefix are the server's own"
+                )
 
 
 _NAMED: Final = {"namespaces": Namespace, "collections": Collection, "hooks": Hook, "auth.api_keys": ApiKey}

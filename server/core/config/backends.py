@@ -11,6 +11,7 @@ from server.core.config.values import Seconds, Section
 from server.core.errors import StartError
 
 _DATABASE: Final = re.compile(r'[^/\\. "$\0]{1,63}')
+_PREFIX: Final = re.compile(r"(?!system\.)[A-Za-z_](?:[A-Za-z0-9_-]|\.(?!\.)){0,31}")
 _KEY_BYTES: Final = 32
 
 
@@ -19,6 +20,9 @@ class MongoDB(Section):
     """or `mongodb://…` of a replica set (one node will do; a standalone server is refused)"""
     database: str = "waterspout"
     """several Waterspouts may share a replica set, each with a database of its own"""
+    prefix: str = "waterspout."
+    """what the names of the server's own collections begin with: `waterspout.messages`. All instances must agree. To
+    change it later, rename the collections yourself: the server would not find them"""
     publish_timeout: Seconds = Seconds(10)
     """then a publish is answered `unavailable` or `outcome_unknown`"""
     dedupe_window: Seconds = Seconds(600)
@@ -32,6 +36,8 @@ class MongoDB(Section):
     def check(self, path: str) -> None:
         if not _DATABASE.fullmatch(self.database):
             raise StartError(f'{path}.database: 1 to 63 characters, none of them / \\ . $ " or a space')
+        if not _PREFIX.fullmatch(self.prefix):
+            raise StartError(f"{path}.prefix: 1 to 32 of A-Z a-z 0-9 _ - and single dots, a letter or _ first")
 
 
 class Redis(Section):

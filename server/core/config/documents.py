@@ -16,11 +16,6 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _FIELD: Final = re.compile(r"[^$._\0][^.\0]*")
 _PATH: Final = re.compile(r"-?[^$.,\0-][^$,\0]*")
 
-OWN_COLLECTIONS: Final = frozenset(
-    ("messages", "channels", "meta", "creations", "accounts", "refresh_tokens", "revocations", "tickets", "seen")
-)
-"""The server's: nobody is to read or write them as documents."""
-
 
 class Collection(Section):
     read: Rule = "nobody"
@@ -46,8 +41,6 @@ class Collection(Section):
         name = path.partition(".")[2]
         if not _NAME.fullmatch(name):
             raise StartError(f"{path}: a name is [A-Za-z][A-Za-z0-9_-]*, 64 characters at most")
-        if name in OWN_COLLECTIONS:
-            raise StartError(f"{path}: the server itself has a collection of this name")
         if self.owner is not None and not _FIELD.fullmatch(self.owner):
             raise StartError(f"{path}.owner: expected the name of a field at top level")
         for option in ("indexes", "unique"):
