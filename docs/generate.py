@@ -37,7 +37,7 @@ def options(struct: type[msgspec.Struct] = config.Config, path: str = "") -> Ite
     described = descriptions(struct)
     kinds = typing.get_type_hints(struct)
     for field in msgspec.structs.fields(struct):
-        below = f"{path}.{field.name}".lstrip(".")
+        below = f"{path}.{field.encode_name}".lstrip(".")
         kind = kinds[field.name]
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             yield from options(kind, below)

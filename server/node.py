@@ -34,6 +34,7 @@ from server.cluster.directory import BEAT, Directory
 from server.cluster.letters import Letters
 from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
+from server.consumers.service import Consumers
 from server.core.clock import Clock
 from server.core.config import MAX_STORED, Config, Redis
 from server.core.errors import SHUTDOWN, Disconnect, Error
@@ -55,6 +56,7 @@ from server.presence.attendance import Attendance
 from server.presence.clients import Visitors
 from server.presence.last_seen import LastSeen
 from server.presence.service import PresenceService
+from server.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +92,10 @@ class Node:
             self.database_apart,
             config.mongodb,
             node=self.id,
-            on_commit=self.announcer.committed,
+            on_commit=self._committed if config.consumers else self.announcer.committed,
             on_head=lambda channel, head: self.peers.note_own_head(channel, head),
             on_contention=lambda channel: self.announcer.announce(want=channel),
-            on_epoch=lambda: self.peers.sweep(),
+            on_epoch=self._start_over,
             retention=config.retention,
             clock=self.clock,
         )
@@ -181,6 +183,17 @@ class Node:
             on_revoked=self.revocations.look,
             on_letter=self.letters.hear,
         )
+        self.consumers = Consumers(
+            config,
+            self.database,
+            self.database_apart,
+            node=self.id,
+            log=self.log,
+            clock=self.clock,
+            announce=lambda news: self.announcer.announce(news=news),
+        )
+        self.peers.on_head = self.consumers.note_head
+        self.peers.on_sweep = self.consumers.look
         # The use cases.
         self.publisher = Publisher(
             permissions=self.permissions,
@@ -231,7 +244,7 @@ class Node:
             lifecycle=self.lifecycle,
             limit=limits.presence_users,
         )
-        parts = (self.log, self.tailer, self.revocations, self.keeper)
+        parts = (self.log, self.tailer, self.revocations, self.consumers, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]
         self.lifecycle.helpers += [self.peers.unheard, self.clock.problem, self.document_store.problem]
 
@@ -257,6 +270,7 @@ class Node:
             await opening.persist(partial(self._open_accounts, self.accounts))
         await opening.persist(self.document_store.open)
         await opening.persist(self.tailer.open)
+        await opening.persist(self.consumers.open)
         self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database, self.database_apart))
         self.lifecycle.opened = True
 
@@ -264,6 +278,14 @@ class Node:
         await accounts.open()
         if self.config.auth.secret is None:
             self.authenticator.use_secret(await accounts.kept_secret())
+
+    def _committed(self, messages: list[Message]) -> None:
+        self.announcer.committed(messages)
+        self.consumers.committed(messages)
+
+    def _start_over(self) -> None:
+        self.peers.sweep()
+        self.consumers.start_over()
 
     async def _compare_clocks(self) -> None:
         with contextlib.suppress(Error):  # while MongoDB is away there is nothing to compare with, and others say so
@@ -290,6 +312,7 @@ class Node:
         with contextlib.suppress(Error, TimeoutError):
             async with asyncio.timeout(LEFT_WITHIN):
                 await self.presence.note_departures()
+        await self.consumers.close()
         await self.tailer.close()
         await self.broker.close()
         await self.hooks.close()

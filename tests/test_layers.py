@@ -33,6 +33,7 @@ FLOORS = [
     "centrifugo",
     "sessions",
     "node",
+    "consumers",
     "channels",
     "cluster",
     "delivery",
@@ -58,7 +59,7 @@ LIBRARIES = {
         *("mongo", "log", "documents", "presence.last_seen"),
     },
     "pymongo": {
-        *("mongo", "log", "documents", "presence.last_seen", "tools.seed", "tools.doctor"),
+        *("mongo", "log", "documents", "consumers", "presence.last_seen", "tools.seed", "tools.doctor"),
         *("access.accounts", "access.revocations"),
     },
     "bson": {"log", "documents"},

@@ -95,6 +95,8 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     answer: Answer | None = None
     heads: dict[str, tuple[str, int]] = field(default_factory=dict)
     """The channels it has committed to since the last beat: (epoch, offset)."""
+    news: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Channels that a consumer follows on another node than this one, and how far they reach: told at once."""
     directive: Directive | None = None
     revoked: bool = False
     """There is a new revocation: it is found without this, but later."""

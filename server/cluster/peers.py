@@ -64,6 +64,10 @@ class Peers:
         self._on_letter = on_letter
         self.on_directive: Callable[[Directive], None] = lambda directive: None
         """Called with what a back end has asked another node for. Set by the door whose sessions it concerns."""
+        self.on_head: Callable[[str, Position], None] = lambda channel, head: None
+        """Called with how far somebody says that a channel reaches, and before a look at all channels. Both are set by
+        the consumers."""
+        self.on_sweep: Callable[[], None] = lambda: None
         self._heard: dict[str, float] = {}
         """When each peer was last heard of."""
         self._undecided: dict[str, float] = {}
@@ -115,6 +119,8 @@ class Peers:
         for channel, (epoch, offset) in announcement.heads.items():
             self._log.learn(channel, Position(epoch, offset), node)
             self._note_head(channel, Position(epoch, offset))
+        for channel, (epoch, offset) in announcement.news.items():
+            self.on_head(channel, Position(epoch, offset))
 
     def note_own_head(self, channel: str, head: Position) -> None:
         """The log has found out that the channel reaches `head`."""
@@ -126,6 +132,7 @@ class Peers:
         self.sweep()
 
     def _note_head(self, channel: str, head: Position) -> None:
+        self.on_head(channel, head)
         if self._streams.note_head(channel, head):
             self.sweep()
 
@@ -178,6 +185,7 @@ class Peers:
 
     async def compare(self) -> None:
         """Ask the log how far every channel reaches, and let the sequencers fetch what they miss."""
+        self.on_sweep()
         channels = self._streams.durable()
         try:
             for index in range(0, len(channels), SWEEP_CHANNELS):

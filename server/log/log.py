@@ -37,6 +37,7 @@ from server.log.pending import Pending, Receipt
 from server.log.reader import PAGE, Head, Reader
 from server.log.retention import Trimmer
 from server.log.shard import Listener, Shard
+from server.log.survey import Survey
 from server.mongo.client import mapped
 from server.mongo.databases import Database, DatabaseApart
 from server.wire.messages import Message, Page
@@ -72,6 +73,7 @@ class Log:
         self._inserts = Inserts(database, timeout)
         self._reader = Reader(database, self._foundation, self._keeper, timeout)
         self.trimmer = Trimmer(database, self._reader, options, clock, retention)
+        self.survey = Survey(database, self._reader)
         parts = (self._inserts, self._reader, listener, self.trimmer.note)
         self.changes = Changes(database, self._foundation, *parts)
         self._shards = [Shard(database, node, self._foundation, self._pending, *parts) for _ in range(options.shards)]

@@ -152,6 +152,11 @@ class Reader:
     async def state(self, channel: str) -> State:
         return await self._states.ask(channel)
 
+    async def states(self, channels: Sequence[str]) -> dict[str, State]:
+        """Of up to GROUP channels, in a command of their own."""
+        with mapped():
+            return await self._read_states(channels)
+
     async def _read_states(
         self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None
     ) -> dict[str, State]:

@@ -19,6 +19,7 @@ from server.core.config.auth import ApiKey, Auth
 from server.core.config.backends import MongoDB, Redis
 from server.core.config.centrifugo import Centrifugo
 from server.core.config.channels import BUILT_IN, Namespace, Retention, UserRate
+from server.core.config.consumers import Consumer
 from server.core.config.documents import Collection
 from server.core.config.hooks import Hook
 from server.core.config.limits import Limits
@@ -37,6 +38,7 @@ __all__ = [
     "Centrifugo",
     "Collection",
     "Config",
+    "Consumer",
     "Hook",
     "Limits",
     "Log",
@@ -81,6 +83,8 @@ class Config(Section):
     documents"""
     hooks: dict[str, Hook] = field(default_factory=dict)
     """your own rules, by name, see below"""
+    consumers: dict[str, Consumer] = field(default_factory=dict)
+    """who is told what happens, at least once and in order, by name ([consumers](consumers.md))"""
     centrifugo: Centrifugo = field(default_factory=Centrifugo)
 
     def retention(self, channel: str) -> Retention | None:
@@ -117,7 +121,7 @@ class Config(Section):
             )
         for path in ("server", "mongodb", "redis", "auth"):
             getattr(self, path).check(f"configuration: {path}")
-        for path in ("namespaces", "collections", "hooks"):
+        for path in ("namespaces", "collections", "hooks", "consumers"):
             for name, entry in getattr(self, path).items():
                 entry.check(f"configuration: {path}.{name}")
                 hook = getattr(entry, "hook", None)
@@ -130,7 +134,13 @@ class Config(Section):
                 )
 
 
-_NAMED: Final = {"namespaces": Namespace, "collections": Collection, "hooks": Hook, "auth.api_keys": ApiKey}
+_NAMED: Final = {
+    "namespaces": Namespace,
+    "collections": Collection,
+    "hooks": Hook,
+    "consumers": Consumer,
+    "auth.api_keys": ApiKey,
+}
 """Sections whose entries have names of the user's own."""
 
 

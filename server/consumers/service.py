@@ -1,0 +1,220 @@
+"""All consumers of a node: what is new reaches those that follow it, and what they need from each other's nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from server.backend.backend import BackEnd, trust
+from server.consumers.batches import Batch
+from server.consumers.cursors import Cursors
+from server.consumers.deliveries import Deliveries, Parts
+from server.consumers.followed import Followed
+from server.consumers.leases import Leases, group_of
+from server.consumers.states import State, States
+from server.core.clock import Clock
+from server.core.config import Config, Consumer
+from server.core.cursors import Position
+from server.core.errors import Error
+from server.core.names import DEAD
+from server.core.tasks import Keeper
+from server.log.log import Log
+from server.mongo.databases import Database, DatabaseApart
+from server.wire.messages import Message
+
+logger = logging.getLogger(__name__)
+
+SHARE: Final = 20
+"""Looks through all channels take no more than this part of the time."""
+GATHER: Final = 0.02
+"""Seconds in which heads gather for one word to the other nodes."""
+LEAVE_WITHIN: Final = 2.0
+
+
+class Consumers:
+    """`announce(news)` tells other nodes of heads.
+
+    Without consumers in the configuration nothing of this runs, and nothing is asked of MongoDB."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        apart: DatabaseApart,
+        *,
+        node: str,
+        log: Log,
+        clock: Clock,
+        announce: Callable[[dict[str, tuple[str, int]]], None],
+    ) -> None:
+        self.options: Mapping[str, Consumer] = config.consumers
+        self._log = log
+        self._clock = clock
+        self._announce = announce
+        self._keeper = Keeper()
+        self.states = States(apart, self.options, clock)
+        self.leases = Leases(apart, node, busy=self._is_busy, changed=self._on_groups, told=self._on_told)
+        self.cursors = Cursors(database, self._keeper, self._on_lost)
+        parts = Parts(log, self.cursors, self.leases, self.states, self._keeper, clock, config.retention)
+        durable = [name for name, namespace in config.known_namespaces().items() if namespace.durable]
+        self._followed = Followed({name: one.channels for name, one in self.options.items()}, durable)
+        trusted = trust(self.options.values())
+        self._targets = {
+            name: BackEnd(f"consumers.{name}", one, concurrency=one.concurrency, trusted=trusted, clock=clock)
+            for name, one in self.options.items()
+        }
+        self.deliveries = {
+            name: Deliveries(name, self.options[name], target, parts, bury=self._bury, stop=self._stop, look=self.look)
+            for name, target in self._targets.items()
+        }
+        self._opened = False
+        self._wanted = asyncio.Event()
+        self._news: dict[str, Position] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Begin; `unavailable` without MongoDB."""
+        if not self.options or self._opened:
+            return
+        await self.states.load()
+        await self.leases.look()
+        self._opened = True
+        self._wanted.set()
+        self.leases.start(self._keeper)
+        self._keeper.keep("consumers", self._look_through)
+
+    def problem(self) -> str | None:
+        """What of it has ended in the background, by name."""
+        return self._keeper.problem()
+
+    async def close(self) -> None:
+        """What is under way after LEAVE_WITHIN seconds is given up: it is delivered once more, by whoever has the
+        channel then."""
+        if not self._opened:
+            return
+        self._opened = False
+        await asyncio.gather(*(one.schedule.leave(LEAVE_WITHIN) for one in self.deliveries.values()))
+        await self.cursors.flush(LEAVE_WITHIN)
+        await self._keeper.close()
+        for target in self._targets.values():
+            await target.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        with suppress(Error, TimeoutError):
+            async with asyncio.timeout(LEAVE_WITHIN):
+                await self.leases.leave()
+
+    # --- what is new --------------------------------------------------------------------------------------------------
+
+    def committed(self, messages: list[Message]) -> None:
+        """Messages of one channel are stored for good, by this node. Who delivers them is to know it soon."""
+        channel, head = messages[-1].channel, messages[-1].position
+        if self._followed.by(channel) and self._opened:
+            if self.leases.fence(group_of(channel)) is not None:
+                self.note_head(channel, head)
+            else:
+                self._news[channel] = head
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(GATHER, self._tell)
+
+    def note_head(self, channel: str, head: Position) -> None:
+        """Somebody says that the channel reaches `head`."""
+        if self._opened:
+            for name in self._followed.by(channel):
+                if name in self.deliveries:
+                    self.deliveries[name].wake(channel, head)
+
+    def _tell(self) -> None:
+        self._timer = None
+        news, self._news = self._news, {}
+        self._announce({channel: (head.epoch, head.offset) for channel, head in news.items()})
+
+    def look(self) -> None:
+        """Look through all channels soon: nobody knows what is new there."""
+        self._wanted.set()
+
+    def start_over(self) -> None:
+        """The log has another history, and with it the cursors may be other ones."""
+        self.cursors.forget()
+        for one in self.deliveries.values():
+            one.forget()
+        self.look()
+
+    async def _look_through(self) -> None:
+        """Whenever somebody wants it: every 30 s, every second while the broker is away, and when groups change
+        hands."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            began = loop.time()
+            try:
+                await self._compare()
+            except Error as error:
+                logger.warning("consumers: %s", error.reason)
+                self._wanted.set()
+                await asyncio.sleep(1.0)
+            await asyncio.sleep((loop.time() - began) * SHARE)
+
+    async def _compare(self) -> None:
+        if self.leases.held:
+            async for heads in self._log.survey.newest(*self._followed.ranges()):
+                wanted: dict[str, dict[str, Any]] = {}
+                for channel, newest in heads.items():
+                    for name in self._followed.by(channel):
+                        wanted.setdefault(name, {})[channel] = newest
+                for name, some in wanted.items():
+                    if name in self.deliveries:
+                        await self.deliveries[name].compare(some)
+
+    # --- what has changed ---------------------------------------------------------------------------------------------
+
+    def _is_busy(self, group: int) -> bool:
+        return any(one.busy(group) for one in self.deliveries.values())
+
+    def _on_groups(self) -> None:
+        for one in self.deliveries.values():
+            one.let_go()
+        self.look()
+
+    def _on_lost(self, cursor: Any) -> None:
+        self.deliveries[cursor.consumer].forget(cursor)
+
+    def _on_told(self) -> None:
+        self._keeper.spawn("consumers' states", self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            await self.states.load()
+        except Error as error:
+            logger.warning("consumers: %s", error.reason)
+        for one in self.deliveries.values():
+            one.reload()
+        self.look()
+
+    async def _stop(self, name: str, why: str) -> None:
+        logger.error("consumer %s is stopped: its back end %s", name, why)
+        await self.change([name], "stopped", why)
+
+    async def change(self, names: list[str], state: State, why: str | None = None) -> None:
+        """Let consumers run, pause or stop, on all nodes."""
+        await self.states.change(names, state, why)
+        await self.leases.tell()
+        for name in names:
+            if name in self.deliveries and self.states.runs(name):
+                self.deliveries[name].schedule.retry()
+
+    # --- the dead -----------------------------------------------------------------------------------------------------
+
+    async def _bury(self, name: str, batch: Batch, error: str, attempts: int) -> None:
+        """Put what cannot be delivered into the dead-letter channel, once; `unavailable`, and then it is not there."""
+        channel = self.options[name].dead_letter or f"{DEAD}:{name}"
+        body = {**msgspec.json.decode(batch.body), "error": error, "attempts": attempts}
+        await self._log.append(channel, None, batch.id, body, len(batch.body))

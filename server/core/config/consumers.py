@@ -1,0 +1,57 @@
+"""Who is told what happens, at least once and in order: `consumers`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, field
+
+from server.core.config.targets import Target
+from server.core.config.values import Count, Seconds, Section
+from server.core.errors import StartError
+from server.core.names import DEAD, is_pattern
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+class Retries(Section):
+    attempts: Count = 0
+    """how often a batch is tried before it goes into the dead-letter channel; 0: for ever"""
+    first: Seconds = Seconds(1)
+    """the pause behind the first failure, doubled with every further one, with jitter"""
+    most: Seconds = Seconds(3600)
+    """the longest pause; `Retry-After` is obeyed up to it as well"""
+
+
+class Consumer(Target):
+    channels: list[str] = field(default_factory=list)
+    """names and patterns: `["orders:*", "docs:orders"]`"""
+    start: Literal["now", "beginning"] = field(default="now", name="from")
+    """where it starts when it is new: at what is published from then on, or at all that is retained"""
+    batch: Annotated[int, Meta(ge=1, le=500)] = 100
+    """messages of one channel in a request, at most; about 1 MiB of them"""
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
+    """channels that are delivered at a time, over all instances together, but one on each in any case"""
+    timeout: Seconds = Seconds(10)
+    """for the whole answer"""
+    retries: Retries = field(default_factory=Retries)
+    dead_letter: str | None = None
+    """the channel for what could not be delivered; null: `dead:` and the consumer's name"""
+
+    def check(self, path: str) -> None:
+        name = path.partition(".")[2]
+        if not _NAME.fullmatch(name):
+            raise StartError(f"{path}: a name is [a-z][a-z0-9_-]*, 64 characters at most")
+        self.check_target(path)
+        if not self.channels:
+            raise StartError(f"{path}.channels: at least one")
+        for pattern in self.channels:
+            if not is_pattern(pattern):
+                raise StartError(f"{path}.channels: {pattern!r} has no namespace: chat:*")
+        if not self.timeout:
+            raise StartError(f"{path}.timeout: must be more than 0")
+        if not self.retries.first or self.retries.most < self.retries.first:
+            raise StartError(f"{path}.retries: first must be more than 0, and most no less than it")
+        if self.dead_letter is not None and not self.dead_letter.startswith(f"{DEAD}:"):
+            raise StartError(f"{path}.dead_letter: a channel of the namespace {DEAD}: {DEAD}:{name}")

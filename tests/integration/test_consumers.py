@@ -1,0 +1,152 @@
+"""Consumers: everything at least once and in order, whatever the back end answers and whoever does the work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from tornado.ioloop import IOLoop
+
+from server.core.principals import Principal
+from server.node import Node
+from tests.support.processes import Mongod
+from tests.support.receiver import SECRET, Receiver
+from tests.support.waiting import until
+
+ANN = Principal("ann")
+OPS = Principal("ops", server=True, admin=True)
+
+
+@pytest.fixture
+def receiver(io_loop: IOLoop) -> Iterator[Receiver]:
+    async def start() -> Receiver:
+        one = Receiver()
+        one.start()
+        return one
+
+    one = io_loop.run_sync(start)
+    yield one
+    io_loop.run_sync(one.stop)
+
+
+@pytest.fixture
+def settings(receiver: Receiver) -> dict[str, object]:
+    push = {"url": receiver.url, "secret": SECRET, "retries": {"first": "20ms", "most": "100ms"}}
+    return {
+        "consumers": {
+            "mailer": push | {"channels": ["chat:*"], "batch": 10},
+            "tried": push | {"channels": ["feed:*"], "retries": {"attempts": 3, "first": "10ms", "most": "20ms"}},
+        },
+        "namespaces.feed": {"publish": "anyone", "subscribe": "anyone"},
+        "mongodb.dedupe_window": 0,
+    }
+
+
+@asynccontextmanager
+async def another(node: Node, mongod: Mongod) -> AsyncIterator[Node]:
+    """A second node on the same database."""
+    second = Node(node.config, mongod.uri)
+    await second.start()
+    try:
+        yield second
+    finally:
+        await second.close()
+
+
+async def publish(node: Node, channel: str, *data: Any) -> None:
+    await asyncio.gather(*(node.publisher.publish(ANN, channel, one) for one in data))
+
+
+async def history_of(node: Node, principal: Principal, channel: str) -> list[Any]:
+    page = await node.history.page(principal, channel, after="0", before=None, limit=500)
+    return list(page["messages"])
+
+
+@pytest.mark.gen_test
+async def test_batches_in_order(node: Node, receiver: Receiver) -> None:
+    """Each message once, in order per channel, at most `batch` in a request, as history has them."""
+    await publish(node, "chat:a", *range(25))
+    await publish(node, "chat:b", "b")
+    await receiver.until_taken("chat:a", 25)
+    await receiver.until_taken("chat:b", 1)
+    assert receiver.data("chat:a") == list(range(25))
+    assert max(len(request["messages"]) for request in receiver.requests) <= 10
+    history = await history_of(node, ANN, "chat:b")
+    first = next(request for request in receiver.requests if request["channel"] == "chat:b")
+    assert first["consumer"] == "mailer"
+    assert first["messages"][0]["cursor"] == history[0].cursor
+    assert not receiver.faults
+    assert not receiver.duplicates.total()
+
+
+@pytest.mark.gen_test
+async def test_what_fails_is_tried_again(node: Node, receiver: Receiver) -> None:
+    """The same batch with the same id until it is taken; another channel does not wait for it."""
+    refused = 3
+
+    def rule(request: dict[str, Any]) -> int:
+        nonlocal refused
+        if request["channel"] != "chat:a" or not refused:
+            return 204
+        refused -= 1
+        return 500
+
+    receiver.rule = rule
+    await publish(node, "chat:a", 1, 2)
+    await publish(node, "chat:b", 1)
+    await receiver.until_taken("chat:a", 2)
+    await receiver.until_taken("chat:b", 1)
+    tries = [body for body in receiver.bodies if b'"chat:a"' in body]
+    assert len(tries) >= 4
+    assert tries[0] == tries[1] == tries[2]
+    assert not receiver.faults
+
+
+@pytest.mark.gen_test
+async def test_the_dead(node: Node, receiver: Receiver) -> None:
+    """What has failed so often as `retries` says is in the dead-letter channel with its error, and the rest goes on."""
+    receiver.rule = lambda request: 500 if request["messages"][0]["data"] == "poison" else 204
+    await publish(node, "feed:a", "poison")
+    dead = None
+
+    async def buried() -> Any:
+        nonlocal dead
+        dead = await history_of(node, OPS, "dead:tried")
+        return dead
+
+    await until(buried)
+    assert dead is not None
+    (letter,) = dead
+    assert letter.data["error"] == "answered 500"
+    assert letter.data["attempts"] == 3
+    assert letter.data["channel"] == "feed:a"
+    assert letter.data["messages"][0]["data"] == "poison"
+    await publish(node, "feed:a", "well")
+    await until(lambda: receiver.data("feed:a") == ["well"])
+
+
+@pytest.mark.gen_test
+async def test_it_goes_on_where_it_was(node: Node, receiver: Receiver, mongod: Mongod) -> None:
+    """After a restart nothing is missing and nothing comes twice; what was published meanwhile comes as well."""
+    await publish(node, "chat:a", 1, 2)
+    await receiver.until_taken("chat:a", 2)
+    await node.close()
+    await asyncio.to_thread(_insert_offline, mongod.uri, node)
+    async with another(node, mongod):
+        await receiver.until_taken("chat:a", 3)
+    assert receiver.data("chat:a") == [1, 2, 3]
+    assert not receiver.faults
+    assert not receiver.duplicates.total()
+
+
+def _insert_offline(uri: str, node: Node) -> None:
+    """A message that nobody was told of."""
+    with MongoClient[Any](uri) as client:
+        messages = client[node.config.mongodb.database]["waterspout.messages"]
+        last = messages.find_one({"_id.c": "chat:a"}, sort=[("_id", -1)])
+        assert last is not None
+        messages.insert_one(last | {"_id": {"c": "chat:a", "o": 3}, "k": "offline", "d": 3})
