@@ -19,7 +19,7 @@ from handlers.pages import ROOT, STATIC, Page, PageFolder
 from handlers.presence import Presence
 from handlers.routing import Doors
 from handlers.site import Site
-from handlers.users import DisconnectUser, RevokeUser, UnsubscribeUser
+from handlers.users import DisconnectUser, RevokeUser, SubscribeUser, UnsubscribeUser, UnsubscribeUserFrom
 from handlers.websocket import WebSocketHandler
 from server.metrics import registry
 from server.node import Node
@@ -42,6 +42,8 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/channels/{channel}/unsubscribe": UnsubscribeUser,
     "/v1/users/{user}/disconnect": DisconnectUser,
     "/v1/users/{user}/revoke": RevokeUser,
+    "/v1/users/{user}/subscribe": SubscribeUser,
+    "/v1/users/{user}/unsubscribe": UnsubscribeUserFrom,
     "/v1/auth/register": Register,
     "/v1/auth/login": Login,
     "/v1/auth/refresh": Refresh,

@@ -9,7 +9,7 @@ from typing import Any, cast
 from msgspec import UNSET
 
 from handlers.base import BaseHandler
-from handlers.events import wanted_channels, wanted_places
+from handlers.events import channels_of, wanted_channels, wanted_places
 from handlers.operations import operation
 from handlers.sockets import PollSocket, adopt
 from server.core.errors import Error, bad_request
@@ -99,8 +99,10 @@ class Messages(Waiting):
 class Polls(Waiting):
     @operation("Read from several channels, or wait for messages", {200: PollPage, 304: None})
     async def get(self, query: PollQuery) -> None:
-        """As the long poll of one channel, with one cursor for all of them; they share `limit`."""
-        await self._several(wanted_channels(query.channels, query.after), query.limit, query.wait)
+        """As the long poll of one channel, with one cursor for all of them; they share `limit`. Without a channel:
+        those that the token subscribes to."""
+        channels = query.channels or list(channels_of(self.principal))
+        await self._several(wanted_channels(channels, query.after), query.limit, query.wait)
 
     @operation("Read from more channels than a URL can hold", {200: PollPage})
     async def post(self, body: PollRequest) -> None:

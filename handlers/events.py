@@ -9,7 +9,7 @@ from handlers.operations import operation
 from handlers.sockets import EventSocket, adopt
 from server.core.cursors import split_cursor
 from server.core.errors import bad_request
-from server.core.principals import Principal
+from server.core.principals import Principal, Start
 from server.sessions.event_stream import EventStream, JoinedEventStream
 from server.wire.rest import (
     EventsQuery,
@@ -43,6 +43,13 @@ def wanted_places(places: Sequence[Place], after: str | None) -> dict[str, str |
     return wanted_channels([place.channel for place in places], cursors)
 
 
+def channels_of(principal: Principal) -> Mapping[str, Start]:
+    """Those that the token subscribes to, for who names none."""
+    if not principal.subscribe:
+        raise bad_request("channel: required, as the token subscribes to none")
+    return principal.subscribe
+
+
 class Streaming(BaseHandler):
     async def authenticate(self) -> Principal:
         """A ticket stands for a token: an EventSource cannot send headers. It names its channels, and a body's are not
@@ -55,13 +62,15 @@ class Streaming(BaseHandler):
     def channels(self) -> list[str]:
         return [*self.path_args, *self.get_query_arguments("channel")]
 
-    async def stream(self, wanted: Mapping[str, str | None], last: int | None) -> None:
+    async def stream(
+        self, wanted: Mapping[str, str | None], last: int | None, starts: Mapping[str, Start] | None = None
+    ) -> None:
         with self.entering(self.principal) as seats:
             socket = EventSocket(self.node, seats, self.head_of_response())
             kind = EventStream if len(wanted) == 1 else JoinedEventStream
             stream = socket.client = kind(self.node, socket, self.principal, seats)
             try:
-                await stream.subscribe(wanted, last)
+                await stream.subscribe(wanted, last, starts)
                 if self.request.method == "HEAD":
                     self.set_header("Content-Type", EVENT_STREAM.media_type)
                     return
@@ -82,10 +91,14 @@ class ChannelEvents(Streaming):
 class JoinedEvents(Streaming):
     @operation("Listen to several channels", {200: str}, media_types=MEDIA_TYPES)
     async def get(self, query: JoinedEventsQuery, headers: LastEventId) -> None:
-        """As of one channel; each `id` is one cursor for all of them."""
-        await self.stream(
-            wanted_channels(query.channels, [headers.cursor] if headers.cursor else query.after), query.last
-        )
+        """As of one channel; each `id` is one cursor for all of them. Without a channel: those that the token
+        subscribes to."""
+        after = [headers.cursor] if headers.cursor else query.after
+        if query.channels:
+            await self.stream(wanted_channels(query.channels, after), query.last)
+            return
+        named = channels_of(self.principal)
+        await self.stream(wanted_channels(list(named), after), query.last, named)
 
     @operation("Listen to more channels than a URL can hold", {200: str}, media_types=MEDIA_TYPES)
     async def post(self, body: EventsRequest, headers: LastEventId) -> None:

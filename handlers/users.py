@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.wire.rest import DisconnectRequest, RevokeRequest, UnsubscribeRequest, UserNamed, UserUnsubscribed
+from server.wire.rest import (
+    DisconnectRequest,
+    RevokeRequest,
+    SubscribeRequest,
+    UnsubscribeFrom,
+    UnsubscribeRequest,
+    UserInChannel,
+    UserNamed,
+)
 
 
 class DisconnectUser(BaseHandler):
@@ -24,8 +32,26 @@ class RevokeUser(BaseHandler):
         self.answer({"user": user})
 
 
+class SubscribeUser(BaseHandler):
+    @operation("Subscribe a user's connections", {200: UserInChannel})
+    async def post(self, user: str, body: SubscribeRequest) -> None:
+        """All WebSockets that the user has open, on every node, and those that are opened within 10 seconds. No further
+        right is needed for it. For API keys that are `admin`. 503: other nodes may not have heard of it; say it
+        again."""
+        self.node.directives.subscribe(self.principal, user, body.channel, body.last)
+        self.answer({"user": user, "channel": body.channel})
+
+
+class UnsubscribeUserFrom(BaseHandler):
+    @operation("End a user's subscription to a channel", {200: UserInChannel})
+    async def post(self, user: str, body: UnsubscribeFrom) -> None:
+        """As `/v1/channels/{channel}/unsubscribe`. For API keys that are `admin`."""
+        await self.node.moderation.unsubscribe(self.principal, body.channel, user, body.reason)
+        self.answer({"user": user, "channel": body.channel})
+
+
 class UnsubscribeUser(BaseHandler):
-    @operation("End a user's subscription", {200: UserUnsubscribed})
+    @operation("End a user's subscription", {200: UserInChannel})
     async def post(self, channel: str, body: UnsubscribeRequest) -> None:
         """The user may subscribe again. For API keys that are `admin`."""
         await self.node.moderation.unsubscribe(self.principal, channel, body.user, body.reason)

@@ -23,6 +23,7 @@ from server.access.permissions import Permissions
 from server.access.quotas import Quotas
 from server.access.revocations import Revocations
 from server.access.rights import Rights
+from server.access.seals import Seals
 from server.access.tickets import Tickets
 from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
@@ -30,6 +31,7 @@ from server.channels.history import History
 from server.channels.publisher import Publisher
 from server.channels.subscriptions import Subscriptions
 from server.cluster.announcer import Announcer
+from server.cluster.directives import Directives
 from server.cluster.directory import BEAT, Directory
 from server.cluster.letters import Letters
 from server.cluster.peers import Peers
@@ -168,6 +170,16 @@ class Node:
             status=self.lifecycle.status,
             published=lambda: self.publisher.published,
         )
+        self.directives = Directives(
+            admission=self.admission,
+            permissions=self.permissions,
+            revocations=self.revocations,
+            announcer=self.announcer,
+            lifecycle=self.lifecycle,
+            seals=Seals(self.tickets.derive, "subscriptions"),
+            clock=self.clock,
+            unheard=lambda: self.peers.unheard(),
+        )
         self.letters = Letters(self.id, announcer=self.announcer, knows=self.directory.knows)
         self.peers = Peers(
             self.id,
@@ -182,6 +194,7 @@ class Node:
             publish_timeout=config.mongodb.publish_timeout,
             on_revoked=self.revocations.look,
             on_letter=self.letters.hear,
+            on_directive=self.directives.carry_out,
         )
         self.consumers = Consumers(
             config,

@@ -166,13 +166,19 @@ def statements(block: str) -> Iterator[tuple[str, str]]:
         yield statement[0], " ".join(line.strip() for line in statement[1:].splitlines()).strip()
 
 
+def anns_token(subscribe: str | None) -> str:
+    return make_token(
+        SECRET, "ann", info={"name": "Ann"}, **({"subscribe": json.loads(subscribe)} if subscribe else {})
+    )
+
+
 async def play_websocket(server: Server, block: str) -> None:
     socket = await websocket_connect(server.ws)
     other = await websocket_connect(server.ws)
     received: list[Any] = []
     try:
         for arrow, text in statements(block):
-            text = text.replace("<ann's token>", make_token(SECRET, "ann", info={"name": "Ann"}))
+            text = re.sub(r"<ann's token(?:, subscribe: ([^>]*))?>", lambda match: anns_token(match[1]), text)
             if arrow != "←":
                 await (socket if arrow == "→" else other).write_message(text)
                 continue

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Protocol
 
 from server.access.permissions import revocable
 from server.access.revocations import Revocation
+from server.brokers.base import Directive
 from server.core.addresses import address_key
 from server.core.config import Limits, Namespace, UserRate
 from server.core.errors import Disconnect, Error
@@ -40,6 +41,9 @@ class Client(Protocol):
     def tick(self, now: float) -> None: ...
 
     def disconnect(self, reason: Disconnect, delay: float | None = None) -> None: ...
+
+    def obey(self, directive: Directive) -> None:
+        """Do what a back end wants done with it, as far as that has a meaning for this client."""
 
     def lose(self, revocation: Revocation) -> None:
         """It takes none of what the principal may do, but perhaps a right of one channel, that has a token of its own:
@@ -173,6 +177,13 @@ class Admission:
             self.visits_by_address.reserve(key)
         self.visits.reserve()
         return Visit(self, key)
+
+    def check_served(self, channels: Collection[str]) -> None:
+        """`limit_exceeded` if the server is to subscribe a connection to more of them than one may have."""
+        seats = self.channel_seats
+        if seats.limit and len(channels) > seats.limit:
+            reason = f"subscribe: {len(channels)} channels; {seats.name} is {seats.limit}"
+            raise Error("limit_exceeded", reason, limit=seats.name)
 
     def spend(self, principal: Principal, address: str, channel: str | None = None) -> None:
         """Count one publish into `channel`, or one read (None): `rate_limited` if it is one too many for the user (a

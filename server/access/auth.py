@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import jwt
@@ -21,8 +21,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from server.access.keys import JWKS, Key, configured, secret_key
 from server.core.clock import Clock
 from server.core.config import Auth
+from server.core.cursors import parse_cursor
 from server.core.errors import Error, StartError
-from server.core.principals import GUEST, Principal
+from server.core.names import namespace_of, without_label
+from server.core.principals import GUEST, Principal, Start
 from server.wire.codec import JSON
 
 TOKEN_BYTES: Final = 8192
@@ -55,6 +57,7 @@ class _Claims(RegisteredClaims, kw_only=True):
     sub: Annotated[str, Meta(min_length=1, max_length=255)]
     exp: Seconds
     channels: dict[str, list[str]] | None = None
+    subscribe: list[str] | dict[str, Start | None] | None = None
     info: Any = None
 
 
@@ -192,9 +195,11 @@ class Authenticator:
         except msgspec.ValidationError as error:
             raise invalid_token(str(error)) from None
         self.check(known)
+        subscribe = _subscribe(known.subscribe)
         return Principal(
             user=known.sub,
-            channels=known.channels or {},
+            channels=with_rights(known.channels or {}, subscribe),
+            subscribe=subscribe,
             expires=float(known.exp),
             claims=claims,
             info=known.info,
@@ -249,6 +254,30 @@ def token_id(token: str, known: RegisteredClaims) -> str:
     """What a revocation names it by: its `jti`, or else a digest of what is signed, as a signature can be written in
     several ways."""
     return known.jti or hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
+
+
+def with_rights(channels: Mapping[str, list[str]], served: Iterable[str]) -> Mapping[str, list[str]]:
+    """The rights `channels`, and those to subscribe to what is `served` without asking."""
+    rights = dict(channels)
+    for channel in served:
+        name = without_label(channel)
+        rights[name] = [*rights.get(name, ()), "subscribe"]
+    return rights
+
+
+def _subscribe(claim: list[str] | dict[str, Start | None] | None) -> dict[str, Start]:
+    """Channel → where it begins; the claim is a list of names, or has options of each."""
+    if not claim:
+        return {}
+    starts = claim if isinstance(claim, dict) else dict.fromkeys(claim)
+    for channel, start in starts.items():
+        try:
+            namespace_of(channel)
+            if start is not None and start.after is not None:
+                parse_cursor(start.after)
+        except Error as error:
+            raise invalid_token(f"subscribe: {error.reason}") from None
+    return {channel: start or Start() for channel, start in starts.items()}
 
 
 def _digest(token: str) -> str:

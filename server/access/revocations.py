@@ -121,6 +121,8 @@ class Revocations:
         self._tokens: dict[str, set[str]] = {}
         """Token → users."""
         self._rights: dict[str, list[Revocation]] = {}
+        self._ended: dict[tuple[str, str], float] = {}
+        """(user, channel) → when a back end last ended the user's subscriptions there, for ONCE_KEPT seconds."""
         self._doubt: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._keeper = Keeper()
@@ -167,7 +169,15 @@ class Revocations:
             return False
         return any(one.concerns(principal) and one.covers(channel) for one in self._rights.get(principal.user, ()))
 
+    def ended(self, user: str, channel: str) -> float:
+        """When a back end has last ended the user's subscriptions to the channel (seconds since 1970, by MongoDB's
+        clock); 0: not within ONCE_KEPT seconds."""
+        return self._ended.get((user, channel), 0.0)
+
     def _remember(self, revocation: Revocation) -> None:
+        if revocation.kind == "unsubscribe" and revocation.session is None:
+            for channel in revocation.channels:
+                self._ended[revocation.user, channel] = revocation.at
         if revocation.kind != "revoke":
             return
         user = revocation.user
@@ -268,6 +278,7 @@ class Revocations:
     async def _expire(self) -> None:
         """Never the last one: the numbers must not start again."""
         now = await compare(self._database, self._clock)
+        self._ended = {what: at for what, at in self._ended.items() if at > now - ONCE_KEPT}
         with mapped():
             await self._collection.delete_many({"_id": {"$lt": self.newest}, "until": {"$lt": now}})
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
@@ -68,6 +69,10 @@ class Directive(Struct, frozen=True, array_like=True):
     expired: bool = False
     info: Any = None
     data: Any = None
+    last: int | None = None
+    """A subscription begins with so many messages."""
+    issued: float = inf
+    """When it was wanted, in seconds since 1970 by MongoDB's clock: what is taken back later does not come again."""
 
 
 class Letter(Struct, frozen=True, array_like=True):

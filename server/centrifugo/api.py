@@ -54,7 +54,7 @@ class Caller:
         self._node = node
         self._names = door.names
         self._publishers = door.publishers
-        self._directives = door.directives
+        self._directives = node.directives
         self._principal = principal
         self._address = address
         self._request = request

@@ -11,7 +11,6 @@ from server.access.seals import Seals
 from server.brokers.base import Letter
 from server.centrifugo.common import Common
 from server.centrifugo.dialects import CentrifugoDialect, events, stream, websocket
-from server.centrifugo.directives import Directives
 from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
 from server.centrifugo.publishers import Publishers
@@ -39,7 +38,6 @@ class Centrifugo:
             node.authenticator, node.identities, without_exp=options.tokens_without_exp, max_ttl=auth.max_token_ttl
         )
         self._common = Common(names, tokens, publishers, Seals(node.tickets.derive, "boxes"))
-        self.directives = Directives(node)
         self.json = websocket(names, publishers, json)
         self.json_stream = stream(names, publishers, json)
         self.json_events = events(names, publishers, json)

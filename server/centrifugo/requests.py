@@ -13,6 +13,7 @@ from msgspec import Meta, Raw, Struct, field
 from server.centrifugo.names import Names
 from server.core.cursors import MAX_OFFSET, Position, parse_cursor
 from server.core.errors import Error, bad_request
+from server.sessions.grants import Grant
 from server.wire import commands
 from server.wire.codec import JSON
 from server.wire.commands import Command
@@ -102,8 +103,7 @@ class WireCommand(Struct):
 class Served(NamedTuple):
     """What a back end says of a subscription."""
 
-    info: Any
-    """What others are shown of the client there."""
+    grant: Grant
     data: Any
     """For the client; UNSET: nothing."""
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from msgspec import UNSET, structs
 
 from server import __version__
 from server.access.admission import ConnectionSeats
-from server.access.revocations import Revocation
+from server.brokers.base import Directive
 from server.centrifugo import requests
 from server.centrifugo.codes import unrecoverable
 from server.centrifugo.common import Common
 from server.centrifugo.dialects import CentrifugoDialect
-from server.centrifugo.grants import Grants
 from server.centrifugo.history import read
 from server.centrifugo.replies import (
     BAD_REQUEST,
@@ -30,11 +29,10 @@ from server.centrifugo.replies import (
     presence,
     presence_stats,
 )
-from server.centrifugo.tokens import Grant
 from server.centrifugo.watching import Watching
 from server.core.config import Namespace
 from server.core.cursors import Position, parse_cursor
-from server.core.errors import Disconnect, Error
+from server.core.errors import TOKEN_EXPIRED, Disconnect, Error
 from server.core.names import namespace_of
 from server.core.principals import GUEST, Principal
 from server.delivery.hub import Delivery
@@ -42,6 +40,7 @@ from server.delivery.subscription import Subscription
 from server.node import Node
 from server.sessions.budget import CHANGE, FRAME, REFUSAL
 from server.sessions.client import EXPIRY_GRACE
+from server.sessions.grants import Grant
 from server.sessions.outbox import Connection, Outbox
 from server.sessions.session import CONNECT_WITHIN, LOT, PING_EVERY, Ordered, Session
 from server.wire import commands
@@ -60,7 +59,7 @@ Asked = TypeVar("Asked", requests.History, requests.Presence | requests.Presence
 
 
 class CentrifugoSession(Session):
-    __slots__ = ("_common", "_names", "_grants", "_server_side", "_published", "_watching", "_push_shape", "_in_a_row")
+    __slots__ = ("_common", "_names", "_published", "_watching", "_push_shape", "_in_a_row")
 
     def __init__(
         self, node: Node, connection: Connection, dialect: CentrifugoDialect, common: Common, seats: ConnectionSeats,
@@ -68,9 +67,6 @@ class CentrifugoSession(Session):
     ) -> None:  # fmt: skip
         self._common = common
         self._names = common.names
-        self._grants = Grants()
-        self._server_side: set[str] = set()
-        """Channels that the client has not subscribed to by itself."""
         self._published = 0
         self._in_a_row = 0
         """Commands of the frame that is being worked on."""
@@ -133,7 +129,7 @@ class CentrifugoSession(Session):
             if command.served is None:
                 await self._subscribe_anew(command, None)
             else:
-                await self._subscribe_served(command, command.served)
+                await self._subscribe_for_server(command, command.served)
         elif isinstance(command, requests.Unsubscribe):
             self._unsubscribe(command)
         elif isinstance(command, requests.History):
@@ -150,7 +146,7 @@ class CentrifugoSession(Session):
             return False
         principal, grants = self._prove(command.token)
         self._identify(principal)
-        self._grants.of_connection = grants
+        self.grants.of_connection = grants
         self._welcome()
         return True
 
@@ -177,7 +173,7 @@ class CentrifugoSession(Session):
         if limit and len(command.subs) > limit:
             reason = f"subs: {len(command.subs)} channels; channels_per_connection is {limit}"
             self._refuse_connect(command, Error("limit_exceeded", reason, limit="channels_per_connection"))
-        elif self._grants.of_connection or command.subs:
+        elif self.grants.of_connection or command.subs:
             self._hold(self._connect_with_subscriptions(command))
         else:
             self._greet(command, {})
@@ -187,6 +183,9 @@ class CentrifugoSession(Session):
         if subs:
             fields["subs"] = subs
         self._reply(command, **fields)
+        if self._node.directives.any and self._principal is not None:
+            for directive in self._node.directives.recent(self._principal):
+                self.obey(directive)
 
     def _told_of_transport(self) -> Fields:
         return {"ping": int(PING_EVERY), "pong": True}
@@ -204,7 +203,7 @@ class CentrifugoSession(Session):
     async def _connect_with_subscriptions(self, command: requests.Connect) -> None:
         """All that its token names, or none; of what it asks for besides, what it has a right to."""
         begun: dict[str, tuple[requests.Subscribe, Subscription, Fields]] = {}
-        own = {self._names.theirs(channel): requests.SubscribeRequest() for channel in self._grants.of_connection}
+        own = {self._names.theirs(channel): requests.SubscribeRequest() for channel in self.grants.of_connection}
         try:
             for number, (name, wanted) in enumerate((own | command.subs).items(), 1):
                 self._budget.left -= FRAME + CHANGE
@@ -216,7 +215,7 @@ class CentrifugoSession(Session):
                         raise
                     self._budget.left -= REFUSAL
                 else:
-                    self._server_side.add(request.channel)
+                    self.grants.served.add(request.channel)
                 if not number % LOT:
                     await self._node.loop_share.turn()
                 if self._ended:
@@ -242,37 +241,35 @@ class CentrifugoSession(Session):
         new, grants = self._prove(command.token or None)
         if new.user != self._principal.user or not command.token:
             raise Disconnect(INVALID_TOKEN, "invalid token")
-        self._principal, self._grants.of_connection = new, grants
+        self._principal, self.grants.of_connection = new, grants
         if new.user is None:
             self._node.admission.bearers.add(self)
         self._reply(command, **self._told_of_token())
         self.check_subscriptions()
 
-    def principal_in(self, channel: str) -> Principal:
-        assert self._principal is not None
-        return self._grants.of(self._principal, channel)
-
-    def lose(self, revocation: Revocation) -> None:
-        for channel in self._grants.drop_revoked(revocation):
-            if channel in self.subscriptions:
-                self._end_subscription(channel, "permission_denied", "the right was revoked")
-
     def tick(self, now: float) -> None:
         if not self._started and self._held is None and now - self._opened_at > CONNECT_WITHIN:
             self.disconnect(Disconnect(STALE, f"no connect within {CONNECT_WITHIN:.0f} s"))
         if not self._ended:
-            for channel in self._grants.drop_expired(self._node.clock.time() - EXPIRY_GRACE):
+            for channel in self.grants.drop_expired(self._node.clock.time() - EXPIRY_GRACE):
                 if channel in self.subscriptions:
                     self._end_subscription(channel, "token_expired", "the subscription has expired")
         super().tick(now)
 
     # --- what back ends ask for it ------------------------------------------------------------------------------------
 
-    def serve_subscription(self, channel: str, *, info: Any = None, data: Any = UNSET) -> None:
-        """Subscribe it, and give it the right to, as long as it is. `info`: what others are shown of it there; `data`:
-        for the client."""
-        if self._started and not self._ended and channel not in self.subscriptions:
-            self._handle_in_turn(requests.Subscribe(channel=channel, served=requests.Served(info, data)))
+    def obey(self, directive: Directive) -> None:
+        """A subscription comes with the right to it, as long as it is there."""
+        channel = directive.channel
+        if directive.action == "refresh":
+            if directive.expired:
+                self.disconnect(Disconnect(TOKEN_EXPIRED, "the back end says that it has expired"))
+            else:
+                self.prolong(directive.expires)
+        elif self._started and not self._ended and channel not in self.subscriptions:
+            data = UNSET if directive.data is None else directive.data
+            served = requests.Served(Grant(info=directive.info, issued=directive.issued), data)
+            self._handle_in_turn(requests.Subscribe(channel=channel, last=directive.last, served=served))
 
     def prolong(self, expires: float | None) -> None:
         """It may stay until then (seconds since 1970), or for ever."""
@@ -282,10 +279,10 @@ class CentrifugoSession(Session):
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
-    async def _subscribe_served(self, command: requests.Subscribe, served: requests.Served) -> None:
+    async def _subscribe_for_server(self, command: requests.Subscribe, served: requests.Served) -> None:
         """Whether there is a subscription then is nothing that the client would wait for."""
         try:
-            await self._subscribe_anew(command, Grant(info=served.info))
+            await self._subscribe_anew(command, served.grant)
         except Error as error:
             self._node.incidents.refused(error, self._principal, self.address)
 
@@ -302,17 +299,17 @@ class CentrifugoSession(Session):
             subscription, fields = await self._begin(command)
         finally:
             if channel not in self.subscriptions:
-                self._grants.drop(channel)
+                self.grants.drop(channel)
         if self._ended:
             return
         if command.served is not None:
-            self._server_side.add(channel)
+            self.grants.served.add(channel)
             told = fields if command.served.data is UNSET else fields | {"data": command.served.data}
             self.outbox.put(self._push_shape({"channel": self._names.theirs(channel), "subscribe": told}))
         else:
-            self._server_side.discard(channel)
+            self.grants.served.discard(channel)
             self._reply(command, **fields, **({} if grant is None else self._ttl(grant.expires)))
-        if self._principal is not before or self._grants.held(channel) is not grant:  # fewer rights since, perhaps
+        if self._principal is not before or self.grants.held(channel) is not grant:  # fewer rights since, perhaps
             self.check_subscriptions()
         self._start(subscription, command)
 
@@ -325,7 +322,7 @@ class CentrifugoSession(Session):
         return self._common.tokens.subscription(token, self._names.theirs(channel), self._principal, self.id)
 
     def _accept(self, channel: str, grant: Grant) -> None:
-        self._grants.hold(channel, grant)
+        self.grants.hold(channel, grant)
         if grant.token is not None and self.principal_in(channel).user is None:
             self._node.admission.bearers.add(self)
 
@@ -365,10 +362,8 @@ class CentrifugoSession(Session):
         return namespace is not None and not namespace.durable
 
     def _forget(self, channel: str) -> None:
-        """What goes with a subscription, however it ends."""
         self._watching.end(channel)
-        self._server_side.discard(channel)
-        self._grants.drop(channel)
+        super()._forget(channel)
 
     def _drop(self, channel: str) -> None:
         """End a subscription, of which the client is told in another way or knows nothing."""
@@ -388,15 +383,11 @@ class CentrifugoSession(Session):
     def lost(self, channel: str) -> None:
         """Messages between the last one sent and the next are gone: the client has to know, and does when it asks to go
         on from where it is."""
-        if channel in self._server_side:  # of which it makes no new one by itself, but a connection
+        if channel in self.grants.served:  # of which it makes no new one by itself, but a connection
             self.disconnect(Disconnect(LOST_POSITION, "messages are gone"))
         elif channel in self.subscriptions:
             self._drop(channel)
             self._push(UnsubscribedPush(channel, "unrecoverable", "messages are gone"))
-
-    def _end_subscription(self, channel: str, code: str, reason: str) -> None:
-        self._forget(channel)
-        super()._end_subscription(channel, code, reason)
 
     def suspend(self, concerned: Callable[[str], bool]) -> None:
         super().suspend(concerned)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -15,6 +14,7 @@ from server.access.auth import Authenticator, RegisteredClaims, invalid_token, t
 from server.access.identities import Identities
 from server.core.errors import Error
 from server.core.principals import Principal
+from server.sessions.grants import Grant
 from server.wire.codec import JSON
 
 
@@ -31,18 +31,6 @@ class _Subscription(RegisteredClaims, kw_only=True):
     client: str = ""
     info: Any = None
     b64info: str = ""
-
-
-class Grant(NamedTuple):
-    """What a token says of one channel."""
-
-    expires: float | None = None
-    """Seconds since 1970, UTC; None: with the connection."""
-    info: Any = None
-    token: str | None = None
-    """Names the token, as `Principal.token`; None: the connection's, or a back end's word."""
-    issued: float = math.inf
-    """When it was issued, in seconds since 1970: 0 if it does not say; infinite: what the connection's token says."""
 
 
 class Tokens:

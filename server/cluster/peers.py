@@ -47,9 +47,11 @@ class Peers:
         publish_timeout: float,
         on_revoked: Callable[[], None],
         on_letter: Callable[[Letter], object],
+        on_directive: Callable[[Directive], None],
     ) -> None:
         """`publish_timeout`: seconds within which whatever a peer was writing is decided; `on_revoked`: a peer says
-        that there are new revocations; `on_letter`: it has written to somebody, here or elsewhere."""
+        that there are new revocations; `on_letter`: it has written to somebody, here or elsewhere; `on_directive`: a
+        back end has asked it for something."""
         self._node = node
         self._broker = broker
         self._log = log
@@ -62,8 +64,7 @@ class Peers:
         self._publish_timeout = publish_timeout
         self._on_revoked = on_revoked
         self._on_letter = on_letter
-        self.on_directive: Callable[[Directive], None] = lambda directive: None
-        """Called with what a back end has asked another node for. Set by the door whose sessions it concerns."""
+        self._on_directive = on_directive
         self.on_head: Callable[[str, Position], None] = lambda channel, head: None
         """Called with how far somebody says that a channel reaches, and before a look at all channels. Both are set by
         the consumers."""
@@ -109,7 +110,7 @@ class Peers:
         if self._node in announcement.ask:
             self._attendance.hear_question()
         if announcement.directive is not None:
-            self.on_directive(announcement.directive)
+            self._on_directive(announcement.directive)
         if announcement.revoked:
             self._on_revoked()
         if announcement.letter is not None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
+
+
+class Start(Struct, frozen=True):
+    """Where a subscription begins that the server makes: behind the cursor `after`, with the `last` messages, or (with
+    neither) from now on."""
+
+    last: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    after: str | None = None
 
 
 class Principal(Struct, frozen=True):
@@ -15,6 +23,8 @@ class Principal(Struct, frozen=True):
     server: bool = False
     channels: Mapping[str, list[str]] = field(default_factory=dict)
     """Rights beyond the namespaces' rules: pattern with `*` → actions."""
+    subscribe: Mapping[str, Start] = field(default_factory=dict)
+    """What the server subscribes each of its connections to, whatever they ask for; `channels` has the rights to it."""
     expires: float | None = None
     """Seconds since 1970, UTC."""
     admin: bool = False

@@ -11,6 +11,7 @@ from typing import Any, Final
 from server.access.admission import ConnectionSeats
 from server.access.permissions import revocable
 from server.access.revocations import Revocation
+from server.brokers.base import Directive
 from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
 from server.core.principals import Principal
 from server.delivery.subscription import Subscription
@@ -155,6 +156,9 @@ class ConnectedClient:
         """End the subscriptions to the channels that are `concerned`. What waits of them is not sent any more."""
         for channel in [channel for channel in self.subscriptions if concerned(channel)]:
             self._end_subscription(channel, code, reason)
+
+    def obey(self, directive: Directive) -> None:
+        """What a back end wants done with it: nothing, for who only listens to what it has asked for."""
 
     def lose(self, revocation: Revocation) -> None:
         """It takes none of what the principal may do, but perhaps a right of one channel, that has a token of its own:

@@ -20,10 +20,10 @@ from server.core.principals import GUEST, Principal
 from server.log.log import Receipt
 from server.node import Node
 from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Allowance
-from server.sessions.client import ConnectedClient
 from server.sessions.lanes import LaneCommand, Lanes
 from server.sessions.outbox import Connection
 from server.sessions.requests import Paged, Request, answer
+from server.sessions.subscribing import Served, SubscribingClient
 from server.wire.commands import Command, Connect, Ping, Publish, Refresh, Subscribe, Unsubscribe
 from server.wire.dialects import Dialect, Unreadable
 from server.wire.frames import PONG, frame
@@ -47,7 +47,7 @@ OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
 """Codes of errors that are this server's fault, so that they cost the client nothing."""
 
 
-class Session(ConnectedClient):
+class Session(SubscribingClient):
     """`principal` is None until the client has said who it is."""
 
     transport = "websocket"
@@ -163,6 +163,7 @@ class Session(ConnectedClient):
                 if self._waits_for_key(command, token):
                     return False
                 principal = self._authenticate(token)
+                self.check_served(principal.subscribe, command.after if isinstance(command, Connect) else ())
                 self._identify(principal)
                 if principal.server:
                     self._allow(principal)
@@ -172,6 +173,8 @@ class Session(ConnectedClient):
             self._refuse(command.id, error)
             raise _turned_away(error) from None
         self._welcome()
+        if not isinstance(command, Connect):  # which is answered first
+            self.serve_all({})
         return True
 
     def _welcome(self) -> None:
@@ -196,9 +199,11 @@ class Session(ConnectedClient):
         new = self._authenticate(command.token)
         if (new.user, new.server) != (self._principal.user, self._principal.server):
             raise Error("permission_denied", f"token: it is not {self._principal.name}'s")
-        self._principal = new
+        self.check_served(new.subscribe)
+        old, self._principal = self._principal, new
         self._reply(command, user=new.user, expires=_whole(new.expires))
         self.check_subscriptions()
+        self.serve({channel: new.subscribe[channel] for channel in new.subscribe.keys() - old.subscribe.keys()})
 
     def _waits_for_key(self, command: Command, token: str | None) -> bool:
         fetching = self._node.authenticator.fetching(token)
@@ -238,14 +243,13 @@ class Session(ConnectedClient):
             return
         if not isinstance(command, Counted):
             self._budget.left -= FRAME if isinstance(command, Ping) else FRAME + CHANGE
-        if isinstance(command, LaneCommand):
+        if isinstance(command, Publish):
             if self._lanes.join(command):
                 self._count(1)
-            elif isinstance(command, Publish):
-                self._publish(command)
             else:
-                self._count(1)
-                self._spawn(self._run_lane(self._lanes.open(command)))
+                self._publish(command)
+        elif isinstance(command, LaneCommand):
+            self._in_order(command)
         elif isinstance(command, Ping):
             self._reply(command)
         elif isinstance(command, Refresh):
@@ -262,6 +266,12 @@ class Session(ConnectedClient):
             command, session=self.id, user=self._principal.user, node=self._node.id, ping=int(PING_EVERY),
             expires=_whole(self._principal.expires), message_bytes=self._node.config.limits.message_bytes,
         )  # fmt: skip
+        self.serve_all(command.after)
+
+    def _in_order(self, command: LaneCommand) -> None:
+        self._count(1)
+        if not self._lanes.join(command):
+            self._spawn(self._run_lane(self._lanes.open(command)))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.begun += 1
@@ -286,7 +296,9 @@ class Session(ConnectedClient):
 
     async def _carry_out(self, command: Ordered) -> None:
         assert self._principal is not None
-        if isinstance(command, Subscribe):
+        if isinstance(command, Served):
+            await self._subscribe_served(command)
+        elif isinstance(command, Subscribe):
             await self._subscribe(self._principal, command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(command)
@@ -308,31 +320,6 @@ class Session(ConnectedClient):
             if limit and self.queued > limit:
                 await self.outbox.drained()
             yield
-
-    async def _subscribe(self, principal: Principal, command: Subscribe) -> None:
-        if command.channel in self.subscriptions:
-            raise Error("conflict", f"channel: already subscribed to {command.channel}")
-        subscription, fields, gap = await self.join(principal, command)
-        if self._ended:
-            return
-        self._reply(command, **fields)
-        if self._principal is not principal:  # refreshed meanwhile, perhaps with fewer rights
-            self.check_subscriptions()
-            if command.channel not in self.subscriptions:
-                return
-        if gap is not None:
-            self._push(gap)
-        subscription.start()
-
-    def _unsubscribe(self, command: Unsubscribe) -> None:
-        subscription = self.subscriptions.get(command.channel)
-        if subscription is None:
-            raise bad_request(f"channel: not subscribed to {command.channel}")
-        subscription.close(for_good=True)  # its last messages may be too much, so it must still be found
-        del self.subscriptions[command.channel]
-        position = subscription.position
-        fields = {} if position is None else {"cursor": str(position)}
-        self._reply(command, channel=command.channel, **fields)
 
     def _publish(self, command: Publish) -> None:
         assert self._principal is not None

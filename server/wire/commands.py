@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from server.core.cursors import Position, parse_cursor
 from server.core.errors import bad_request
@@ -20,6 +20,7 @@ MAX_KEY: Final = 255
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+Label = Annotated[str, Meta(max_length=100)]
 
 
 class Command(Struct, tag_field="type", kw_only=True):
@@ -29,6 +30,11 @@ class Command(Struct, tag_field="type", kw_only=True):
 
 class Connect(Command, tag="connect"):
     token: str | None = None
+    after: dict[str, str] = field(default_factory=dict)
+    """Channel → cursor: where the client was in what the server has subscribed it to on an earlier connection."""
+    name: Label = ""
+    """Of the client's program, and its version: for hooks."""
+    version: Label = ""
 
 
 class Refresh(Command, tag="refresh"):
@@ -43,6 +49,8 @@ class Subscribe(Command, tag="subscribe"):
     """These three for the changes of documents: what to show, the documents themselves first, and not too often."""
     snapshot: bool = False
     conflate: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    grant: Annotated[str, Meta(max_length=64)] | None = None
+    """Of a `subscribed` push: the right to come back to it."""
 
     def position(self) -> Position | None:
         """Where to go on from; without an epoch in whatever history there is."""

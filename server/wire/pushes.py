@@ -84,6 +84,17 @@ class DroppedPush(Push, tag="dropped"):
     count: int
 
 
+class SubscribedPush(Push, tag="subscribed"):
+    """The server has subscribed the client: what a reply to `subscribe` says."""
+
+    channel: str
+    cursor: str | UnsetType | None = UNSET
+    head: str | UnsetType = UNSET
+    recovered: bool | UnsetType = UNSET
+    grant: str | UnsetType = UNSET
+    """With which the client may subscribe by itself on another connection, where its own rights do not reach."""
+
+
 class UnsubscribedPush(Push, tag="unsubscribed"):
     channel: str
     code: str

@@ -127,13 +127,16 @@ class HistoryPage(TypedDict):
 
 
 Channels = Annotated[list[Channel], Meta(min_length=1, max_length=MAX_CHANNELS)]
+Listened = Annotated[
+    list[Channel], Meta(max_length=MAX_CHANNELS, description="None: those that the token subscribes to")
+]
 
 
 Afters = Annotated[list[str], Meta(description="In the order of the channels, or one joined cursor")]
 
 
 class PollQuery(Struct, rename={"channels": "channel"}):
-    channels: Channels
+    channels: Listened = field(default_factory=list)
     after: Afters = field(default_factory=list)
     limit: Limit = DEFAULT_PAGE
     wait: Annotated[int, Meta(ge=0, le=MAX_WAIT, description="Seconds to wait while there is nothing")] = 0
@@ -155,7 +158,7 @@ class EventsQuery(Struct):
 
 
 class JoinedEventsQuery(Struct, rename={"channels": "channel"}):
-    channels: Channels
+    channels: Listened = field(default_factory=list)
     after: Afters = field(default_factory=list)
     last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
     ticket: str | None = None
@@ -273,11 +276,23 @@ class UnsubscribeRequest(Struct):
     reason: Reason = ""
 
 
+class SubscribeRequest(Struct):
+    """`last`: begin with the newest so many messages."""
+
+    channel: Channel
+    last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
+
+
+class UnsubscribeFrom(Struct):
+    channel: Channel
+    reason: Reason = ""
+
+
 class UserNamed(TypedDict):
     user: str
 
 
-class UserUnsubscribed(UserNamed):
+class UserInChannel(UserNamed):
     channel: str
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
+from server.brokers.base import Directive
 from server.centrifugo.session import CentrifugoSession
 from server.core.cursors import Position
 from server.core.errors import Error
@@ -172,7 +173,7 @@ async def test_what_a_back_end_gives_a_client(url: str, node: Node) -> None:
     async with Wire(url) as wire:
         await wire.connect(token=token(LONG, sub="ann", exp=60))
         (session,) = (client for client in node.admission.clients if isinstance(client, CentrifugoSession))
-        session.serve_subscription("members:a", data={"hello": 1})
+        session.obey(Directive("subscribe", "ann", channel="members:a", data={"hello": 1}))
         push = await wire.push()
         assert push["subscribe"].pop("epoch")
         assert push == {
@@ -181,7 +182,7 @@ async def test_what_a_back_end_gives_a_client(url: str, node: Node) -> None:
         }
         await publish(node, "members:a", 1)
         assert [pub["data"] for pub in await wire.pubs(1)] == [1]
-        session.serve_subscription("members:a")  # again: nothing
+        session.obey(Directive("subscribe", "ann", channel="members:a"))  # again: nothing
         session.prolong(node.clock.time() + 600)
         push = await wire.push()
         assert 598 <= push["refresh"].pop("ttl") <= 600
@@ -319,7 +320,7 @@ async def test_a_right_that_a_back_end_gives_ends_with_its_subscription(url: str
         await wire.connect(token=token(LONG, sub="ann", exp=60))
         (session,) = (client for client in node.admission.clients if isinstance(client, CentrifugoSession))
         for by_client in (True, False):
-            session.serve_subscription("members:a")
+            session.obey(Directive("subscribe", "ann", channel="members:a"))
             assert "subscribe" in await wire.push()
             if by_client:
                 await wire.ask(unsubscribe={"channel": "members:a"})

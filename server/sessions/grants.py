@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
 from server.access.revocations import Revocation
-from server.centrifugo.tokens import Grant
+from server.core.names import without_label
 from server.core.principals import Principal
 
 
+class Grant(NamedTuple):
+    """The right to subscribe to one channel, of a token or by a back end's word."""
+
+    expires: float | None = None
+    """Seconds since 1970, UTC; None: with the connection."""
+    info: Any = None
+    token: str | None = None
+    """Names the token, as `Principal.token`; None: the connection's, or a back end's word."""
+    issued: float = math.inf
+    """When it was issued, in seconds since 1970: 0 if it does not say; infinite: what the connection's token says."""
+
+
 class Grants:
-    __slots__ = ("of_connection", "_held")
+    __slots__ = ("of_connection", "served", "_held")
 
     def __init__(self) -> None:
         self.of_connection: Mapping[str, Grant] = {}
         """By channel: of the connection's token, and as long as that is its token."""
+        self.served: set[str] = set()
+        """Channels that the client has not subscribed to by itself."""
         self._held: dict[str, Grant] = {}
         """By channel: each of a subscription that is there or being made, and gone with it. So there are never more of
         them than subscriptions."""
@@ -29,6 +45,7 @@ class Grants:
 
     def drop(self, channel: str) -> None:
         """There is no subscription. Twice is fine."""
+        self.served.discard(channel)
         self._held.pop(channel, None)
 
     def of(self, principal: Principal, channel: str) -> Principal:
@@ -37,9 +54,10 @@ class Grants:
         grant = self._held.get(channel) or self.of_connection.get(channel)
         if grant is None:
             return principal
+        name = without_label(channel)
         return structs.replace(
             principal,
-            channels={**principal.channels, channel: [*principal.channels.get(channel, ()), "subscribe"]},
+            channels={**principal.channels, name: [*principal.channels.get(name, ()), "subscribe"]},
             channel_info=grant.info,
             token=principal.token or grant.token,
             issued=min(principal.issued or 0.0, grant.issued),
