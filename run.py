@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import gc
 import logging
 import os
 import resource
@@ -23,6 +22,7 @@ from handlers.server import HTTPServer
 from server import __version__
 from server.access.auth import Authenticator
 from server.core import config, logs
+from server.core.collector import Collector
 from server.core.errors import Error, StartError
 from server.core.names import is_pattern
 from server.core.tasks import Keeper
@@ -34,7 +34,6 @@ from server.wire.codec import JSON
 logger = logging.getLogger("waterspout")
 
 ROOT = Path(__file__).resolve().parent
-COLLECT_AFTER = (20_000, 20, 20)
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
@@ -155,7 +154,7 @@ async def serve(options: config.Config) -> None:
         opening = keeper.spawn("start", node.start(), awaited=True)
         await _first(*ends, opening)
         if opening.done():
-            _spare_the_collector()
+            Collector().start()
             _banner(options, node, sockets)
             await _first(*ends)
     finally:
@@ -230,14 +229,6 @@ def _banner(options: config.Config, node: Node, sockets: list[socket.socket]) ->
         f"  broker     {'redis' if options.redis.url else 'memory (one instance)'}",
     )
     print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-def _spare_the_collector() -> None:
-    """What the start has made stays, so the garbage collector need not look at it again. At what came later it looks
-    after COLLECT_AFTER new objects, not 700: the hot path makes no cycles, and publishes in flight are no garbage."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
 
 
 def _raise_descriptor_limit() -> None:

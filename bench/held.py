@@ -11,7 +11,6 @@ what the loop was at while it was held for more than 30 ms.
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from bench.attacks import ATTACKS, COLLECTIONS, CONNECTIONS, command, refusals
 from handlers import make_app
 from handlers.server import HTTPServer
 from server.core import config
+from server.core.collector import Collector
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
 
@@ -120,9 +120,7 @@ async def main(names: list[str]) -> None:
         await node.start()
         sockets = bind_sockets(0, "127.0.0.1", backlog=4096)
         server = HTTPServer(make_app(node), sockets)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*run.COLLECT_AFTER)
+        Collector().start()
         print("| attack | held ms | late ms | ping ms | refused |\n|---|---:|---:|---:|---|")
         try:
             for name in names:

@@ -462,8 +462,6 @@ class _Outbox(Outbox):
 
     __slots__ = ()
 
-    _owner: CentrifugoSession
-
     def tell(self, push: Push, delivery: Delivery) -> None:
-        if isinstance(push, GapPush):
+        if isinstance(push, GapPush) and isinstance(self._owner, CentrifugoSession):
             self._owner.lost(delivery.channel)

@@ -16,7 +16,7 @@ from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
 from server.core.principals import Principal
 from server.delivery.subscription import Subscription
 from server.node import Node
-from server.sessions.outbox import STALLED_AFTER, Connection, Outbox
+from server.sessions.outbox import STALLED_AFTER, Connection, Gone, Outbox
 from server.wire.codec import Codec
 from server.wire.commands import Subscribe
 from server.wire.pushes import DisconnectPush, Fields, GapPush, Push, UnsubscribedPush
@@ -45,7 +45,7 @@ class ConnectedClient:
         self.origin = origin
         self.subscriptions: dict[str, Subscription] = {}
         self._node = node
-        self._connection = connection
+        self._connection: Connection = connection
         self._seats = seats
         self._principal: Principal | None = None
         self._ended = False
@@ -213,8 +213,9 @@ class ConnectedClient:
         logger.info("disconnected: %s", reason.reason, extra=self.about() | {"code": reason.code})
         farewell = self._farewell(reason, delay)
         self.outbox.flush()
+        connection = self._connection
         self._end()
-        self._connection.close(farewell)
+        connection.close(farewell)
 
     def _farewell(self, reason: Disconnect, delay: float) -> bytes:
         return self.outbox.codec.frame(DisconnectPush.of(reason, delay))
@@ -230,3 +231,4 @@ class ConnectedClient:
         for subscription in self.subscriptions.values():  # there may be many, and many clients that leave at once
             self._node.loop_share.do(subscription.close)
         self.subscriptions.clear()
+        self._connection = Gone()

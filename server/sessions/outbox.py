@@ -42,10 +42,33 @@ class Connection(Protocol):
 class Owner(Protocol):
     """Whose outbox it is."""
 
-    subscriptions: dict[str, Subscription]
+    @property
+    def subscriptions(self) -> dict[str, Subscription]: ...
 
     def queue_changed(self) -> None:
         """More waits for the client, or less."""
+
+
+class Gone:
+    """Stands for a client and for its connection when both have ended: what held them lets go of them, so that no
+    circle of references is left for the garbage collector."""
+
+    @property
+    def subscriptions(self) -> dict[str, Subscription]:
+        return {}
+
+    def queue_changed(self) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def buffered(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self, farewell: bytes) -> None: ...
 
 
 class Outbox:
@@ -65,10 +88,10 @@ class Outbox:
         self.topics = 0  # counted by the hub, see Sink.topics
         self.queued = 0
         """Bytes that wait for the client."""
-        self._owner = owner
+        self._owner: Owner = owner
         self._hub = hub
         self._limit = limit
-        self._connection = connection
+        self._connection: Connection = connection
         self._write: Callable[[bytes], None]
         self._ended = False
         self._writable = True
@@ -309,3 +332,4 @@ class Outbox:
             if not future.done():
                 future.set_result(None)
         self._waiting = None
+        self._owner = self._connection = Gone()

@@ -166,14 +166,16 @@ class Poll(Listener):
 
     def _answer(self, body: bytes) -> None:
         if not self._ended:
+            connection = self._connection
             self._end()
-            self._connection.answer(self._encoding.media_type, body)
+            connection.answer(self._encoding.media_type, body)
 
     def _refuse(self, error: Error) -> None:
         if not self._ended:
             self._node.incidents.refused(error, self._principal, self.address)
+            connection = self._connection
             self._end()
-            self._connection.refuse(error)
+            connection.refuse(error)
 
     def _end_subscription(self, channel: str, code: str, reason: str) -> None:
         """The read will say it, in HTTP's words; so it does of the last one."""
@@ -197,8 +199,6 @@ class _Collector(Outbox):
     """What one turn of the event loop brings, for one answer. Nothing waits in it longer."""
 
     __slots__ = ("items", "odd")
-
-    _owner: Poll
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -227,4 +227,5 @@ class _Collector(Outbox):
             self._hub.wake(self)
 
     def flush(self) -> None:
-        self._owner.collected()
+        if isinstance(self._owner, Poll):
+            self._owner.collected()
