@@ -77,6 +77,11 @@ class Cursors:
         self._writing: asyncio.Task[None] | None = None
         self.writes = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that has moved is written."""
+        return self._writing is None or self._writing.done()
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def load(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Stored]:

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec import structs
 from pymongo import MongoClient
 from tornado.ioloop import IOLoop
 
+from server.core import config
 from server.core.principals import Principal
 from server.node import Node
 from tests.support.processes import Mongod
@@ -42,14 +44,15 @@ def settings(receiver: Receiver) -> dict[str, object]:
             "tried": push | {"channels": ["feed:*"], "retries": {"attempts": 3, "first": "10ms", "most": "20ms"}},
         },
         "namespaces.feed": {"publish": "anyone", "subscribe": "anyone"},
+        "namespaces.old": {"publish": "anyone", "subscribe": "anyone"},
         "mongodb.dedupe_window": 0,
     }
 
 
 @asynccontextmanager
-async def another(node: Node, mongod: Mongod) -> AsyncIterator[Node]:
-    """A second node on the same database."""
-    second = Node(node.config, mongod.uri)
+async def another(node: Node, mongod: Mongod, **changes: Any) -> AsyncIterator[Node]:
+    """A second node on the same database, with a configuration that differs in this."""
+    second = Node(structs.replace(node.config, **changes), mongod.uri)
     await second.start()
     try:
         yield second
@@ -150,3 +153,125 @@ def _insert_offline(uri: str, node: Node) -> None:
         last = messages.find_one({"_id.c": "chat:a"}, sort=[("_id", -1)])
         assert last is not None
         messages.insert_one(last | {"_id": {"c": "chat:a", "o": 3}, "k": "offline", "d": 3})
+
+
+@pytest.mark.gen_test
+async def test_gone_for_good(node: Node, receiver: Receiver) -> None:
+    """410 stops the consumer, and that it stays until somebody lets it run again; nothing is lost by it."""
+    receiver.rule = lambda request: 410
+    await publish(node, "chat:a", 1)
+    await until(lambda: not node.consumers.states.runs("mailer"))
+    assert node.consumers.states["mailer"].state == "stopped"
+    assert node.consumers.states["mailer"].why == "answered 410"
+    await publish(node, "chat:a", 2)
+    asked = len(receiver.requests)
+    receiver.rule = lambda request: 204
+    await publish(node, "feed:a", "another consumer")
+    await receiver.until_taken("feed:a", 1)
+    assert len(receiver.requests) == asked + 1
+    await node.consumers.change(["mailer"], "running")
+    await receiver.until_taken("chat:a", 2)
+    assert receiver.data("chat:a") == [1, 2]
+
+
+@pytest.mark.gen_test
+async def test_retry_after(node: Node, receiver: Receiver) -> None:
+    """The back end says when it wants to be asked again, and is not asked before that about any channel."""
+    loop = asyncio.get_running_loop()
+    asked: list[float] = []
+
+    def rule(request: dict[str, Any]) -> Any:
+        asked.append(loop.time())
+        return (503, {"Retry-After": "1"}) if len(asked) == 1 else 204
+
+    receiver.rule = rule
+    options = node.consumers.options["mailer"].retries
+    options.most = config.Seconds(5)
+    await publish(node, "chat:a", 1)
+    await until(lambda: asked)
+    await publish(node, "chat:b", 1)
+    await receiver.until_taken("chat:a", 1)
+    await receiver.until_taken("chat:b", 1)
+    assert asked[1] - asked[0] >= 1
+
+
+@pytest.mark.gen_test
+async def test_a_slow_channel_holds_up_no_other(node: Node, receiver: Receiver) -> None:
+    """While one channel's request hangs, others are delivered, and never two of one channel at a time."""
+    hangs = asyncio.Event()
+
+    async def rule(request: dict[str, Any]) -> int:
+        if request["channel"] == "chat:slow":
+            await hangs.wait()
+        return 204
+
+    receiver.rule = rule
+    await publish(node, "chat:slow", 1, 2)
+    for number in range(5):
+        await publish(node, "chat:quick", number)
+    await receiver.until_taken("chat:quick", 5)
+    assert receiver.taken["chat:slow"] == []
+    await publish(node, "chat:slow", 3)
+    hangs.set()
+    await receiver.until_taken("chat:slow", 3)
+    assert receiver.overlaps == 0
+    assert receiver.faults == []
+
+
+@pytest.mark.gen_test
+async def test_where_a_new_consumer_begins(node: Node, receiver: Receiver, mongod: Mongod) -> None:
+    """`now`: with what is published after it was seen first, in channels that exist as in new ones; `beginning`: with
+    all that is retained."""
+    await publish(node, "old:a", 1, 2)
+    late = {
+        name: config.Consumer(url=receiver.url, secret=SECRET, channels=["old:*"], start=start)
+        for name, start in (("now", "now"), ("all", "beginning"))
+    }
+    await node.close()
+    async with another(node, mongod, consumers=late) as second:
+        await publish(second, "old:a", 3)
+        await publish(second, "old:b", "new")
+
+        def had(name: str) -> list[Any]:
+            of_one = [request for request in receiver.requests if request["consumer"] == name]
+            return [message["data"] for request in of_one for message in request["messages"]]
+
+        await until(lambda: len(had("all")) == 4 and len(had("now")) == 2)
+        assert sorted(had("all"), key=str) == [1, 2, 3, "new"]
+        assert sorted(had("now"), key=str) == [3, "new"]
+
+
+@pytest.mark.gen_test
+async def test_another_history(node: Node, receiver: Receiver, mongod: Mongod) -> None:
+    """When the database was dropped the consumer is told that the channel has another history, and gets that one."""
+    await publish(node, "chat:a", 1, 2)
+    await receiver.until_taken("chat:a", 2)
+    await until(lambda: node.consumers.cursors.idle)
+    epoch = node.log.epoch
+    await asyncio.to_thread(_drop_messages, mongod.uri, node)
+    await until(lambda: node.log.epoch != epoch)
+    await publish(node, "chat:a", "new")
+    await until(lambda: receiver.gaps["chat:a"])
+    assert receiver.gaps["chat:a"] == [{"from": None, "to": None, "reason": "epoch"}]
+    assert [message["data"] for message in receiver.requests[-1]["messages"]] == ["new"]
+
+
+def _drop_messages(uri: str, node: Node) -> None:
+    with MongoClient[Any](uri) as client:
+        client[node.config.mongodb.database]["waterspout.messages"].drop()
+
+
+@pytest.mark.gen_test
+async def test_what_is_gone(node: Node, receiver: Receiver, mongod: Mongod) -> None:
+    """What retention has taken is a gap in front of what comes next."""
+    receiver.rule = lambda request: 500
+    await publish(node, "chat:a", *range(8))
+    await until(lambda: receiver.requests)
+    await node.log.trimmer.trim("chat:a", config.Retention(size=3))
+    await node.close()
+    receiver.rule = lambda request: 204
+    async with another(node, mongod):
+        await until(lambda: receiver.gaps["chat:a"])
+        await receiver.until_taken("chat:a", 3)
+    assert receiver.gaps["chat:a"] == [{"from": 1, "to": 5}]
+    assert receiver.data("chat:a") == [5, 6, 7]

@@ -161,7 +161,7 @@ async def read_log(uri: str, database: str = "waterspout", channels: Iterable[st
             found = client.get_database(database, read_concern=ReadConcern("majority"))
             wanted = list(channels) if channels is not None else None
             # Only keys are read: how the payload is stored is the server's business.
-            messages = found.messages.find(
+            messages = found["waterspout.messages"].find(
                 {"_id.c": {"$in": wanted}} if wanted is not None else {}, {"_id": 1, "k": 1}, batch_size=10_000
             )
             entries: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -169,7 +169,7 @@ async def read_log(uri: str, database: str = "waterspout", channels: Iterable[st
                 entries[message["_id"]["c"]].append((message["_id"]["o"], message["k"]))
             floors = {
                 one["_id"]: int(one.get("floor") or 0)
-                for one in found.channels.find({"_id": {"$in": wanted}} if wanted is not None else {})
+                for one in found["waterspout.channels"].find({"_id": {"$in": wanted}} if wanted is not None else {})
             }
             return Log({channel: sorted(of_one) for channel, of_one in entries.items()}, floors)
 
