@@ -4,26 +4,61 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _sources(folder: str) -> dict[str, ast.Module]:
-    """Dotted name below `folder` → source: `log.shard`; of a package's `__init__.py` that is the package's name."""
-    paths = sorted((ROOT / folder).rglob("*.py"))
-    names = (path.relative_to(ROOT / folder).with_suffix("").parts for path in paths)
-    return {
-        ".".join(name[:-1] if name[-1] == "__init__" else name) or folder: ast.parse(path.read_text())
-        for name, path in zip(names, paths, strict=True)
-    }
+class Sources(Mapping[str, ast.Module]):
+    """Dotted name below `folder` → source: `log.shard`; of a package's `__init__.py` that is the package's name. It is
+    read when it is asked for."""
+
+    def __init__(self, folder: str) -> None:
+        self._paths: dict[str, Path] = {}
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            self._paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts) or folder] = path
+        self._trees: dict[str, ast.Module] = {}
+
+    def __getitem__(self, module: str) -> ast.Module:
+        if module not in self._trees:
+            self._trees[module] = ast.parse(self._paths[module].read_text())
+        return self._trees[module]
+
+    def __contains__(self, module: object) -> bool:
+        return module in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
 
 
-SERVER = _sources("server")
-HANDLERS = _sources("handlers")
+SERVER = Sources("server")
+HANDLERS = Sources("handlers")
+
+
+def in_each(modules: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """One test of all of them, which tells every one that is wrong: a test for each would take longer to be collected
+    and handed out than to be run."""
+
+    def decorate(test: Callable[[str], None]) -> Callable[[], None]:
+        def run() -> None:
+            wrong = []
+            for module in modules:
+                try:
+                    test(module)
+                except AssertionError as error:
+                    wrong.append(f"{module}: {error}")
+            assert not wrong, "\n".join(wrong)
+
+        run.__doc__ = test.__doc__
+        return run
+
+    return decorate
+
 
 # The plan of the house, from the top down: whatever stands on a line may import what stands on the lines below it.
 # Within a package imports are free, but never in a circle.
@@ -167,13 +202,13 @@ def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("module", SERVER)
+@in_each(SERVER)
 def test_every_module_is_on_a_floor(module: str) -> None:
     """A folder of server/ that the plan does not name has no place in the house."""
     assert module == "server" or _package(module) in FLOOR
 
 
-@pytest.mark.parametrize("module", SERVER)
+@in_each(SERVER)
 def test_imports_point_downwards(module: str) -> None:
     """A module imports from lower floors and from its own package, never from above."""
     for name in imports(SERVER[module]):
@@ -197,7 +232,7 @@ def _allowed(module: str, places: set[str]) -> bool:
     return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
-@pytest.mark.parametrize("module", SERVER)
+@in_each(SERVER)
 def test_third_party_libraries_stay_behind_their_modules(module: str) -> None:
     """Nothing in server/ knows Tornado or handlers; MongoDB, Redis and the formats each have their places."""
     for name in imports(SERVER[module]):
@@ -208,7 +243,7 @@ def test_third_party_libraries_stay_behind_their_modules(module: str) -> None:
             assert places is None or _allowed(module, places), f"{module} imports {package}"
 
 
-@pytest.mark.parametrize("module", [name for name in SERVER if _allowed(name, PURE | {"wire"})])
+@in_each([name for name in SERVER if _allowed(name, PURE | {"wire"})])
 def test_what_is_pure_stays_pure(module: str) -> None:
     """It neither waits nor looks at a clock: no asyncio, socket, time or chance in it."""
     assert not IMPURE & {name.partition(".")[0] for name in imports(SERVER[module])}
@@ -228,7 +263,7 @@ def test_the_servers_own_collections_have_the_prefix() -> None:
                 assert not isinstance(name, ast.Constant), f"{module}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("module", HANDLERS)
+@in_each(HANDLERS)
 def test_handlers_know_no_back_end(module: str) -> None:
     """Handlers reach MongoDB and Redis only through the node."""
     packages = {name.partition(".")[0] for name in imports(HANDLERS[module])}
@@ -272,7 +307,7 @@ def _changed_in_functions(tree: ast.AST) -> Iterator[str]:
                 yield changed.id
 
 
-@pytest.mark.parametrize("module", SERVER)
+@in_each(SERVER)
 def test_state_belongs_to_a_node(module: str) -> None:
     """No module or class of server/ holds anything that two nodes in one process would share and could change."""
     tree = SERVER[module]
@@ -290,7 +325,7 @@ def test_state_belongs_to_a_node(module: str) -> None:
 STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 
 
-@pytest.mark.parametrize("module", SERVER)
+@in_each(SERVER)
 def test_no_task_without_a_keeper(module: str) -> None:
     """A task that nobody looks after may end without anybody noticing: only core/tasks.py starts any."""
     called = {
@@ -320,7 +355,7 @@ def _private_names(tree: ast.AST) -> Iterator[str]:
 
 def test_tests_speak_to_public_names() -> None:
     """What is private can be changed without asking anybody, so no test may depend on it."""
-    found = {path: set(_private_names(tree)) for path, tree in _sources("tests").items()}
+    found = {path: set(_private_names(tree)) for path, tree in Sources("tests").items()}
     assert not {path: names for path, names in found.items() if names}
 
 

@@ -146,12 +146,10 @@ class Cursors:
         try:
             await self._rows.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
-            details: Mapping[str, Any] = error.details or {}
-            if details.get("writeConcernErrors") or any(
-                one["code"] != _DUPLICATE_KEY for one in details.get("writeErrors", ())
-            ):
+            found = _refused(error)
+            if found is None:
                 raise
-            refused = {one["index"] for one in details["writeErrors"]}
+            refused = found
         for index, (cursor, aim) in enumerate(zip(cursors, aims, strict=True)):
             if index in refused:
                 self.drop(cursor)
@@ -208,6 +206,15 @@ def _stored(row: Mapping[str, Any]) -> Stored:
     failed = row.get("x")
     failure = None if failed is None else Failure(failed["n"], failed["e"], failed["t"], failed["d"])
     return Stored(Position(row["e"], row["o"]), failure)
+
+
+def _refused(error: BulkWriteError) -> set[int] | None:
+    """Which were refused because another row has the key; None: there is more wrong than that."""
+    details: Mapping[str, Any] = error.details or {}
+    errors = details.get("writeErrors", ())
+    if details.get("writeConcernErrors") or any(one["code"] != _DUPLICATE_KEY for one in errors):
+        return None
+    return {one["index"] for one in errors}
 
 
 def _move(cursor: Moving) -> UpdateOne:
