@@ -53,6 +53,7 @@ from server.documents.tailer import Tailer
 from server.log.log import Log
 from server.mongo.client import connect, connect_apart
 from server.mongo.clock import COMPARE_EVERY, compare
+from server.mongo.migration import Migration
 from server.mongo.opening import Opening, renew_if_unknown
 from server.presence.attendance import Attendance
 from server.presence.clients import Visitors
@@ -277,6 +278,7 @@ class Node:
         opening = Opening(self.database, self.lifecycle)
         # First of all, for the others ask for the time.
         await opening.persist(partial(compare, self.database_apart, self.clock))
+        await opening.persist(Migration(self.database_apart).run)
         for part in (self.log, self.last_seen, self.revocations, self.tickets):
             await opening.persist(part.open)
         if self.accounts is not None:

@@ -26,6 +26,7 @@ from server.core.errors import StartError
 from server.mongo.client import brief, brief_refusal, connect
 from server.mongo.databases import Database
 from server.mongo.embedded import EmbeddedMongoDB
+from server.mongo.migration import is_older
 from server.wire.messages import Message
 
 WITHIN: Final = 5.0
@@ -137,16 +138,21 @@ async def _mongodb(database: Database) -> AsyncIterator[Finding]:
             "in production: three members that hold data, so that one may fail and writes go on",
         )
 
+    own = database.own
+    if await is_older(database):
+        own = database.get_collection
+        yield Finding("note", f"MongoDB: the server's collections get names with {database.prefix} at the next start")
+    meta, messages = own("meta"), own("messages")
     written = time.monotonic()
     reply = await database.command(
         {
-            "update": database.own("meta").name,
+            "update": meta.name,
             "updates": [{"q": {"_id": "doctor"}, "u": {"$set": {"at": int(1000 * after)}}, "upsert": True}],
             "writeConcern": {"w": "majority", "j": True, "wtimeout": int(1000 * WITHIN)},
         }
     )
     took = time.monotonic() - written
-    await database.own("meta").delete_one({"_id": "doctor"})
+    await meta.delete_one({"_id": "doctor"})
     if "writeConcernError" in reply:
         reason = brief_refusal(reply["writeConcernError"])
         yield Finding(
@@ -157,7 +163,6 @@ async def _mongodb(database: Database) -> AsyncIterator[Finding]:
     else:
         yield Finding("ok", f"MongoDB: a write with majority and journal took {1000 * took:.0f} ms")
 
-    messages = database.own("messages")
     names = {index["name"] async for index in messages.list_indexes()}
     missing = {"key", "head"} - names
     if not names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ async def test_a_missing_index_is_named_and_nothing_is_left_behind(mongod: Mongo
     assert "lacks the index head" in finding.what
     assert finding.fix
     assert await database["waterspout.meta"].count_documents({"_id": "doctor"}) == 0
+    client.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_database_of_an_older_version_is_looked_at_as_it_is(mongod: Mongod) -> None:
+    """Nothing of the new names is made before the start that renames all of it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(mongod.uri)
+    await client[name]["meta"].insert_one({"_id": "epoch", "epoch": "old", "n": 1})
+    found = await findings(doctor.mongodb(options(mongodb__database=name), mongod.uri))
+    assert found["broken"] == []
+    assert any("at the next start" in finding.what for finding in found["note"])
+    assert await client[name].list_collection_names() == ["meta"]
+    assert await client[name]["meta"].count_documents({}) == 1
     client.close()
 
 
