@@ -96,11 +96,12 @@ class Node:
             config.mongodb,
             node=self.id,
             on_commit=self._committed if config.consumers else self.announcer.committed,
-            on_head=lambda channel, head: self.peers.note_own_head(channel, head),
+            on_head=lambda channel, head, tally: self.peers.note_own_head(channel, head, tally),
             on_contention=lambda channel: self.announcer.announce(want=channel),
             on_epoch=self._start_over,
             retention=config.retention,
             clock=self.clock,
+            amends=any(namespace.amends for namespace in namespaces.values()),
         )
         self.document_store = Documents(
             self.database, config.collections, config.mongodb, limits.document_bytes or MAX_STORED

@@ -102,6 +102,12 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     """The channels it has committed to since the last beat: (epoch, offset)."""
     news: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Channels that a consumer follows on another node than this one, and how far they reach: told at once."""
+    tallies: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of those of them that have amendments: (amendments, offset of the newest message)."""
+    amended: str | None = None
+    """A channel in which it has amended a message: nobody may show what was read before."""
+    amends: bool = False
+    """With the beat: it knows of amendments, and counts them."""
     directive: Directive | None = None
     revoked: bool = False
     """There is a new revocation: it is found without this, but later."""

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
 from server.brokers.base import Announcement
-from server.core.cursors import MAX_OFFSET
+from server.core.cursors import MAX_OFFSET, Tally
 from server.core.errors import Error
+from server.wire.amendments import Amendment, Op, amended_message, amendment
 from server.wire.codec import check
 from server.wire.messages import Images, Message
 
@@ -37,6 +38,10 @@ class _Publication(msgspec.Struct, array_like=True):
     """(key, user, time, data, tag, skip)"""
     images: list[Images | None] | None = None
     """Of the changes of documents."""
+    tally: tuple[int, int] | None = None
+    """Of the last one, where messages have been amended."""
+    amendments: dict[int, tuple[int, Op]] | None = None
+    """Which of the messages are amendments, by their places here: (the message's offset, what is done)."""
 
 
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=int).encode
@@ -72,7 +77,11 @@ def encode_messages(node: str, messages: list[Message]) -> bytes:
     head = messages[0]
     fields = [(m.key, m.user, m.time, m.data, m.tag, m.skip) for m in messages]
     images = [m.images for m in messages] if head.images is not None else None
-    return _encode(_Publication(_VERSION, node, head.epoch, head.offset, fields, images))
+    publication = _Publication(_VERSION, node, head.epoch, head.offset, fields, images)
+    if messages[-1].tally.amendments:
+        publication.tally = messages[-1].tally
+        publication.amendments = {place: (m.of, m.op) for place, m in enumerate(messages) if isinstance(m, Amendment)}
+    return _encode(publication)
 
 
 def decode_messages(channel: str, body: bytes) -> tuple[str, list[Message]]:
@@ -92,10 +101,24 @@ def decode_messages(channel: str, body: bytes) -> tuple[str, list[Message]]:
     images = publication.images or [None] * len(publication.messages)
     if len(images) != len(publication.messages):
         raise Foreign("not as many images as messages")
-    return publication.node, [
+    decoded = [
         Message(channel, epoch, first + index if first else 0, *fields, images=images[index])
         for index, fields in enumerate(publication.messages)
     ]
+    if publication.tally is None:
+        return publication.node, decoded
+    return publication.node, _counted(decoded, Tally(*publication.tally), publication.amendments or {})
+
+
+def _counted(messages: list[Message], last: Tally, amendments: Mapping[int, tuple[int, Op]]) -> list[Message]:
+    """`last`: the tally of the last of them. (Nobody asks for those of the others.)"""
+    counted: list[Message] = []
+    for place, message in enumerate(messages):
+        if place in amendments:
+            counted.append(amendment(message, *amendments[place], last))
+        else:
+            counted.append(amended_message(message, last))
+    return counted
 
 
 def encode_announcement(announcement: Announcement) -> bytes:

@@ -21,7 +21,7 @@ from server.delivery.subscription import Subscriber, Subscription
 from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.log import Log
-from server.log.reader import SHORT
+from server.log.ranges import SHORT
 from server.presence.attendance import Attendance
 from server.wire.commands import Subscribe
 from server.wire.messages import Message

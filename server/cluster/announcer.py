@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.brokers.base import Announcement, Broker
-from server.core.cursors import Position
+from server.core.cursors import Position, Tally
 from server.wire.messages import Message
 
 
@@ -13,7 +13,7 @@ class Announcer:
     def __init__(self, node: str, broker: Broker) -> None:
         self._node = node
         self._broker = broker
-        self._heads: dict[str, Position] = {}
+        self._heads: dict[str, tuple[Position, Tally]] = {}
 
     def announce(self, **fields: Any) -> None:
         """`fields` are those of an `Announcement`."""
@@ -22,14 +22,14 @@ class Announcer:
     def committed(self, messages: list[Message]) -> None:
         """Messages of one channel are stored for good: send them to the subscribers of every node."""
         last = messages[-1]
-        self._heads[last.channel] = last.position
+        self._heads[last.channel] = last.position, last.tally
         self._broker.publish(messages)
 
-    def note_head(self, channel: str, head: Position) -> None:
-        """This node knows that the channel's log reaches `head`."""
-        self._heads[channel] = head
+    def note_head(self, channel: str, head: Position, tally: Tally) -> None:
+        """This node knows that the channel's log reaches `head`, and what its entries are up to there."""
+        self._heads[channel] = head, tally
 
-    def take_heads(self) -> dict[str, Position]:
+    def take_heads(self) -> dict[str, tuple[Position, Tally]]:
         """Those that are new since the last time: to be announced, as what was published may have been lost."""
         heads, self._heads = self._heads, {}
         return heads

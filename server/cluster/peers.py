@@ -14,7 +14,7 @@ from typing import Final
 from server.brokers.base import Announcement, Broker, Directive, Letter
 from server.cluster.announcer import Announcer
 from server.cluster.directory import Directory
-from server.core.cursors import Position
+from server.core.cursors import Position, Tally
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
 from server.core.tasks import Keeper
@@ -71,6 +71,8 @@ class Peers:
         self.on_sweep: Callable[[], None] = lambda: None
         self._heard: dict[str, float] = {}
         """When each peer was last heard of."""
+        self._amending: set[str] = set()
+        """Nodes that know of amendments."""
         self._undecided: dict[str, float] = {}
         """Peers gone silent → when the last publish of theirs must have been decided."""
         self._heard_self = self._swept = 0.0
@@ -118,14 +120,24 @@ class Peers:
         if announcement.want is not None:
             self._log.contend(announcement.want, node)
         for channel, (epoch, offset) in announcement.heads.items():
-            self._log.learn(channel, Position(epoch, offset), node)
+            self._log.learn(channel, Position(epoch, offset), node, Tally(*announcement.tallies.get(channel, ())))
             self._note_head(channel, Position(epoch, offset))
         for channel, (epoch, offset) in announcement.news.items():
             self.on_head(channel, Position(epoch, offset))
+        if announcement.amended is not None:
+            self._log.has_amended(announcement.amended)
+        if announcement.beat:
+            (self._amending.add if announcement.amends else self._amending.discard)(node)
 
-    def note_own_head(self, channel: str, head: Position) -> None:
+    def check_amending(self) -> None:
+        """`unavailable` while there is a node that would number messages without counting amendments."""
+        if not self._heard.keys() <= self._amending:
+            text = "not every node can amend messages yet: an older version is still running"
+            raise Error("unavailable", text, retry_after=5.0)
+
+    def note_own_head(self, channel: str, head: Position, tally: Tally) -> None:
         """The log has found out that the channel reaches `head`."""
-        self._announcer.note_head(channel, head)
+        self._announcer.note_head(channel, head, tally)
         self._note_head(channel, head)
 
     def reconnected(self) -> None:
@@ -144,12 +156,14 @@ class Peers:
         heads = self._announcer.take_heads()
         self._announcer.announce(
             beat=True,
-            heads={channel: (head.epoch, head.offset) for channel, head in heads.items()},
+            heads={channel: (head.epoch, head.offset) for channel, (head, _) in heads.items()},
+            tallies={channel: tally for channel, (_, tally) in heads.items() if tally.amendments},
+            amends=True,
             attended=self._attendance.number,
             stats=self._directory.tell(),
         )
         self._attendance.tick(hearing=not self.deaf)
-        for channel, head in heads.items():
+        for channel, (head, _) in heads.items():
             self._note_head(channel, head)  # what we published ourselves may have been lost on its way as well
         if self.deaf:
             self._broker.suspect()
@@ -163,6 +177,7 @@ class Peers:
         for node, heard in tuple(self._heard.items()):
             if now - heard > DEAF_AFTER:
                 del self._heard[node]
+                self._amending.discard(node)
                 self._directory.forget(node)
                 self._undecided[node] = now + self._publish_timeout
                 self._sweep_wanted = True

@@ -31,6 +31,27 @@ BEGINNING: Final = Position("", 0)
 """The beginning of any channel, whatever its epoch."""
 
 
+class Tally(NamedTuple):
+    """What a channel's entries are, up to one of them: so many are no messages of their own (amendments), and `newest`
+    is the offset of the newest that is one. Without amendments nothing is counted, and `newest` is 0.
+
+    The entry at the offset o is, or comes behind, the message number o − `amendments` of its channel."""
+
+    amendments: int = 0
+    newest: int = 0
+
+    def after_message(self, offset: int) -> Tally:
+        """With the message at `offset` as well."""
+        return Tally(self.amendments, offset) if self.amendments else self
+
+    def after_amendment(self, offset: int) -> Tally:
+        """With the amendment at `offset` as well."""
+        return Tally(self.amendments + 1, self.newest if self.amendments else offset - 1)
+
+
+NO_TALLY: Final = Tally()
+
+
 def parse_cursor(text: str, field: str = "after") -> Position:
     if text == "0":
         return BEGINNING

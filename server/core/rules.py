@@ -5,6 +5,7 @@
     admin           with an API key that is `admin`
     claim:NAME      the token's claim NAME is there and is not empty, false or zero
     claim:NAME=X    the claim is X, or a list with X in it
+    own             (of messages, in `amend`) who has published it, if that is no guest
     owner           a part of the channel's name behind the namespace (parts end at `:`) is the user: inbox:ann
 
 Several, as a YAML list or with `|` in between, give it to whom any of them does.
@@ -20,14 +21,16 @@ from server.core.principals import Principal
 
 Rule = str | list[str]
 
+OWN: Final = "own"
 _WORDS: Final = ("anyone", "user", "server", "admin", "nobody", "owner")
 
 
-def problem(rule: Rule) -> str | None:
-    """Why `rule` is not one, or None."""
+def problem(rule: Rule, besides: tuple[str, ...] = ()) -> str | None:
+    """Why `rule` is not one, or None. `besides`: words that it may have as well."""
+    words = (*_WORDS, *besides)
     for term in terms(rule):
-        if term not in _WORDS and not (term.startswith("claim:") and term[6:].partition("=")[0]):
-            return f"{term!r} is none of {', '.join(_WORDS)}, claim:NAME, claim:NAME=VALUE"
+        if term not in words and not (term.startswith("claim:") and term[6:].partition("=")[0]):
+            return f"{term!r} is none of {', '.join(words)}, claim:NAME, claim:NAME=VALUE"
     return None if terms(rule) else "an empty list is no rule; say nobody"
 
 

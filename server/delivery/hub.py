@@ -18,6 +18,7 @@ from msgspec import structs
 
 from server.documents.views import View
 from server.presence.clients import is_channel
+from server.wire.amendments import AmendPush
 from server.wire.codec import Codec
 from server.wire.messages import Message, Notice
 from server.wire.pushes import GapPush, ProgressPush, Push
@@ -266,7 +267,7 @@ class Hub:
         if topic is not None:
             self._collect(topic, notices)
 
-    def tell(self, channel: str, push: GapPush, first: int, last: int) -> None:
+    def tell(self, channel: str, push: GapPush | AmendPush, first: int, last: int) -> None:
         """Send a push to the channel's sinks in its place among the messages: it stands for `first`…`last`."""
         views = self._views.get(channel, {})
         for view in tuple(views):

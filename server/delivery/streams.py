@@ -14,6 +14,7 @@ from server.core.config import Namespace
 from server.core.cursors import Position
 from server.core.loop_share import LoopShare
 from server.core.tasks import Keeper
+from server.delivery.amended import deliver_amended
 from server.delivery.hub import Hub
 from server.delivery.sequencer import Sequencer
 from server.log.log import Log
@@ -122,7 +123,7 @@ class Streams:
                     channel,
                     read=self._log.read,
                     confirmed_head=self._log.confirmed_head,
-                    deliver=self._hub.deliver,
+                    deliver=partial(deliver_amended, self._hub) if namespace.amends else self._hub.deliver,
                     lost=self._lost,
                     repairs=self.repairs,
                     keeper=self._keeper,
@@ -191,7 +192,7 @@ class Streams:
                 stream.ephemeral += len(messages)
                 self._hub.deliver(messages)
         if node != self._node and messages[-1].offset:
-            self._log.learn(messages[-1].channel, messages[-1].position, node)
+            self._log.learn(messages[-1].channel, messages[-1].position, node, messages[-1].tally)
 
     def notify(self, notices: list[Notice]) -> None:
         """Send pushes of one channel to its subscribers, such as joins."""

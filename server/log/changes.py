@@ -9,7 +9,7 @@ from typing import Any
 from pymongo import DESCENDING
 from pymongo.errors import PyMongoError
 
-from server.core.cursors import Position
+from server.core.cursors import NO_TALLY, Position
 from server.core.errors import WaterspoutError
 from server.core.worker import Worker
 from server.log.foundation import Base, Foundation, new_epoch
@@ -115,7 +115,7 @@ class Changes:
             self._foundation.doubt()
             raise Conflict(brief(error)) from error
         logger.warning("%s starts over: the history of its collection was lost", channel)
-        self._listener.on_head(channel, position)
+        self._listener.on_head(channel, position, NO_TALLY)
         return Tail(position, change.token, base)
 
     async def position_at(self, channel: str, time: Any) -> Position | None:
@@ -124,7 +124,7 @@ class Changes:
             document = await self._messages.find_one(
                 {**between(channel), "x.t": {"$lte": time}}, {"_id": 1}, sort=[("_id", DESCENDING)]
             )
-        floor, epoch = await self._reader.state(channel)
+        floor, epoch, _ = await self._reader.state(channel)
         offset = document["_id"]["o"] if document else 0
         return Position(epoch, offset) if offset >= floor else None
 

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 COLLECTION_MISMATCH: Final = 361
 LOOK_EVERY: Final = 1.0
 LOOK_WITHIN: Final = 2.5
+MESSAGES_INDEX: Final = "main"
+"""Of what is no amendment, newest first."""
 _NO_INDEX: Final = (67, 85, 86)
 """CannotCreateIndex, IndexOptionsConflict, IndexKeySpecsConflict: so is it with these."""
 _NAMES_COLLECTIONS: Final = 17
@@ -59,7 +61,7 @@ class Base(NamedTuple):
 
 class Foundation:
     """`apart`: a way to MongoDB that no other work holds up. `on_change` is called when `base` has become another one
-    than it was."""
+    than it was. `amends`: messages may be amended somewhere, which takes two more indexes."""
 
     def __init__(
         self,
@@ -67,7 +69,9 @@ class Foundation:
         apart: DatabaseApart,
         keeper: Keeper,
         on_change: Callable[[], None],
+        amends: bool = False,
     ) -> None:
+        self.amends = amends
         self._database = database
         self._messages = database.own("messages")
         self._channels = database.own("channels")
@@ -221,11 +225,14 @@ class Foundation:
             await self._create_index("key", "_id.c u k", unique=True)
         # For the heads of many channels in one distinct scan (1,000 in 8 ms; without it 120 ms).
         await self._create_index("head", "_id.c -_id.o")
+        if self.amends:
+            await self._create_index(MESSAGES_INDEX, "_id.c z -_id.o")
+            await self._create_index("pending", "_id.c _id.o", partialFilterExpression={"p": 1})
 
-    async def _create_index(self, name: str, fields: str, unique: bool = False) -> None:
+    async def _create_index(self, name: str, fields: str, **options: Any) -> None:
         key = [(one.removeprefix("-"), DESCENDING if one[0] == "-" else ASCENDING) for one in fields.split()]
         try:
-            await self._messages.create_index(key, name=name, unique=unique)
+            await self._messages.create_index(key, name=name, **options)
         except OperationFailure as error:
             if error.code not in _NO_INDEX:
                 raise
@@ -267,9 +274,20 @@ class Foundation:
             name: offset - 1 for name, offset in firsts.items() if not offset - 1 <= floors.get(name, 0) <= heads[name]
         }
         mended |= dict.fromkeys(floors.keys() - heads.keys(), 0)
+        await self._mark_amended()
         updates = [UpdateOne({"_id": name}, {"$set": {"floor": floor}}, upsert=True) for name, floor in mended.items()]
         if updates:
             await self._channels.bulk_write(updates, ordered=False)
+
+    async def _mark_amended(self) -> None:
+        """What channels have amendments may be of another moment than their messages, in a backup."""
+        amended: list[dict[str, Any]] = [{"$match": {"z": {"$gt": 0}}}, {"$group": {"_id": "$_id.c"}}]
+        marks = [
+            UpdateOne({"_id": row["_id"]}, {"$set": {"amended": True}}, upsert=True)
+            async for row in self._messages.aggregate(amended)
+        ]
+        if marks:
+            await self._channels.bulk_write(marks, ordered=False)
 
 
 def new_epoch() -> str:

@@ -4,6 +4,8 @@
     channels  {_id: channel, floor: highest offset that is gone, epoch: if not the database's}    (reader.py)
     meta      {_id: "epoch", epoch: …}                                                            (foundation.py)
 
+Messages that are edited or erased: amendments.py says how, folding.py what readers see, rows.py what is stored.
+
 Offsets of a channel are 1, 2, 3… without holes. They are given out optimistically: a batch is numbered on from the
 channel's head as last seen and inserted in order; the unique `_id` refuses a number that somebody else has taken, and
 the unique (channel, user, key) a message that is stored already. Ordered inserts persist a prefix and nothing starts
@@ -23,23 +25,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from zlib import crc32
 
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
-from server.core.cursors import MAX_OFFSET, Position
+from server.core.cursors import MAX_OFFSET, NO_TALLY, Position, Tally
 from server.core.tasks import Keeper
+from server.log.amendments import REFOLD_EVERY, Amendments
 from server.log.changes import Changes, Conflict
 from server.log.foundation import Foundation
 from server.log.inserts import Inserts
-from server.log.pending import Pending, Receipt
-from server.log.reader import PAGE, Head, Reader
+from server.log.pending import Pending, PendingPublish, PendingServerPublish, Receipt
+from server.log.ranges import PAGE
+from server.log.reader import Head, Reader
 from server.log.retention import Trimmer
 from server.log.shard import Listener, Shard
 from server.log.survey import Survey
 from server.mongo.client import mapped
 from server.mongo.databases import Database, DatabaseApart
+from server.wire.amendments import Amendment
 from server.wire.messages import Message, Page
 
 __all__ = ["Conflict", "Log", "Receipt"]
@@ -47,7 +53,7 @@ __all__ = ["Conflict", "Log", "Receipt"]
 
 class Log:
     """The parts of the log under one name. `listener` is told what happens in it, `retention(channel)` answers what is
-    to be kept of a channel."""
+    to be kept of a channel. `amends`: whether messages may be amended in any."""
 
     def __init__(
         self,
@@ -57,18 +63,19 @@ class Log:
         *,
         node: str,
         on_commit: Callable[[list[Message]], None],
-        on_head: Callable[[str, Position], None],
+        on_head: Callable[[str, Position, Tally], None],
         on_contention: Callable[[str], None],
         on_epoch: Callable[[], None] = lambda: None,
         retention: Callable[[str], Retention | None] = lambda channel: None,
         clock: Clock | None = None,
+        amends: bool = False,
     ) -> None:
         clock = clock or Clock()
         timeout = float(options.publish_timeout)
-        listener = Listener(on_commit, on_head, on_contention, on_epoch)
+        listener = Listener(partial(self._committed, on_commit), on_head, on_contention, on_epoch)
         self._keeper = Keeper()
         self._listener = listener
-        self._foundation = Foundation(database, apart, self._keeper, self._start_over)
+        self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends)
         self._pending = Pending(timeout, clock)
         self._inserts = Inserts(database, timeout)
         self._reader = Reader(database, self._foundation, self._keeper, timeout)
@@ -77,6 +84,10 @@ class Log:
         parts = (self._inserts, self._reader, listener, self.trimmer.note)
         self.changes = Changes(database, self._foundation, *parts)
         self._shards = [Shard(database, node, self._foundation, self._pending, *parts) for _ in range(options.shards)]
+        self.amendments = Amendments(
+            database, self._foundation, self._reader, self._pending, clock,
+            lambda channel, entry: self._shard(channel).put(channel, entry),
+        )  # fmt: skip
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -87,6 +98,8 @@ class Log:
         for number, shard in enumerate(self._shards, 1):
             self._keeper.keep(f"log shard {number}", shard.run)
         self._keeper.keep("log deadlines", self._pending.expire)
+        if self._foundation.amends:
+            self._keeper.every("log amendments", REFOLD_EVERY, self.amendments.refold)
 
     async def drain(self) -> None:
         """Wait until every accepted publish is answered (its deadline, at the latest)."""
@@ -120,21 +133,32 @@ class Log:
     # --- appending ----------------------------------------------------------------------------------------------------
 
     def append(
-        self, channel: str, user: str | None, key: str, data: Any, size: int, skip: str | None = None
-    ) -> asyncio.Future[Receipt]:
+        self, channel: str, user: str | None, key: str, data: Any, size: int, skip: str | None = None,
+        *, by_server: bool = False,
+    ) -> asyncio.Future[Receipt]:  # fmt: skip
         """Queue a message; the future has its receipt once it is durable. `size`: bytes of the encoded data.
+        `by_server`: it is to be known as a back end's, where messages can be amended.
 
         The future fails with `unavailable` (not stored), `conflict` (the key is taken by other data) or, at the
         publish deadline, `outcome_unknown`: retry with the same key. Not a coroutine, so that the order of the calls
         is the order in the log.
         """
-        entry = self._pending.add(user, key, data, size, skip)
+        entry = self._pending.add(user, key, data, size, skip, PendingServerPublish if by_server else PendingPublish)
         self._shard(channel).put(channel, entry)
         return entry.future
 
-    def learn(self, channel: str, position: Position, node: str) -> None:
+    def learn(self, channel: str, position: Position, node: str, tally: Tally = NO_TALLY) -> None:
         """`node` has had `position` acknowledged: number on from there, and expect it to write again."""
-        self._shard(channel).learn(channel, position, node)
+        self._shard(channel).learn(channel, position, node, tally)
+
+    def has_amended(self, channel: str) -> None:
+        """Somebody has amended a message: nothing that was read before is shown any more."""
+        self._reader.overlays.touch(channel)
+
+    def _committed(self, on_commit: Callable[[list[Message]], None], messages: list[Message]) -> None:
+        if messages[-1].tally.amendments and any(isinstance(message, Amendment) for message in messages):
+            self.has_amended(messages[-1].channel)
+        on_commit(messages)
 
     def known_head(self, channel: str) -> Position | None:
         """What this node has last had acknowledged or heard of; None if it has not written to the channel lately."""
@@ -173,6 +197,15 @@ class Log:
     async def read(self, channel: str, after: Position, upto: int = MAX_OFFSET, limit: int = PAGE) -> Page:
         """The messages behind `after` with offset ≤ `upto`, oldest first; see Reader.read."""
         return await self._reader.read(channel, after, upto, limit)
+
+    def amended(self, channel: str) -> bool:
+        """Whether there are amendments in the channel, as far as this node knows."""
+        return self._reader.overlays.known(channel)
+
+    async def before_last(self, channel: str, number: int) -> int:
+        """The offset behind which the `number` newest messages stand, with the amendments among them; 0: there are not
+        as many."""
+        return max(0, await self._reader.nth_newest(channel, number) - 1)
 
     async def read_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor; see Reader.read_back."""

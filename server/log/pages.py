@@ -26,6 +26,8 @@ class Read(NamedTuple):
     epoch: str
     cut: bool
     bytes: int
+    amended: bool = False
+    """There may be amendments in the channel: what is shown of it is to be folded first (folding.py)."""
 
 
 class Pages:
@@ -39,8 +41,8 @@ class Pages:
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def get(self, channel: str, after: Position, last: int) -> Page | None:
-        """One that reaches `last`, or as far as a page may."""
+    def get(self, channel: str, after: Position, last: int, since: float = 0.0) -> Page | None:
+        """One that reaches `last`, or as far as a page may, and was not read before `since`."""
         found = self._pages.get((channel, after))
         if found is None:
             return None
@@ -49,15 +51,16 @@ class Pages:
         reaches = messages[-1].offset if messages else after.offset
         # One that does not reach it is good enough if much can be read from it.
         good = reaches >= last or read.cut or len(messages) >= ENOUGH
-        return read.page if good and time.monotonic() - at < CACHED_SECONDS else None
+        return read.page if good and max(since, time.monotonic() - CACHED_SECONDS) < at else None
 
-    def put(self, channel: str, after: Position, read: Read) -> None:
+    def put(self, channel: str, after: Position, read: Read, at: float) -> None:
+        """`at`: when it was begun to be read, by the monotonic clock."""
         if not after.epoch:  # nobody knows of which history it is
             return
         key = (channel, after)
         if key in self._asked or key in self._asked_before:
             self._remove(key)
-            self._pages[key] = time.monotonic(), read
+            self._pages[key] = at, read
             self._bytes += read.bytes
             while self._bytes > CACHED_BYTES:
                 self._remove(next(iter(self._pages)))

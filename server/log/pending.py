@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from server.core.clock import Clock
-from server.core.cursors import Position
+from server.core.cursors import NO_TALLY, Position
 from server.core.errors import Error
 from server.core.histogram import Histogram
+from server.log import rows
+from server.log.rows import Row
+from server.wire.amendments import Op, amended_message, amendment
+from server.wire.messages import Message
 
 QUEUE_MESSAGES: Final = 20_000
 QUEUE_BYTES: Final = 64 << 20
@@ -37,7 +41,10 @@ class PendingPublish:
     """A publish on its way into the log: an `entry` of its queues. It is answered when `future` is done: then it is
     out of every queue, and must not be written any more."""
 
-    __slots__ = ("user", "key", "data", "skip", "size", "time", "deadline", "future", "attempts", "in_doubt")
+    __slots__ = ("user", "key", "data", "skip", "size", "time", "deadline", "future", "attempts", "in_doubt", "tally")
+
+    amends = False
+    """Whether it is no message of its own, but about another one."""
 
     def __init__(
         self, user: str | None, key: str, data: Any, skip: str | None, size: int, time: int, deadline: float,
@@ -54,6 +61,61 @@ class PendingPublish:
         # The offsets it may have been stored at: what is found there with our key is ours, not a duplicate.
         self.attempts: list[int] = []
         self.in_doubt = False
+        self.tally = NO_TALLY
+        """As it was numbered last."""
+
+    def row(self, channel: str, epoch: str, offset: int) -> Row:
+        """As it is stored. Raises Error if it cannot be any more."""
+        return rows.row(channel, epoch, offset, self.user, self.key, self.time, self.data)
+
+    def message(self, channel: str, epoch: str, offset: int) -> Message:
+        """As it goes to subscribers."""
+        message = Message(channel, epoch, offset, self.key, self.user, self.time, self.data, skip=self.skip)
+        return amended_message(message, self.tally) if self.tally.amendments else message
+
+    def matches(self, stored: Row) -> bool:
+        """Whether what is stored under its key is the same. What a message was before it was edited or erased is not
+        known any more."""
+        return "z" not in stored and ("v" in stored or "gone" in stored or rows.same(rows.data_of(stored), self.data))
+
+
+class PendingServerPublish(PendingPublish):
+    """A back end's, where messages can be amended: theirs is not whoever's has the same name."""
+
+    __slots__ = ()
+
+    def row(self, channel: str, epoch: str, offset: int) -> Row:
+        return super().row(channel, epoch, offset) | {"s": 1}
+
+
+class PendingAmendment(PendingPublish):
+    """An amendment of the message `of` of the history `epoch`, on its way into the log."""
+
+    __slots__ = ("of", "op", "epoch")
+
+    amends = True
+    of: int
+    op: Op
+    epoch: str
+
+    def row(self, channel: str, epoch: str, offset: int) -> Row:
+        if epoch != self.epoch:
+            raise Error("not_found", "the channel has another history now")
+        return rows.amendment_row(channel, epoch, offset, self.user, self.key, self.time, self.of, self.op, self.data)
+
+    def message(self, channel: str, epoch: str, offset: int) -> Message:
+        message = Message(channel, epoch, offset, self.key, self.user, self.time, self.data)
+        return amendment(message, self.of, self.op, self.tally)
+
+    def matches(self, stored: Row) -> bool:
+        if (stored.get("z"), stored.get("op")) != (self.of, self.op):
+            return False
+        if self.op == "pin":
+            return bool(stored["pin"] == self.data)
+        return "p" not in stored or self.op == "delete" or rows.same(rows.data_of(stored), self.data)
+
+
+E = TypeVar("E", bound=PendingPublish)
 
 
 class Pending:
@@ -67,13 +129,16 @@ class Pending:
         self.bytes = 0
         self.seconds = Histogram(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
-    def add(self, user: str | None, key: str, data: Any, size: int, skip: str | None) -> PendingPublish:
+    def add(
+        self, user: str | None, key: str, data: Any, size: int, skip: str | None,
+        kind: type[E] = PendingPublish,  # type: ignore[assignment]
+    ) -> E:  # fmt: skip
         """A new entry, or `unavailable` if there are too many. `size`: bytes of the encoded data."""
         if self.messages >= QUEUE_MESSAGES or self.bytes + size > QUEUE_BYTES:
             raise Error("unavailable", "too many messages are waiting to be stored", retry_after=1.0)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Receipt] = loop.create_future()
-        entry = PendingPublish(user, key, data, skip, size, self._clock.now_ms(), loop.time() + self._timeout, future)
+        entry = kind(user, key, data, skip, size, self._clock.now_ms(), loop.time() + self._timeout, future)
         self.messages += 1
         self.bytes += size
         self._entries.append(entry)

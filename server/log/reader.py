@@ -14,44 +14,53 @@ by themselves, as many as may be. Hence no answer is much larger than 4 MiB, wha
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import AutoReconnect
 
-from server.core.cursors import MAX_OFFSET, Position
+from server.core.cursors import MAX_OFFSET, Position, Tally
 from server.core.tasks import Keeper
 from server.core.worker import Worker
-from server.log.foundation import Foundation
+from server.log.folding import Overlays, fold, originals_of, overlaid
+from server.log.foundation import MESSAGES_INDEX, Foundation
 from server.log.groups import GroupReader
 from server.log.pages import Pages, Read
-from server.log.rows import Row, between, contiguous, id_of
+from server.log.ranges import (
+    LARGE,
+    LARGE_BYTES,
+    PAGE,
+    SHORT,
+    Fit,
+    Found,
+    Large,
+    Range,
+    Rows,
+    State,
+    all_of,
+    cut,
+    fit_in,
+    made_of,
+    whole_of,
+)
+from server.log.rows import Row, between, counted, id_of, tally_of
 from server.mongo.client import LINEARIZABLE, mapped
 from server.mongo.databases import Database
+from server.wire.amendments import AmendedMessage, Amendment
 from server.wire.messages import Message, Page
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
 
-PAGE: Final = 500
-SHORT: Final = 64
-"""Messages up to which a range is read together with others."""
-LARGE: Final = 4 << 10
-"""Bytes. PAGE rows up to this size are 2 MiB."""
-LARGE_BYTES: Final = 2 << 20
-"""Of the larger ones in a page: together so many, or one."""
 GROUP: Final = 1000
 """Channels, and rows, of one command: rows up to LARGE are 4 MiB."""
 OWN_READS: Final = 4
 """Reads that are not part of a group, at a time."""
-
-_Found = tuple[int, Row | int]
-"""An offset and its message, or of a large one its bytes."""
-_Large = dict[tuple[str, int], int]
-"""Channels and offsets of large messages, and their bytes."""
 
 _SIZE: Final = {"$bsonSize": "$$ROOT"}
 _SMALL: Final = {"$expr": {"$lte": [_SIZE, LARGE]}}
@@ -63,32 +72,7 @@ class Head(NamedTuple):
 
     position: Position
     floor: int
-
-
-class _Range(NamedTuple):
-    """The messages first…last; the newest of them if `back` and they are too many bytes, else the oldest."""
-
-    channel: str
-    first: int
-    last: int
-    back: bool
-
-
-class _Rows(NamedTuple):
-    """What there is of a range, oldest first."""
-
-    rows: list[Row]
-    cut: bool = False
-    """Whether there is more than an answer may be."""
-    bytes: int = 0
-    """At most."""
-
-
-class State(NamedTuple):
-    """Of a channel: what is not retained any more, and its epoch."""
-
-    floor: int
-    epoch: str
+    amended: bool = False
 
 
 class Reader:
@@ -104,16 +88,20 @@ class Reader:
         self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP)
         self._states = GroupReader(keeper, "floors", _mapped(self._read_states), GROUP)
         self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
+        self._pending = GroupReader(keeper, "amendments", _mapped(self._read_pending), GROUP)
         self._room = asyncio.Semaphore(OWN_READS)
         self._worker = Worker("log")
         self._pages = Pages()
-        self._reading: dict[tuple[str, Position], asyncio.Task[Read]] = {}
+        self._reading: dict[tuple[str, Position], tuple[asyncio.Task[Read], float]] = {}
+        """And when each has begun, by the monotonic clock."""
+        self.overlays = Overlays()
         self.count = 0
         """Commands."""
 
     def forget(self) -> None:
         """What was read so far is of another history."""
         self._pages.clear()
+        self.overlays.clear()
 
     # --- heads --------------------------------------------------------------------------------------------------------
 
@@ -145,9 +133,22 @@ class Reader:
         offsets = {row["_id"]: row["o"] for row in rows if "o" in row}
         states = self._states_in(channels, (row for row in rows if "o" not in row))
         return {
-            channel: Head(Position(states[channel].epoch, offsets.get(channel, 0)), states[channel].floor)
-            for channel in channels
+            channel: Head(Position(state.epoch, offsets.get(channel, 0)), state.floor, state.amended)
+            for channel, state in states.items()
         }
+
+    async def tallies(
+        self, heads: Mapping[str, Head], session: AsyncIOMotorClientSession | None = None
+    ) -> dict[str, Tally]:
+        """Of the entries up to these heads, where messages have been amended. Raises PyMongoError."""
+        ids = [
+            id_of(name, head.position.offset) for name, head in heads.items() if head.amended and head.position.offset
+        ]
+        if not ids:
+            return {}
+        command = {"find": self._messages.name, "filter": {"_id": {"$in": ids}}, "projection": {"m": 1, "l": 1}}
+        rows = await self._rows(command | {"batchSize": len(ids) + 1}, session)
+        return {row["_id"]["c"]: tally_of(row) for row in rows}
 
     async def state(self, channel: str) -> State:
         return await self._states.ask(channel)
@@ -172,7 +173,9 @@ class Reader:
         states = dict.fromkeys(channels, State(0, self._foundation.base.epoch))
         for row in rows:
             epoch = row.get("epoch", self._foundation.base.epoch)
-            states[row["_id"]] = State(row.get("floor", 0), epoch)
+            states[row["_id"]] = State(row.get("floor", 0), epoch, "amended" in row)
+            if "amended" in row:
+                self.overlays.note(row["_id"])
         return states
 
     async def confirmed_head(self, channel: str) -> int:
@@ -209,27 +212,37 @@ class Reader:
         its result: of a herd that comes back, nearly everybody asks the same.
         """
         last = min(upto, after.offset + limit)
-        page = self._pages.get(channel, after, last)
+        page = self._pages.get(channel, after, last, self.overlays.changed(channel))
         if page is None:
-            found: Read | None = None
-            if last - after.offset <= SHORT:
-                found = await self._ranges.ask(_Range(channel, after.offset + 1, last, False))
-            if found is None or found.page.gap is not None:  # what comes behind a gap is not known by its offset
-                found = await self._read_long(channel, after)
+            began = time.monotonic()
+            found = await self._behind(channel, after, last)
             if after.epoch not in ("", found.epoch):
                 return Page([], None)
             page = found.page
-            self._pages.put(channel, after, found)
-        return _cut(page, upto, limit)
+            self._pages.put(channel, after, found, began)
+        return cut(page, upto, limit)
+
+    async def _behind(self, channel: str, after: Position, last: int) -> Read:
+        if last - after.offset <= SHORT:
+            some = Range(channel, after.offset + 1, last, False)
+            found = await self._folded(channel, partial(self._ranges.ask, some))
+            if found.page.gap is None:  # what comes behind a gap is not known by its offset
+                return found
+        return await self._read_long(channel, after)
 
     async def _read_long(self, channel: str, after: Position) -> Read:
         request = (channel, after)
-        task = self._reading.get(request)
-        if task is None:
-            work = self._read_behind(channel, after.offset)
-            task = self._reading[request] = self._keeper.spawn("log read", work, awaited=True)
-            task.add_done_callback(lambda _: self._reading.pop(request, None))
+        task, began = self._reading.get(request, (None, 0.0))
+        if task is None or began <= self.overlays.changed(channel):
+            work = self._folded(channel, partial(self._read_behind, channel, after.offset))
+            task = self._keeper.spawn("log read", work, awaited=True)
+            self._reading[request] = task, time.monotonic()
+            task.add_done_callback(partial(self._has_read, request))
         return await asyncio.shield(task)
+
+    def _has_read(self, request: tuple[str, Position], task: asyncio.Task[Read]) -> None:
+        if request in self._reading and self._reading[request][0] is task:
+            del self._reading[request]
 
     async def _read_behind(self, channel: str, after: int) -> Read:
         with mapped():
@@ -239,41 +252,120 @@ class Reader:
 
     async def read_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor; about 4 MiB of them. They
-        are read with others' if they are few and `before` is not beyond the head."""
+        are read with others' if they are few and `before` is not beyond the head. Amendments are not among them."""
         limit = min(limit, PAGE)
+        if self.overlays.known(channel):
+            return await self._read_amended_back(channel, before, limit)
         if limit <= SHORT and before < MAX_OFFSET:
-            read = await self._ranges.ask(_Range(channel, max(1, before - limit), before - 1, True))
+            read = await self._ranges.ask(Range(channel, max(1, before - limit), before - 1, True))
         else:
             with mapped():
                 async with self._room:
                     found = await self._some(channel, 0, before - 1, DESCENDING, limit)
             read = await self._made_of(found, await self.state(channel), None)
+        if read.amended:
+            return await self._read_amended_back(channel, before, limit)
         return read.page.messages, read.floor
 
-    async def _made_of(self, found: _Rows, state: State, after: int | None) -> Read:
+    # --- where messages have been amended (folding.py) ----------------------------------------------------------------
+
+    async def original(self, channel: str, offset: int) -> AmendedMessage | None:
+        """The message at `offset` as it is now; None if there is none (any more)."""
+        pending = await self._pending.ask(channel)
+        with mapped():
+            rows = await self._find({"filter": {"_id": id_of(channel, offset)}}, 1)
+        floor, epoch, _ = await self.state(channel)
+        message = counted(rows[0], epoch) if rows and offset > floor else None
+        return overlaid(message, pending) if isinstance(message, AmendedMessage) else None
+
+    async def nth_newest(self, channel: str, number: int) -> int:
+        """The offset of the newest message (1), of the one before it (2)…; 0 if there are not as many."""
+        with mapped():
+            rows = await self._find(self._messages_only(channel, MAX_OFFSET) | {"skip": number - 1, "limit": 1}, 1)
+        return int(rows[0]["_id"]["o"]) if rows else 0
+
+    async def _folded(self, channel: str, read: Callable[[], Awaitable[Read]]) -> Read:
+        """What `read` finds, as it is shown. What is pending is asked for before it."""
+        pending: Sequence[Amendment] | None = None
+        if self.overlays.known(channel):
+            pending = await self._pending.ask(channel)
+        found = await read()
+        if found.amended and pending is None:  # which is news
+            pending = await self._pending.ask(channel)
+            found = await read()
+        return found if pending is None else await self._fold(channel, found, pending)
+
+    async def _fold(self, channel: str, found: Read, pending: Sequence[Amendment]) -> Read:
+        messages = found.page.messages
+        originals: dict[int, AmendedMessage] = {}
+        size = found.bytes
+        wanted = originals_of(messages, found.floor)
+        if wanted:
+            with mapped():
+                there = (await self._small_or_sizes({channel: wanted}))[0][channel]
+                parts = [(offset, there[offset]) for offset in wanted if offset in there]
+                fit = fit_in(channel, parts)
+                rows = whole_of(channel, parts[: fit.messages], await self._large(fit.large))
+            entries = [counted(row, found.epoch) for row in rows]
+            originals = {entry.offset: entry for entry in entries if isinstance(entry, AmendedMessage)}
+            size += fit.bytes
+            left = {offset for offset, _ in parts[fit.messages :]}
+            messages = list(takewhile(lambda one: not (isinstance(one, Amendment) and one.of in left), messages))
+        page = Page(fold(messages, pending, originals, found.floor), found.page.gap)
+        return found._replace(page=page, bytes=size, cut=found.cut or len(messages) < len(found.page.messages))
+
+    async def _read_pending(self, channels: Sequence[str]) -> dict[str, list[Amendment]]:
+        """What is not folded yet, in order."""
+        self.count += 1
+        found: dict[str, list[Amendment]] = {channel: [] for channel in channels}
+        async for row in self._messages.find({"_id.c": {"$in": list(channels)}, "p": 1}).sort("_id", ASCENDING):
+            entry = counted(row, "")
+            if isinstance(entry, Amendment):
+                found[entry.channel].append(entry)
+        return found
+
+    async def _read_amended_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:
+        pending = await self._pending.ask(channel)
+        with mapped():
+            async with self._room:
+                only = self._messages_only(channel, before - 1)
+                found = await self._some(channel, 0, before - 1, DESCENDING, limit, only)
+        floor, epoch, _ = await self.state(channel)
+        entries = [counted(row, epoch) for row in found.rows if row["_id"]["o"] > floor]
+        return [overlaid(entry, pending) for entry in entries if isinstance(entry, AmendedMessage)], floor
+
+    def _messages_only(self, channel: str, upto: int) -> Row:
+        """Parts of a command for the messages with offset ≤ `upto`, newest first, without the amendments."""
+        query = {"_id.c": channel, "z": None, "_id.o": {"$lte": upto}}
+        hint = {"hint": MESSAGES_INDEX} if self._foundation.amends else {}
+        return {"filter": query, "sort": {"_id.o": DESCENDING}, **hint}
+
+    async def _made_of(self, found: Rows, state: State, after: int | None) -> Read:
         """As `_read`: aside, if there are large messages among them."""
-        return await self._worker.run(found.bytes - LARGE * len(found.rows), partial(_read, found, state, after))
+        return await self._worker.run(found.bytes - LARGE * len(found.rows), partial(made_of, found, state, after))
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    async def _some(self, channel: str, after: int, upto: int, direction: int, limit: int) -> _Rows:
+    async def _some(
+        self, channel: str, after: int, upto: int, direction: int, limit: int, only: Row | None = None
+    ) -> Rows:
         """Of the messages with `after` < offset ≤ `upto` the first in this direction: at most `limit` ≤ PAGE, and about
-        4 MiB."""
+        4 MiB. `only`: parts of a command that choose others in the place of these."""
         command = {
             "filter": between(channel, after, upto),
             "sort": {"_id": direction},
             "limit": limit,
             "projection": _OR_SIZE,
-        }
+        } | (only or {})
         found = [(row["_id"]["o"], row["m"]) for row in await self._find(command, limit)]
-        fit = _fit(channel, found)
-        whole = _whole(channel, found[: fit.messages], await self._large(fit.large))
-        return _Rows(whole[::direction], fit.messages < len(found) or len(found) == limit, fit.bytes)
+        fit = fit_in(channel, found)
+        whole = whole_of(channel, found[: fit.messages], await self._large(fit.large))
+        return Rows(whole[::direction], fit.messages < len(found) or len(found) == limit, fit.bytes)
 
-    async def _read_ranges(self, ranges: Sequence[_Range]) -> dict[_Range, Read]:
+    async def _read_ranges(self, ranges: Sequence[Range]) -> dict[Range, Read]:
         """As many as are GROUP rows, and whose large ones are as many bytes as one page may have."""
         wanted: dict[str, range | set[int]] = {}
-        taken: list[_Range] = []
+        taken: list[Range] = []
         room = GROUP
         for one in ranges:
             offsets: range | set[int] = range(one.first, one.last + 1)
@@ -288,26 +380,26 @@ class Reader:
         there, states = await self._small_or_sizes(wanted)
         if states is not None:  # none of them is large
             return {
-                one: _read(_all_of(one, there[one.channel]), states[one.channel], None if one.back else one.first - 1)
+                one: made_of(all_of(one, there[one.channel]), states[one.channel], None if one.back else one.first - 1)
                 for one in taken
             }
-        parts: dict[_Range, tuple[list[_Found], _Fit]] = {}
-        large: _Large = {}
+        parts: dict[Range, tuple[list[Found], Fit]] = {}
+        large: Large = {}
         for one in taken:
             rows = there[one.channel]
             order = range(one.last, one.first - 1, -1) if one.back else range(one.first, one.last + 1)
             found = [(offset, rows[offset]) for offset in order if offset in rows]
-            fit = _fit(one.channel, found)
+            fit = fit_in(one.channel, found)
             if large and sum((large | fit.large).values()) > LARGE_BYTES:
                 continue
             large |= fit.large
             parts[one] = found, fit
         large_rows = await self._large(large)
         states = await self._read_states(list({one.channel for one in parts}))
-        answers: dict[_Range, Read] = {}
+        answers: dict[Range, Read] = {}
         for one, (found, fit) in parts.items():
-            whole = _whole(one.channel, found[: fit.messages], large_rows)
-            some = _Rows(whole[::-1] if one.back else whole, fit.messages < len(found), fit.bytes)
+            whole = whole_of(one.channel, found[: fit.messages], large_rows)
+            some = Rows(whole[::-1] if one.back else whole, fit.messages < len(found), fit.bytes)
             answers[one] = await self._made_of(some, states[one.channel], None if one.back else one.first - 1)
         return answers
 
@@ -341,7 +433,7 @@ class Reader:
             there[row["_id"]["c"]][row["_id"]["o"]] = row["m"]
         return there, None
 
-    async def _large(self, sizes: _Large) -> dict[tuple[str, int], Row]:
+    async def _large(self, sizes: Large) -> dict[tuple[str, int], Row]:
         """The messages of which only the sizes were asked so far."""
         if not sizes:
             return {}
@@ -379,56 +471,3 @@ def _mapped(
 
     return mapped_read
 
-
-def _all_of(one: _Range, rows: Mapping[int, Row]) -> _Rows:
-    """What there is of a range of small messages."""
-    found = [rows[offset] for offset in range(one.first, one.last + 1) if offset in rows]
-    return _Rows(found, False, LARGE * len(found))
-
-
-def _read(found: _Rows, state: State, after: int | None) -> Read:
-    """The messages from `after` + 1 on, and what is gone of them; None: from the first that was found and is not."""
-    gap = None
-    if after is None:
-        visible = [row for row in found.rows if row["_id"]["o"] > state.floor]
-        after = visible[0]["_id"]["o"] - 1 if visible else 0
-    elif state.floor > after:
-        gap = (after + 1, state.floor)
-    messages = contiguous(found.rows, max(after, state.floor), state.epoch)
-    return Read(Page(messages, gap), state.floor, state.epoch, found.cut, found.bytes)
-
-
-def _whole(channel: str, found: Iterable[_Found], large: Mapping[tuple[str, int], Row]) -> list[Row]:
-    """The messages, with the large ones in their places. One that is gone meanwhile has been trimmed."""
-    messages = (large.get((channel, offset)) if isinstance(row, int) else row for offset, row in found)
-    return [message for message in messages if message is not None]
-
-
-class _Fit(NamedTuple):
-    """How many of the messages found, from the first on, an answer has room for."""
-
-    messages: int
-    bytes: int
-    """At most."""
-    large: _Large
-    """Those of them that are still to be read."""
-
-
-def _fit(channel: str, found: Sequence[_Found]) -> _Fit:
-    """Up to LARGE_BYTES of large ones, or one of them."""
-    large: _Large = {}
-    total = 0
-    for index, (offset, row) in enumerate(found):
-        if isinstance(row, int):
-            if large and total + row > LARGE_BYTES:
-                return _Fit(index, total + LARGE * index, large)
-            total += row
-            large[channel, offset] = row
-    return _Fit(len(found), total + LARGE * len(found), large)
-
-
-def _cut(page: Page, upto: int, limit: int) -> Page:
-    messages = page.messages
-    if messages and (len(messages) > limit or messages[-1].offset > upto):
-        messages = [message for message in messages[:limit] if message.offset <= upto]
-    return Page(messages, page.gap)

@@ -20,7 +20,7 @@ from pymongo import ASCENDING
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
 from server.log.reader import Reader
-from server.log.rows import between
+from server.log.rows import between, id_of
 from server.mongo.client import mapped
 from server.mongo.databases import Database
 
@@ -85,22 +85,22 @@ class Trimmer:
         """
         window = self._options.dedupe_window
         with mapped():
-            position, old = (await self._reader.heads([channel]))[channel]
+            position, old, amended = (await self._reader.heads([channel]))[channel]
             head, floor = position.offset, old
-            if retention.size:
-                floor = max(floor, head - retention.size)
+            if retention.size and head - retention.size > floor:
+                floor = max(floor, await self._too_many(channel, head, retention.size, amended))
             if retention.ttl:
                 floor = max(floor, await self.last_older_than(channel, old, head, retention.ttl))
             if floor > old:
                 young = await self.last_older_than(channel, old, head, window)
                 floor = max(old, min(floor, young))
             if floor > old:
-                await self._channels.update_one({"_id": channel}, {"$max": {"floor": floor}}, upsert=True)
+                await self._raise(channel, floor, amended)
             if floor:
                 old_enough = {"t": {"$lt": self._clock.now_ms() - int(window * 1000)}}
                 await self._messages.delete_many({**between(channel, 0, min(floor, head - 1)), **old_enough})
             oldest = await self._messages.find_one(between(channel, floor, head), {"t": 1}, sort=[("_id", ASCENDING)])
-        too_many = retention.size and head - floor > retention.size
+            too_many = retention.size and floor < await self._too_many(channel, head, retention.size, amended)
         if oldest and (too_many or retention.ttl):
             kept = window if too_many else max(retention.ttl, window)
             wait = oldest["t"] / 1000 + kept - self._clock.time() + 0.001
@@ -111,12 +111,26 @@ class Trimmer:
     async def clear(self, channel: str) -> None:
         """Hide all that the channel holds now. What is too young to go stays stored until it is not, see `trim`."""
         with mapped():
-            position, _ = (await self._reader.heads([channel]))[channel]
+            position, _, amended = (await self._reader.heads([channel]))[channel]
             if position.offset:
-                raised = {"$max": {"floor": position.offset}}
-                await self._channels.update_one({"_id": channel}, raised, upsert=True)
+                await self._raise(channel, position.offset, amended)
         self._reader.forget()
         self.note(channel)
+
+    async def _too_many(self, channel: str, head: int, size: int, amended: bool) -> int:
+        """The highest offset that is too much for `size`: messages count, their amendments do not."""
+        if not amended:
+            return head - size
+        oldest = await self._reader.nth_newest(channel, size)
+        return oldest - 1 if oldest else 0
+
+    async def _raise(self, channel: str, floor: int, amended: bool) -> None:
+        """The floor, and with it how many of what is below are amendments."""
+        raised = {"floor": floor}
+        if amended:
+            row = await self._messages.find_one({"_id": id_of(channel, floor)}, {"m": 1})
+            raised["m"] = (row or {}).get("m", 0)
+        await self._channels.update_one({"_id": channel}, {"$max": raised}, upsert=True)
 
     async def last_older_than(self, channel: str, floor: int, head: int, seconds: float) -> int:
         """The offset before the first message above `floor` that is younger than `seconds`."""

@@ -2,6 +2,11 @@
 
 messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: data}      (or j: data as JSON text)
           changes of documents have an x as well: {k: token, t: cluster time, i: images as JSON text}
+          where messages can be amended: s: 1 of what a back end has published; and as far as they apply
+              v: offset of its last edit   gone: {o, u, t}, erased   pin: true, pv: offset that says so
+          amendments: z: the message's offset, op, p: 1 while it is not folded into the message (amendments.py);
+              until then an edit has its data (d or j). pin: whether it is one
+          from a channel's first amendment on: m: how many there are up to here; of amendments l: the newest message
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from server.core.cursors import MAX_OFFSET
+from server.core.cursors import MAX_OFFSET, NO_TALLY, Tally
+from server.wire.amendments import Counted, Deletion, Op, amended_message, amendment
 from server.wire.codec import JSON
 from server.wire.messages import Change, Images, Message
 
@@ -55,6 +61,27 @@ def change_row(message: Message, change: Change) -> Row:
     return document
 
 
+def amendment_row(
+    channel: str, epoch: str, offset: int, user: str | None, key: str, time: int, of: int, op: Op, data: Any
+) -> Row:
+    """The row of an amendment that is still to be folded into the message at `of`."""
+    stored = {"pin": data} if op == "pin" else content(data) if op == "edit" else {}
+    place = {"_id": {"c": channel, "o": offset}, "e": epoch, "u": user, "k": key, "t": time}
+    return place | {"z": of, "op": op, "p": 1} | stored
+
+
+def content(data: Any) -> Row:
+    """How data is stored: one of its two fields."""
+    return {"d": data} if _is_plain(data) else _text(data)
+
+
+def tally_fields(tally: Tally, offset: int) -> Row:
+    """What the entry at `offset` stores of what there is up to it."""
+    if not tally.amendments:
+        return {}
+    return {"m": tally.amendments} if tally.newest == offset else {"m": tally.amendments, "l": tally.newest}
+
+
 def _text(data: Any) -> Row:
     return {"j": JSON.encode(data).decode()}
 
@@ -96,9 +123,12 @@ def same(one: Any, other: Any) -> bool:
     return canonical(one) == canonical(other)
 
 
-def contiguous(documents: Iterable[Row], after: int, epoch: str) -> list[Message]:
+def contiguous(documents: Iterable[Row], after: int, epoch: str, *, amended: bool = False) -> list[Message]:
     """The messages from `after` + 1 on, up to the first hole (to be read again: it can only be a matter of time). They
-    are of the channel's present epoch, whatever it had when they came: after a reset all cursors are new."""
+    are of the channel's present epoch, whatever it had when they came: after a reset all cursors are new. `amended`:
+    there are amendments among them, or of them."""
+    if amended:
+        return _contiguous_counted(documents, after, epoch)
     messages: list[Message] = []
     expected = after + 1
     for document in documents:
@@ -115,6 +145,45 @@ def contiguous(documents: Iterable[Row], after: int, epoch: str) -> list[Message
         messages.append(message)
         expected += 1
     return messages
+
+
+def _contiguous_counted(documents: Iterable[Row], after: int, epoch: str) -> list[Message]:
+    messages: list[Message] = []
+    for document in documents:
+        offset = document["_id"]["o"]
+        if offset > after + 1:
+            break
+        if offset == after + 1:
+            messages.append(counted(document, epoch))
+            after = offset
+    return messages
+
+
+def tally_of(document: Row) -> Tally:
+    amendments = document.get("m", 0)
+    return Tally(amendments, document.get("l", document["_id"]["o"])) if amendments else NO_TALLY
+
+
+def counted(document: Row, epoch: str) -> Counted:
+    """The entry of a channel where messages have been amended."""
+    place = document["_id"]
+    message = Message(
+        place["c"], epoch, place["o"], document["k"], document["u"], int(document["t"]), data_of(document)
+    )
+    tally = tally_of(document)
+    if "z" in document:
+        if document["op"] == "pin":
+            message.data = document["pin"]
+        return amendment(message, document["z"], document["op"], tally, pending="p" in document)
+    found = amended_message(message, tally)
+    found.version = document.get("v", 0)
+    found.pinned = document.get("pin", False)
+    found.pin_version = document.get("pv", 0)
+    found.by_server = "s" in document
+    if "gone" in document:
+        gone = document["gone"]
+        found.deleted = Deletion(gone["o"], gone["u"], int(gone["t"]))
+    return found
 
 
 def _images(document: Row) -> Images | None:

@@ -12,14 +12,13 @@ from typing import Any, Final, NamedTuple
 from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
-from server.core.cursors import Position
+from server.core.cursors import NO_TALLY, Position, Tally
 from server.core.errors import Error, WaterspoutError
-from server.log import rows
 from server.log.foundation import Base, Foundation
 from server.log.inserts import DUPLICATE_KEY, Inserts
 from server.log.pending import Pending, PendingPublish, Receipt
 from server.log.reader import Reader
-from server.log.rows import Row
+from server.log.rows import Row, tally_fields, tally_of
 from server.log.write_turns import WriteTurns
 from server.mongo.client import brief, brief_refusal
 from server.mongo.databases import Database
@@ -36,12 +35,12 @@ _IDLE_LANES: Final = 10_000
 
 class Listener(NamedTuple):
     """Who is told what happens in the log. `on_commit(messages)`: contiguous messages of one channel that are durable
-    now. `on_head(channel, position)`: the channel is known to reach there, though the messages are not at hand.
+    now. `on_head(channel, position, tally)`: the channel is known to reach there, though the messages are not at hand.
     `on_contention(channel)`: another node has taken an offset that we wanted; tell it that we write too. `on_epoch()`:
     all channels have another history."""
 
     on_commit: Callable[[list[Message]], None]
-    on_head: Callable[[str, Position], None]
+    on_head: Callable[[str, Position, Tally], None]
     on_contention: Callable[[str], None]
     on_epoch: Callable[[], None]
 
@@ -49,13 +48,15 @@ class Listener(NamedTuple):
 class _Lane:
     """One channel's queue."""
 
-    __slots__ = ("channel", "waiting", "head", "used", "not_before", "failures", "turns")
+    __slots__ = ("channel", "waiting", "head", "tally", "used", "not_before", "failures", "turns")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self.waiting: deque[PendingPublish] = deque()
         self.head: Position | None = None
         """The newest known position, or None: to be read."""
+        self.tally = NO_TALLY
+        """Of the entries up to there."""
         self.used = False
         """It has had messages, as far as is known, also while its head has to be read again."""
         self.not_before = 0.0
@@ -127,14 +128,16 @@ class Shard:
         lane = self._lanes.get(channel)
         return lane is not None and lane.used
 
-    def learn(self, channel: str, position: Position, node: str) -> None:
+    def learn(self, channel: str, position: Position, node: str, tally: Tally) -> None:
         """`node` has had `position` acknowledged: number on from there, and expect it to write again."""
         lane = self._lanes.get(channel)
         if lane is None:
             return
         lane.turns.heard_of(node, asyncio.get_running_loop().time())
-        if lane.head is not None and lane.head.epoch == position.epoch and position.offset > lane.head.offset:
-            lane.head = position
+        head = lane.head
+        newer = head is not None and head.epoch == position.epoch and position.offset > head.offset
+        if newer and tally.amendments >= lane.tally.amendments:  # else it is of a node that does not count
+            lane.head, lane.tally = position, tally
 
     def contend(self, channel: str, node: str) -> None:
         """`node` cannot get its messages in: from now on, take turns with it."""
@@ -265,11 +268,14 @@ class Shard:
         unknown = [lane for lane, _ in batch if lane.head is None]
         if unknown:
             heads = await self._reader.heads([lane.channel for lane in unknown], self._session)
+            tallies = await self._reader.tallies(heads, self._session)
             for lane in unknown:
                 head = heads[lane.channel].position
+                if heads[lane.channel].amended and lane.channel not in tallies:
+                    raise Error("unavailable", f"{lane.channel} was trimmed just now")
                 lane.used = head.offset > 0
                 if lane.head is None or head.offset > lane.head.offset:
-                    lane.head = head
+                    lane.head, lane.tally = head, tallies.get(lane.channel, NO_TALLY)
         doubtful = [(lane, entries) for lane, entries in batch if any(entry.in_doubt for entry in entries)]
         if doubtful:
             wanted: dict[tuple[str, str | None], list[str]] = {}
@@ -287,7 +293,7 @@ class Shard:
         """Answer the entries that are stored; the others are no longer in doubt."""
         assert lane.head is not None
         rest: list[PendingPublish] = []
-        reached: Position | None = None
+        reached: tuple[Position, Tally] | None = None
         for entry in entries:
             row = found.get((lane.channel, entry.user, entry.key))
             entry.in_doubt = False
@@ -297,15 +303,16 @@ class Shard:
             position = Position(lane.head.epoch, row["_id"]["o"])
             ours = position.offset in entry.attempts and row["t"] == entry.time
             if ours:
-                reached = max(reached or position, position)
-            if not ours and not rows.same(rows.data_of(row), entry.data):
+                here = position, tally_of(row)
+                reached = max(reached or here, here)
+            if not ours and not entry.matches(row):
                 error = Error("conflict", "key: another message of this channel has it already")
                 self._pending.fail(entry, error)
             else:
                 self._pending.settle(entry, Receipt(position, entry.key, not ours))
         if reached is not None:
-            lane.head = max(lane.head, reached)
-            self._listener.on_head(lane.channel, reached)
+            lane.head, lane.tally = max((lane.head, lane.tally), reached)
+            self._listener.on_head(lane.channel, *reached)
         return rest
 
     async def _store(self, batch: _Batch, base: Base, session: AsyncIOMotorClientSession | None) -> None:
@@ -357,6 +364,7 @@ class Shard:
         it must not stop the shard."""
         assert lane.head is not None
         epoch, offset = lane.head
+        tally = lane.tally
         documents: list[Row] = []
         for entry in tuple(entries):
             if entry.future.done():
@@ -364,13 +372,21 @@ class Shard:
                 entries.remove(entry)
                 continue
             try:
-                row = rows.row(lane.channel, epoch, offset + 1, entry.user, entry.key, entry.time, entry.data)
+                row = entry.row(lane.channel, epoch, offset + 1)
+            except Error as error:
+                self._pending.fail(entry, error)
+                entries.remove(entry)
+                continue
             except Exception:
                 logger.exception("a message of %s cannot be stored", lane.channel)
                 self._pending.fail(entry, Error("internal", "the message could not be stored"))
                 entries.remove(entry)
                 continue
             offset += 1
+            if entry.amends or tally.amendments:
+                tally = tally.after_amendment(offset) if entry.amends else tally.after_message(offset)
+                row |= tally_fields(tally, offset)
+            entry.tally = tally
             entry.attempts.append(offset)
             documents.append(row)
         return documents
@@ -387,11 +403,10 @@ class Shard:
         messages: list[Message] = []
         for entry in entries:
             offset += 1
-            messages.append(
-                Message(lane.channel, epoch, offset, entry.key, entry.user, entry.time, entry.data, skip=entry.skip)
-            )
+            messages.append(entry.message(lane.channel, epoch, offset))
             self._pending.settle(entry, Receipt(Position(epoch, offset), entry.key, False))
-        lane.head = Position(epoch, max(offset, lane.head.offset))
+        if offset >= lane.head.offset:
+            lane.head, lane.tally = Position(epoch, offset), entry.tally
         lane.used = True
         lane.failures = 0
         lane.turns.wrote(now)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from server.core.cursors import Position
+from server.core.cursors import NO_TALLY, Position
 from server.wire.codec import Codec
 from server.wire.pushes import EphemeralPush, MessagePush, Push
 
@@ -24,6 +24,11 @@ class Message:
     __slots__ = (
         "channel", "epoch", "offset", "key", "user", "time", "data", "tag", "skip", "images", "facts", "_frames",
     )  # fmt: skip
+
+    hidden = False
+    """Whether there is nothing to be told of it, only the offset is taken (see amendments.py)."""
+    tally = NO_TALLY
+    """Of the entries up to this one, where messages have been amended (see amendments.py)."""
 
     def __init__(
         self,

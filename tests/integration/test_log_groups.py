@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from server.core.cursors import MAX_OFFSET, Position
-from server.log.reader import PAGE
+from server.log.ranges import PAGE
 from server.node import Node
 from tests.support.client import Client
 from tests.support.logs import fresh, opened

@@ -26,7 +26,7 @@ async def test_nodes_that_share_channels_take_turns(mongod: Mongod) -> None:
         for node, other in (("a", "b"), ("b", "a")):
 
             def committed(messages: list[Message], node: str = node, other: str = other) -> None:
-                logs[other].learn(messages[-1].channel, messages[-1].position, node)
+                logs[other].learn(messages[-1].channel, messages[-1].position, node, messages[-1].tally)
 
             logs[node] = await stack.enter_async_context(
                 opened(
@@ -34,7 +34,9 @@ async def test_nodes_that_share_channels_take_turns(mongod: Mongod) -> None:
                     options,
                     node=node,
                     on_commit=committed,
-                    on_head=lambda channel, head, node=node, other=other: logs[other].learn(channel, head, node),
+                    on_head=lambda channel, head, tally, node=node, other=other: logs[other].learn(
+                        channel, head, node, tally
+                    ),
                     on_contention=lambda channel, node=node, other=other: logs[other].contend(channel, node),
                 )
             )

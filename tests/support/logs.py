@@ -10,7 +10,7 @@ from typing import Any
 from pymongo import MongoClient
 
 from server.core.config import MongoDB
-from server.core.cursors import Position
+from server.core.cursors import Position, Tally
 from server.log.log import Log
 from server.mongo.client import connect, connect_apart
 from server.wire.messages import Message
@@ -28,15 +28,16 @@ async def opened(
     *,
     node: str = "a",
     on_commit: Callable[[list[Message]], None] = lambda messages: None,
-    on_head: Callable[[str, Position], None] = lambda channel, head: None,
+    on_head: Callable[[str, Position, Tally], None] = lambda channel, head, tally: None,
     on_contention: Callable[[str], None] = lambda channel: None,
     on_epoch: Callable[[], None] = lambda: None,
+    amends: bool = False,
 ) -> AsyncIterator[Log]:
     """An open log that nobody listens to, unless told otherwise."""
     database, apart = connect(options, uri), connect_apart(options, uri)
     log = Log(
         database, apart, options, node=node, on_commit=on_commit, on_head=on_head, on_contention=on_contention,
-        on_epoch=on_epoch,
+        on_epoch=on_epoch, amends=amends,
     )  # fmt: skip
     try:
         await log.open()

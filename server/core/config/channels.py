@@ -11,7 +11,7 @@ from msgspec import field
 from server.core.config.values import Count, Rate, Seconds, Section
 from server.core.errors import StartError
 from server.core.names import DEAD, DOCUMENTS, PERSONAL, SYSTEM
-from server.core.rules import Rule, problem
+from server.core.rules import OWN, Rule, problem, terms
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -44,6 +44,9 @@ class Namespace(Section):
     """a rule, see below"""
     subscribe: Rule = "nobody"
     """the same; it is also the right to history and resume"""
+    amend: Rule = "nobody"
+    """who may edit, erase and pin messages: a rule, with the word `own` besides: who has published the message (never a
+    guest; any API key what any API key has published)"""
     rate: Rate | UserRate = 0.0
     """messages a second that one user may publish in the namespace (to one instance; of guests: one address);
     `{per_user: 5, burst: 20}` to choose the burst, which is a second's worth else. API keys are not counted"""
@@ -63,6 +66,16 @@ class Namespace(Section):
             )
         check_rule(f"{path}.publish", self.publish)
         check_rule(f"{path}.subscribe", self.subscribe)
+        check_rule(f"{path}.amend", self.amend, OWN)
+        if self.amends and not self.durable:
+            raise StartError(f"{path}.amend: what is not stored cannot be amended")
+        if "anyone" in terms(self.amend):
+            raise StartError(f"{path}.amend: guests amend nothing; say user")
+
+    @property
+    def amends(self) -> bool:
+        """Whether anybody may amend messages."""
+        return terms(self.amend) != ("nobody",)
 
 
 BUILT_IN: Final[Mapping[str, Namespace]] = {
@@ -73,8 +86,8 @@ BUILT_IN: Final[Mapping[str, Namespace]] = {
 """Those that need no declaration."""
 
 
-def check_rule(path: str, rule: Rule) -> None:
-    """StartError if it is none."""
-    wrong = problem(rule)
+def check_rule(path: str, rule: Rule, *words: str) -> None:
+    """StartError if it is none. `words`: that it may have besides."""
+    wrong = problem(rule, words)
     if wrong:
         raise StartError(f"{path}: {wrong}")

@@ -1,0 +1,154 @@
+"""Amendments: editing, erasing and pinning messages. Entry first, then fold into the original.
+
+An amendment is stored as an entry of its channel with `p: 1`, like any publish, and is then good, whatever happens.
+After that it is folded: the message gets what the entry says, unless it knows better (a later edit, or it is erased),
+and the entry loses its data and `p`, so that the data stands in one place. Both are one command, in this order, and may
+be done twice, by anybody: what a node has left behind that died in between is folded by any other (`refold`). There is
+no transaction: a node that dies in one would shut the channel for as long as MongoDB takes to notice.
+
+Erasing is real: the data of the message goes, and that of edits of it which are still on their way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from pymongo.errors import PyMongoError
+
+from server.core.clock import Clock
+from server.core.errors import Error
+from server.log.foundation import Foundation
+from server.log.pending import Pending, PendingAmendment, Receipt
+from server.log.reader import Reader
+from server.log.rows import Row, content, counted, id_of
+from server.mongo.client import brief, mapped
+from server.mongo.databases import Database
+from server.wire.amendments import AmendedMessage, Amendment, Op, amendment
+from server.wire.messages import Message
+
+logger = logging.getLogger(__name__)
+
+REFOLD_EVERY: Final = 1.0
+PENDING_SECONDS: Final = 5.0
+"""After which what is not folded is folded by whoever finds it."""
+AT_ONCE: Final = 500
+
+
+class Amendments:
+    """`put(channel, entry)`: into the queue of the channel's shard."""
+
+    def __init__(
+        self,
+        database: Database,
+        foundation: Foundation,
+        reader: Reader,
+        pending: Pending,
+        clock: Clock,
+        put: Callable[[str, PendingAmendment], None],
+    ) -> None:
+        self._database = database
+        self._messages = database.own("messages")
+        self._channels = database.own("channels")
+        self._foundation = foundation
+        self._reader = reader
+        self._pending = pending
+        self._clock = clock
+        self._put = put
+        self.folded = 0
+        """Amendments that this node has folded, for the figures; and in `refolded` those that others have left."""
+        self.refolded = 0
+
+    async def original(self, channel: str, offset: int) -> AmendedMessage | None:
+        """The message at `offset` as it is now; None if there is none (any more)."""
+        return await self._reader.original(channel, offset)
+
+    async def append(
+        self, original: AmendedMessage, op: Op, data: Any, *, user: str | None, key: str, size: int
+    ) -> Receipt:
+        """Store an amendment and fold it. Raises what a publish raises; `not_found` if the channel has another history
+        by now. `size`: bytes of the encoded data."""
+        channel, of = original.channel, original.offset
+        await self._announce(channel)
+        entry = self._pending.add(user, key, data, size, None, PendingAmendment)
+        entry.of, entry.op, entry.epoch = of, op, original.epoch
+        self._put(channel, entry)
+        receipt = await entry.future
+        if not receipt.duplicate:
+            place = Message(channel, original.epoch, receipt.position.offset, key, user, entry.time, data)
+            try:
+                await self._fold(amendment(place, of, op))
+            except (PyMongoError, Error) as error:  # it is stored, readers see it, and it will be folded
+                logger.warning("MongoDB: %s; an amendment is folded later", brief(error))
+        return receipt
+
+    async def stored(self, channel: str, of: int, op: Op, user: str | None, key: str) -> Receipt | None:
+        """What an earlier attempt with the same key has stored, of an amendment that would be refused now."""
+        with mapped():
+            row = await self._messages.find_one({"_id.c": channel, "u": user, "k": key, "z": of, "op": op}, {"_id": 1})
+        if row is None:
+            return None
+        position = (await self._reader.head(channel)).position
+        return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
+
+    async def _announce(self, channel: str) -> None:
+        """Before the first amendment of a channel all that read it have to know that there may be some."""
+        if not self._reader.overlays.known(channel):
+            with mapped():
+                await self._channels.update_one({"_id": channel}, {"$set": {"amended": True}}, upsert=True)
+            self._reader.overlays.note(channel)
+
+    # --- folding ------------------------------------------------------------------------------------------------------
+
+    async def _fold(self, amendment: Amendment) -> None:
+        """Raises PyMongoError or Error: perhaps not, or in part."""
+        command = {
+            "update": self._messages.name,
+            "updates": _updates(amendment),
+            "ordered": True,
+            "writeConcern": {"w": "majority", "j": True},
+        }
+        reply = await self._database.command(command | self._foundation.base.guard())
+        if reply.get("writeErrors") or reply.get("writeConcernError"):
+            raise Error("unavailable", "the write was not confirmed")
+        self.folded += 1
+
+    async def refold(self) -> None:
+        """Fold what has been left behind. Called once a second."""
+        old = {"p": 1, "t": {"$lt": self._clock.now_ms() - int(PENDING_SECONDS * 1000)}}
+        try:
+            rows: list[Row] = await self._messages.find(old).limit(AT_ONCE).to_list(AT_ONCE)
+            for row in rows:
+                entry = counted(row, "")
+                if isinstance(entry, Amendment):
+                    await self._fold(entry)
+                    self.refolded += 1
+        except (PyMongoError, Error) as error:
+            logger.warning("MongoDB: %s; amendments are folded later", brief(error))
+
+
+def _updates(amendment: Amendment) -> list[Row]:
+    """First the message, then the entry: so whatever is done of it, nothing is lost."""
+    offset, channel = amendment.offset, amendment.channel
+    original = {"_id": id_of(channel, amendment.of), "z": None, "gone": None}
+    steps: list[Row] = []
+    if amendment.op == "edit":
+        new = content(amendment.data)
+        steps.append(
+            {
+                "q": original | {"v": {"$not": {"$gte": offset}}},
+                "u": {"$set": new | {"v": offset}, "$unset": {"j" if "d" in new else "d": 1}},
+            }
+        )
+    elif amendment.op == "pin":
+        pinned = {"$set": {"pin": amendment.data, "pv": offset}}
+        steps.append({"q": original | {"pv": {"$not": {"$gte": offset}}}, "u": pinned})
+    else:
+        gone = {"o": offset, "u": amendment.user, "t": amendment.time}
+        lost = dict.fromkeys(("d", "j", "v", "pin", "pv"), 1)
+        steps.append({"q": original, "u": {"$set": {"gone": gone}, "$unset": lost}})
+        edits = {"_id.c": channel, "p": 1, "z": amendment.of, "op": "edit"}
+        steps.append({"q": edits, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
+    steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
+    return steps

@@ -1,0 +1,187 @@
+"""Messages that can be edited, erased and pinned, and the entries of the log that do it.
+
+An amendment is an entry of its channel like a message: it has an offset and a cursor, and who resumes behind it has it.
+It is a push of a type of its own, so that who does not know it never shows an edit as a message. The original says what
+has become of it, wherever it is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, NamedTuple
+
+from msgspec import UNSET, UnsetType
+
+from server.core.cursors import NO_TALLY, Tally
+from server.wire.codec import Codec
+from server.wire.messages import Message
+from server.wire.pushes import Fields, MessagePush, Push
+
+Op = Literal["edit", "delete", "pin"]
+CONTENT: Final = ("edit", "delete")
+"""Operations of which only the last one counts: they are about the same thing."""
+
+
+class Deletion(NamedTuple):
+    """Who has erased a message, and when (milliseconds since 1970, UTC)."""
+
+    offset: int
+    user: str | None
+    time: int
+
+    def fields(self) -> Fields:
+        return {"user": self.user, "time": self.time}
+
+
+class AmendedMessagePush(MessagePush, tag="message"):
+    """A message in a channel where messages can be amended."""
+
+    version: int | UnsetType = UNSET
+    """The offset of the amendment that has made it what it is."""
+    edited: bool | UnsetType = UNSET
+    deleted: Fields | UnsetType = UNSET
+    """{"user", "time"}: who has erased it, and when. Then there is no data any more."""
+    pinned: bool | UnsetType = UNSET
+
+
+class AmendPush(Push, tag="amend"):
+    """Something has become of the message `of`."""
+
+    channel: str
+    offset: int
+    cursor: str
+    of: int
+    op: str
+    key: str
+    user: str | None
+    time: int
+    version: int
+    """Of the message with this: a client that has a newer one already leaves it alone."""
+    data: Any = UNSET
+
+
+class Counted(Message):
+    """An entry of a channel that has amendments."""
+
+    __slots__ = ("tally",)
+
+    tally: Tally
+
+
+class AmendedMessage(Counted):
+    """A message there, as it is now. `version`: the offset of its last edit, 0: none; `pin_version`: of the last word
+    about whether it is pinned."""
+
+    __slots__ = ("version", "deleted", "pinned", "pin_version", "by_server")
+
+    version: int
+    deleted: Deletion | None
+    pinned: bool
+    pin_version: int
+    by_server: bool
+    """A back end has published it."""
+
+    def push(self) -> Push:
+        push = AmendedMessagePush(
+            self.channel, self.offset, f"{self.epoch}:{self.offset}", self.key, self.user, self.time, self.data
+        )
+        if self.deleted is not None:
+            push.version = self.deleted.offset
+            push.deleted = self.deleted.fields()
+            push.data = None
+            return push
+        if self.version:
+            push.version = self.version
+            push.edited = True
+        if self.pinned:
+            push.pinned = True
+        return push
+
+    def amended(self, amendment: Amendment) -> AmendedMessage:
+        """The message with an amendment that is not folded into it yet; itself, if it knows better already."""
+        if self.deleted is not None or amendment.of != self.offset:
+            return self
+        if amendment.op == "delete":
+            gone = Deletion(amendment.offset, amendment.user, amendment.time)
+            return self._as(data=None, deleted=gone, pinned=False)
+        if amendment.op == "edit" and amendment.offset > self.version:
+            return self._as(data=amendment.data, version=amendment.offset)
+        if amendment.op == "pin" and amendment.offset > self.pin_version:
+            return self._as(pinned=amendment.data, pin_version=amendment.offset)
+        return self
+
+    def _as(self, **changed: Any) -> AmendedMessage:
+        copy = amended_message(
+            Message(self.channel, self.epoch, self.offset, self.key, self.user, self.time, self.data)
+        )
+        for name in ("tally", *AmendedMessage.__slots__):
+            setattr(copy, name, getattr(self, name))
+        for name, value in changed.items():
+            setattr(copy, name, value)
+        return copy
+
+
+def amended_message(message: Message, tally: Tally = NO_TALLY) -> AmendedMessage:
+    """The same, where it can be amended."""
+    amended = AmendedMessage(
+        message.channel, message.epoch, message.offset, message.key, message.user, message.time, message.data,
+        skip=message.skip,
+    )  # fmt: skip
+    amended.tally = tally
+    amended.version = amended.pin_version = 0
+    amended.deleted = None
+    amended.pinned = amended.by_server = False
+    return amended
+
+
+class Amendment(Counted):
+    """An entry that says what becomes of the message `of`. `data`: of an edit the new data, of a pin whether it is one.
+    `pending`: it is not folded into the message yet, so it has its data itself. `hidden`: there is nothing to be told
+    of it any more, only the offset is taken."""
+
+    __slots__ = ("of", "op", "version", "pending", "hidden")
+
+    of: int
+    op: Op
+    version: int
+    pending: bool
+    hidden: bool
+
+    def push(self) -> AmendPush:
+        data = UNSET if self.op == "delete" else self.data
+        cursor = f"{self.epoch}:{self.offset}"
+        return AmendPush(
+            self.channel, self.offset, cursor, self.of, self.op, self.key, self.user, self.time, self.version, data
+        )
+
+    def frame(self, codec: Codec) -> bytes:
+        return b"" if self.hidden else super().frame(codec)
+
+    def hiding(self) -> Amendment:
+        return self._as(None, self.version, True)
+
+    def showing(self, data: Any, version: int) -> Amendment:
+        """With what the message is by now."""
+        return self._as(data, version, False)
+
+    def _as(self, data: Any, version: int, hidden: bool) -> Amendment:
+        return amendment(
+            Message(self.channel, self.epoch, self.offset, self.key, self.user, self.time, data),
+            self.of, self.op, self.tally, pending=self.pending, version=version, hidden=hidden,
+        )  # fmt: skip
+
+
+def amendment(
+    message: Message, of: int, op: Op, tally: Tally = NO_TALLY, *, pending: bool = True, version: int = 0,
+    hidden: bool = False,
+) -> Amendment:  # fmt: skip
+    """`message`: its place in the log, who and when, and its data."""
+    made = Amendment(
+        message.channel, message.epoch, message.offset, message.key, message.user, message.time, message.data
+    )
+    made.tally = tally
+    made.of = of
+    made.op = op
+    made.version = version or message.offset
+    made.pending = pending
+    made.hidden = hidden
+    return made
