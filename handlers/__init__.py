@@ -6,7 +6,7 @@ from tornado.routing import Rule
 
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import BaseHandler
-from handlers.channels import Batch, Messages, Polls
+from handlers.channels import Batch, Message, Messages, Polls
 from handlers.documentation import DocumentationPage
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
@@ -28,6 +28,7 @@ from server.wire.codec import JSON
 ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/ws": WebSocketHandler,
     "/v1/channels/{channel}/messages": Messages,
+    "/v1/channels/{channel}/messages/{offset}": Message,
     "/v1/channels/{channel}/events": ChannelEvents,
     "/v1/channels/{channel}/presence": Presence,
     "/v1/channels": ChannelList,

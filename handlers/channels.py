@@ -12,13 +12,16 @@ from handlers.base import BaseHandler
 from handlers.events import channels_of, wanted_channels, wanted_places
 from handlers.operations import operation
 from handlers.sockets import PollSocket, adopt
+from server.core.cursors import MAX_OFFSET
 from server.core.errors import Error, bad_request
 from server.log.log import Receipt
 from server.sessions.poll import Poll
-from server.wire.commands import convert
+from server.wire.amendments import AmendedMessagePush
+from server.wire.commands import Amending, convert
 from server.wire.rest import (
     MAX_BATCH,
     Accepted,
+    AmendRequest,
     BatchRequest,
     BatchResults,
     HistoryPage,
@@ -94,6 +97,38 @@ class Messages(Waiting):
             address=self.client_address(),
         )
         self.answer(page)
+
+
+class Message(BaseHandler):
+    @operation("Read one message", {200: AmendedMessagePush, 304: None})
+    async def get(self, channel: str, offset: str) -> None:
+        """As it is now. Of one that was erased only that, by whom and when."""
+        self.answer(
+            await self.node.amender.get(self.principal, channel, _offset(offset), address=self.client_address())
+        )
+
+    @operation("Edit or pin a message", {200: Published})
+    async def patch(self, channel: str, offset: str, body: AmendRequest, headers: IdempotencyHeader) -> None:
+        """Where the namespace lets you. The answer says where that is in the channel; a retry with the same key is done
+        once."""
+        await self._amend(channel, offset, Amending(data=body.data, pin=body.pin), body.key or headers.key)
+
+    @operation("Erase a message", {200: Published})
+    async def delete(self, channel: str, offset: str, headers: IdempotencyHeader) -> None:
+        """Its data is gone for good; that it was there, and who has erased it, stays in the history."""
+        await self._amend(channel, offset, Amending(delete=True), headers.key)
+
+    async def _amend(self, channel: str, offset: str, amending: Amending, key: str | None) -> None:
+        receipt = await self.node.amender.amend(
+            self.principal, channel, _offset(offset), amending, key=key, address=self.client_address()
+        )
+        self.answer(Published(channel, **receipt.fields()))
+
+
+def _offset(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= len(text) <= 19 or not 1 <= int(text) <= MAX_OFFSET:
+        raise bad_request("offset: a number from 1 on")
+    return int(text)
 
 
 class Polls(Waiting):

@@ -22,6 +22,7 @@ PATH_PARAMETERS: Final[dict[str, Any]] = {
     "channel": Channel,
     "collection": Annotated[str, Meta(description="A declared collection", examples=["orders"])],
     "document_id": Annotated[str, Meta(description="The `_id` of a document", examples=["65f0a1b2c3d4e5f6a7b8c9d0"])],
+    "offset": Annotated[int, Meta(ge=1, description="Of a message in its channel", examples=[12])],
     "user": Annotated[str, Meta(description="A user's name: the `sub` of their tokens", examples=["ann"])],
 }
 NAMED: Final = ("DocumentFields", "StoredDocument")

@@ -27,6 +27,7 @@ from server.access.seals import Seals
 from server.access.tickets import Tickets
 from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
+from server.channels.amender import Amender
 from server.channels.history import History
 from server.channels.publisher import Publisher
 from server.channels.subscriptions import Subscriptions
@@ -102,6 +103,7 @@ class Node:
             retention=config.retention,
             clock=self.clock,
             amends=any(namespace.amends for namespace in namespaces.values()),
+            on_amended=lambda channel: self.announcer.announce(amended=channel),
         )
         self.document_store = Documents(
             self.database, config.collections, config.mongodb, limits.document_bytes or MAX_STORED
@@ -221,6 +223,17 @@ class Node:
             lifecycle=self.lifecycle,
             keeper=self.keeper,
             limits=limits,
+        )
+        self.amender = Amender(
+            permissions=self.permissions,
+            rights=self.rights,
+            hooks=self.hooks,
+            admission=self.admission,
+            quotas=self.quotas,
+            log=self.log,
+            lifecycle=self.lifecycle,
+            size_of=self.publisher.size_of,
+            check_nodes=self.peers.check_amending,
         )
         self.documents = DocumentService(
             collections=config.collections,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from server.core.config import BUILT_IN, Collection, Namespace
-from server.core.errors import Error
+from server.core.errors import Error, bad_request
 from server.core.names import (
     DOCUMENTS,
     SYSTEM,
@@ -23,7 +23,8 @@ from server.core.names import (
     without_label,
 )
 from server.core.principals import Principal
-from server.core.rules import Rule, satisfies, terms
+from server.core.rules import OWN, Rule, satisfies, terms
+from server.wire.amendments import AmendedMessage
 
 Action = Literal["publish", "subscribe"]
 
@@ -76,6 +77,33 @@ class Permissions:
         if revocable(principal):
             self._check_revoked(principal, channel, rule, f"{action} in {channel}")
         return namespace
+
+    def check_amend(self, principal: Principal, channel: str, own: bool = True) -> Namespace:
+        """The channel's options if `principal` may amend a message there, which is or is not its `own`; else as
+        `check`. The right may be carried by a token or an API key as well (`amend`)."""
+        name = namespace_of(channel)
+        if name == DOCUMENTS or name in BUILT_IN:
+            raise Error("permission_denied", f"{principal.name} may not amend in {channel}")
+        namespace = self._namespaces.get(name)
+        if namespace is None:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        if not namespace.durable:
+            raise bad_request(f"channel: {channel} is ephemeral, it has nothing to amend")
+        rule = namespace.amend
+        if not (
+            satisfies(principal, rule, owners_of(channel))
+            or (own and principal.user is not None and OWN in terms(rule))
+            or (namespace.amends and _granted(principal, "amend", channel))
+        ):
+            raise Error("permission_denied", f"{principal.name} may not amend this in {channel}")
+        if revocable(principal):
+            self._check_revoked(principal, channel, rule, f"amend in {channel}")
+        return namespace
+
+    def amends(self, channel: str) -> bool:
+        """Whether messages of this channel may be amended by anybody."""
+        namespace = self._namespaces.get(channel.partition(":")[0])
+        return namespace is not None and namespace.amends
 
     def _check_revoked(self, principal: Principal, channel: str, rule: Rule, what: str) -> None:
         if self._revoked is not None:
@@ -132,6 +160,13 @@ class Permissions:
 def revocable(principal: Principal) -> bool:
     """Whoever has a token. Guests have nothing to take back, and API keys are taken back in the configuration."""
     return (principal.user is not None or principal.token is not None) and not principal.server
+
+
+def owns(principal: Principal, message: AmendedMessage) -> bool:
+    """Whether the message is the principal's own: a user's, or of any back end for an API key. Nothing is a guest's."""
+    if principal.server or message.by_server:
+        return principal.server and message.by_server
+    return principal.user is not None and principal.user == message.user
 
 
 def _granted(principal: Principal, action: str, channel: str) -> bool:

@@ -93,6 +93,10 @@ class Rights:
         """The right to publish in the channel; the hook is not asked yet."""
         return Right(self._hooks, principal, partial(self._permissions.check, principal, "publish", channel))
 
+    def to_amend(self, principal: Principal, channel: str, own: bool) -> Right[Namespace]:
+        """The right to amend a message of the channel, which is or is not the principal's `own`."""
+        return Right(self._hooks, principal, partial(self._permissions.check_amend, principal, channel, own))
+
     def to_write(self, principal: Principal, name: str) -> Right[Collection]:
         """The right to write documents of a collection; the hook is not asked yet."""
         return self._to_documents(principal, "write", name)

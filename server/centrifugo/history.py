@@ -9,9 +9,9 @@ from server.channels.history import History
 from server.core.cursors import Position, parse_cursor
 from server.core.errors import Error
 from server.core.principals import Principal
+from server.wire.amendments import AmendedMessagePush
 from server.wire.codec import JSON
 from server.wire.commands import MAX_PAGE
-from server.wire.pushes import MessagePush
 
 ENOUGH: Final = 4 << 20
 """Bytes of messages in an answer, behind which no further page is read. A page of the log is about as much at most."""
@@ -26,7 +26,7 @@ async def read(
     since: tuple[int, str] | None = None,
     reverse: bool = False,
     address: str = "",
-) -> tuple[list[MessagePush], Position]:
+) -> tuple[list[AmendedMessagePush], Position]:
     """Messages, in the order they were asked for, and the newest position. `limit`: 0 for the position alone, -1 for as
     many as there may be in an answer: MAX_PAGE, or those that first come to ENOUGH bytes. `since`: (offset, epoch),
     exclusive, with an empty epoch for the present one; error 112 if that is of another history. Without it from the

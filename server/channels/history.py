@@ -17,8 +17,8 @@ from server.core.worker import Pace
 from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.log import Log
+from server.wire.amendments import AmendedMessagePush, Amendment, Counted
 from server.wire.messages import Message
-from server.wire.pushes import MessagePush
 from server.wire.rest import Gap, HistoryPage
 
 
@@ -82,8 +82,14 @@ class History:
             name = channel if view is None else view.log_channel
             head = head or (await self._log.head(name)).position
             if start is not None:
-                return await self._after(name, start, head, limit, view)
-            return await self._before(name, end, head, limit, view)
+                answer = await self._after(name, start, head, limit, view)
+                if namespace.amends:
+                    answer.setdefault("amends", [])
+                return answer
+            answer = await self._before(name, end, head, limit, view)
+            if namespace.amends and end is None:
+                answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
+            return answer
 
     async def _after(self, channel: str, after: Position, head: Position, limit: int, view: View | None) -> HistoryPage:
         gap: Gap | None = None
@@ -104,7 +110,11 @@ class History:
                 given = Position(head.epoch, max(given.offset, page.gap[1]))
         cursor = messages[-1].position if messages else given
         more = bool(messages) and cursor.offset < head.offset
-        return await _page(messages, cursor, head, more, gap, view)
+        answer = await _page(messages, cursor, head, more, gap, view)
+        if messages and isinstance(messages[0], Counted):
+            shown = [message for message in messages if isinstance(message, Amendment) and not message.hidden]
+            answer["amends"] = [amendment.push() for amendment in shown]
+        return answer
 
     async def _before(
         self, channel: str, before: Position | None, head: Position, limit: int, view: View | None
@@ -136,5 +146,5 @@ async def _page(
             if shown is not None:
                 messages.append(shown)
             await pace.rest()
-    pushes = [cast(MessagePush, message.push()) for message in messages]
+    pushes = [cast(AmendedMessagePush, message.push()) for message in messages if not isinstance(message, Amendment)]
     return {"messages": pushes, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}

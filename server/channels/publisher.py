@@ -91,7 +91,7 @@ class Publisher:
         namespace = self._permissions.check(principal, "publish", channel)
         if ephemeral and namespace.durable and not namespace.ephemeral:
             raise bad_request(f"ephemeral: {channel} stores every message; its namespace does not allow others")
-        size = self._size(data)
+        size = self.size_of(data)
         self._admission.spend(principal, address, channel)
         ephemeral = ephemeral or not namespace.durable
         waits = self._waiting and (session, channel) in self._waiting
@@ -132,7 +132,10 @@ class Publisher:
             charge = self._quotas.charge(principal, address, namespace, new_channels=int(new), messages=1, size=size)
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
         try:
-            receipt = self._log.append(channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip)
+            receipt = self._log.append(
+                channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip,
+                by_server=principal.server and self._permissions.amends(channel),
+            )  # fmt: skip
         except Error:
             if charge is not None:
                 charge.give_all_back()
@@ -186,7 +189,7 @@ class Publisher:
     async def _look_and_accept(self, right: Right[Namespace], draft: _Draft) -> asyncio.Future[Receipt | None] | None:
         """Who may make no more channels may go on in those that there are: also in one that this node does not know,
         because it has just been started, or because others serve it."""
-        size = self._size(draft.data)
+        size = self.size_of(draft.data)
         try:
             return self._accept(*draft, size)
         except Error as error:
@@ -197,7 +200,8 @@ class Publisher:
         right.again()
         return self._accept(*draft, size, exists=True)
 
-    def _size(self, data: Any) -> int:
+    def size_of(self, data: Any) -> int:
+        """Bytes of the encoded data; `too_large` if it is more than a message may be."""
         limit = self._limits.message_bytes or MAX_STORED
         size = len(JSON.encode(data))
         if size > limit:

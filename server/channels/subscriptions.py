@@ -182,10 +182,11 @@ class Subscriptions:
         """`last` messages before the head, or as many as there are. A few are read at once, so that they are at hand
         when the subscription starts; where the log begins comes with them."""
         floor = stream.floor.offset if stream.floor.epoch == head.epoch else 0
-        start = Position(head.epoch, max(head.offset - last, floor, 0))
+        wanted = await self._log.before_last(stream.channel, head.offset, last)
+        start = Position(head.epoch, max(wanted, floor, 0))
         if start.offset >= head.offset:
             return start, None
-        if last > SHORT:
+        if head.offset - start.offset > SHORT:
             return Position(head.epoch, max(start.offset, await self._log.floor(stream.channel))), None
         page = await self._log.read(stream.channel, start, head.offset)
         return (start if page.gap is None else Position(head.epoch, page.gap[1])), page.messages

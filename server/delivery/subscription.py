@@ -17,9 +17,11 @@ from server.core.cursors import Position
 from server.core.errors import Error
 from server.core.seats import Seat
 from server.core.worker import Pace
+from server.delivery.amended import runs
 from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
 from server.delivery.streams import Stream
 from server.documents.views import View
+from server.wire.amendments import Amendment, Counted
 from server.wire.messages import Message, Page
 from server.wire.pushes import DroppedPush, GapPush, ProgressPush, Push, SnapshotPush
 
@@ -248,10 +250,17 @@ class Subscription:
             return False
         if messages[0].offset != self._position.offset + 1 or messages[-1].offset > sequencer.position.offset:
             return False
-        data = b"".join([message.frame(self._subscriber.codec) for message in messages])
-        if len(data) > CHUNK:
+        frames = [message.frame(self._subscriber.codec) for message in messages]
+        if sum(map(len, frames)) > CHUNK:
             return False
-        self._send(messages, data)
+        if not isinstance(messages[0], Counted):
+            self._send(messages, b"".join(frames))
+            return True
+        for amendment, run in runs(messages):
+            if amendment is None:
+                self._send(run, b"".join([message.frame(self._subscriber.codec) for message in run]))
+            else:
+                self._tell_amendment(amendment, last=amendment is messages[-1])
         return True
 
     async def _catch_up(self) -> None:
@@ -288,7 +297,10 @@ class Subscription:
                 if self._snapshot is not None:
                     self._snapshot_due = True
                     continue
-            await self._replay(page.messages)
+            if page.messages and isinstance(page.messages[0], Counted):
+                await self._replay_amended(page.messages)
+            else:
+                await self._replay(page.messages)
             if self._position == before:
                 await asyncio.sleep(0.05)  # a majority read may lag behind right after an election
 
@@ -341,6 +353,24 @@ class Subscription:
             self._send(chunk, b"".join(frames))
         if messages:
             self._position = messages[-1].position
+
+    async def _replay_amended(self, messages: list[Message]) -> None:
+        """As `_replay`, with amendments in their places; what is hidden at the end is at least a position."""
+        for amendment, run in runs(messages):
+            if amendment is None:
+                await self._replay(run)
+                continue
+            await self._subscriber.drained()
+            self._tell_amendment(amendment, last=amendment is messages[-1])
+
+    def _tell_amendment(self, amendment: Amendment, last: bool) -> None:
+        offset = amendment.offset
+        self._position = amendment.position
+        if not amendment.hidden:
+            framed = amendment.frame(self._subscriber.codec)
+            self._subscriber.tell(amendment.push(), Delivery(self.channel, framed, offset, offset, 0))
+        elif last:
+            self._tell(ProgressPush(self.channel, str(amendment.position)), offset, offset)
 
     def _hide(self, message: Message, chunk: list[Message]) -> None:
         self._hidden += 1

@@ -53,7 +53,8 @@ __all__ = ["Conflict", "Log", "Receipt"]
 
 class Log:
     """The parts of the log under one name. `listener` is told what happens in it, `retention(channel)` answers what is
-    to be kept of a channel. `amends`: whether messages may be amended in any."""
+    to be kept of a channel. `amends`: whether messages may be amended in any;
+    `on_amended(channel)` is called when one has been, before anybody is told of it."""
 
     def __init__(
         self,
@@ -69,11 +70,13 @@ class Log:
         retention: Callable[[str], Retention | None] = lambda channel: None,
         clock: Clock | None = None,
         amends: bool = False,
+        on_amended: Callable[[str], None] = lambda channel: None,
     ) -> None:
         clock = clock or Clock()
         timeout = float(options.publish_timeout)
         listener = Listener(partial(self._committed, on_commit), on_head, on_contention, on_epoch)
         self._keeper = Keeper()
+        self._on_amended = on_amended
         self._listener = listener
         self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends)
         self._pending = Pending(timeout, clock)
@@ -158,6 +161,7 @@ class Log:
     def _committed(self, on_commit: Callable[[list[Message]], None], messages: list[Message]) -> None:
         if messages[-1].tally.amendments and any(isinstance(message, Amendment) for message in messages):
             self.has_amended(messages[-1].channel)
+            self._on_amended(messages[-1].channel)
         on_commit(messages)
 
     def known_head(self, channel: str) -> Position | None:
@@ -198,14 +202,12 @@ class Log:
         """The messages behind `after` with offset ≤ `upto`, oldest first; see Reader.read."""
         return await self._reader.read(channel, after, upto, limit)
 
-    def amended(self, channel: str) -> bool:
-        """Whether there are amendments in the channel, as far as this node knows."""
-        return self._reader.overlays.known(channel)
-
-    async def before_last(self, channel: str, number: int) -> int:
-        """The offset behind which the `number` newest messages stand, with the amendments among them; 0: there are not
-        as many."""
-        return max(0, await self._reader.nth_newest(channel, number) - 1)
+    async def before_last(self, channel: str, upto: int, number: int) -> int:
+        """The offset behind which the `number` newest messages up to `upto` stand, with the amendments among them; 0:
+        there are not as many."""
+        if not self._reader.overlays.known(channel):
+            return upto - number
+        return max(0, await self._reader.nth_newest(channel, number, upto) - 1)
 
     async def read_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:
         """The `limit` newest messages with offset < `before`, oldest first, and the floor; see Reader.read_back."""

@@ -278,10 +278,11 @@ class Reader:
         message = counted(rows[0], epoch) if rows and offset > floor else None
         return overlaid(message, pending) if isinstance(message, AmendedMessage) else None
 
-    async def nth_newest(self, channel: str, number: int) -> int:
-        """The offset of the newest message (1), of the one before it (2)…; 0 if there are not as many."""
+    async def nth_newest(self, channel: str, number: int, upto: int = MAX_OFFSET) -> int:
+        """The offset of the newest message up to `upto` (1), of the one before it (2)…; 0 if there are not as many."""
+        only = {"skip": number - 1, "limit": 1, "projection": {"_id": 1}}
         with mapped():
-            rows = await self._find(self._messages_only(channel, MAX_OFFSET) | {"skip": number - 1, "limit": 1}, 1)
+            rows = await self._find(self._messages_only(channel, upto) | only, 1)
         return int(rows[0]["_id"]["o"]) if rows else 0
 
     async def _folded(self, channel: str, read: Callable[[], Awaitable[Read]]) -> Read:

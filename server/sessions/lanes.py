@@ -10,9 +10,9 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from server.wire.commands import DocumentCommand, Find, Get, History, Presence, Publish, Subscribe, Unsubscribe
+from server.wire.commands import Amend, DocumentCommand, Find, Get, History, Presence, Publish, Subscribe, Unsubscribe
 
-ChannelCommand = Subscribe | Unsubscribe | Publish | History | Presence
+ChannelCommand = Subscribe | Unsubscribe | Publish | Amend | History | Presence
 LaneCommand = ChannelCommand | DocumentCommand
 
 

@@ -102,12 +102,15 @@ class Poll(Listener):
         }
         if not self._joined:
             return next(iter(pages.values()))
-        return {
+        answer: PollPage = {
             "messages": [message for page in pages.values() for message in page["messages"]],
             "cursor": join_cursors({channel: page["cursor"] for channel, page in pages.items()}),
             "more": any(page["more"] for page in pages.values()),
             "gaps": [{"channel": channel, **page["gap"]} for channel, page in pages.items() if page["gap"]],
         }
+        if any("amends" in page for page in pages.values()):
+            answer["amends"] = [amend for page in pages.values() for amend in page.get("amends", ())]
+        return answer
 
     def wait(self, seconds: float) -> None:
         """Answer after so many seconds in any case."""
@@ -137,10 +140,13 @@ class Poll(Listener):
 
     def _rest(self, cursors: Mapping[str, str | None]) -> dict[str, Any]:
         """What an answer has besides its messages, where nothing is missing between them and the head."""
+        none: dict[str, Any] = (
+            {"amends": []} if any(self._node.permissions.amends(channel) for channel in cursors) else {}
+        )
         if not self._joined:
             ((channel, cursor),) = cursors.items()
-            return {"cursor": cursor, "head": str(self.subscriptions[channel].head), "more": False, "gap": None}
-        return {"cursor": join_cursors(cursors), "more": False, "gaps": []}
+            return {**none, "cursor": cursor, "head": str(self.subscriptions[channel].head), "more": False, "gap": None}
+        return {**none, "cursor": join_cursors(cursors), "more": False, "gaps": []}
 
     def _time_out(self) -> None:
         self._answer(self._encoding.answer(b"", 0, self._rest(self._wanted)))
@@ -152,7 +158,7 @@ class Poll(Listener):
             page = await self.page()
             ended = len(self.subscriptions) < len(self._wanted)
             # `more` without messages: of a view, which has hidden a page's worth. The client goes on from there.
-            if page["messages"] or page["more"] or page.get("gap") or page.get("gaps") or ended:
+            if page["messages"] or page.get("amends") or page["more"] or page.get("gap") or page.get("gaps") or ended:
                 self._answer(self._encoding.encode(page))
                 return
             self._reading = None  # nothing that a poll waits for

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from server.core.principals import Principal
 from server.node import Node
-from server.wire.commands import Delete, Find, Get, History, Patch, Presence, Put, WriteCommand
+from server.wire.commands import Amend, Delete, Find, Get, History, Patch, Presence, Put, WriteCommand
 
 Answer = Mapping[str, Any]
 """The fields of the reply."""
 Paged = History | Presence | Find
 """What is answered with a page: one at a time, as none may be dropped."""
-Request = Paged | Get | Put | Patch | Delete
+Request = Paged | Amend | Get | Put | Patch | Delete
 
 
 async def answer(node: Node, principal: Principal, request: Request, address: str) -> Answer:
@@ -30,6 +30,13 @@ async def _history(node: Node, principal: Principal, request: History, address: 
         where=request.where, address=address,
     )  # fmt: skip
     return {"channel": request.channel, **page}
+
+
+async def _amend(node: Node, principal: Principal, request: Amend, address: str) -> Answer:
+    receipt = await node.amender.amend(
+        principal, request.channel, request.of, request.amending(), key=request.key, address=address
+    )
+    return {"channel": request.channel, **receipt.fields()}
 
 
 async def _presence(node: Node, principal: Principal, request: Presence, address: str) -> Answer:
@@ -53,6 +60,7 @@ async def _write(node: Node, principal: Principal, request: WriteCommand, addres
 
 _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, str], Awaitable[Answer]]]] = {
     History: _history,
+    Amend: _amend,
     Presence: _presence,
     Find: _find,
     Get: _get,

@@ -80,7 +80,7 @@ class AmendedMessage(Counted):
     by_server: bool
     """A back end has published it."""
 
-    def push(self) -> Push:
+    def push(self) -> AmendedMessagePush:
         push = AmendedMessagePush(
             self.channel, self.offset, f"{self.epoch}:{self.offset}", self.key, self.user, self.time, self.data
         )

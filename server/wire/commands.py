@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from server.core.cursors import Position, parse_cursor
+from server.core.cursors import MAX_OFFSET, Position, parse_cursor
 from server.core.errors import bad_request
 
 MAX_PAGE: Final = 1000
@@ -19,6 +19,7 @@ DEFAULT_PAGE: Final = 100
 MAX_KEY: Final = 255
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+Offset = Annotated[int, Meta(ge=1, le=MAX_OFFSET)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
 Label = Annotated[str, Meta(max_length=100)]
 
@@ -70,6 +71,44 @@ class Publish(Command, tag="publish"):
     echo: bool = True
     ephemeral: bool = False
     """Pass it on without storing it, in a durable channel."""
+
+
+class Amending(Struct, kw_only=True):
+    """What is to become of a message, whichever way it came: exactly one of these."""
+
+    data: Any = UNSET
+    """The new data."""
+    pin: bool | UnsetType = UNSET
+    delete: bool = False
+
+    def operation(self) -> tuple[Literal["edit", "delete", "pin"], Any]:
+        """What is done, and its data."""
+        if (self.data is not UNSET) + (self.pin is not UNSET) + self.delete != 1:
+            raise bad_request("data, pin: one of them")
+        if self.delete:
+            return "delete", None
+        return ("edit", self.data) if self.pin is UNSET else ("pin", self.pin)
+
+
+class Amend(Command, tag="amend"):
+    channel: str
+    of: Offset
+    op: Literal["edit", "delete", "pin"]
+    data: Any = UNSET
+    """Of an edit the new data; of a pin whether it is one, true if it is left out."""
+    key: Key | None = None
+
+    def amending(self) -> Amending:
+        if self.op == "delete":
+            return Amending(delete=True)
+        if self.op == "edit":
+            if self.data is UNSET:
+                raise bad_request("data: required")
+            return Amending(data=self.data)
+        pin = True if self.data is UNSET else self.data
+        if not isinstance(pin, bool):
+            raise bad_request("data: of a pin true or false")
+        return Amending(pin=pin)
 
 
 class History(Command, tag="history"):
@@ -163,7 +202,7 @@ class Ping(Command, tag="ping"):
 
 
 DocumentCommand = Get | Find | Put | Patch | Delete
-AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | History | Presence | Ping | DocumentCommand
+AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "connect": Connect,
@@ -171,6 +210,7 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "subscribe": Subscribe,
     "unsubscribe": Unsubscribe,
     "publish": Publish,
+    "amend": Amend,
     "history": History,
     "presence": Presence,
     "ping": Ping,

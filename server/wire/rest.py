@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.core.errors import ERRORS, Error
+from server.wire.amendments import AmendedMessagePush, AmendPush
 from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, Key, Limit, Write
-from server.wire.pushes import MessagePush
 
 MAX_BATCH: Final = 500
 MAX_WAIT: Final = 60
@@ -48,6 +48,14 @@ class BatchRequest(Struct):
     key: IdempotencyKey | None = None
     tag: Tag | None = None
     ephemeral: Passing = False
+
+
+class AmendRequest(Struct):
+    """One of them: the new data, or whether it is pinned."""
+
+    data: Datum | UnsetType = UNSET
+    pin: Annotated[bool, Meta(description="Pin it, or no longer")] | UnsetType = UNSET
+    key: IdempotencyKey | None = None
 
 
 class IdempotencyHeader(Struct, rename={"key": "Idempotency-Key"}):
@@ -119,7 +127,8 @@ class HistoryQuery(Struct):
 class HistoryPage(TypedDict):
     """Oldest first. `more` looks the way of reading; `gap`: what was asked for and is no longer retained."""
 
-    messages: Sequence[MessagePush]
+    messages: Sequence[AmendedMessagePush]
+    amends: NotRequired[Annotated[Sequence[AmendPush], Meta(description="With `after`: what became of older messages")]]
     cursor: Cursor
     head: Cursor
     more: bool
@@ -145,7 +154,8 @@ class PollQuery(Struct, rename={"channels": "channel"}):
 class PollPage(TypedDict):
     """Of several channels: the cursor is a joined one."""
 
-    messages: list[MessagePush]
+    messages: list[AmendedMessagePush]
+    amends: NotRequired[list[AmendPush]]
     cursor: Cursor
     more: bool
     gaps: list[ChannelGap]

@@ -1,0 +1,122 @@
+"""Amending: editing, erasing and pinning messages that are there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from server.access.admission import Admission
+from server.access.hooks import Hooks
+from server.access.permissions import Permissions, owns
+from server.access.quotas import Quotas
+from server.access.rights import Rights
+from server.core.errors import Error, bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.names import namespace_of
+from server.core.principals import Principal
+from server.log.log import Log, Receipt
+from server.wire.amendments import AmendedMessage, Op
+from server.wire.commands import Amending
+from server.wire.pushes import MessagePush
+
+
+class Amender:
+    """`size_of(data)`: its bytes, or `too_large`. `check_nodes` raises `unavailable` while there is a node that knows
+    nothing of amendments."""
+
+    def __init__(
+        self,
+        *,
+        permissions: Permissions,
+        rights: Rights,
+        hooks: Hooks,
+        admission: Admission,
+        quotas: Quotas,
+        log: Log,
+        lifecycle: Lifecycle,
+        size_of: Callable[[Any], int],
+        check_nodes: Callable[[], None],
+    ) -> None:
+        self.amended = 0
+        """Amendments that were accepted."""
+        self._permissions = permissions
+        self._rights = rights
+        self._hooks = hooks
+        self._admission = admission
+        self._quotas = quotas
+        self._log = log
+        self._lifecycle = lifecycle
+        self._size_of = size_of
+        self._check_nodes = check_nodes
+
+    async def get(self, principal: Principal, channel: str, offset: int, *, address: str = "") -> MessagePush:
+        """The message at `offset` as it is now, for who may read the channel; `not_found` if there is none."""
+        self._admission.spend(principal, address)
+        async with self._rights.reading(principal, channel) as namespace:
+            if not namespace.durable:
+                raise bad_request(f"channel: {channel} is ephemeral, it has no history")
+            self._lifecycle.check()
+            message = await self._log.amendments.original(channel, offset)
+            if message is None:
+                raise _not_found(channel, offset)
+            return message.push()
+
+    async def amend(
+        self, principal: Principal, channel: str, of: int, amending: Amending, *, key: str | None = None,
+        address: str = "",
+    ) -> Receipt:  # fmt: skip
+        """Store what becomes of the message at `of`, and fold it in. `not_found` if there is none (any more), or if it
+        is erased; a retry with the same key is none the less answered with what it has done."""
+        self._permissions.check_amend(principal, channel)
+        op, data = amending.operation()
+        size = self._size_of(data) if op == "edit" else 0
+        self._admission.spend(principal, address, channel)
+        self._lifecycle.check()
+        self._check_nodes()
+        original = await self._log.amendments.original(channel, of)
+        if original is None or original.deleted is not None:
+            return await self._again(principal, channel, of, op, key)
+        right = self._rights.to_amend(principal, channel, owns(principal, original))
+        # An edit is asked about as what it is, a text that is to be shown: else it would be the way past a filter.
+        action = "publish" if op == "edit" and self._hooks.wanted(right.options.hook, "publish") else "amend"
+        about = {"channel": channel, "op": op, "of": of, "key": key}
+        answer = await right.ask(action, about if op == "delete" else about | {"data": data})
+        if op == "edit" and "data" in answer:
+            data = answer["data"]
+            size = self._size_of(data)
+        return await self._store(principal, original, op, data, size, key, address)
+
+    async def _store(
+        self, principal: Principal, original: AmendedMessage, op: Op, data: Any, size: int, key: str | None,
+        address: str,
+    ) -> Receipt:  # fmt: skip
+        charge = None
+        if self._quotas.limited:
+            name = namespace_of(original.channel)
+            charge = self._quotas.charge(principal, address, name, new_channels=0, messages=1, size=size)
+        try:
+            receipt = await self._log.amendments.append(
+                original, op, data, user=principal.user, key=key or secrets.token_urlsafe(12), size=size
+            )
+        except Error as error:
+            if charge is not None and error.code != "outcome_unknown":
+                charge.give_all_back()
+            raise
+        if charge is not None and receipt.duplicate:
+            charge.give_all_back()
+        self.amended += 1
+        return receipt
+
+    async def _again(self, principal: Principal, channel: str, of: int, op: Op, key: str | None) -> Receipt:
+        """Perhaps it is this very amendment that has erased it, and its answer was lost."""
+        if key is not None:
+            receipt = await self._log.amendments.stored(channel, of, op, principal.user, key)
+            if receipt is not None:
+                self._permissions.check_amend(principal, channel)
+                return receipt
+        raise _not_found(channel, of)
+
+
+def _not_found(channel: str, offset: int) -> Error:
+    return Error("not_found", f"offset: there is no message {offset} in {channel} (any more)")
