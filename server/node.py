@@ -225,7 +225,6 @@ class Node:
             limits=limits,
         )
         self.amender = Amender(
-            permissions=self.permissions,
             rights=self.rights,
             hooks=self.hooks,
             admission=self.admission,

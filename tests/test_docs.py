@@ -135,6 +135,7 @@ def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
+    settings["namespaces.room"] = {"publish": "user", "subscribe": "user", "amend": "own|claim:moderator"}
     settings["centrifugo"] = {"enabled": True, "namespace": "chat"}
     one = Server(tmp_path_factory.mktemp("docs"), settings=settings)
     asyncio.run(one.start())

@@ -93,8 +93,9 @@ class Rights:
         """The right to publish in the channel; the hook is not asked yet."""
         return Right(self._hooks, principal, partial(self._permissions.check, principal, "publish", channel))
 
-    def to_amend(self, principal: Principal, channel: str, own: bool) -> Right[Namespace]:
-        """The right to amend a message of the channel, which is or is not the principal's `own`."""
+    def to_amend(self, principal: Principal, channel: str, own: bool = True) -> Right[Namespace]:
+        """The right to amend a message of the channel, which is or is not the principal's `own`; the hook is not asked
+        yet."""
         return Right(self._hooks, principal, partial(self._permissions.check_amend, principal, channel, own))
 
     def to_write(self, principal: Principal, name: str) -> Right[Collection]:

@@ -16,6 +16,7 @@ from server.centrifugo.publishers import Publishers
 from server.centrifugo.replies import Shape, close_of, push_shape, reply_shape
 from server.centrifugo.requests import MalformedCommand, WireCommand, understand
 from server.core.errors import Disconnect, Error, bad_request
+from server.wire.amendments import Amendment, AmendPush
 from server.wire.codec import JSON, Codec, Pushed
 from server.wire.commands import Command
 from server.wire.dialects import Unreadable
@@ -42,11 +43,13 @@ class PushCodec(Codec):
 
     def frame(self, push: Push) -> bytes:
         """Nothing, where there is no word for it."""
+        if isinstance(push, AmendPush):
+            return self.push({"channel": self._names.theirs(push.channel), "pub": self._publication(push)})
         shape = push_shape(push, self._names)
         return b"" if shape is None else self.push(shape)
 
     def frame_message(self, message: Pushed) -> bytes:
-        if not isinstance(message, Message) or isinstance(message, Notice):
+        if not isinstance(message, Message) or isinstance(message, Notice | Amendment):
             return self.frame(message.push())
         return self.push({"channel": self._names.theirs(message.channel), "pub": self._publication(message)})
 

@@ -157,6 +157,9 @@ def _fill(message: Any, shape: Mapping[str, Any]) -> None:
                 field.SetInParent()
                 _fill(field, value)
             else:  # a map, whose keys are the deployment's own names
+                if name == "tags":
+                    field.update(value)
+                    continue
                 for key, item in value.items():
                     _fill(field[key], item)
         elif isinstance(value, list):
@@ -178,3 +181,6 @@ def _publish(message: Any, publication: Shape) -> None:
     if offset:
         message.offset = offset
     message.time = publication["time"]
+    tags = publication.get("tags")
+    if tags:
+        message.tags.update(tags)

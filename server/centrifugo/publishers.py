@@ -10,12 +10,25 @@ import secrets
 from collections.abc import Container
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from server.access.seals import Seals
 from server.core.errors import Error
+from server.wire.amendments import AmendedMessage, AmendedMessagePush, AmendPush
 from server.wire.messages import Message
-from server.wire.pushes import MessagePush
+from server.wire.pushes import MessagePush, Push
 
 _KEY: Final = re.compile(r"((s[0-9a-f]{12})-[0-9]+)\.([0-9a-f]{24})")
+
+
+def _tags(push: Push) -> dict[str, str]:
+    """There is no word for it in this protocol, so it is a publication like others: who knows the tags can tell."""
+    if isinstance(push, AmendPush):
+        return {"amend": push.op, "of": str(push.of)}
+    if isinstance(push, AmendedMessagePush):
+        states = {"edited": push.edited, "deleted": push.deleted, "pinned": push.pinned}
+        return {name: "true" for name, value in states.items() if value is not UNSET}
+    return {}
 
 
 class Publishers:
@@ -36,17 +49,22 @@ class Publishers:
         except Error:  # the server is starting: then nobody is told whose it is
             return f"{name}.{secrets.token_hex(12)}"
 
-    def publication(self, message: Message | MessagePush) -> dict[str, Any]:
-        """What is told of a message: {"data", "info"?: {"user", "client"}, "offset"?, "time"}. `info` where a user has
-        published it, or a client whose protocol knows this word."""
+    def publication(self, message: Message | MessagePush | AmendPush) -> dict[str, Any]:
+        """What is told of a message: {"data", "info"?: {"user", "client"}, "offset"?, "time", "tags"?}. `info` where a
+        user has published it, or a client whose protocol knows this word; `tags` where it was amended, or amends."""
         user = message.user
-        publication: dict[str, Any] = {"data": message.data}
+        data = message.data
+        publication: dict[str, Any] = {"data": None if data is UNSET else data}
         client = self._client(message.channel, user, message.key) if message.key else ""
         if client or (user is not None and user not in self._api_keys):
             publication["info"] = {"user": user or "", "client": client}
         if message.offset:
             publication["offset"] = message.offset
         publication["time"] = message.time
+        if isinstance(message, AmendPush | AmendedMessagePush | AmendedMessage):
+            tags = _tags(message.push() if isinstance(message, AmendedMessage) else message)
+            if tags:
+                publication["tags"] = tags
         return publication
 
     def _client(self, channel: str, user: str | None, key: str) -> str:

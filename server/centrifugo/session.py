@@ -44,6 +44,7 @@ from server.sessions.grants import Grant
 from server.sessions.outbox import Connection, Outbox
 from server.sessions.session import CONNECT_WITHIN, LOT, PING_EVERY, Ordered, Session
 from server.wire import commands
+from server.wire.amendments import AmendPush
 from server.wire.codec import Codec
 from server.wire.commands import Command
 from server.wire.dialects import Unreadable
@@ -465,3 +466,5 @@ class _Outbox(Outbox):
     def tell(self, push: Push, delivery: Delivery) -> None:
         if isinstance(push, GapPush) and isinstance(self._owner, CentrifugoSession):
             self._owner.lost(delivery.channel)
+        elif isinstance(push, AmendPush):
+            self.send(delivery)

@@ -8,9 +8,10 @@ from typing import Any
 
 from server.access.admission import Admission
 from server.access.hooks import Hooks
-from server.access.permissions import Permissions, owns
+from server.access.permissions import owns
 from server.access.quotas import Quotas
-from server.access.rights import Rights
+from server.access.rights import Right, Rights
+from server.core.config import Namespace
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.names import namespace_of
@@ -28,7 +29,6 @@ class Amender:
     def __init__(
         self,
         *,
-        permissions: Permissions,
         rights: Rights,
         hooks: Hooks,
         admission: Admission,
@@ -40,7 +40,6 @@ class Amender:
     ) -> None:
         self.amended = 0
         """Amendments that were accepted."""
-        self._permissions = permissions
         self._rights = rights
         self._hooks = hooks
         self._admission = admission
@@ -68,7 +67,7 @@ class Amender:
     ) -> Receipt:  # fmt: skip
         """Store what becomes of the message at `of`, and fold it in. `not_found` if there is none (any more), or if it
         is erased; a retry with the same key is none the less answered with what it has done."""
-        self._permissions.check_amend(principal, channel)
+        right = self._rights.to_amend(principal, channel)
         op, data = amending.operation()
         size = self._size_of(data) if op == "edit" else 0
         self._admission.spend(principal, address, channel)
@@ -76,7 +75,7 @@ class Amender:
         self._check_nodes()
         original = await self._log.amendments.original(channel, of)
         if original is None or original.deleted is not None:
-            return await self._again(principal, channel, of, op, key)
+            return await self._again(right, principal, channel, of, op, key)
         right = self._rights.to_amend(principal, channel, owns(principal, original))
         # An edit is asked about as what it is, a text that is to be shown: else it would be the way past a filter.
         action = "publish" if op == "edit" and self._hooks.wanted(right.options.hook, "publish") else "amend"
@@ -108,12 +107,14 @@ class Amender:
         self.amended += 1
         return receipt
 
-    async def _again(self, principal: Principal, channel: str, of: int, op: Op, key: str | None) -> Receipt:
+    async def _again(
+        self, right: Right[Namespace], principal: Principal, channel: str, of: int, op: Op, key: str | None
+    ) -> Receipt:
         """Perhaps it is this very amendment that has erased it, and its answer was lost."""
         if key is not None:
             receipt = await self._log.amendments.stored(channel, of, op, principal.user, key)
             if receipt is not None:
-                self._permissions.check_amend(principal, channel)
+                right.again()
                 return receipt
         raise _not_found(channel, of)
 

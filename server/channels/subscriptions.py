@@ -186,7 +186,7 @@ class Subscriptions:
         start = Position(head.epoch, max(wanted, floor, 0))
         if start.offset >= head.offset:
             return start, None
-        if head.offset - start.offset > SHORT:
+        if max(last, head.offset - start.offset) > SHORT:
             return Position(head.epoch, max(start.offset, await self._log.floor(stream.channel))), None
         page = await self._log.read(stream.channel, start, head.offset)
         return (start if page.gap is None else Position(head.epoch, page.gap[1])), page.messages

@@ -78,8 +78,10 @@ class Channel:
             self.gap = self.gap or {"from": page.gap[0], "to": page.gap[1]}
             self.read = Position(self.read.epoch, page.gap[1])
         if page.messages:
-            self.buffer.extend(page.messages)
+            self.buffer.extend(message for message in page.messages if not message.hidden)
             self.read = page.messages[-1].position
+            if not self.buffer and self.gap is None:
+                self.position = self.read  # nothing of it is to be told
         elif self.gap is None:
             self.head = (await log.head(self.channel)).position
             if is_behind(self.read, self.head):

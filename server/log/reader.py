@@ -471,4 +471,3 @@ def _mapped(
             return await read(questions)
 
     return mapped_read
-

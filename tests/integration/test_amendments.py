@@ -112,7 +112,7 @@ async def test_what_is_erased_is_nowhere_any_more(node: Node, mongod: Mongod, ur
         assert shown(again[0]) == gone
         assert [push["op"] for push in again[1:]] == ["delete"]
         with MongoClient[Any](mongod.uri) as client:
-            for row in client[node.config.mongodb.database]["messages"].find():
+            for row in client[node.config.mongodb.database][f"{node.config.mongodb.prefix}messages"].find():
                 assert "secret" not in repr(row), row
         assert (await ann.publish(ROOM, "secret one", key="k1"))["duplicate"]
         with pytest.raises(Refused, match="not_found"):
@@ -338,7 +338,7 @@ async def test_retention_counts_messages(node: Node, url: str) -> None:
         assert page["gap"] == {"from": 1, "to": 1}
         with pytest.raises(Refused, match="not_found"):
             await edit(ann, 1, "too late")
-        row = await node.database["messages"].find_one({"_id.o": 10})
+        row = await node.database.own("messages").find_one({"_id.o": 10})
         assert row is not None
         assert row["m"] == 6
 
@@ -349,6 +349,6 @@ async def test_off_costs_nothing(node: Node, url: str) -> None:
     async with Client(url, token="the key") as ops:
         await ops.publish(FREE, 1)
         await ops.publish(ROOM, 1)
-    rows = {row["_id"]["c"]: set(row) async for row in node.database["messages"].find()}
+    rows = {row["_id"]["c"]: set(row) async for row in node.database.own("messages").find()}
     assert rows == {FREE: {"_id", "e", "u", "k", "t", "d"}, ROOM: {"_id", "e", "u", "k", "t", "d", "s"}}
-    assert [row async for row in node.database["channels"].find()] == []
+    assert [row async for row in node.database.own("channels").find()] == []

@@ -8,12 +8,14 @@ import inspect
 import sys
 import types
 from collections.abc import Awaitable, Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from server.access.permissions import Permissions
+from server.channels.amender import Amender
 from server.channels.history import History
 from server.channels.publisher import Publisher
 from server.channels.subscriptions import Subscriptions
@@ -23,7 +25,7 @@ from server.documents.service import DocumentService
 from server.node import Node
 from server.presence.service import PresenceService
 from server.wire.codec import JSON
-from server.wire.commands import Find, Subscribe, Write
+from server.wire.commands import Amending, Find, Subscribe, Write
 from tests.support.processes import Mongod
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -57,6 +59,10 @@ def reading(**options: Any) -> UseCase:
     return lambda node: node.history.page(ANN, "hall:a", **bounds | options)
 
 
+def amending(**what: Any) -> UseCase:
+    return lambda node: node.amender.amend(ANN, "hall:a", 1, Amending(**what))
+
+
 def writing(op: Any, identifier: str, document: dict[str, Any] | None = None) -> UseCase:
     return lambda node: node.documents.write(ANN, "notes", put(op, identifier, document))
 
@@ -84,6 +90,9 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "subscribe after": (subscribing(channel="hall:a", after="0"), [("log", "read")]),
     "watch": (subscribing(channel="docs:notes", snapshot=True), [("streams", "acquire")]),
     "ticket": (lambda node: node.subscriptions.ticket(ANN, ["hall:a", "flash:a"]), []),
+    "edit": (amending(data="x"), [("log.amendments", "original")]),
+    "erase": (amending(delete=True), [("log.amendments", "original")]),
+    "one message": (lambda node: node.amender.get(ANN, "hall:a", 1), [("log.amendments", "original")]),
     "history": (reading(), [("log", "head"), ("log", "read_back")]),
     "history after": (reading(after="0"), [("log", "head"), ("log", "read")]),
     "presence": (lambda node: node.presence.show(ANN, "hall:a"), []),
@@ -121,7 +130,7 @@ def settings(thinking: object) -> dict[str, object]:
     granted = {"publish": "user", "subscribe": "user", "hook": "slow"}
     return {
         "hooks": {"slow": {"function": "rules_of_this_test:rule"}},
-        "namespaces.hall": granted | {"presence": True, "ephemeral": True},
+        "namespaces.hall": granted | {"presence": True, "ephemeral": True, "amend": "user"},
         "namespaces.flash": granted | {"durable": False},
         "collections.notes": {"read": "user", "write": "user", "hook": "slow"},
     }
@@ -150,7 +159,7 @@ async def test_a_right_that_goes_meanwhile_is_gone(
     if part == "hook":
         thinking.append(revoke)
     else:
-        one = getattr(node, part)
+        one = attrgetter(part)(node)
         real = getattr(one, method)
 
         async def slowly(*arguments: Any, **options: Any) -> Any:
@@ -173,7 +182,7 @@ async def test_a_right_that_goes_meanwhile_is_gone(
     assert not node.attendance.users("hall:a")
 
 
-@pytest.mark.parametrize("kind", [Publisher, Subscriptions, History, DocumentService, PresenceService])
+@pytest.mark.parametrize("kind", [Publisher, Amender, Subscriptions, History, DocumentService, PresenceService])
 def test_every_use_case_stands_in_the_table(kind: type) -> None:
     """Whatever takes a principal is tried above, but what only admins' API keys may do: those are not revoked."""
     source = inspect.getsource(sys.modules[__name__])
