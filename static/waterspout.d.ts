@@ -39,6 +39,8 @@ export interface Options {
   ping?: number;
   window?: number;
   maxQueue?: number;
+  name?: string;
+  version?: string;
 }
 
 export class WaterspoutError extends Error {
@@ -64,6 +66,8 @@ export interface ClientEvents {
   /** Seconds until the next of the commands that wait for the rate limit; none waits any more: `waiting` is 0. */
   limited: { delay: number; waiting: number; reason: string };
   warning: { about: "storage"; reason: string; channel: string };
+  /** By the server, without having been asked. */
+  subscribed: { channel: Channel };
 }
 
 export class Waterspout extends Emitter<ClientEvents> {

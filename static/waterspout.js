@@ -67,6 +67,8 @@ const READS = ["history", "presence", "get", "find"];
  * @property {number} [window]      publishes under way at once in a channel (32); with 1 not even a refusal that asks
  *   to try again can change their order
  * @property {number} [maxQueue]    publishes waiting in a channel (1000); more are refused with `limit_exceeded`
+ * @property {string} [name]        of your program, and its version: what the server's `connect` hook is told
+ * @property {string} [version]
  */
 
 /**
@@ -113,7 +115,8 @@ export class Waterspout extends Emitter {
       greeted: (reply) => void (this.session = reply),
       lost: (wasOpen) => this.#lost(wasOpen),
       closed: (reason, unasked) => this.#closed(reason, unasked),
-      push: (push) => this._channels.get(push.channel)?._take(push),
+      push: (push) => this.#take(push),
+      greeting: () => this.#greeting(),
       limited: (event) => this.emit("limited", event),
       hidden: () => this._cursors.save(),
     });
@@ -221,6 +224,21 @@ export class Waterspout extends Emitter {
     if (state !== "open") return;
     for (const channel of this._channels) channel._opened();
     this._settle();
+  }
+
+  /** @param {any} push */
+  #take(push) {
+    if (push.type !== "subscribed") return this._channels.get(push.channel)?._take(push);
+    const channel = this.channel(push.channel);
+    channel._serve(push, () => this.emit("subscribed", { channel }));
+  }
+
+  /** What is said with the token: who we are, and where we were in what the server subscribes us to. */
+  #greeting() {
+    const places = [...this._channels].map((channel) => [channel.name, channel._place]);
+    const after = Object.fromEntries(places.filter(([, place]) => place !== null));
+    const { name, version } = this.#options;
+    return { name, version, after: Object.keys(after).length ? after : undefined };
   }
 
   /** @param {boolean} wasOpen */

@@ -38,6 +38,8 @@ export class Channel extends Emitter {
   #behindGap = null;
   /** `subscribe` is under way. */
   #asking = false;
+  /** The server makes the subscription by itself, on each connection. */
+  #served = false;
   /** `unsubscribe` is under way. @type {Promise<void> | null} */
   #leaving = null;
   /** Wanted again before that was done. @type {(Deferred & {options: object}) | null} */
@@ -197,6 +199,11 @@ export class Channel extends Emitter {
     }
     if (error) return this.#end(error, true);
     this.#attempt = 0;
+    this.#begin(reply);
+  }
+
+  /** The subscription is there. @param {any} reply  of the server, or its push */
+  #begin(reply) {
     this.#kept = false;
     this.#state = "replaying";
     // What may be only a view of a log need not come to its head: live behind the snapshot, or at once.
@@ -231,6 +238,7 @@ export class Channel extends Emitter {
     clearTimeout(this.#timer);
     const first = this.#first;
     this.#wanted = null;
+    this.#served = false;
     this.#state = "idle";
     this.#first = null;
     if (unasked) this.#tell(error, first);
@@ -275,7 +283,8 @@ export class Channel extends Emitter {
 
   /** @internal @param {any} push */
   _take(push) {
-    if (!this.#wanted) return;
+    // What comes before the reply is of a subscription of the server's, whose place ours takes.
+    if (!this.#wanted || (this.#state === "joining" && !this.#served)) return;
     if (push.type === "unsubscribed") return this.#end(new WaterspoutError(push), true);
     if (push.type === "message") this.#count++;
     this.emit(push.type, push);
@@ -292,8 +301,28 @@ export class Channel extends Emitter {
 
   /** @internal */
   _opened() {
-    if (this.#state === "joining") this.#ask(); // a listener of `open` may have been quicker
+    if (this.#state === "joining" && !this.#served) this.#ask(); // a listener of `open` may have been quicker
     this.#outbox.flush();
+  }
+
+  /** The server has subscribed us. That does not count if we want to do so ourselves.
+   *
+   * @internal @param {any} push @param {() => void} tell  who may want to listen */
+  _serve({ type, channel, grant, ...reply }, tell) {
+    if (this.#leaving || (this.#wanted && !this.#served)) return;
+    // With a grant we come back by ourselves, else we are subscribed again as we connect.
+    this.#served = grant === undefined;
+    this.#resumed = this.#wanted !== null;
+    this.#wanted = { channel: this.name, grant };
+    if (!this.#first) handled((this.#first = deferred()).promise);
+    this.#note();
+    tell();
+    this.#begin(reply);
+  }
+
+  /** Where we are in what the server subscribes us to as we connect; null: it does not. @internal */
+  get _place() {
+    return this.#served ? (this.cursor ?? "") : null;
   }
 
   /** @internal */

@@ -18,6 +18,7 @@ import { WebSocketLink } from "./websocket.js";
  * @property {(wasOpen: boolean) => void} lost
  * @property {(reason: string, unasked: boolean) => void} closed
  * @property {(push: any) => void} push
+ * @property {() => object} greeting  what is said with the token
  * @property {(event: {delay: number, waiting: number, reason: string}) => void} limited
  * @property {() => void} hidden  the page may never be seen again
  */
@@ -171,7 +172,7 @@ export class Connection {
 
   /** @param {Link} link */
   #greet(link) {
-    link.send("connect", this.#token ? { token: this.#token } : {}, (error, reply) => {
+    link.send("connect", { token: this.#token || undefined, ...this.#events.greeting() }, (error, reply) => {
       if (error?.code === LOST.code) return; // told by `end`
       // A server that refuses for now says `disconnect` next, with a delay that spreads a herd.
       if (error?.retry && link instanceof WebSocketLink) return;

@@ -2,7 +2,7 @@
 
 import { Link } from "./link.js";
 import { Listening } from "./listening.js";
-import { expiry, Requests, segment, Unanswered } from "./requests.js";
+import { expiry, Requests, segment, subscriptions, Unanswered } from "./requests.js";
 import { WaterspoutError } from "./tools.js";
 
 const MAX_CHANNELS = 128;
@@ -89,6 +89,7 @@ export class HttpLink extends Link {
       const reply = await this.#carryOut(type, fields, pushes);
       this._take({ ...reply, type: "reply", id });
       for (const push of pushes) this._take(push);
+      if (type === "connect" || type === "refresh") void this.#serve(fields.token, fields.after ?? {});
     } catch (/** @type {any} */ error) {
       if (error.code === "token_expired") this.end(4002, error.reason);
       else if (error.code === "unauthenticated") this.end(4500, error.reason);
@@ -154,6 +155,26 @@ export class HttpLink extends Link {
       }
       default:
         throw new WaterspoutError({ code: "bad_request", reason: `${type}: only over WebSocket` });
+    }
+  }
+
+  /** As over a WebSocket, what the token subscribes to needs no command.
+   *
+   * @param {string | undefined} token @param {Record<string, string>} after */
+  async #serve(token, after) {
+    for (const [channel, start] of Object.entries(subscriptions(token))) {
+      if (this.over || this.#listening.has(channel)) continue;
+      /** @type {any[]} */
+      const pushes = [];
+      try {
+        const from = after[channel] ? { after: after[channel] } : { ...start };
+        const reply = await this.#subscribe({ channel, ...from }, pushes);
+        this._take({ ...reply, type: "subscribed", channel });
+        for (const push of pushes) this._take(push);
+      } catch (/** @type {any} */ error) {
+        if (error instanceof Unanswered) return this.end(1006, error.message);
+        this._take({ type: "unsubscribed", channel, code: error.code, reason: error.reason });
+      }
     }
   }
 

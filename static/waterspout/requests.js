@@ -102,12 +102,26 @@ export function segment(field, name) {
  *
  * @param {string | undefined} token */
 export function expiry(token) {
+  const { exp } = claims(token);
+  return Number.isFinite(exp) ? exp : null;
+}
+
+/** The channels that a JSON Web Token subscribes to, and where each begins.
+ *
+ * @param {string | undefined} token @returns {Record<string, {after?: string, last?: number} | null>} */
+export function subscriptions(token) {
+  const { subscribe = {} } = claims(token);
+  return Array.isArray(subscribe) ? Object.fromEntries(subscribe.map((channel) => [channel, null])) : subscribe;
+}
+
+/** @param {string | undefined} token @returns {any} */
+function claims(token) {
   try {
-    const claims = String(token).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-    const { exp } = JSON.parse(atob(claims));
-    return Number.isFinite(exp) ? exp : null;
+    const part = String(token).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const bytes = Uint8Array.from(atob(part), (character) => character.charCodeAt(0));
+    return JSON.parse(new TextDecoder().decode(bytes)) ?? {};
   } catch {
-    return null; // an API key, or none at all
+    return {}; // an API key, or none at all
   }
 }
 

@@ -22,6 +22,11 @@ const client = new Waterspout(url, given);
 client.on("state", (event) => tell({ event: "state", ...event }));
 for (const type of ["resumed", "limited"]) client.on(type, (event) => tell({ event: type, ...event }));
 
+client.on("subscribed", ({ channel: { name, state } }) => {
+  channel(name);
+  tell({ event: "served", channel: name, state });
+});
+
 const heard = new Set();
 
 function channel(name) {

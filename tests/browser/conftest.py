@@ -75,7 +75,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("server")
     mongod = Mongod(directory)
     keys = {"shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest(), "admin": True}}
-    one = Server(directory, mongod.uri, settings={"auth.secret": SECRET, "auth.api_keys": keys})
+    one = Server(
+        directory,
+        mongod.uri,
+        settings={"auth.secret": SECRET, "auth.api_keys": keys, "namespaces.club": {"publish": "anyone"}},
+    )
     try:
         asyncio.run(mongod.start())
         asyncio.run(one.start())

@@ -463,3 +463,61 @@ def test_not_to_come_back(node: list[str], tmp_path: Path) -> None:
                 assert receipt["offset"] == 1
 
     asyncio.run(run())
+
+
+@scenario
+async def test_the_server_subscribes(node: list[str], server: Server) -> None:
+    """What the token names is there without a command, as a channel; after a loss it goes on where it was, and what the
+    client subscribes to by itself is its own. So it is over plain HTTP."""
+    channel, other, ticks = room(), room(), "dash:" + secrets.token_hex(4)
+    token = make_token(SECRET, "ann", subscribe=[channel, other, ticks])
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        async with (
+            client(node, f"ws://127.0.0.1:{proxy.port}/v1/ws", token=token) as ann,
+            client(node, server.ws, token=token, transports=["sse"]) as plain,
+        ):
+            own = ann.start("subscribe", name=other, options={"after": "0"})
+            for one in (ann, plain):
+                await until(lambda: len(one.told("live")) >= 3, 20, f"three channels; {one.events}")  # noqa: B023
+            assert (await own)["recovered"] is True
+            assert sorted(event["channel"] for event in ann.told("served")) == sorted((channel, ticks))
+            assert sorted(event["channel"] for event in plain.told("served")) == sorted((channel, other, ticks))
+            await post(server, channel, 1)
+            await ann.received(1)
+            await proxy.drop()
+            await ann.state("waiting")
+            await post(server, channel, 2)
+            await post(server, other, 3)
+            await ann.state("open")
+            assert sorted(await ann.received(3)) == [1, 2, 3]
+            assert len(ann.told("resumed")) == 1
+            assert sorted(await plain.received(3)) == [1, 2, 3]
+            assert ann.told("ended") == ann.told("gap") == []
+    finally:
+        await proxy.stop()
+
+
+@scenario
+async def test_a_back_end_subscribes(node: list[str], server: Server) -> None:
+    """What a back end has wanted comes back after a loss as well, without a right of the user's, until it is taken
+    back."""
+    channel = "club:" + secrets.token_hex(4)
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        async with client(node, f"ws://127.0.0.1:{proxy.port}/v1/ws", token=make_token(SECRET, "ida")) as ida:
+            await ida.state("open")
+            answer = await server.post("/v1/users/ida/subscribe", {"channel": channel}, token=SHOP)
+            assert answer.status == 200, answer
+            await until(lambda: ida.told("served"), 20, "the channel")
+            await proxy.drop()
+            await ida.state("waiting")
+            await server.post(f"/v1/channels/{channel}/messages", {"data": "missed"})
+            assert await ida.received(1) == ["missed"]
+            await server.post("/v1/users/ida/unsubscribe", {"channel": channel}, token=SHOP)
+            await until(lambda: ida.told("ended"), 20, "the end")
+            assert ida.told("ended")[0]["code"] == "unsubscribed"
+    finally:
+        await proxy.stop()
