@@ -20,6 +20,7 @@ import waterspout_client.client
 import waterspout_client.link
 from server.core.config import Retention, Seconds
 from server.core.errors import Disconnect
+from server.core.principals import Principal
 from server.node import Node
 from tests.support.client import make_token
 from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Server, free_port
@@ -57,6 +58,9 @@ def settings() -> dict[str, object]:
 @pytest.fixture
 def url(base_url: str, http_server: object) -> str:
     return base_url
+
+
+SERVED = make_token(SECRET, "ann", subscribe={"vip:a": {"last": 1}, "vip:b": None, "live:c": None})
 
 
 @asynccontextmanager
@@ -514,3 +518,75 @@ async def test_no_server_in_a_shell() -> None:
     code, output, errors = await shell.run("publish", LOBBY, "1", "--timeout", "0.5")
     assert (code, output) == (1, "")
     assert "within 0.5 s: [Errno 111]" in errors.splitlines()[-1]
+
+
+# --- what the server subscribes to ------------------------------------------------------------------------------------
+
+
+def session_of(node: Node, user: str) -> Any:
+    (session,) = node.admission.users[user]
+    return session
+
+
+async def test_the_server_subscribes(url: str, node: Node) -> None:
+    """What the token names comes as subscriptions, which go on where they were after a loss; a program's own takes the
+    place of one that nobody has entered, and misses nothing."""
+    publisher = Principal(user="shop", server=True, channels={"vip:*": ["publish"]})
+
+    async def publish(channel: str, data: Any) -> None:
+        stored = node.publisher.publish(publisher, channel, data)
+        assert stored is not None
+        await stored
+
+    await publish("vip:a", "before")
+    async with Client(url, token=SERVED, **QUICK) as client:
+        served = client.served()
+        async with asyncio.timeout(20):
+            given = {one.channel: one for one in [await anext(served) for _ in range(3)]}
+        assert sorted(given) == ["live:c", "vip:a", "vip:b"]
+        await publish("vip:b", 1)
+        async with given["vip:a"] as a, client.subscribe("vip:b") as b, given["live:c"] as c:
+            assert [event.data for event in await messages(a, 1)] == ["before"]
+            assert [event.data for event in await messages(b, 1)] == [1]
+            with pytest.raises(WaterspoutError, match="conflict"):
+                async with client.subscribe("vip:a"):
+                    pass
+            session_of(node, "ann").disconnect(Disconnect(4000, "test"), 0.05)
+            await until(lambda: client.state != "open", 10, "a loss")
+            await publish("vip:a", 2)
+            await publish("vip:b", 3)
+            assert [event.data for event in await messages(a, 1)] == [2]
+            assert [event.data for event in await messages(b, 1)] == [3]
+            await client.publish("live:c", 4)
+            assert [event.data for event in await messages(c, 1)] == [4]
+    with pytest.raises(WaterspoutError, match="closed"):
+        await anext(served)
+
+
+async def test_a_back_end_subscribes(url: str, node: Node) -> None:
+    """What a back end has wanted comes back after a loss as well, without a right of the user's, until it is taken
+    back. Nobody's loop holds up more than the bound."""
+    ops = Principal(user="ops", server=True, admin=True, channels={"vip:*": ["publish"]})
+    async with Client(url, token=make_token(SECRET, "ann"), max_pending=2, **QUICK) as client:
+        await client.ready()
+        node.directives.subscribe(ops, "ann", "vip:a")
+        served = client.served()
+        async with asyncio.timeout(20):
+            subscription = await anext(served)
+        for number in range(5):
+            stored = node.publisher.publish(ops, "vip:a", number)
+            assert stored is not None
+            await stored
+        await until(lambda: "vip:a" not in session_of(node, "ann").subscriptions, 10, "a client that is full")
+        assert subscription.behind <= 2
+        async with subscription as a:
+            assert [event.data for event in await messages(a, 5)] == [0, 1, 2, 3, 4]
+            session_of(node, "ann").disconnect(Disconnect(4000, "test"), 0.05)
+            await until(lambda: client.state != "open", 10, "a loss")
+            stored = node.publisher.publish(ops, "vip:a", "missed")
+            assert stored is not None
+            await stored
+            assert [event.data for event in await messages(a, 1)] == ["missed"]
+            await node.moderation.unsubscribe(ops, "vip:a", "ann", "enough")
+            with pytest.raises(Unsubscribed, match="enough"):
+                await messages(a, 1)

@@ -15,7 +15,7 @@ once and in order, so nothing is filtered here: resuming from a cursor is exact.
 attempts, so trying again never stores it twice.
 """
 
-from waterspout_client.client import Client, State, StateChange, Token
+from waterspout_client.client import Client, Token
 from waterspout_client.cursors import Cursors, FileCursors
 from waterspout_client.documents import Change, Collection, Found, Replaced, Watch
 from waterspout_client.errors import Unsubscribed, WaterspoutError
@@ -34,6 +34,7 @@ from waterspout_client.events import (
     User,
 )
 from waterspout_client.pace import Limited
+from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Subscription
 
 __all__ = [

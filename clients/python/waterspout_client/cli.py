@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, TextIO
 
-from waterspout_client.client import Client, StateChange
+from waterspout_client.client import Client
 from waterspout_client.documents import Change, Document, Replaced
 from waterspout_client.errors import WaterspoutError
 from waterspout_client.events import Dropped, Event, Gap, Join, Leave, Live, Message, Occupancy, Page
+from waterspout_client.state import StateChange
 
 DIM, RED, GREEN, YELLOW, CYAN = "2", "31", "32", "33", "36"
 

@@ -9,10 +9,9 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from waterspout_client.codec import Encoding, codec, to_json
 from waterspout_client.cursors import Cursors, load
@@ -22,6 +21,8 @@ from waterspout_client.events import Gap, Message, Page, Presence, Published, Pu
 from waterspout_client.link import ABNORMAL, End, Link, open_link, websocket_url
 from waterspout_client.outbox import Outbox, jitter
 from waterspout_client.pace import Limited
+from waterspout_client.served import Served
+from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Stream, Subscription
 
 logger = logging.getLogger("waterspout_client")
@@ -35,20 +36,6 @@ LASTED = 5.0  # s; a server that lets in and throws out at once has not answered
 T = TypeVar("T")
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A JWT or an API key, or a function that is asked for one at each connection and before one expires."""
-
-State = Literal["connecting", "open", "waiting", "closed"]
-
-
-@dataclass(frozen=True, slots=True)
-class StateChange:
-    """`connecting` → `open` → `waiting` (for the next attempt) → `connecting` …, until `closed`."""
-
-    state: State
-    reason: str = ""
-    code: int | None = None
-    """The close code, with `waiting` and `closed`."""
-    delay: float | None = None
-    """Seconds until the next attempt, with `waiting`."""
 
 
 class Client:
@@ -69,6 +56,7 @@ class Client:
                  their order
     max_queue    publishes waiting in a channel; more are refused with `limit_exceeded`
     max_pending  events waiting in a subscription for the loop that reads it; see `Subscription`
+    name, version  of the program: what the server's hook is told of who connects
     """
 
     def __init__(
@@ -87,6 +75,8 @@ class Client:
         window: int = 32,
         max_queue: int = 1000,
         max_pending: int = 1000,
+        name: str = "",
+        version: str = "",
     ) -> None:
         self.url = websocket_url(url)
         self.state: State = "closed"
@@ -105,7 +95,10 @@ class Client:
         self._max_queue = max_queue
         self._max_pending = max_pending
         self._open_link: Link | None = None
+        self._about = {"name": name, "version": version}
+        self._early: list[Push] = []
         self._streams: dict[str, Stream[Any]] = {}
+        self._served = Served(self._streams, self.subscribe)
         self._outboxes: dict[str, Outbox] = {}
         self._changed = asyncio.Event()
         self._closed: WaterspoutError | None = WaterspoutError("closed", "use `async with`: it connects, and closes")
@@ -167,7 +160,7 @@ class Client:
 
     async def _connection(self) -> End:
         """One connection, from the attempt to its end."""
-        self.session = {}
+        self.session, self._early = {}, []
         try:  # before the connection: the server does not wait long for what is said first
             token = await self._fresh_token()
         except Exception as error:
@@ -195,7 +188,8 @@ class Client:
     async def _greet(self, link: Link, token: str | None) -> End | None:
         """Say who we are, go on where we were, and renew the token in time. Why not, if the server refuses."""
         try:
-            session = await link.ask("connect", **({"token": token} if token else {}))
+            greeting = {"token": token, "after": self._served.places(), **self._about}
+            session = await link.ask("connect", **{name: value for name, value in greeting.items() if value})
         except WaterspoutError as error:
             if error.code == "disconnected":
                 return None  # the link's end says more
@@ -211,6 +205,8 @@ class Client:
             stream.opened(link)
         for outbox in list(self._outboxes.values()):
             outbox.opened(link)
+        while self._early:
+            self._take(self._early.pop(0))
         expires = session.get("expires")
         while callable(self._token) and expires is not None:
             await asyncio.sleep(max(REFRESH_PAUSE, (expires - time.time()) * REFRESH_AT))
@@ -225,6 +221,10 @@ class Client:
         return await token if inspect.isawaitable(token) else token
 
     def _take(self, push: Push) -> None:
+        if self._open_link is None:  # right behind the reply to `connect`
+            return self._early.append(push)
+        if push.get("type") == "subscribed":
+            return self._served.take(push, self._open_link)
         stream = self._streams.get(push.get("channel", ""))
         if stream is not None:
             stream.take(push)
@@ -237,6 +237,7 @@ class Client:
             stream.ended(self._closed)
         for outbox in self._outboxes.values():
             outbox.closed(self._closed)
+        self._served.close(self._closed)
         self._changed.set()
         self._set(StateChange("closed", end.reason, end.code))
 
@@ -339,6 +340,11 @@ class Client:
             max_pending=max_pending or self._max_pending,
         )  # fmt: skip
 
+    def served(self) -> AsyncIterator[Subscription]:
+        """What the server subscribes this client to (the token's `subscribe`, or a back end), one by one as it comes,
+        each to be used with `async with` and `async for`: `async for subscription in client.served(): …`"""
+        return self._served.each()
+
     async def history(
         self, channel: str, *, after: str | None = None, before: str | None = None, limit: int | None = None
     ) -> Page:
@@ -383,7 +389,7 @@ class Client:
         if stream.labelled:
             names = (f"{stream.channel}#{number}" if number > 1 else stream.channel for number in itertools.count(1))
             stream.channel = next(name for name in names if name not in self._streams)
-        elif stream.channel in self._streams:
+        elif (other := self._streams.get(stream.channel)) is not None and not other.yields_to(stream):
             raise WaterspoutError("conflict", f"channel: this client is subscribed to {stream.channel} already")
         self._streams[stream.channel] = stream
         return self._open_link

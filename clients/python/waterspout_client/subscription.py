@@ -95,6 +95,11 @@ class Stream(Generic[T]):
         self._first: asyncio.Future[str | None] | None = None
         self._attempt = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.offered = False
+        """The server has made it, and nobody has entered it yet."""
+        self._began: str | None = None
+        self._served = False
+        """The server makes it by itself on each connection."""
 
     def _make(self, item: Item) -> T | None:
         """What is handed on for what has come; None for nothing."""
@@ -104,6 +109,10 @@ class Stream(Generic[T]):
 
     async def __aenter__(self) -> Self:
         """Return when the server has answered; WaterspoutError if it refuses."""
+        if self.offered:
+            self.offered = False
+            self._finished()
+            return self
         if self._first is not None:
             raise RuntimeError("a subscription is entered once")
         link = self._home.join(self)
@@ -178,8 +187,40 @@ class Stream(Generic[T]):
 
     def opened(self, link: Link) -> None:
         self._link = link
-        if self._stage is not Stage.FULL:
+        if self._stage is not Stage.FULL and not self._served:
             self._ask()
+
+    def serve(self, push: Push, link: Link) -> None:
+        """The server has made the subscription. That counts for nothing where this program has."""
+        if self._first is None:
+            self.offered = True
+            self._first = asyncio.get_running_loop().create_future()
+            self._began = push.get("cursor")
+        elif not self._served:
+            return
+        self._link = link
+        self._options = {"grant": push["grant"]} if "grant" in push else {}
+        self._served = "grant" not in push
+        if self._stage is Stage.FULL:
+            link.send("unsubscribe", {"channel": self.channel}, lambda error, reply: None)
+        else:
+            self._answered(None, push)
+
+    @property
+    def place(self) -> str | None:
+        """Where it is, if the server is to make it again; "" in an ephemeral channel."""
+        return (self._received or "") if self._served and self._stage is not Stage.FULL else None
+
+    def yields_to(self, other: Stream[Any]) -> bool:
+        """Whether `other` may take its place, as nobody has entered it: from where this one has begun, if that does not
+        say where."""
+        if not self.offered:
+            return False
+        self.offered = False
+        self.ended(None)
+        if other._received is None and "last" not in other._options:
+            other._received = self._began
+        return True
 
     def lost(self) -> None:
         self._link = None
@@ -204,7 +245,7 @@ class Stream(Generic[T]):
     def take(self, push: Push) -> None:
         kind = push["type"]
         # Before the reply to `subscribe` it belongs to a former subscription, which was left.
-        if self._over or self._stage is Stage.JOINING:
+        if self._over or (self._stage is Stage.JOINING and not (self._served and kind == "unsubscribed")):
             return
         if kind == "unsubscribed":
             return self.ended(Unsubscribed(str(push.get("code")), str(push.get("reason", ""))))
