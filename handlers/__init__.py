@@ -7,6 +7,7 @@ from tornado.routing import Rule
 from handlers.auth import Login, Logout, Refresh, Register
 from handlers.base import BaseHandler
 from handlers.channels import Batch, Message, Messages, Polls
+from handlers.consumers import ConsumerList, OneConsumer, PauseConsumer, ResetConsumer, ResumeConsumer
 from handlers.documentation import DocumentationPage
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
@@ -45,6 +46,11 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/users/{user}/revoke": RevokeUser,
     "/v1/users/{user}/subscribe": SubscribeUser,
     "/v1/users/{user}/unsubscribe": UnsubscribeUserFrom,
+    "/v1/consumers": ConsumerList,
+    "/v1/consumers/{consumer}": OneConsumer,
+    "/v1/consumers/{consumer}/pause": PauseConsumer,
+    "/v1/consumers/{consumer}/resume": ResumeConsumer,
+    "/v1/consumers/{consumer}/reset": ResetConsumer,
     "/v1/auth/register": Register,
     "/v1/auth/login": Login,
     "/v1/auth/refresh": Refresh,

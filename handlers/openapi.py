@@ -21,6 +21,7 @@ REFERENCE: Final = "#/components/schemas/{name}"
 PATH_PARAMETERS: Final[dict[str, Any]] = {
     "channel": Channel,
     "collection": Annotated[str, Meta(description="A declared collection", examples=["orders"])],
+    "consumer": Annotated[str, Meta(description="One of the configuration", examples=["mailer"])],
     "document_id": Annotated[str, Meta(description="The `_id` of a document", examples=["65f0a1b2c3d4e5f6a7b8c9d0"])],
     "offset": Annotated[int, Meta(ge=1, description="Of a message in its channel", examples=[12])],
     "user": Annotated[str, Meta(description="A user's name: the `sub` of their tokens", examples=["ann"])],

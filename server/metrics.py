@@ -6,14 +6,16 @@ Nothing on the way of a message calls the library. A node's registry is its own:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from server import __version__
+from server.consumers.figures import Figures
 from server.core.errors import ERRORS
 from server.core.histogram import Histogram
 from server.delivery.sequencer import CAUSES
@@ -41,6 +43,7 @@ class _Collector(Collector):
         yield from self._clients()
         yield from self._log()
         yield from self._documents()
+        yield from self._consumers()
         broker = node.broker
         yield gauge("broker_up", "1: this node hears itself through its broker.", node.peers.unheard() is None)
         yield counter("broker_dropped", "Publications that could not be sent to the broker.", broker.dropped)
@@ -93,6 +96,42 @@ class _Collector(Collector):
         yield counter("document_changes", "Changes that this node has put into the log.", tailer.changes)
         yield counter("tailer_conflicts", "Changes whose place in the log had to be looked up again.", tailer.conflicts)
 
+    def _consumers(self) -> Iterator[Family]:
+        """By consumer; what is behind is this node's part of it."""
+        consumers = self._node.consumers
+        figures = {name: one.figures() for name, one in consumers.deliveries.items()}
+        now = self._node.clock.now_ms()
+
+        def family(name: str, help: str, value: Callable[[Figures], float]) -> Family:
+            return gauges(name, help, "consumer", {consumer: value(one) for consumer, one in figures.items()})
+
+        yield family("consumer_lag_messages", "Stored and not delivered.", lambda one: one.messages)
+        yield family(
+            "consumer_lag_seconds",
+            "The age of the oldest message that is not delivered.",
+            lambda one: max(now - one.oldest, 0) / 1000 if one.oldest else 0,
+        )
+        yield family(
+            "consumer_retention_used",
+            "The largest share of what a channel retains that is not delivered: from 1 on messages are lost.",
+            lambda one: one.retention,
+        )
+        yield family("consumer_channels_failing", "Channels whose last attempt has failed.", lambda one: one.failing)
+        states = {name: consumers.states.runs(name) for name in figures}
+        yield gauges("consumer_running", "0: it is paused or stopped.", "consumer", states)
+        delivered = {name: one.delivered for name, one in consumers.deliveries.items()}
+        yield counters("consumer_delivered", "Messages that were delivered.", "consumer", delivered)
+        for outcome, help in OUTCOMES.items():
+            values = {name: one.requests[outcome] for name, one in consumers.deliveries.items()}
+            yield counters(f"consumer_requests_{outcome}", help, "consumer", values)
+
+
+OUTCOMES: Final = {
+    "delivered": "Batches that were delivered.",
+    "failed": "Attempts that have failed.",
+    "dead": "Batches that went into the dead-letter channel.",
+}
+
 
 def counter(name: str, help: str, value: int) -> CounterMetricFamily:
     return CounterMetricFamily(f"waterspout_{name}", help, value)
@@ -108,13 +147,13 @@ def gauge(name: str, help: str, value: int) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"waterspout_{name}", help, value)
 
 
-def gauges(name: str, help: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+def gauges(name: str, help: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"waterspout_{name}", help, labels=[label])
     _add(family, values)
     return family
 
 
-def _add(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, int]) -> None:
+def _add(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> None:
     for key, value in sorted(values.items()):
         family.add_metric([key], value)
 

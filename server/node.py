@@ -37,6 +37,7 @@ from server.cluster.directory import BEAT, Directory
 from server.cluster.letters import Letters
 from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
+from server.consumers.operators import ConsumerOperators
 from server.consumers.service import Consumers
 from server.core.clock import Clock
 from server.core.config import MAX_STORED, Config, Redis
@@ -209,6 +210,7 @@ class Node:
             clock=self.clock,
             announce=lambda news: self.announcer.announce(news=news),
         )
+        self.consumer_operators = ConsumerOperators(self.consumers, self.log, self.lifecycle, self.clock)
         self.peers.on_head = self.consumers.note_head
         self.peers.on_sweep = self.consumers.look
         # The use cases.

@@ -48,7 +48,8 @@ def exposed() -> dict[str, set[str]]:
     """Sample → its labels, of a node that has done nothing."""
 
     async def scrape() -> dict[str, set[str]]:
-        node = Node(config.Config(), "mongodb://127.0.0.1:1/")
+        consumers = {"one": config.Consumer(channels=["chat:*"], function="collections:Counter")}
+        node = Node(config.Config(consumers=consumers), "mongodb://127.0.0.1:1/")
         node.incidents.disconnects["4000"] += 1  # these two have no samples before
         node.incidents.limits["burst"] += 1
         samples: dict[str, set[str]] = {}

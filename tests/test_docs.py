@@ -136,6 +136,7 @@ def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
     settings["namespaces.room"] = {"publish": "user", "subscribe": "user", "amend": "own|claim:moderator"}
+    settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}
     settings["centrifugo"] = {"enabled": True, "namespace": "chat"}
     one = Server(tmp_path_factory.mktemp("docs"), settings=settings)
     asyncio.run(one.start())

@@ -22,7 +22,7 @@ class Channel:
     """Its cursor (`cursors.Moving`), what was read behind it, and where it stands in the schedule (schedule.py)."""
 
     __slots__ = (
-        "consumer", "channel", "group", "position", "failure", "stored", "fence", "dirty",
+        "consumer", "channel", "group", "position", "failure", "stored", "settings", "fence", "dirty",
         "head", "buffer", "read", "gap", "batch", "oldest", "place", "stale",
     )  # fmt: skip
 
@@ -33,6 +33,7 @@ class Channel:
         self.position = position
         self.failure: Failure | None = None
         self.stored: Position | None = None
+        self.settings = 0
         self.fence = fence
         self.dirty = False
         self.head = head
@@ -62,7 +63,10 @@ class Channel:
                 await self._fill(log)
             if self.buffer or self.gap is not None:
                 messages = list(islice(self.buffer, most))
-                self.batch = compose(self.consumer, self.channel, messages, self.gap, self.read, most)
+                batch = compose(self.consumer, self.channel, messages, self.gap, self.read, most)
+                # What is behind the last of them, and is not to be told, is done with it.
+                whole = batch.messages == len(self.buffer)
+                self.batch = batch._replace(position=self.read) if whole else batch
                 if messages:
                     self.oldest = messages[0].time
         return self.batch
@@ -80,12 +84,12 @@ class Channel:
         if page.messages:
             self.buffer.extend(message for message in page.messages if not message.hidden)
             self.read = page.messages[-1].position
-            if not self.buffer and self.gap is None:
-                self.position = self.read  # nothing of it is to be told
         elif self.gap is None:
             self.head = (await log.head(self.channel)).position
             if is_behind(self.read, self.head):
                 raise Error("unavailable", "messages that are there could not be read yet")
+        if not self.buffer and self.gap is None:
+            self.position = self.read  # nothing of it is to be told
 
     def advance(self, batch: Batch) -> None:
         """What is in the batch is delivered, or as good as that."""

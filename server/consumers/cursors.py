@@ -1,12 +1,13 @@
 """How far each consumer is in each channel, in MongoDB:
 
-    consumer_cursors  {_id: {n: consumer, c: channel}, e: epoch, o: offset, f: fence,
+    consumer_cursors  {_id: {n: consumer, c: channel}, e: epoch, o: offset, f: fence, r: how often it was set,
                        x: {n: attempts, e: error, t: when the last one failed, d: when the next one is due}}
 
-A cursor is moved by compare-and-set: from the position that its holder knows it to have, under a fence that is no less
-than the one it was moved with before. So whoever has lost a channel, and does not know it yet, can neither move the
-cursor back nor undo what an operator has set. What moves within a moment is written together: a cursor may be some
-batches behind what was delivered, which after a crash is delivered once more, and never ahead of it.
+A cursor is moved by compare-and-set: from the position that its holder knows it to have, unless an operator has set it
+meanwhile, and under a fence that is no less than the one it was moved with before. So whoever has lost a channel, and
+does not know it yet, can neither move the cursor back nor undo what an operator has set. What moves within a moment is
+written together: a cursor may be some batches behind what was delivered, which after a crash is delivered once more,
+and never ahead of it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Stored(NamedTuple):
 
     position: Position
     failure: Failure | None
+    settings: int
+    """How often an operator has set it."""
 
 
 class Moving(Protocol):
@@ -61,6 +64,7 @@ class Moving(Protocol):
     failure: Failure | None
     stored: Position | None
     """Where MongoDB has it; None: it has none yet."""
+    settings: int
     fence: int
     dirty: bool
     """Whether something of it is still to be written."""
@@ -171,15 +175,24 @@ class Cursors:
 
     # --- operators ----------------------------------------------------------------------------------------------------
 
-    async def put(self, consumer: str, channel: str, position: Position) -> None:
-        """Set it, whatever it is now."""
-        fields = {"e": position.epoch, "o": position.offset}
-        with mapped():
-            await self._rows.update_one(
+    async def put(self, consumer: str, positions: Mapping[str, Position]) -> None:
+        """Set them, by channel, whatever they are now."""
+        updates = [
+            UpdateOne(
                 {"_id": _id(consumer, channel)},
-                {"$set": fields, "$unset": {"x": ""}, "$setOnInsert": {"f": 0}},
+                {
+                    "$set": {"e": epoch, "o": offset},
+                    "$inc": {"r": 1},
+                    "$unset": {"x": ""},
+                    "$setOnInsert": {"f": 0},
+                },
                 upsert=True,
             )
+            for channel, (epoch, offset) in positions.items()
+        ]
+        if updates:
+            with mapped():
+                await self._rows.bulk_write(updates, ordered=False)
 
     async def channels(self, consumer: str) -> list[str]:
         """All in which the consumer has a cursor."""
@@ -205,7 +218,7 @@ def _of(consumer: str) -> dict[str, Any]:
 def _stored(row: Mapping[str, Any]) -> Stored:
     failed = row.get("x")
     failure = None if failed is None else Failure(failed["n"], failed["e"], failed["t"], failed["d"])
-    return Stored(Position(row["e"], row["o"]), failure)
+    return Stored(Position(row["e"], row["o"]), failure, row.get("r", 0))
 
 
 def _refused(error: BulkWriteError) -> set[int] | None:
@@ -226,7 +239,11 @@ def _move(cursor: Moving) -> UpdateOne:
     else:
         attempts, error, time, due = cursor.failure
         fields["x"] = {"n": attempts, "e": error, "t": time, "d": due}
-    known: dict[str, Any] = {"_id": _id(cursor.consumer, cursor.channel), "f": {"$lte": cursor.fence}}
+    known: dict[str, Any] = {
+        "_id": _id(cursor.consumer, cursor.channel),
+        "f": {"$lte": cursor.fence},
+        "r": cursor.settings or {"$exists": False},
+    }
     if cursor.stored is None:
         known["e"] = {"$exists": False}
     else:

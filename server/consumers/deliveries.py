@@ -164,7 +164,7 @@ class Deliveries:
                 break
             one = new[channel] = Channel(self.name, channel, position, head, fence)
             if there is not None:
-                one.stored, one.failure = there.position, there.failure
+                one.stored, one.failure, one.settings = there
         places = {one.channel: one.position.offset + 1 for one in new.values() if one.lags}
         times = await self._parts.log.survey.times(places)
         for channel, one in new.items():
@@ -245,6 +245,8 @@ class Deliveries:
 
     def figures(self) -> Figures:
         """Of what it has in memory, which is what is not delivered yet."""
+        if len(self._idle) == len(self._channels):
+            return Figures()
         behind = (one for one in self._channels.values() if one.place != "idle")
         return figures(behind, self._parts.retention, self._parts.clock.now_ms())
 
@@ -265,6 +267,8 @@ class Deliveries:
     async def _work(self, one: Channel) -> float | None:
         while self._may(one):
             batch = await one.next(self._parts.log, self.options.batch)
+            if batch is None and one.position != one.stored:
+                self._parts.cursors.note(one)
             if batch is None or not self._may(one):
                 break
             pause = await self._deliver(one, batch)

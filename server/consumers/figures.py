@@ -1,51 +1,114 @@
-"""How far consumers are behind, and why."""
+"""How far consumers are behind, and why; of all nodes, which tell each other through MongoDB:
+
+    consumers  {_id: "@node", at: when it was told, of: {consumer: Figures}}
+
+Only what has changed is written, every TELL_EVERY seconds at most, and what nobody has told again for KEPT seconds is
+gone: nothing is told where nothing waits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
 
 from server.consumers.channel import Channel
 from server.core.config import Retention
+from server.core.tasks import Keeper
+from server.mongo.client import mapped
+from server.mongo.databases import DatabaseApart
+
+TELL_EVERY: Final = 2.0
+AGAIN: Final = 20.0
+"""Seconds after which what has not changed is told again."""
+KEPT: Final = 60
 
 
-class Figures(NamedTuple):
-    """Of one consumer on one node."""
+class Figures(msgspec.Struct):
+    """Of one consumer, on one node or on all. Times are in milliseconds since 1970, UTC; 0: not known, or none."""
 
-    channels: int
+    channels: int = 0
     """With something that is not delivered."""
-    messages: int
-    oldest: int
-    """The time of the oldest of them; 0: there is none, or it is not known."""
-    failing: int
+    messages: int = 0
+    oldest: int = 0
+    """The time of the oldest of them."""
+    failing: int = 0
     """Channels whose last attempt has failed."""
-    attempts: int
+    attempts: int = 0
     """The most that one of them has had."""
-    error: str | None
-    """Of the latest failure, and its time. Times are in milliseconds since 1970, UTC."""
-    failed: int
-    retention: float
+    error: str | None = None
+    """Of the latest failure, and when that was."""
+    failed: int = 0
+    retention: float = 0.0
     """The share of what may be retained of a channel that waits there: from 1 on something is lost."""
+
+    def add(self, other: Figures) -> None:
+        self.channels += other.channels
+        self.messages += other.messages
+        self.oldest = min(self.oldest or other.oldest, other.oldest or self.oldest)
+        self.failing += other.failing
+        self.attempts = max(self.attempts, other.attempts)
+        if other.failed > self.failed:
+            self.error, self.failed = other.error, other.failed
+        self.retention = max(self.retention, other.retention)
 
 
 def figures(behind: Iterable[Channel], retention: Callable[[str], Retention | None], now: int) -> Figures:
-    channels = messages = oldest = failing = attempts = failed = 0
-    error: str | None = None
-    share = 0.0
+    total = Figures()
     for one in behind:
-        channels += 1
-        of_one = one.head.offset - (one.position.offset if one.position.epoch == one.head.epoch else 0)
-        messages += of_one
-        if one.oldest:
-            oldest = min(oldest or one.oldest, one.oldest)
+        messages = one.head.offset - (one.position.offset if one.position.epoch == one.head.epoch else 0)
+        share = 0.0
         if (kept := retention(one.channel)) is not None:
             if kept.size:
-                share = max(share, of_one / kept.size)
+                share = messages / kept.size
             if kept.ttl and one.oldest:
                 share = max(share, (now - one.oldest) / 1000 / kept.ttl)
-        if one.failure is not None:
-            failing += 1
-            attempts = max(attempts, one.failure.attempts)
-            if one.failure.time > failed:
-                error, failed = one.failure.error, one.failure.time
-    return Figures(channels, messages, oldest, failing, attempts, error, failed, share)
+        of_one = Figures(1, max(messages, 0), one.oldest, retention=share)
+        if (failure := one.failure) is not None:
+            of_one.failing, of_one.attempts = 1, failure.attempts
+            of_one.error, of_one.failed = failure.error, failure.time
+        total.add(of_one)
+    return total
+
+
+class Board:
+    """What all nodes tell of their consumers. `own()`: what this one has to tell, without those that have caught up."""
+
+    def __init__(self, database: DatabaseApart, node: str, own: Callable[[], Mapping[str, Figures]]) -> None:
+        self._rows = database.own("consumers")
+        self._id = f"@{node}"
+        self._own = own
+        self._told: Any = {}
+        self._told_at = 0.0
+
+    async def open(self, keeper: Keeper) -> None:
+        with mapped():
+            await self._rows.create_index("told", expireAfterSeconds=KEPT)
+        keeper.every("consumers' figures", TELL_EVERY, self.tell)
+
+    async def tell(self) -> None:
+        """`unavailable` without MongoDB."""
+        now = asyncio.get_running_loop().time()
+        news = {name: msgspec.to_builtins(one) for name, one in self._own().items()}
+        if news != self._told or (news and now - self._told_at > AGAIN):
+            with mapped():
+                await self._rows.update_one(
+                    {"_id": self._id}, [{"$set": {"told": "$$NOW", "of": {"$literal": news}}}], upsert=True
+                )
+            self._told, self._told_at = news, now
+
+    async def read(self) -> dict[str, Figures]:
+        """Of all nodes together; this one's are those of now. `unavailable` without MongoDB."""
+        totals: dict[str, Figures] = {}
+        with mapped():
+            rows = [row async for row in self._rows.find({"told": {"$exists": True}, "_id": {"$ne": self._id}})]
+        for of_one in (self._own(), *(msgspec.convert(row["of"], dict[str, Figures]) for row in rows)):
+            for name, figures in of_one.items():
+                totals.setdefault(name, Figures()).add(figures)
+        return totals
+
+    async def leave(self) -> None:
+        with mapped():
+            await self._rows.delete_one({"_id": self._id})

@@ -14,6 +14,7 @@ from server.backend.backend import BackEnd, trust
 from server.consumers.batches import Batch
 from server.consumers.cursors import Cursors
 from server.consumers.deliveries import Deliveries, Parts
+from server.consumers.figures import Board, Figures
 from server.consumers.followed import Followed
 from server.consumers.leases import Leases, group_of
 from server.consumers.states import State, States
@@ -62,7 +63,7 @@ class Consumers:
         self.cursors = Cursors(database, self._keeper, self._on_lost)
         parts = Parts(log, self.cursors, self.leases, self.states, self._keeper, clock, config.retention)
         durable = [name for name, namespace in config.known_namespaces().items() if namespace.durable]
-        self._followed = Followed({name: one.channels for name, one in self.options.items()}, durable)
+        self.followed = Followed({name: one.channels for name, one in self.options.items()}, durable)
         trusted = trust(self.options.values())
         self._targets = {
             name: BackEnd(f"consumers.{name}", one, concurrency=one.concurrency, trusted=trusted, clock=clock)
@@ -72,6 +73,7 @@ class Consumers:
             name: Deliveries(name, self.options[name], target, parts, bury=self._bury, stop=self._stop, look=self.look)
             for name, target in self._targets.items()
         }
+        self.board = Board(apart, node, self.figures)
         self._opened = False
         self._wanted = asyncio.Event()
         self._news: dict[str, Position] = {}
@@ -87,6 +89,7 @@ class Consumers:
         await self.leases.look()
         self._opened = True
         self._wanted.set()
+        await self.board.open(self._keeper)
         self.leases.start(self._keeper)
         self._keeper.keep("consumers", self._look_through)
 
@@ -109,6 +112,7 @@ class Consumers:
             self._timer.cancel()
         with suppress(Error, TimeoutError):
             async with asyncio.timeout(LEAVE_WITHIN):
+                await self.board.leave()
                 await self.leases.leave()
 
     # --- what is new --------------------------------------------------------------------------------------------------
@@ -116,7 +120,7 @@ class Consumers:
     def committed(self, messages: list[Message]) -> None:
         """Messages of one channel are stored for good, by this node. Who delivers them is to know it soon."""
         channel, head = messages[-1].channel, messages[-1].position
-        if self._followed.by(channel) and self._opened:
+        if self.followed.by(channel) and self._opened:
             if self.leases.fence(group_of(channel)) is not None:
                 self.note_head(channel, head)
             else:
@@ -127,7 +131,7 @@ class Consumers:
     def note_head(self, channel: str, head: Position) -> None:
         """Somebody says that the channel reaches `head`."""
         if self._opened:
-            for name in self._followed.by(channel):
+            for name in self.followed.by(channel):
                 if name in self.deliveries:
                     self.deliveries[name].wake(channel, head)
 
@@ -165,10 +169,10 @@ class Consumers:
 
     async def _compare(self) -> None:
         if self.leases.held:
-            async for heads in self._log.survey.newest(*self._followed.ranges()):
+            async for heads in self._log.survey.newest(*self.followed.ranges()):
                 wanted: dict[str, dict[str, Any]] = {}
                 for channel, newest in heads.items():
-                    for name in self._followed.by(channel):
+                    for name in self.followed.by(channel):
                         wanted.setdefault(name, {})[channel] = newest
                 for name, some in wanted.items():
                     if name in self.deliveries:
@@ -192,7 +196,11 @@ class Consumers:
 
     async def _reload(self) -> None:
         try:
+            paused = {name for name in self.deliveries if not self.states.runs(name)}
             await self.states.load()
+            for name in paused:
+                if self.states.runs(name):
+                    self.deliveries[name].schedule.retry()
         except Error as error:
             logger.warning("consumers: %s", error.reason)
         for one in self.deliveries.values():
@@ -206,15 +214,27 @@ class Consumers:
     async def change(self, names: list[str], state: State, why: str | None = None) -> None:
         """Let consumers run, pause or stop, on all nodes."""
         await self.states.change(names, state, why)
+        await self.tell()
+
+    async def tell(self) -> None:
+        """A state or a cursor was set: have all nodes look at what is so now, this one at once."""
         await self.leases.tell()
-        for name in names:
-            if name in self.deliveries and self.states.runs(name):
-                self.deliveries[name].schedule.retry()
+        await self._reload()
+
+    # --- figures ------------------------------------------------------------------------------------------------------
+
+    def figures(self) -> dict[str, Figures]:
+        """Of this node's part, without those that have nothing left to do."""
+        found = ((name, one.figures()) for name, one in self.deliveries.items())
+        return {name: one for name, one in found if one.channels}
+
+    def dead_letter(self, name: str) -> str:
+        return self.options[name].dead_letter or f"{DEAD}:{name}"
 
     # --- the dead -----------------------------------------------------------------------------------------------------
 
     async def _bury(self, name: str, batch: Batch, error: str, attempts: int) -> None:
         """Put what cannot be delivered into the dead-letter channel, once; `unavailable`, and then it is not there."""
-        channel = self.options[name].dead_letter or f"{DEAD}:{name}"
+        channel = self.dead_letter(name)
         body = {**msgspec.json.decode(batch.body), "error": error, "attempts": attempts}
         await self._log.append(channel, None, batch.id, body, len(batch.body))

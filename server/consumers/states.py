@@ -70,6 +70,12 @@ class States:
             return await self._rows.find_one({"_id": name}) or row
         return row
 
+    async def begin_at(self, name: str, since: int) -> None:
+        """In channels in which it has no cursor: with what is not older. All nodes are to be told."""
+        with mapped():
+            await self._rows.update_one({"_id": name}, {"$set": {"since": since}})
+        await self.load()
+
     async def change(self, names: Iterable[str], state: State, why: str | None = None) -> None:
         now = self._clock.now_ms()
         with mapped():

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from pymongo import ASCENDING
 
 from server.core.cursors import MAX_OFFSET, Position
-from server.log.reader import GROUP, Reader
+from server.log.reader import GROUP, Head, Reader
 from server.log.rows import between, id_of
 from server.mongo.client import mapped
 from server.mongo.databases import Database
@@ -68,6 +68,11 @@ class Survey:
             channel: Newest(Position(states[channel].epoch, row["o"]), states[channel].floor, int(row["t"]))
             for channel, row in rows.items()
         }
+
+    async def heads(self, channels: Sequence[str]) -> dict[str, Head]:
+        """Of up to GROUP channels, in a command of their own."""
+        with mapped():
+            return await self._reader.heads(channels)
 
     async def before(self, channel: str, time: int) -> int | None:
         """The offset in front of the first message that is not older than `time` (milliseconds since 1970); None: all

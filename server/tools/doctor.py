@@ -10,11 +10,13 @@ import asyncio
 import logging
 import resource
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
@@ -85,6 +87,30 @@ async def examine(options: Config) -> AsyncIterator[Finding]:
     else:
         async for finding in redis(options):
             yield finding
+    async for finding in consumers(options):
+        yield finding
+
+
+async def consumers(options: Config) -> AsyncIterator[Finding]:
+    """Whether somebody listens where consumers push to. Nothing is posted: nobody knows what would come of it."""
+    for name, consumer in options.consumers.items():
+        if consumer.url is None:
+            continue
+        url = urlsplit(consumer.url)
+        what = f"consumer {name}: {url.scheme}://{url.hostname}"
+        try:
+            async with asyncio.timeout(WITHIN):
+                port = url.port or (443 if url.scheme == "https" else 80)
+                tls = ssl.create_default_context() if url.scheme == "https" else None
+                _, writer = await asyncio.open_connection(url.hostname, port, ssl=tls)
+                writer.close()
+            yield Finding("ok", f"{what} accepts connections")
+        except ssl.SSLError as error:
+            yield Finding("broken", f"{what}: {error.reason or 'TLS fails'}", "is its certificate one that all trust?")
+        except (OSError, TimeoutError, ValueError) as error:
+            why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+            fix = f"is it running, and is consumers.{name}.url right? What is published meanwhile is delivered later"
+            yield Finding("note", f"{what}: {why}", fix)
 
 
 def descriptors(options: Config, most: int) -> Iterator[Finding]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 from pymongo import MongoClient
+from tornado.httpclient import AsyncHTTPClient
 from tornado.ioloop import IOLoop
 
 from server.core import config
@@ -20,6 +23,7 @@ from tests.support.receiver import SECRET, Receiver
 from tests.support.waiting import until
 
 ANN = Principal("ann")
+KEY = "the operator's own key"
 OPS = Principal("ops", server=True, admin=True)
 
 
@@ -45,6 +49,10 @@ def settings(receiver: Receiver) -> dict[str, object]:
         },
         "namespaces.feed": {"publish": "anyone", "subscribe": "anyone"},
         "namespaces.old": {"publish": "anyone", "subscribe": "anyone"},
+        "auth.api_keys": {
+            "ops": {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "admin": True},
+            "shop": {"sha256": hashlib.sha256(b"the shop's key").hexdigest()},
+        },
         "mongodb.dedupe_window": 0,
     }
 
@@ -275,3 +283,103 @@ async def test_what_is_gone(node: Node, receiver: Receiver, mongod: Mongod) -> N
         await receiver.until_taken("chat:a", 3)
     assert receiver.gaps["chat:a"] == [{"from": 1, "to": 5}]
     assert receiver.data("chat:a") == [5, 6, 7]
+
+
+async def rest(base_url: str, method: str, path: str, body: Any = None, key: str = KEY) -> tuple[int, Any]:
+    answer = await AsyncHTTPClient().fetch(
+        base_url + path,
+        method=method,
+        body=None if method == "GET" else json.dumps(body or {}),
+        headers={"Authorization": f"Bearer {key}"},
+        raise_error=False,
+    )
+    return answer.code, json.loads(answer.body)
+
+
+@pytest.mark.gen_test
+async def test_what_operators_see(base_url: str, http_server: object, node: Node, receiver: Receiver) -> None:
+    """How far it is behind, why, and where; and after it is well again, nothing of it."""
+    receiver.rule = lambda request: 500 if request["channel"] == "chat:a" else 204
+    await publish(node, "chat:a", 1, 2, 3)
+    await publish(node, "chat:b", 1)
+
+    async def row() -> Any:
+        status, found = await rest(base_url, "GET", "/v1/consumers")
+        assert status == 200
+        return next(one for one in found["consumers"] if one["name"] == "mailer")
+
+    async def failing() -> Any:
+        return (await row())["attempts"] >= 2
+
+    await until(failing)
+    one = await row()
+    assert (one["state"], one["error"], one["failing"]) == ("running", "answered 500", 1)
+    assert (one["lag"]["messages"], one["lag"]["channels"]) == (3, 1)
+    assert one["lag"]["seconds"] > 0
+    await until(lambda: node.consumers.cursors.idle)
+    status, details = await rest(base_url, "GET", "/v1/consumers/mailer")
+    (failure,) = details["failures"]
+    assert (status, failure["channel"], failure["error"]) == (200, "chat:a", "answered 500")
+    receiver.rule = lambda request: 204
+    await receiver.until_taken("chat:a", 3)
+
+    async def well() -> bool:
+        one = await row()
+        return (one["lag"]["messages"], one["failing"], one["error"]) == (0, 0, None)
+
+    await until(well)
+    assert (await rest(base_url, "GET", "/v1/consumers/nobody"))[0] == 404
+    assert (await rest(base_url, "GET", "/v1/consumers", key="the shop's key"))[0] == 403
+
+
+@pytest.mark.gen_test
+async def test_pause_and_resume(
+    base_url: str, http_server: object, node: Node, receiver: Receiver, mongod: Mongod
+) -> None:
+    """Paused, nothing is delivered, not by a node that starts later either; resumed, everything is."""
+    status, one = await rest(base_url, "POST", "/v1/consumers/mailer/pause")
+    assert (status, one["state"]) == (200, "paused")
+    await publish(node, "chat:a", 1)
+    async with another(node, mongod) as second:
+        await publish(second, "chat:a", 2)
+        await publish(second, "feed:a", "another consumer")
+        await node.close()
+        await receiver.until_taken("feed:a", 1)
+        assert {request["consumer"] for request in receiver.requests} == {"tried"}
+        await second.consumers.change(["mailer"], "running")
+        await receiver.until_taken("chat:a", 2)
+
+
+@pytest.mark.gen_test
+async def test_reset(base_url: str, http_server: object, node: Node, receiver: Receiver) -> None:
+    """It goes on from a cursor, from the beginning or from now, in one channel or in all."""
+    receipts = await asyncio.gather(*(node.publisher.publish(ANN, "chat:a", n) for n in range(4)))
+    await publish(node, "chat:b", "b")
+    await receiver.until_taken("chat:a", 4)
+    await receiver.until_taken("chat:b", 1)
+
+    def again(channel: str) -> int:
+        return receiver.duplicates[channel]
+
+    path = "/v1/consumers/mailer/reset"
+    assert (await rest(base_url, "POST", path, {"channel": "chat:a", "to": str(receipts[1].position)}))[0] == 200
+    await until(lambda: again("chat:a") == 2)
+    assert (await rest(base_url, "POST", path, {"channel": "chat:a", "to": "beginning"}))[0] == 200
+    await until(lambda: again("chat:a") == 6)
+    assert (await rest(base_url, "POST", path, {"to": "beginning"}))[0] == 200
+    await until(lambda: again("chat:a") == 10 and again("chat:b") == 1)
+    for body, status in (
+        ({"channel": "chat:a", "to": "abc:2"}, 400),
+        ({"channel": "chat:a", "to": f"{node.log.epoch}:5"}, 400),
+        ({"channel": "feed:a", "to": "now"}, 404),
+        ({"to": "0"}, 400),
+        ({}, 400),
+    ):
+        assert (await rest(base_url, "POST", path, body))[0] == status, body
+    await node.consumers.change(["mailer"], "paused")
+    await publish(node, "chat:a", "never")
+    assert (await rest(base_url, "POST", path, {"to": "now"}))[0] == 200
+    await node.consumers.change(["mailer"], "running")
+    await publish(node, "chat:a", "next")
+    await until(lambda: receiver.requests[-1]["messages"][-1]["data"] == "next")
+    assert receiver.requests[-1]["messages"][0]["data"] == "next"

@@ -32,6 +32,21 @@ async def findings(checks: Any) -> dict[str, list[doctor.Finding]]:
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_where_consumers_push_to() -> None:
+    """Somebody has to listen there; that nobody does is worth a note, for nothing is lost by it."""
+    push = {"secret": "of thirty-two bytes at the very least", "channels": ["chat:*"]}
+    listener = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener:
+        there = {"there": push | {"url": f"http://127.0.0.1:{port}/"}, "gone": push | {"url": "http://127.0.0.1:1/"}}
+        found = await findings(doctor.consumers(options(consumers=there)))
+    assert [finding.what for finding in found["ok"]] == ["consumer there: http://127.0.0.1 accepts connections"]
+    (note,) = found["note"]
+    assert note.what.startswith("consumer gone: ")
+    assert "consumers.gone.url" in note.fix
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_a_good_mongodb(mongod: Mongod, node: Node) -> None:
     found = await findings(doctor.mongodb(node.config, mongod.uri))
     assert found["broken"] == []
