@@ -110,6 +110,9 @@ def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> co
             raise StartError(f"--set {setting}: expected A.B=VALUE")
         values.append((path, config.parse_value(text, f"--set {path}")))
     file = flags.config or (ROOT / "config.yaml")
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:  # last: functions of hooks and consumers may lie beside the file that names them
+        sys.path.append(folder)
     return config.load(file, environment, values)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from tornado.routing import Rule
 
 from handlers.auth import Login, Logout, Refresh, Register
@@ -16,12 +19,15 @@ from handlers.openapi import OpenApi, document
 from handlers.operators import ChannelList, Nodes
 from handlers.ops import Health, Metrics, Readiness
 from handlers.origins import Hosts
+from handlers.own_pages import POLICY, Fallback, OwnFiles, OwnPage
 from handlers.pages import ROOT, STATIC, Page, PageFolder
 from handlers.presence import Presence
 from handlers.routing import Doors
 from handlers.site import Site
 from handlers.users import DisconnectUser, RevokeUser, SubscribeUser, UnsubscribeUser, UnsubscribeUserFrom
 from handlers.websocket import WebSocketHandler
+from server.core.config import Config
+from server.core.errors import StartError
 from server.metrics import registry
 from server.node import Node
 from server.wire.codec import JSON
@@ -76,19 +82,32 @@ def make_app(node: Node) -> Doors:
         routes |= centrifugo.routes(node.config)
         if node.config.centrifugo.api:
             routes |= centrifugo_api.ROUTES
-    return Doors(
-        site,
-        routes,
-        [
-            (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
-            (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
-            Rule(PageFolder(STATIC), Page, {"path": str(STATIC), "default_filename": "index.html"}),
-            (r"/((?:README|CHANGELOG|docs/[\w-]+|clients/python/README)\.md)", DocumentationPage, {"path": str(ROOT)}),
-            (r"/(LICENSE|docs/images/[\w-]+\.png|bench/results/\w+\.svg)", Page, {"path": str(ROOT)}),
-            (r"/static/(.*)", Page, {"path": str(STATIC)}),
-            (r"/favicon\.ico()", Page, {"path": str(STATIC / "icon.svg")}),
-        ],
-    )
+    first, last = _own_pages(node.config)
+    return Doors(site, routes, [*first, *_pages(), *last])
+
+
+def _pages() -> list[Any]:
+    """The server's own."""
+    return [
+        (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
+        (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
+        Rule(PageFolder(STATIC), Page, {"path": str(STATIC), "default_filename": "index.html"}),
+        (r"/((?:README|CHANGELOG|docs/[\w-]+|clients/python/README)\.md)", DocumentationPage, {"path": str(ROOT)}),
+        (r"/(LICENSE|docs/images/[\w-]+\.png|bench/results/\w+\.svg)", Page, {"path": str(ROOT)}),
+        (r"/static/(.*)", Page, {"path": str(STATIC)}),
+        (r"/favicon\.ico()", Page, {"path": str(STATIC / "icon.svg")}),
+    ]
+
+
+def _own_pages(config: Config) -> tuple[list[Rule], list[Rule]]:
+    """What is looked for ahead of the server's own, and behind them."""
+    if config.server.pages is None:
+        return [], []
+    root = os.path.realpath(config.server.pages)
+    if not os.path.isdir(root):
+        raise StartError(f"configuration: server.pages: {config.server.pages} is not a folder")
+    kind = {"path": root, "default_filename": "index.html", "policy": config.server.pages_policy or POLICY}
+    return [Rule(OwnFiles(root), OwnPage, kind)], [Rule(Fallback(root), OwnPage, kind)]
 
 
 def make_metrics_app(node: Node) -> Doors:

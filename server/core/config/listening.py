@@ -31,6 +31,11 @@ class Server(Section):
     trusted_proxies: list[str] = field(default_factory=list)
     """addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, to the letter (no ranges). Without it
     everybody behind a proxy shares one `connections_per_ip`"""
+    pages: str | None = None
+    """a folder of pages of your own: `index.html` in it is `/`, `hello/index.html` is `/hello/`, other files are where
+    they lie. In a configuration file, relative to the file; else to where the server is started. See below"""
+    pages_policy: str | None = None
+    """the `Content-Security-Policy` of these pages; null: only what lies in the folder, and nothing inline"""
     uvloop: bool = True
     """the faster event loop, where it is installed"""
 
@@ -38,6 +43,8 @@ class Server(Section):
         for host in self.hosts:
             if not _HOST.fullmatch(host):
                 raise StartError(f"{path}.hosts: {host!r}: expected a name alone, such as rt.example.com")
+        if self.pages_policy is not None and not re.fullmatch(r"[ -~]+", self.pages_policy):
+            raise StartError(f"{path}.pages_policy: expected one line of ASCII")
 
 
 class Metrics(Section):

@@ -14,6 +14,8 @@ from server.core.config.values import Seconds, parse_duration
 from server.core.errors import StartError
 
 ENVIRONMENT_PREFIX: Final = "WATERSPOUT__"
+_RELATIVE: Final = (("server", "pages"),)
+"""Options that are paths, relative to the file they stand in."""
 
 
 def merged(file: Path | None, environment: Mapping[str, str], flags: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -24,6 +26,8 @@ def merged(file: Path | None, environment: Mapping[str, str], flags: Iterable[tu
     tree: dict[str, Any] = {}
     if file is not None:
         tree = _read(file)
+        for path in _RELATIVE:
+            _relate(tree, path, file.parent)
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
@@ -61,6 +65,12 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise StartError(f"configuration: {file}: expected sections, got {type(tree).__name__}")
     return tree
+
+
+def _relate(tree: dict[str, Any], path: tuple[str, ...], folder: Path) -> None:
+    section, name = tree.get(path[0]), path[1]
+    if isinstance(section, dict) and isinstance(section.get(name), str):
+        section[name] = str(folder / section[name])
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
