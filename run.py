@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import resource
+import shlex
 import signal
 import socket
 import sys
@@ -73,6 +74,9 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     example = commands.add_parser("seed", help="fill the collections with an example shop and market")
     example.add_argument("--simulate", action="store_true", help="and keep orders flowing and prices moving")
     example.set_defaults(run=lambda flags, options: seed.run(options, flags.simulate))
+    made = commands.add_parser("new", help="make a folder with a page, a configuration and a rule, to begin with")
+    made.add_argument("folder", type=Path, metavar="FOLDER")
+    made.set_defaults(run=run_new)
     imported = commands.add_parser(
         "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
     )
@@ -92,6 +96,14 @@ def run_import(flags: argparse.Namespace, _: config.Config) -> int:
     from server.tools import import_centrifugo  # here, as a start does not need it
 
     return import_centrifugo.run(flags.file)
+
+
+def run_new(flags: argparse.Namespace, _: config.Config) -> int:
+    from server.tools import new
+
+    program = Path(sys.argv[0])
+    command = program.name if program.suffix != ".py" else shlex.join((sys.executable, str(program.resolve())))
+    return new.run(flags.folder, command)
 
 
 def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> config.Config:

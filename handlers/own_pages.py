@@ -78,8 +78,8 @@ class Fallback(Matcher):
 class OwnPage(Page):
     """A file of the user's own. Not for pages of other origins, unlike the server's files."""
 
-    def initialize(self, path: str, default_filename: str | None = None, policy: str = POLICY) -> None:
-        super().initialize(path, default_filename)
+    def initialize(self, *, policy: str, **options: Any) -> None:  # type: ignore[override]
+        super().initialize(**options)
         self._policy = policy
 
     def set_extra_headers(self, path: str) -> None:

@@ -26,8 +26,8 @@ def merged(file: Path | None, environment: Mapping[str, str], flags: Iterable[tu
     tree: dict[str, Any] = {}
     if file is not None:
         tree = _read(file)
-        for path in _RELATIVE:
-            _relate(tree, path, file.parent)
+        for relative in _RELATIVE:
+            _relate(tree, relative, file.parent)
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
