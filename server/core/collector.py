@@ -11,10 +11,8 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-YOUNG: Final = 5_000
+YOUNG: Final = 10_000
 """New objects before a look at them (not 700: publishes in flight are no garbage)."""
-LOOKS: Final = 3
-"""How many of those before one at what they have found alive, which sets it aside."""
 DEEP_AFTER: Final = 1_000_000
 """Objects set aside before a look at all of them; at least half as many as there are, if that is more."""
 
@@ -32,17 +30,18 @@ class Collector:
         """What there is now stays."""
         gc.collect()
         gc.freeze()
-        gc.set_threshold(YOUNG, LOOKS, 0)
+        gc.set_threshold(YOUNG, 0, 0)
         gc.callbacks.append(self._looked)
 
     def _looked(self, phase: str, about: dict[str, int]) -> None:
-        if phase == "start" or about["generation"] == 0:
+        """What is not set aside after a look is looked at again by the next one, and then by one at everything."""
+        if phase == "start":
             return
-        if about["generation"] == 1:
-            self._since += (LOOKS + 1) * YOUNG
-            if self._since > max(DEEP_AFTER, self._kept // 2):
-                gc.unfreeze()  # and so the next look is at all
-                return
-        gc.freeze()
         if about["generation"] == 2:
+            gc.freeze()
             self._kept, self._since = gc.get_freeze_count(), 0
+        elif self._since <= max(DEEP_AFTER, self._kept // 2):
+            gc.freeze()
+            self._since += YOUNG
+        else:
+            gc.unfreeze()
