@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.routing import Rule
 
-from handlers.auth import Login, Logout, Refresh, Register
+from handlers.auth import Example, Login, Logout, Refresh, Register, Ways
 from handlers.base import BaseHandler
 from handlers.channels import Batch, Message, Messages, Polls
 from handlers.consumers import ConsumerList, OneConsumer, PauseConsumer, ResetConsumer, ResumeConsumer
@@ -57,8 +57,10 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/consumers/{consumer}/pause": PauseConsumer,
     "/v1/consumers/{consumer}/resume": ResumeConsumer,
     "/v1/consumers/{consumer}/reset": ResetConsumer,
+    "/v1/auth": Ways,
     "/v1/auth/register": Register,
     "/v1/auth/login": Login,
+    "/v1/auth/example": Example,
     "/v1/auth/refresh": Refresh,
     "/v1/auth/logout": Logout,
     "/healthz": Health,

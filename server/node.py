@@ -13,7 +13,7 @@ import secrets
 from functools import partial
 from typing import Final
 
-from server.access.accounts import Accounts
+from server.access.accounts.service import Accounts
 from server.access.admission import Admission
 from server.access.auth import Authenticator
 from server.access.hooks import Hooks
@@ -116,9 +116,6 @@ class Node:
         # Who may do what, and how much.
         self.admission = Admission(limits, namespaces)
         self.authenticator = Authenticator(config.auth, self.clock)
-        self.accounts: Accounts | None = None
-        if config.auth.accounts:
-            self.accounts = Accounts(self.database, self.authenticator.sign, config.auth.api_keys, self.clock)
         self.tickets = Tickets(self.database, config.auth.ticket_ttl, self.clock)
         self.revocations = Revocations(
             self.database_apart,
@@ -127,6 +124,16 @@ class Node:
             on_confirmed=lambda confirmed: self.moderation.confirm(confirmed),
             clock=self.clock,
         )
+        self.accounts: Accounts | None = None
+        if config.auth.accounts:
+            self.accounts = Accounts(
+                config.auth,
+                self.database,
+                self.authenticator,
+                self.revocations,
+                take_back=lambda revocation: self.moderation.take_back(revocation),
+                clock=self.clock,
+            )
         self.identities = Identities(
             self.authenticator, self.tickets, self.revocations, self.admission, config.auth.max_token_ttl
         )

@@ -4,8 +4,8 @@
  * @module
  */
 
+import { enter } from "./account/account.js";
 import { $, element, followConnection, framed } from "./page.js";
-import { Waterspout } from "./waterspout.js";
 
 const LOOK_EVERY = 5000;
 const WORDS = new Map([
@@ -20,7 +20,7 @@ const move = () => location.hash && location.replace(`/chat/${location.hash}`);
 addEventListener("hashchange", move);
 move();
 
-const client = new Waterspout();
+const client = (await enter({ ask: false })).client();
 followConnection(client);
 client.on("open", () => {
   $("node").textContent = client.session?.node ?? "behind HTTP";

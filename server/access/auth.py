@@ -226,25 +226,35 @@ class Authenticator:
             raise Error("token_expired", "the token has expired")
 
     def sign(
-        self, user: str, seconds: float, *, channels: Mapping[str, list[str]] | None = None, info: Any = None
+        self,
+        user: str,
+        seconds: float,
+        *,
+        channels: Mapping[str, list[str]] | None = None,
+        info: Any = None,
+        roles: list[str] | None = None,
+        issued: float | None = None,
+        token_id: str | None = None,
     ) -> tuple[str, int]:
-        """A token of ours for `user`, and when it expires (seconds since 1970); StartError where none can be signed."""
+        """A token of ours for `user`, and when it expires (seconds since 1970); StartError where none can be signed.
+        `issued`: when it was, if not now; `token_id`: its `jti`."""
         config = self._config
         algorithm = next((name for name in config.algorithms if name.startswith("HS")), None)
         if self._secret is None:
             raise StartError("auth.secret is null: there is nothing to sign a token with, and tokens are refused")
         if algorithm is None:
             raise StartError(f"auth.algorithms: {', '.join(config.algorithms)}: tokens are signed elsewhere")
-        now = int(self._clock.time())
+        now = self._clock.time() if issued is None else issued
         claims = {
             "sub": user,
-            "iat": now,
-            "exp": now + int(seconds),
-            "jti": secrets.token_urlsafe(12),
+            "iat": int(now) if issued is None or issued == int(issued) else issued,
+            "exp": int(now) + int(seconds),
+            "jti": token_id or secrets.token_urlsafe(12),
             "iss": config.issuer,
             "aud": config.audience,
             "channels": channels,
             "info": info,
+            "roles": roles or None,
         }
         present = {name: claim for name, claim in claims.items() if claim is not None}
         return jwt.encode(present, self._secret, algorithm), claims["exp"]

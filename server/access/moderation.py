@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from server.access.accounts import Accounts
+from server.access.accounts.service import Accounts
 from server.access.admission import Admission, Client
 from server.access.permissions import Permissions
 from server.access.revocations import Revocation, Revocations
@@ -86,6 +86,10 @@ class Moderation:
 
     async def _add(self, principal: Principal, revocation: Revocation) -> None:
         must_be_admin(principal)
+        await self.take_back(revocation)
+
+    async def take_back(self, revocation: Revocation) -> None:
+        """What the server itself takes back, such as the tokens of an account whose password is changed."""
         self._lifecycle.check()
         await self._revocations.add(revocation)
         self._tell_peers()

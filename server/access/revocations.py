@@ -163,6 +163,10 @@ class Revocations:
         revoked = self._users.get(user)
         return revoked is not None and (principal.issued or 0.0) <= revoked
 
+    def revoked_at(self, user: str) -> float:
+        """Tokens of the user that were issued until then (seconds since 1970) are revoked; 0: none are."""
+        return self._users.get(user, 0.0)
+
     def right(self, principal: Principal, channel: str) -> bool:
         """Whether the principal's rights in the channel are revoked."""
         if principal.user is None or principal.server:

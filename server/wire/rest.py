@@ -422,6 +422,32 @@ class Tokens(TypedDict):
     refresh_token: str
 
 
+class WaysIn(TypedDict):
+    """What a page needs to know before anybody has signed in. `examples`: whom one click signs in as, in
+    development."""
+
+    guests: bool
+    accounts: bool
+    examples: list[str]
+
+
+class ExampleRequest(Struct):
+    user: str
+
+
+class SessionRow(TypedDict):
+    """A sign-in. Times are milliseconds since 1970; `way`: how it was proved who it is."""
+
+    session: str
+    created: int | None
+    used: int | None
+    expires: int
+    address: str
+    agent: str
+    way: str
+    current: Annotated[bool, Meta(description="The one whose token has asked")]
+
+
 class HealthStatus(TypedDict):
     status: Literal["ok"]
 

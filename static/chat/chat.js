@@ -10,8 +10,8 @@
  * @module
  */
 
+import { enter } from "../account/account.js";
 import { $, element } from "../page.js";
-import { Waterspout } from "../waterspout.js";
 import { Banner } from "./banner.js";
 import { Composer } from "./composer.js";
 import { Room } from "./room.js";
@@ -26,8 +26,10 @@ import { cleanName, cleanRoom, some } from "./words.js";
 /** Guests come and go unannounced, so now and then they are counted. Milliseconds. */
 const COUNT_EVERY = 4000;
 
+const account = await enter();
+
 export class Page {
-  client = new Waterspout();
+  client = account.client();
   /** @type {Map<string, Room>} */
   rooms = new Map();
   /** There was a loss, and not all rooms have caught up. */
@@ -38,11 +40,14 @@ export class Page {
     (room) => this.#go(room),
     (room) => this.#leave(room),
   );
-  #composer = new Composer({
-    say: (text) => this.#say(text),
-    typing: (done) => void this.room.sayTyping(this.#composer.name, done),
-    rename: () => this.#sidebar.close(),
-  });
+  #composer = new Composer(
+    {
+      say: (text) => this.#say(text),
+      typing: (done) => void this.room.sayTyping(this.#composer.name, done),
+      rename: () => this.#sidebar.close(),
+    },
+    account.user,
+  );
   /** @type {Room} */
   room;
 

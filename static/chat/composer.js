@@ -12,9 +12,15 @@ export class Composer {
   #actions;
   name = cleanName(recall("localStorage", "name"));
 
-  /** @param {{say: (text: string) => void, typing: (done: boolean) => void, rename: () => void}} actions */
-  constructor(actions) {
+  /** @param {{say: (text: string) => void, typing: (done: boolean) => void, rename: () => void}} actions
+   * @param {string | null} user  whose name it is; null: a guest, who chooses one */
+  constructor(actions, user) {
     this.#actions = actions;
+    if (user !== null) {
+      this.name = user;
+      $("me").disabled = true;
+      $("me").querySelector("small").hidden = true;
+    }
     $("composer").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#send();

@@ -37,7 +37,7 @@ export function readMessage({ key, offset, cursor, time, user, data }, isMine) {
   const spoken = data !== null && typeof data === "object" && typeof data.text === "string";
   const raw = !spoken && typeof data !== "string";
   const text = String(raw ? JSON.stringify(data) : spoken ? data.text : data);
-  const name = (spoken && cleanName(data.name)) || cleanName(user) || "Anonymous";
+  const name = cleanName(user) || (spoken && cleanName(data.name)) || "Anonymous"; // whom the server knows is nobody else
   const when = Number.isFinite(time) && Math.abs(time) < 8.64e15 ? time : Date.now();
   return { key, offset, cursor, time: when, name, text: text.replace(TURNS, "").slice(0, MAX_TEXT), mine: isMine(key), raw };
 }

@@ -8,8 +8,8 @@
  * @module
  */
 
+import { enter } from "../account/account.js";
 import { $, element, followConnection } from "../page.js";
-import { Waterspout } from "../waterspout.js";
 import { Plot, Spark } from "./plot.js";
 import { Series } from "./series.js";
 
@@ -238,7 +238,7 @@ class Market {
   }
 }
 
-const client = new Waterspout();
+const client = (await enter()).client();
 followConnection(client);
 const market = new Market();
 

@@ -6,11 +6,14 @@
  * @module
  */
 
+import { enter } from "../account/account.js";
 import { $, element, followConnection, framed, recall, remember } from "../page.js";
 import { Waterspout } from "../waterspout.js";
 
 /** @typedef {import("../waterspout.js").Document} Document */
 /** @typedef {import("../waterspout.js").LiveCopy} LiveCopy */
+
+const account = await enter();
 
 const STEPS = ["placed", "paid", "packed", "shipped"];
 const LOW = 8;
@@ -66,8 +69,8 @@ class Shop {
 
   /** @param {string | null} token */
   constructor(token) {
-    this.client = token ? new Waterspout(undefined, { token }) : new Waterspout();
-    this.signedIn = token !== null;
+    this.client = token ? new Waterspout(undefined, { token }) : account.client();
+    this.signedIn = token !== null || account.user !== null;
     followConnection(this.client);
     this.client.on("closed", ({ reason }) => shop === this && this.#turnedAway(reason));
     this.#watchProducts();
@@ -212,7 +215,7 @@ class Shop {
     copy.on("reset", () => {
       $("enter").hidden = true;
       $("orders").hidden = false;
-      $("leave").hidden = !this.signedIn;
+      $("leave").hidden = !this.signedIn || account.on;
       this.#list.clear();
       this.#drawOrders();
     });
@@ -277,6 +280,7 @@ class Shop {
 
   /** @param {any} error */
   #askForToken(error) {
+    if (account.on) return this.#askForAccount(error);
     $("enter").hidden = false;
     $("orders").hidden = true;
     $("why").textContent =
@@ -285,9 +289,20 @@ class Shop {
         : `They cannot be shown: ${error.reason}.`;
   }
 
+  /** @param {any} error */
+  #askForAccount(error) {
+    const words = this.signedIn ? `They cannot be shown: ${error.reason}.` : "Guests see the shelf; orders are for users.";
+    const button = element("button", "primary", "Sign in");
+    button.type = "button";
+    button.addEventListener("click", () => void account.signIn());
+    $("enter").replaceChildren(element("p", "hint", words), ...(this.signedIn ? [] : [button]));
+    $("enter").hidden = false;
+    $("orders").hidden = true;
+  }
+
   /** Not by us. A guest may still have a token. @param {string} reason */
   #turnedAway(reason) {
-    if (!this.signedIn) return this.#askForToken({ reason });
+    if (!this.signedIn || account.on) return this.#askForToken({ reason });
     begin(null);
     $("refused").textContent = `This token is not taken: ${reason}.`;
     $("refused").hidden = false;
@@ -321,4 +336,4 @@ $("enter").addEventListener("submit", () => {
 });
 $("leave").addEventListener("click", () => begin(null));
 
-begin(recall("sessionStorage", "feed.token"));
+begin(account.on ? null : recall("sessionStorage", "feed.token"));

@@ -12,7 +12,8 @@ import jwt
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from server.access import accounts, throttle
+from server.access import throttle
+from server.access.accounts import attempts, passwords
 from server.core.errors import Error
 from server.node import Node
 from tests.integration.conftest import SETTINGS
@@ -112,13 +113,13 @@ async def test_a_login_does_not_tell_which_accounts_exist(
     """A wrong name and a wrong password: the same answer, after the same hashing."""
     await post("register", user="ann", password=PASSWORD)
     hashed: list[str] = []
-    verify = accounts.verify_password
+    verify = passwords.verify_password
 
     def counting(stored: str, password: str) -> bool:
         hashed.append(stored)
         return verify(stored, password)
 
-    monkeypatch.setattr(accounts, "verify_password", counting)
+    monkeypatch.setattr(passwords, "verify_password", counting)
     wrong_password = await post("login", user="ann", password="not the right one")
     wrong_name = await post("login", user="nobody", password="not the right one")
     assert wrong_password == wrong_name
@@ -181,11 +182,11 @@ class TestBehindAProxy:
         """After wrong passwords from many networks all have to wait, except where the owner has logged in before."""
         await login(PASSWORD, "192.0.2.1", "register")
         assert await login(PASSWORD, "192.0.2.1") == 200
-        answers = [await login("a wrong one", f"198.51.100.{n}") for n in range(accounts.FREE_ACCOUNT + 5)]
-        assert answers == [401] * accounts.FREE_ACCOUNT + [429] * 5
+        answers = [await login("a wrong one", f"198.51.100.{n}") for n in range(attempts.FREE_ACCOUNT + 5)]
+        assert answers == [401] * attempts.FREE_ACCOUNT + [429] * 5
         assert await login(PASSWORD, "203.0.113.7") == 429
         assert await login(PASSWORD, "192.0.2.1") == 200
-        now = 1001.0 + accounts.LONGEST_ACCOUNT_WAIT
+        now = 1001.0 + attempts.LONGEST_ACCOUNT_WAIT
         monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: now))
         assert await login(PASSWORD, "203.0.113.7") == 200
 
@@ -195,7 +196,7 @@ class TestBehindAProxy:
     ) -> None:
         """An address is counted when it asks, not when the answer is known."""
         monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-        names = [f"user{n}" for n in range(accounts.FREE_ADDRESS + 20)]
+        names = [f"user{n}" for n in range(attempts.FREE_ADDRESS + 20)]
         answers = await asyncio.gather(*(post("login", user=name, password="a wrong one") for name in names))
         assert sum(status == 429 for status, _ in answers) == 20
 
@@ -302,7 +303,7 @@ class TestWithASecret:
 @pytest.mark.gen_test
 async def test_too_many_logins_at_a_time(post: Any, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashing is bounded: beyond it `unavailable`, and the loop goes on turning."""
-    monkeypatch.setattr(accounts, "WAITING", 3)
+    monkeypatch.setattr(passwords, "WAITING", 3)
     answers = await asyncio.gather(*(post("login", user=f"user{n}", password=PASSWORD) for n in range(8)))
     assert {status for status, _ in answers} == {401, 503}
 

@@ -115,6 +115,10 @@ class Config(Section):
             raise StartError(
                 f"auth.allow_short_secret is for development: server.host {self.server.host} is not loopback"
             )
+        if self.auth.development and not is_loopback(self.server.host):
+            raise StartError(f"auth.development is for development: server.host {self.server.host} is not loopback")
+        if self.auth.development and self.server.trusted_proxies:
+            raise StartError("auth.development is for development: server.trusted_proxies says that there is a proxy")
         if self.centrifugo.namespace is not None and self.centrifugo.namespace not in self.namespaces:
             raise StartError(
                 f"configuration: centrifugo.namespace: {self.centrifugo.namespace} is not under namespaces"

@@ -70,6 +70,9 @@ class Auth(Section):
     accounts: bool = False
     """accounts kept in MongoDB, at [`/v1/auth/…`](protocol.md). Tokens are signed with `auth.secret`; if that is null,
     with one that is made at the first start and kept in MongoDB"""
+    development: bool = False
+    """for trying accounts on your own machine, on a loopback address without a proxy only: one click signs in as an
+    example user, whom `run.py seed` makes; links that are to be mailed are printed in the log"""
     ticket_ttl: Seconds = Seconds(60)
     """how long a [ticket](rest.md#tickets) opens an event stream"""
     api_keys: dict[str, ApiKey] = field(default_factory=dict)

@@ -1,0 +1,72 @@
+"""Waits between wrong passwords: for one name from one address, for an address, and for a name from everywhere."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from server.access.throttle import Throttle
+from server.core.addresses import address_key
+from server.core.errors import Error
+
+FREE_ATTEMPTS: Final = 5
+"""Wrong passwords for one name from one address before the first wait, which then doubles."""
+FREE_ADDRESS: Final = 100
+"""The same for all names, and for new accounts: many people may share an address."""
+FREE_ACCOUNT: Final = 50
+"""The same for one name from everywhere: whoever has many addresses can guess slowly only."""
+LONGEST_ACCOUNT_WAIT: Final = 60.0
+"""Seconds. Shorter than the others, since the owner has to wait as well."""
+FORGET_ACCOUNT_AFTER: Final = 86400.0
+"""Seconds. Longer than the others, or a pause would be worth 50 guesses more."""
+KNOWN: Final = 10_000
+"""(account, address) pairs that have logged in, and need not wait for the mistakes of others."""
+
+
+class Attempt:
+    """Counts as a failure unless it is said to be `good`."""
+
+    __slots__ = ("good",)
+
+    def __init__(self) -> None:
+        self.good = False
+
+
+class Attempts:
+    def __init__(self) -> None:
+        self._logins = Throttle(FREE_ATTEMPTS)
+        self._addresses = Throttle(FREE_ADDRESS)
+        self._names = Throttle(FREE_ACCOUNT, LONGEST_ACCOUNT_WAIT, FORGET_ACCOUNT_AFTER)
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    @contextmanager
+    def attempt(self, name: str, address: str) -> Iterator[Attempt]:
+        """Around the look at a password; `rate_limited` while there is a wait. An Error from within, such as a MongoDB
+        that is away, counts for nothing: nobody has looked at the password."""
+        key = address_key(address)
+        throttles = [(self._addresses, key), (self._logins, (name, key))]
+        if (name, key) not in self._known:
+            throttles.append((self._names, name))
+        attempt, taken = Attempt(), []
+        try:
+            for throttle, who in throttles:
+                throttle.attempt(who)
+                taken.append((throttle, who))
+            yield attempt
+        except Error:
+            for throttle, who in taken:
+                throttle.give_back(who)
+            raise
+        if attempt.good:
+            for throttle, who in taken:
+                throttle.give_back(who)
+            self._logins.forget((name, key))
+            self._remember(name, key)
+
+    def _remember(self, name: str, key: str) -> None:
+        self._known[name, key] = None
+        self._known.move_to_end((name, key))
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)

@@ -1,0 +1,175 @@
+/**
+ * How a page knows its visitor. `await enter()` first: it knows whether somebody is signed in, asks for it where guests
+ * are not let in, and puts a button or the user's menu into the page's bar. Where `auth.accounts` is off, everybody is
+ * a guest, and nothing is shown.
+ *
+ *     const account = await enter();
+ *     const client = account.client();      // a Waterspout with the user's token, whenever one is needed
+ *
+ * Who signs in or out later gets the page anew.
+ *
+ * @module
+ */
+
+import { $, element } from "../page.js";
+import { Waterspout } from "../waterspout.js";
+import { SignInDialog } from "./dialog.js";
+import { call, Session } from "./session.js";
+
+/** @typedef {import("./session.js").Ways} Ways */
+
+/** Codes with which a connection ends for good whose token was revoked: with the next token it may be taken again. */
+const REVOKED = 4501;
+const REFUSED = 4500;
+/** Milliseconds. */
+const RETRY_AFTER = 10_000;
+
+export class Account {
+  #session = new Session();
+  #ways;
+  /** @type {SignInDialog | null} */
+  #dialog = null;
+  /** As of when the page was opened; null: a guest. */
+  user = this.#session.user;
+
+  /** @param {Ways} ways */
+  constructor(ways) {
+    this.#ways = ways;
+    if (!this.on) this.user = null;
+    this.#session.onchange = () => location.reload();
+  }
+
+  /** Whether this server has accounts. */
+  get on() {
+    return this.#ways.accounts;
+  }
+
+  /** What the server says of the user: `roles`, `info`. */
+  get claims() {
+    return this.user ? this.#session.claims : {};
+  }
+
+  /** For requests of one's own: the user's token, or null for a guest. @param {string} [spent] */
+  async token(spent) {
+    return this.on ? this.#session.token(spent) : null;
+  }
+
+  /** @param {object} [options]  of the client */
+  client(options = {}) {
+    if (!this.user) return new Waterspout(undefined, options);
+    /** @type {string | undefined} */
+    let given;
+    let refused = false;
+    const token = async () => {
+      const fresh = await this.#session.token(refused ? given : undefined);
+      if (fresh === null) throw new Error("signed out");
+      refused = false;
+      return (given = fresh);
+    };
+    const client = new Waterspout(undefined, { ...options, token });
+    client.on("waiting", ({ code }) => (refused = code === 4002)); // expired, whatever this clock says
+    let retried = -Infinity;
+    client.on("closed", async ({ code }) => {
+      const just = performance.now() - retried < RETRY_AFTER; // another token has not helped
+      if ((code !== REVOKED && code !== REFUSED) || just) return;
+      retried = performance.now();
+      try {
+        refused = true;
+        if (await token()) client.connect();
+      } catch (/** @type {any} */ error) {
+        if (this.#session.user === null) void this.signIn("You have been signed out.");
+      }
+    });
+    return client;
+  }
+
+  /** Ask for it; then the page begins anew. @param {string} [why] */
+  async signIn(why) {
+    if (await this.#ask(why)) location.reload();
+  }
+
+  async signOut() {
+    await this.#session.signOut();
+    location.reload();
+  }
+
+  /** @param {string} [why] */
+  #ask(why) {
+    this.#dialog ??= new SignInDialog(this.#session, this.#ways);
+    return this.#dialog.ask(why);
+  }
+
+  /** Resolves when somebody may go on: a user, or a guest where guests may. */
+  async admit() {
+    if (!this.on) return;
+    this.#showMenu();
+    while (!this.#ways.guests && !this.user) {
+      this.#away();
+      // Closed without signing in: the button in the bar asks again.
+      if (await this.#ask("This server lets in users only.")) this.user = this.#session.user;
+      else await new Promise((resolve) => (this.#again = resolve));
+    }
+    this.#showMenu();
+  }
+
+  /** The button or the menu, and no question. */
+  showOnly() {
+    if (this.on) this.#showMenu();
+  }
+
+  /** @type {((value?: any) => void) | null} */
+  #again = null;
+
+  #away() {
+    document.body.dataset.state = "closed";
+    const word = $("state")?.querySelector(".word");
+    if (word) word.textContent = "Signed out";
+  }
+
+  #showMenu() {
+    const bar = document.querySelector("header.bar");
+    bar?.querySelector(".account-menu")?.remove();
+    bar?.append(this.user ? this.#menu(this.user) : this.#button());
+  }
+
+  #button() {
+    const button = element("button", "quiet-button account-menu", "Sign in");
+    button.type = "button";
+    button.addEventListener("click", () => {
+      if (this.#again) this.#again();
+      else void this.signIn();
+      this.#again = null;
+    });
+    return button;
+  }
+
+  /** @param {string} user */
+  #menu(user) {
+    const name = element("button", "quiet-button account-name", user);
+    name.type = "button";
+    name.setAttribute("popovertarget", "account-popover");
+    const out = element("button", "quiet-button", "Sign out");
+    out.type = "button";
+    out.addEventListener("click", () => void this.signOut());
+    const popover = element("div", "account-popover card", element("p", "hint", "Signed in as "), out);
+    popover.firstElementChild?.append(element("b", "", user));
+    popover.id = "account-popover";
+    popover.popover = "auto";
+    return element("div", "account-menu", name, popover);
+  }
+}
+
+/** @param {{ask?: boolean}} [options]  not `ask`: a page that is of use to anybody @returns {Promise<Account>} */
+export async function enter({ ask = true } = {}) {
+  /** @type {Ways} */
+  let ways = { guests: true, accounts: false, examples: [] };
+  try {
+    ways = await call("");
+  } catch {
+    // The server is away: the page's connection says so.
+  }
+  const account = new Account(ways);
+  if (ask || ways.guests) await account.admit();
+  else account.showOnly();
+  return account;
+}

@@ -1,0 +1,102 @@
+"""Signing in on the pages of a server that lets in users only, in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.tabs import Browsing, Tab
+from tests.support.processes import UNLIMITED, Mongod, Server
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def members(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """No guests; examples of `run.py seed`, since it is a machine of a developer."""
+    settings = {
+        **UNLIMITED,
+        "mongodb.database": "members",
+        "auth.accounts": True,
+        "auth.guests": False,
+        "auth.development": True,
+    }
+    server = Server(tmp_path_factory.mktemp("members"), mongod.uri, settings=settings)
+    asyncio.run(server.start())
+    seed = Server(server.directory, mongod.uri, settings=settings, name="seed", arguments=("seed",))
+    seed.launch()
+    assert asyncio.run(seed.wait_exit(60)) == 0
+    yield server
+    asyncio.run(server.stop())
+    server.clean()
+
+
+async def opened(tab: Tab, members: Server, path: str) -> None:
+    """With the dialog, since nobody is signed in."""
+    await tab.page.goto(members.base + path)
+    await tab.page.wait_for_selector("dialog[open]")
+
+
+async def sign(tab: Tab, user: str, password: str) -> None:
+    """By the keyboard, from the field that has the focus."""
+    await tab.page.keyboard.type(user)
+    await tab.page.keyboard.press("Tab")
+    await tab.page.keyboard.type(password)
+    await tab.page.keyboard.press("Enter")
+
+
+def test_a_page_lets_one_make_an_account_and_remembers_it(browsing: Browsing, members: Server, artifacts: Path) -> None:
+    """Sign-up by the keyboard, then a reload and the other pages without a question; a sign-out ends it in every tab,
+    and what is wrong is said in the dialog."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            await opened(tab, members, "/chat/")
+            assert await tab.pale() == []
+            await tab.page.screenshot(path=artifacts / "sign-in.png")
+            await tab.page.get_by_role("button", name="Make an account").click()
+            await tab.page.get_by_label("Name", exact=True).focus()
+            await sign(tab, "Zoe", PASSWORD)
+            await tab.state("open")
+            await tab.page.get_by_label("Message", exact=True).fill("hello")
+            await tab.page.keyboard.press("Enter")
+            await tab.page.wait_for_selector("#log li:has-text('hello')")
+            assert "Zoe" in await tab.page.inner_text("#log")
+            await tab.go(members.base, "/dashboard/")
+            other = await tab.page.context.new_page()
+            await other.goto(members.base + "/feed/")
+            await other.wait_for_selector("body[data-state=open]")
+            await tab.page.get_by_role("button", name="Zoe").click()
+            await tab.page.get_by_role("button", name="Sign out").click()
+            for page in (tab.page, other):
+                await page.wait_for_selector("dialog[open]")
+            await sign(tab, "zoe", "a wrong password")
+            await tab.page.get_by_role("alert").filter(has_text="do not belong together").wait_for()
+            await tab.page.keyboard.type(PASSWORD)
+            await tab.page.keyboard.press("Enter")
+            await tab.state("open")
+            await other.wait_for_selector("body[data-state=open]")
+
+    browsing.run(run())
+
+
+def test_one_click_signs_in_as_an_example_user(browsing: Browsing, members: Server) -> None:
+    """In development; and a dialog that was closed is opened again by the button in the bar."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new(phone=True)
+            await opened(tab, members, "/feed/")
+            await tab.page.keyboard.press("Escape")
+            assert await tab.fits()
+            await tab.page.get_by_role("button", name="Sign in").click()
+            await tab.page.get_by_role("button", name="bob").click()
+            await tab.state("open")
+            await tab.page.get_by_role("heading", name="Orders (").wait_for()
+            assert await tab.fits()
+
+    browsing.run(run())
