@@ -80,6 +80,8 @@ def test_a_page_lets_one_make_an_account_and_remembers_it(browsing: Browsing, me
             await tab.page.keyboard.press("Enter")
             await tab.state("open")
             await other.wait_for_selector("body[data-state=open]")
+            assert ["401" in complaint for complaint in tab.complaints] == [True]  # the browser's own, of the password
+            tab.complaints.clear()
 
     browsing.run(run())
 
