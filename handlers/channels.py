@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import UNSET
@@ -41,11 +41,23 @@ Publishing = asyncio.Future[Receipt | None] | Error | None
 
 
 class Waiting(BaseHandler):
-    async def poll(self, wanted: Mapping[str, str | None], limit: int, wait: int, *, joined: bool = False) -> None:
-        """Answer at once if there is something behind the cursors, or else leave the connection to a `Poll`."""
+    async def poll(
+        self, wanted: Mapping[str, str | None] | None, limit: int, wait: int, *, joined: bool = False,
+        after: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Answer at once if there is something behind the cursors, or else leave the connection to a `Poll`. `wanted`:
+        channel → cursor; None: those that the token subscribes to, `after` these cursors. `joined`: they share the
+        limit."""
         with self.entering(self.principal) as seats:
             socket = PollSocket(self.node, seats, self.head_of_response())
-            poll = Poll(self.node, socket, self.codec, self.principal, seats, limit=limit, joined=joined)
+            principal = self.principal
+            if self.node.arrivals.wanted:
+                principal = await self.node.arrivals.admit_poll(principal, self.client_address())
+            if wanted is None:
+                wanted = wanted_channels(list(channels_of(principal)), after)
+            if joined:
+                limit = max(1, limit // len(wanted))
+            poll = Poll(self.node, socket, self.codec, principal, seats, limit=limit, joined=joined)
             socket.client = poll
             try:
                 if not (await poll.idle(wanted) and wait) or self.request.method == "HEAD":
@@ -136,16 +148,13 @@ class Polls(Waiting):
     async def get(self, query: PollQuery) -> None:
         """As the long poll of one channel, with one cursor for all of them; they share `limit`. Without a channel:
         those that the token subscribes to."""
-        channels = query.channels or list(channels_of(self.principal))
-        await self._several(wanted_channels(channels, query.after), query.limit, query.wait)
+        wanted = wanted_channels(query.channels, query.after) if query.channels else None
+        await self.poll(wanted, query.limit, query.wait, joined=True, after=query.after)
 
     @operation("Read from more channels than a URL can hold", {200: PollPage})
     async def post(self, body: PollRequest) -> None:
         """As `GET`, but with the channels in the body, for long names."""
-        await self._several(wanted_places(body.channels, body.after), body.limit, body.wait)
-
-    async def _several(self, wanted: Mapping[str, str | None], limit: int, wait: int) -> None:
-        await self.poll(wanted, max(1, limit // len(wanted)), wait, joined=True)
+        await self.poll(wanted_places(body.channels, body.after), body.limit, body.wait, joined=True)
 
 
 class Batch(BaseHandler):

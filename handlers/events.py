@@ -63,12 +63,19 @@ class Streaming(BaseHandler):
         return [*self.path_args, *self.get_query_arguments("channel")]
 
     async def stream(
-        self, wanted: Mapping[str, str | None], last: int | None, starts: Mapping[str, Start] | None = None
+        self, wanted: Mapping[str, str | None] | None, last: int | None, after: Sequence[str] = ()
     ) -> None:
+        """`wanted`: channel → cursor; None: those that the token subscribes to, `after` these cursors."""
         with self.entering(self.principal) as seats:
+            principal, starts = self.principal, None
+            if self.node.arrivals.wanted:
+                principal = await self.node.arrivals.admit(principal, self.client_address(), "sse")
+            if wanted is None:
+                starts = channels_of(principal)
+                wanted = wanted_channels(list(starts), after)
             socket = EventSocket(self.node, seats, self.head_of_response())
             kind = EventStream if len(wanted) == 1 else JoinedEventStream
-            stream = socket.client = kind(self.node, socket, self.principal, seats)
+            stream = socket.client = kind(self.node, socket, principal, seats)
             try:
                 await stream.subscribe(wanted, last, starts)
                 if self.request.method == "HEAD":
@@ -94,11 +101,8 @@ class JoinedEvents(Streaming):
         """As of one channel; each `id` is one cursor for all of them. Without a channel: those that the token
         subscribes to."""
         after = [headers.cursor] if headers.cursor else query.after
-        if query.channels:
-            await self.stream(wanted_channels(query.channels, after), query.last)
-            return
-        named = channels_of(self.principal)
-        await self.stream(wanted_channels(list(named), after), query.last, named)
+        wanted = wanted_channels(query.channels, after) if query.channels else None
+        await self.stream(wanted, query.last, after)
 
     @operation("Listen to more channels than a URL can hold", {200: str}, media_types=MEDIA_TYPES)
     async def post(self, body: EventsRequest, headers: LastEventId) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from server.access.accounts.service import Accounts
 from server.access.admission import Admission
+from server.access.arrivals import Arrivals
 from server.access.auth import Authenticator
 from server.access.hooks import Hooks
 from server.access.identities import Identities
@@ -139,6 +140,7 @@ class Node:
         )
         self.permissions = Permissions(namespaces, self.revocations, config.auth.guests, config.collections)
         self.hooks = Hooks(config.hooks, self.clock)
+        self.arrivals = Arrivals(config.hooks, self.hooks, self.identities, self.keeper)
         self.rights = Rights(self.permissions, self.hooks)
         self.quotas = Quotas(config.quotas, enforced=config.quotas_enforced())
         self.moderation = Moderation(

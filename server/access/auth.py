@@ -195,7 +195,10 @@ class Authenticator:
         except msgspec.ValidationError as error:
             raise invalid_token(str(error)) from None
         self.check(known)
-        subscribe = _subscribe(known.subscribe)
+        try:
+            subscribe = served_by(known.subscribe)
+        except Error as error:
+            raise invalid_token(f"subscribe: {error.reason}") from None
         return Principal(
             user=known.sub,
             channels=with_rights(known.channels or {}, subscribe),
@@ -275,18 +278,15 @@ def with_rights(channels: Mapping[str, list[str]], served: Iterable[str]) -> Map
     return rights
 
 
-def _subscribe(claim: list[str] | dict[str, Start | None] | None) -> dict[str, Start]:
-    """Channel → where it begins; the claim is a list of names, or has options of each."""
+def served_by(claim: list[str] | dict[str, Start | None] | None) -> dict[str, Start]:
+    """Channel → where it begins; `claim` is a list of names, or has options of each. `bad_request` for what is none."""
     if not claim:
         return {}
     starts = claim if isinstance(claim, dict) else dict.fromkeys(claim)
     for channel, start in starts.items():
-        try:
-            namespace_of(channel)
-            if start is not None and start.after is not None:
-                parse_cursor(start.after)
-        except Error as error:
-            raise invalid_token(f"subscribe: {error.reason}") from None
+        namespace_of(channel)
+        if start is not None and start.after is not None:
+            parse_cursor(start.after)
     return {channel: start or Start() for channel, start in starts.items()}
 
 

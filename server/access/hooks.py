@@ -19,7 +19,9 @@ import copy
 import logging
 import ssl
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
 
 from server.backend.answers import Busy, Failed
 from server.backend.backend import BackEnd, trust
@@ -28,6 +30,7 @@ from server.core.clock import Clock
 from server.core.config import Hook
 from server.core.errors import Error
 from server.core.principals import Principal
+from server.wire.commands import convert
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ TURN_WITHIN: Final = 10.0
 
 Question = dict[str, Any]
 Answer = Mapping[str, Any]
+Kind = TypeVar("Kind", bound=Struct)
 
 
 class Hooks:
@@ -63,14 +67,27 @@ class Hooks:
         for lack of time."""
         if name is None or not self.wanted(name, action):
             return {}
+        return (await self._ask(name, action, principal, about, None))[0]
+
+    async def ask_for(
+        self, kind: type[Kind], name: str | None, action: str, principal: Principal, about: Question
+    ) -> Kind:
+        """The same, with an answer of this kind; another one is a failure of the hook. Whoever is passed over gets one
+        with nothing in it."""
+        understood = None if name is None else (await self._ask(name, action, principal, about, kind))[1]
+        return understood or kind()
+
+    async def _ask(
+        self, name: str, action: str, principal: Principal, about: Question, kind: type[Kind] | None
+    ) -> tuple[Answer, Kind | None]:
         question = {
             "action": action, "user": principal.user, "server": principal.server, "claims": dict(principal.claims),
         } | about  # fmt: skip
-        answer = await self._hooks[name].ask(question)
+        answer, understood = await self._hooks[name].ask(question, kind)
         if answer.get("allow", True) is not True:
             told = f"refused by {name}"  # its own reason may quote what was to be published
             raise Error("permission_denied", str(answer.get("reason") or told)[:1000], told=told)
-        return answer
+        return answer, understood
 
     async def close(self) -> None:
         for hook in self._hooks.values():
@@ -91,14 +108,14 @@ class _Asked:
     async def close(self) -> None:
         await self._backend.close()
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Question, kind: type[Kind] | None) -> tuple[Answer, Kind | None]:
         try:
             async with self._turns.take(WAITING, TURN_WITHIN):
-                return await self._ask(question)
+                return await self._ask(question, kind)
         except Busy as busy:
             raise Error("unavailable", f"hook {self.name}: {busy}", retry_after=1.0) from None
 
-    async def _ask(self, question: Question) -> Answer:
+    async def _ask(self, question: Question, kind: type[Kind] | None) -> tuple[Answer, Kind | None]:
         loop = asyncio.get_running_loop()
         if loop.time() < self._rests_until:
             return self._without("does not answer", self._rests_until - loop.time())
@@ -113,6 +130,7 @@ class _Asked:
             answer = reply.value()
             if not isinstance(answer, Mapping | None):
                 raise Failed("answered neither an object nor nothing")
+            understood = None if kind is None else _understood(answer or {}, kind)
         except Failed as failure:
             self._failures += 1
             if self._failures >= FAILURES:
@@ -121,9 +139,19 @@ class _Asked:
             return self._without(str(failure), 1.0)
         self._failures = 0
         self._rests_until = 0.0
-        return answer or {}
+        return answer or {}, understood
 
-    def _without(self, why: str, retry_after: float) -> Answer:
+    def _without(self, why: str, retry_after: float) -> tuple[Answer, None]:
         if self.options.on_failure == "allow":
-            return {}
+            return {}, None
         raise Error("unavailable", f"hook {self.name}: {why}", retry_after=retry_after)
+
+
+def _understood(answer: Answer, kind: type[Kind]) -> Kind:
+    if answer.get("allow", True) is not True:
+        return kind()
+    try:
+        understood: Kind = convert(answer, kind)
+    except Error as error:
+        raise Failed(f"answered what is not understood: {error.reason}") from None
+    return understood

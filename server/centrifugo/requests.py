@@ -16,7 +16,7 @@ from server.core.errors import Error, bad_request
 from server.sessions.grants import Grant
 from server.wire import commands
 from server.wire.codec import JSON
-from server.wire.commands import Command
+from server.wire.commands import MAX_LABEL, Command
 
 ERROR_UNRECOVERED: Final = 2
 """The bit of a subscription's `flag` that asks for an error where recovery is impossible."""
@@ -41,6 +41,8 @@ class SubscribeRequest(Struct):
 class ConnectRequest(Struct):
     token: str = ""
     subs: dict[str, SubscribeRequest] = field(default_factory=dict)
+    name: str = ""
+    version: str = ""
 
 
 class ChannelRequest(Struct):
@@ -225,7 +227,8 @@ class MalformedCommand(Exception):
 
 
 def _connect(number: int, request: ConnectRequest) -> Connect:
-    return Connect(id=number, token=request.token or None, subs=request.subs)
+    name, version = request.name[:MAX_LABEL], request.version[:MAX_LABEL]
+    return Connect(id=number, token=request.token or None, subs=request.subs, name=name, version=version)
 
 
 def subscribing(name: str, wanted: SubscribeRequest, names: Names) -> Subscribe:

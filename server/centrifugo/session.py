@@ -7,8 +7,8 @@ subscribe it, and what cannot be recovered ends a subscription, which the client
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from msgspec import UNSET, structs
 
@@ -19,19 +19,17 @@ from server.centrifugo import requests
 from server.centrifugo.codes import unrecoverable
 from server.centrifugo.common import Common
 from server.centrifugo.dialects import CentrifugoDialect
-from server.centrifugo.history import read
+from server.centrifugo.reading import Asked, answer, position_fields
 from server.centrifugo.replies import (
     BAD_REQUEST,
     INVALID_TOKEN,
     LOST_POSITION,
     STALE,
     end_of,
-    presence,
-    presence_stats,
 )
 from server.centrifugo.watching import Watching
 from server.core.config import Namespace
-from server.core.cursors import Position, parse_cursor
+from server.core.cursors import parse_cursor
 from server.core.errors import TOKEN_EXPIRED, Disconnect, Error
 from server.core.names import namespace_of
 from server.core.principals import GUEST, Principal
@@ -42,7 +40,8 @@ from server.sessions.budget import CHANGE, FRAME, REFUSAL
 from server.sessions.client import EXPIRY_GRACE
 from server.sessions.grants import Grant
 from server.sessions.outbox import Connection, Outbox
-from server.sessions.session import CONNECT_WITHIN, LOT, PING_EVERY, Ordered, Session
+from server.sessions.session import CONNECT_WITHIN, PING_EVERY, Ordered, Session
+from server.sessions.waiting import LOT
 from server.wire import commands
 from server.wire.amendments import AmendPush
 from server.wire.codec import Codec
@@ -54,9 +53,6 @@ MAX_TTL: Final = 2**31 - 1
 """Seconds that can be written down: clients ask for a new token so long before the end as that is a number."""
 LEFT_OUT: Final = frozenset(("permission_denied", "unknown_channel", "bad_request"))
 """Errors of a subscription that the client has asked for in `connect`: it goes without it."""
-
-
-Asked = TypeVar("Asked", requests.History, requests.Presence | requests.PresenceStats)
 
 
 class CentrifugoSession(Session):
@@ -133,21 +129,26 @@ class CentrifugoSession(Session):
                 await self._subscribe_for_server(command, command.served)
         elif isinstance(command, requests.Unsubscribe):
             self._unsubscribe(command)
-        elif isinstance(command, requests.History):
-            await self._read(command, self._history)
-        elif isinstance(command, requests.Presence | requests.PresenceStats):
-            await self._read(command, self._presence)
+        elif isinstance(command, Asked):
+            await self._read(command)
 
     # --- who the client is --------------------------------------------------------------------------------------------
 
     def _introduce(self, command: Command) -> bool:
         if not isinstance(command, requests.Connect):
             raise Disconnect(BAD_REQUEST, "the first command is connect")
-        if self._waits_for_key(command, command.token):
+        if self._arrival is None:
+            if self._waits_for_key(command, command.token):
+                return False
+            principal, grants = self._prove(command.token)
+            self._identify(principal)
+            self.grants.of_connection = grants
+        try:
+            if self._waits_for_hook(command):
+                return False
+        except Error as error:
+            self._refuse_connect(command, error)
             return False
-        principal, grants = self._prove(command.token)
-        self._identify(principal)
-        self.grants.of_connection = grants
         self._welcome()
         return True
 
@@ -174,7 +175,7 @@ class CentrifugoSession(Session):
         if limit and len(command.subs) > limit:
             reason = f"subs: {len(command.subs)} channels; channels_per_connection is {limit}"
             self._refuse_connect(command, Error("limit_exceeded", reason, limit="channels_per_connection"))
-        elif self.grants.of_connection or command.subs:
+        elif self._served_at_once() or command.subs:
             self._hold(self._connect_with_subscriptions(command))
         else:
             self._greet(command, {})
@@ -204,12 +205,13 @@ class CentrifugoSession(Session):
     async def _connect_with_subscriptions(self, command: requests.Connect) -> None:
         """All that its token names, or none; of what it asks for besides, what it has a right to."""
         begun: dict[str, tuple[requests.Subscribe, Subscription, Fields]] = {}
-        own = {self._names.theirs(channel): requests.SubscribeRequest() for channel in self.grants.of_connection}
+        own = {self._names.theirs(channel): requests.SubscribeRequest() for channel in self._served_at_once()}
         try:
             for number, (name, wanted) in enumerate((own | command.subs).items(), 1):
                 self._budget.left -= FRAME + CHANGE
                 try:
                     request = requests.subscribing(name, wanted, self._names)
+                    self._place(request)
                     begun[name] = request, *await self._begin(request)
                 except Error as error:
                     if error.code not in LEFT_OUT or (name in own and error.code == "unknown_channel"):
@@ -231,6 +233,18 @@ class CentrifugoSession(Session):
             for request, subscription, _ in present.values():
                 self._start(subscription, request)
 
+    def _served_at_once(self) -> set[str]:
+        """The channels that its token names, or the hook that was asked about it."""
+        assert self._principal is not None
+        return {*self.grants.of_connection, *self._principal.subscribe}
+
+    def _place(self, request: requests.Subscribe) -> None:
+        """Where the hook has it begin, if the client was not there before."""
+        assert self._principal is not None
+        start = self._principal.subscribe.get(request.channel)
+        if start is not None and not request.recover:
+            request.after, request.last = start.after, None if start.after else start.last
+
     def _refuse_connect(self, command: requests.Connect, error: Error) -> None:
         self._refuse(command.id, error)
         self.disconnect(end_of(error))
@@ -242,6 +256,8 @@ class CentrifugoSession(Session):
         new, grants = self._prove(command.token or None)
         if new.user != self._principal.user or not command.token:
             raise Disconnect(INVALID_TOKEN, "invalid token")
+        if self._arrival is not None:
+            new = self._arrival.admit(new)
         self._principal, self.grants.of_connection = new, grants
         if new.user is None:
             self._node.admission.bearers.add(self)
@@ -340,7 +356,7 @@ class CentrifugoSession(Session):
             self._drop(request.channel)
             raise unrecoverable("the position is not in the history any more")
         position = parse_cursor(begun["cursor"]) if gap is None else subscription.skip()
-        fields = {"recoverable": True, "positioned": True} | _position(position)
+        fields = {"recoverable": True, "positioned": True} | position_fields(position)
         if request.recover:
             fields["was_recovering"] = True
         if known and gap is None:
@@ -426,36 +442,16 @@ class CentrifugoSession(Session):
         command.key = publishers.key(command.channel, self._principal.user, self.id, self._published)
         super()._publish(command)
 
-    async def _history(self, command: requests.History) -> Fields:
-        channel, node = command.channel, self._node
-        principal = self.principal_in(channel)
-        if self._is_ephemeral(channel):
-            raise Error("not_found", f"channel: {channel} is ephemeral, it has no history")
-        messages, head = await read(
-            node.history, principal, channel, limit=command.limit, since=command.since, reverse=command.reverse,
-            address=self.address,
-        )  # fmt: skip
-        publications = [self._common.publishers.publication(message) for message in messages]
-        return {"publications": publications} | _position(head)
-
-    async def _presence(self, command: requests.Presence | requests.PresenceStats) -> Fields:
-        principal = self.principal_in(command.channel)
-        present = await self._node.presence.clients(principal, command.channel, address=self.address)
-        return presence_stats(present) if isinstance(command, requests.PresenceStats) else presence(present)
-
-    async def _read(self, command: Asked, read: Callable[[Asked], Awaitable[Fields]]) -> None:
+    async def _read(self, command: Asked) -> None:
         self._spend()
         async with self._one_page():
-            self._reply(command, **await read(command))
+            principal = self.principal_in(command.channel)
+            self._reply(command, **await answer(self._node, self._common.publishers, principal, command, self.address))
 
 
 def _served(command: Command) -> bool:
     """Whether a back end has asked for it."""
     return isinstance(command, requests.Subscribe) and command.served is not None
-
-
-def _position(head: Position) -> Fields:
-    return {"epoch": head.epoch} | ({"offset": head.offset} if head.offset else {})
 
 
 class _Outbox(Outbox):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -23,7 +22,8 @@ from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Allowance
 from server.sessions.lanes import LaneCommand, Lanes
 from server.sessions.outbox import Connection
 from server.sessions.requests import Paged, Request, answer
-from server.sessions.subscribing import Served, SubscribingClient
+from server.sessions.subscribing import Served
+from server.sessions.waiting import WaitingClient
 from server.wire.commands import Command, Connect, Ping, Publish, Refresh, Subscribe, Unsubscribe
 from server.wire.dialects import Dialect, Unreadable
 from server.wire.frames import PONG, frame
@@ -34,8 +34,6 @@ CONNECT_WITHIN: Final = 10.0
 PING_EVERY: Final = 25.0
 PONG_WITHIN: Final = 8.0
 """Seconds, all three: from the upgrade to the first command, between pings, and from a ping to a sign of life."""
-LOT: Final = 64
-"""Commands that are carried out in a row, of those that have waited."""
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
@@ -47,12 +45,12 @@ OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
 """Codes of errors that are this server's fault, so that they cost the client nothing."""
 
 
-class Session(SubscribingClient):
+class Session(WaitingClient):
     """`principal` is None until the client has said who it is."""
 
     transport = "websocket"
     __slots__ = (
-        "begun", "_dialect", "_started", "_first", "_held", "_said", "_allowance", "_budget", "_lanes", "_paging",
+        "begun", "_dialect", "_first", "_said", "_allowance", "_budget", "_lanes", "_paging",
         "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
@@ -65,13 +63,9 @@ class Session(SubscribingClient):
         self.begun = 0
         """Commands that continue as tasks, in later turns of the loop. After each frame the WebSocket reads it, adds it
         to the load of its connection, and sets it back to 0."""
-        self._started = False
-        """Whether the client has said who it is, or is a guest."""
         self._first = True
         self._said: tuple[str, ...] = ()
         """Codes of refusals that are in the log: one each."""
-        self._held: deque[Command] | None = None
-        """Commands that wait until the key of the first one's token is fetched; None: nothing is waited for."""
         now = asyncio.get_running_loop().time()
         self._allow(principal)
         self._lanes = Lanes()
@@ -103,13 +97,6 @@ class Session(SubscribingClient):
                 self._unreadable(command)
             else:
                 self._handle_in_turn(command)
-
-    def _handle_in_turn(self, command: Command) -> None:
-        if self._held is not None:
-            self._held.append(command)
-            self._count(1)
-        else:
-            self._handle(command)
 
     def _unreadable(self, command: Unreadable) -> None:
         self._refuse(*command)
@@ -159,16 +146,21 @@ class Session(SubscribingClient):
         waits for the key of its token."""
         token = command.token if isinstance(command, Connect) else None
         try:
-            if token is not None or self._principal is None:
+            if self._arrival is not None:
+                pass  # the hook has answered
+            elif token is not None or self._principal is None:
                 if self._waits_for_key(command, token):
                     return False
                 principal = self._authenticate(token)
-                self.check_served(principal.subscribe, command.after if isinstance(command, Connect) else ())
                 self._identify(principal)
                 if principal.server:
                     self._allow(principal)
             else:
                 self._node.identities.recognize(self._principal)  # it is a while since the upgrade
+            if self._waits_for_hook(command):
+                return False
+            assert self._principal is not None
+            self.check_served(self._principal.subscribe, command.after if isinstance(command, Connect) else ())
         except Error as error:
             self._refuse(command.id, error)
             raise _turned_away(error) from None
@@ -199,40 +191,13 @@ class Session(SubscribingClient):
         new = self._authenticate(command.token)
         if (new.user, new.server) != (self._principal.user, self._principal.server):
             raise Error("permission_denied", f"token: it is not {self._principal.name}'s")
+        if self._arrival is not None:  # what the hook has given is the connection's
+            new = self._arrival.admit(new)
         self.check_served(new.subscribe)
         old, self._principal = self._principal, new
         self._reply(command, user=new.user, expires=_whole(new.expires))
         self.check_subscriptions()
         self.serve({channel: new.subscribe[channel] for channel in new.subscribe.keys() - old.subscribe.keys()})
-
-    def _waits_for_key(self, command: Command, token: str | None) -> bool:
-        fetching = self._node.authenticator.fetching(token)
-        if fetching is None:
-            return False
-        self._hold(fetching, command)
-        return True
-
-    def _hold(self, until: Awaitable[None], *commands: Command) -> None:
-        """These, and all that come, wait `until` that is done. It must not raise."""
-        self._held = deque(commands)
-        self._count(len(commands))
-        self._spawn(self._go_on_after(until))
-
-    async def _go_on_after(self, until: Awaitable[None]) -> None:
-        await until
-        waiting, done = self._held, 0
-        while waiting and not self._ended:
-            self._held = None
-            self._count(-1)
-            self._handle(waiting.popleft())
-            if self._held is not None:  # another one waits
-                self._held.extend(waiting)
-                return
-            self._held = waiting  # what comes meanwhile stands behind it
-            done += 1
-            if not done % LOT:
-                await self._node.loop_share.turn()
-        self._held = None
 
     # --- commands -----------------------------------------------------------------------------------------------------
 

@@ -37,12 +37,14 @@ class Served(Subscribe):
 
 
 class SubscribingClient(ConnectedClient):
-    __slots__ = ("_grants",)
+    __slots__ = ("_grants", "_started")
 
     def __init__(
         self, node: Node, connection: Connection, codec: Codec, principal: Principal | None, seats: ConnectionSeats,
         origin: str | None = None,
     ) -> None:  # fmt: skip
+        self._started = False
+        """Whether it is known who it is, and that it may come in. What is wanted of it before, it gets then."""
         self._grants: Grants | None = None
         """None until the server has subscribed it to something, or it has shown a grant."""
         super().__init__(node, connection, codec, principal, seats, origin)
@@ -118,7 +120,7 @@ class SubscribingClient(ConnectedClient):
             self._node.admission.check_served(channels)
 
     def obey(self, directive: Directive) -> None:
-        if directive.action == "subscribe":
+        if directive.action == "subscribe" and self._started:
             self._serve(served(directive))
 
     def _serve(self, command: Served) -> None:

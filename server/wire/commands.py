@@ -21,7 +21,8 @@ MAX_KEY: Final = 255
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Offset = Annotated[int, Meta(ge=1, le=MAX_OFFSET)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
-Label = Annotated[str, Meta(max_length=100)]
+MAX_LABEL: Final = 100
+Label = Annotated[str, Meta(max_length=MAX_LABEL)]
 
 
 class Command(Struct, tag_field="type", kw_only=True):

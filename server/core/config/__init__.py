@@ -131,6 +131,9 @@ class Config(Section):
                 hook = getattr(entry, "hook", None)
                 if hook is not None and hook not in self.hooks:
                     raise StartError(f"configuration: {path}.{name}.hook: {hook} is not under hooks")
+        asked = [name for name, hook in self.hooks.items() if "connect" in hook.actions]
+        if len(asked) > 1:
+            raise StartError(f"configuration: hooks: {', '.join(asked)}: only one is asked about connect")
         for name in self.collections:
             if name.startswith(self.mongodb.prefix):
                 raise StartError(

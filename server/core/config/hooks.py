@@ -18,10 +18,11 @@ class Hook(Target):
     on_failure: Literal["deny", "allow"] = "deny"
     """`allow`: what the hook does not answer is accepted. Else it is refused with `unavailable`. What could not be
     asked because of too many other questions (5,000 waiting, or 10 s) is refused in either case"""
-    actions: list[Literal["publish", "subscribe", "write", "amend"]] = field(
+    actions: list[Literal["publish", "subscribe", "write", "amend", "connect"]] = field(
         default_factory=lambda: ["publish", "subscribe", "write", "amend"]
     )
-    """what it is asked about. Edits of messages are asked about as `publish`, erasing and pinning as `amend`"""
+    """what it is asked about. Edits of messages are asked about as `publish`, erasing and pinning as `amend`. One hook
+    may say `connect`: it is asked about all who connect"""
 
     def check(self, path: str) -> None:
         self.check_target(path)
