@@ -15,6 +15,7 @@ from handlers.documentation import DocumentationPage
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
 from handlers.events import ChannelEvents, JoinedEvents, Tickets
+from handlers.members import ChannelMember, ChannelMembers
 from handlers.openapi import OpenApi, document
 from handlers.operators import ChannelList, Nodes
 from handlers.ops import Health, Metrics, Readiness
@@ -38,6 +39,8 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/channels/{channel}/messages/{offset}": Message,
     "/v1/channels/{channel}/events": ChannelEvents,
     "/v1/channels/{channel}/presence": Presence,
+    "/v1/channels/{channel}/members": ChannelMembers,
+    "/v1/channels/{channel}/members/{user}": ChannelMember,
     "/v1/channels": ChannelList,
     "/v1/events": JoinedEvents,
     "/v1/poll": Polls,

@@ -16,6 +16,7 @@ from handlers.operations import Operation, declared, is_list, operation
 from server import __version__
 from server.wire.codec import JSON, MSGPACK
 from server.wire.rest import Channel, Problem, PublishItem, StoredDocument
+from server.wire.rooms import MemberItem
 
 REFERENCE: Final = "#/components/schemas/{name}"
 PATH_PARAMETERS: Final[dict[str, Any]] = {
@@ -41,7 +42,7 @@ def document(routes: Mapping[str, type[BaseHandler]]) -> dict[str, Any]:
         for method in handler.methods()
         if (declaration := declared(handler, method)) is not None
     ]
-    kinds = [Problem, PublishItem, *_kinds(declaration for _, _, declaration in operations)]
+    kinds = [Problem, PublishItem, MemberItem, *_kinds(declaration for _, _, declaration in operations)]
     _, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
     paths: dict[str, Any] = {}
     for path, method, declaration in operations:

@@ -19,6 +19,7 @@ from server.access.arrivals import Arrivals
 from server.access.auth import Authenticator
 from server.access.hooks import Hooks
 from server.access.identities import Identities
+from server.access.memberships import Memberships
 from server.access.moderation import Moderation
 from server.access.permissions import Permissions
 from server.access.quotas import Quotas
@@ -62,6 +63,8 @@ from server.presence.attendance import Attendance
 from server.presence.clients import Visitors
 from server.presence.last_seen import LastSeen
 from server.presence.service import PresenceService
+from server.rooms.rooms import Rooms
+from server.rooms.rows import MemberRows
 from server.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -138,7 +141,16 @@ class Node:
         self.identities = Identities(
             self.authenticator, self.tickets, self.revocations, self.admission, config.auth.max_token_ttl
         )
-        self.permissions = Permissions(namespaces, self.revocations, config.auth.guests, config.collections)
+        member_rows = MemberRows(self.database)
+        self.memberships = Memberships(
+            self.keeper,
+            member_rows.roles,
+            listens=self.admission.listens,
+            on_change=lambda user: self.moderation.check_subscriptions(user),
+        )
+        self.permissions = Permissions(
+            namespaces, self.revocations, config.auth.guests, config.collections, self.memberships
+        )
         self.hooks = Hooks(config.hooks, self.clock)
         self.arrivals = Arrivals(config.hooks, self.hooks, self.identities, self.keeper)
         self.rights = Rights(self.permissions, self.hooks)
@@ -148,6 +160,7 @@ class Node:
             admission=self.admission,
             permissions=self.permissions,
             revocations=self.revocations,
+            memberships=self.memberships,
             accounts=self.accounts,
             lifecycle=self.lifecycle,
             tell_peers=lambda: self.announcer.announce(revoked=True),
@@ -222,6 +235,21 @@ class Node:
         self.consumer_operators = ConsumerOperators(self.consumers, self.log, self.lifecycle, self.clock)
         self.peers.on_head = self.consumers.note_head
         self.peers.on_sweep = self.consumers.look
+        self.rooms = Rooms(
+            wanted=any(namespace.members for namespace in namespaces.values()),
+            rows=member_rows,
+            memberships=self.memberships,
+            permissions=self.permissions,
+            rights=self.rights,
+            revocations=self.revocations,
+            admission=self.admission,
+            announcer=self.announcer,
+            peers=self.peers,
+            log=self.log,
+            lifecycle=self.lifecycle,
+            limits=limits,
+            clock=self.clock,
+        )
         # The use cases.
         self.publisher = Publisher(
             permissions=self.permissions,
@@ -310,6 +338,7 @@ class Node:
         await opening.persist(self.document_store.open)
         await opening.persist(self.tailer.open)
         await opening.persist(self.consumers.open)
+        await opening.persist(self.rooms.open)
         self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database, self.database_apart))
         self.lifecycle.opened = True
 

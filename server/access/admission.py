@@ -52,6 +52,12 @@ class Client(Protocol):
     def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
         """End the subscriptions to these channels; what waits of them is not sent."""
 
+    def listens(self, channel: str) -> bool:
+        """Whether it is subscribed to it."""
+
+    def check_subscriptions(self) -> None:
+        """End the subscriptions that the principal has no right to any more."""
+
     def suspend(self, concerned: Callable[[str], bool]) -> None:
         """Deliver nothing of these channels until `unsuspend`."""
 
@@ -165,6 +171,10 @@ class Admission:
             seats.leave()
             raise
         return seats
+
+    def listens(self, user: str, channel: str) -> bool:
+        """Whether a session of the user here is subscribed to the channel."""
+        return any(client.listens(channel) for client in self.users.get(user, ()))
 
     def visit(self, address: str, *, proxied: bool = False) -> Visit:
         """Let a connection of plain HTTP in, or `limit_exceeded`. It counts together with those that stay, but BESIDE

@@ -8,6 +8,7 @@ from functools import partial
 
 from server.access.accounts.service import Accounts
 from server.access.admission import Admission, Client
+from server.access.memberships import Memberships
 from server.access.permissions import Permissions
 from server.access.revocations import Revocation, Revocations
 from server.access.rights import must_be_admin
@@ -29,6 +30,7 @@ class Moderation:
         admission: Admission,
         permissions: Permissions,
         revocations: Revocations,
+        memberships: Memberships,
         accounts: Accounts | None,
         lifecycle: Lifecycle,
         tell_peers: Callable[[], None],
@@ -37,6 +39,7 @@ class Moderation:
         self._admission = admission
         self._permissions = permissions
         self._revocations = revocations
+        self._memberships = memberships
         self._accounts = accounts
         self._lifecycle = lifecycle
         self._tell_peers = tell_peers
@@ -98,6 +101,11 @@ class Moderation:
 
     def carry_out(self, revocation: Revocation) -> None:
         """Whichever node it was written by."""
+        if revocation.kind == "member":
+            for channel in revocation.channels:
+                self._memberships.forget(revocation.user, channel)
+            self.check_subscriptions(revocation.user)
+            return
         clients = tuple(self._admission.users.get(revocation.user, ()))
         if revocation.token is not None:  # which may be one that names no user
             clients += tuple(self._admission.bearers)
@@ -118,6 +126,11 @@ class Moderation:
                 client.end(revocation.covers, "permission_denied", "the right was revoked")
             else:
                 client.disconnect(Disconnect(REVOKED, "the token has been revoked"))
+
+    def check_subscriptions(self, user: str) -> None:
+        """End those that the user has no right to any more."""
+        for client in tuple(self._admission.users.get(user, ())):
+            client.check_subscriptions()
 
     def confirm(self, confirmed: bool) -> None:
         """While revocations cannot be confirmed, nothing that may have been revoked is delivered."""

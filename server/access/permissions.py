@@ -8,8 +8,10 @@ the right from rights.py; who does not wait asks `Permissions.check`. A right co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, Protocol
 
+from server.access.memberships import Memberships, Unloaded
 from server.core.config import BUILT_IN, Collection, Namespace
 from server.core.errors import Error, bad_request
 from server.core.names import (
@@ -23,7 +25,7 @@ from server.core.names import (
     without_label,
 )
 from server.core.principals import Principal
-from server.core.rules import OWN, Rule, satisfies, terms
+from server.core.rules import OWN, Rule, plays, roles, satisfies, terms
 from server.wire.amendments import AmendedMessage
 
 Action = Literal["publish", "subscribe"]
@@ -52,16 +54,19 @@ class Permissions:
         revoked: Revoked | None = None,
         guests: bool = True,
         collections: Mapping[str, Collection] | None = None,
+        memberships: Memberships | None = None,
     ) -> None:
         self._namespaces = namespaces
         self._collections = collections or {}
         self._revoked = revoked
         self._guests = guests
+        self._memberships = memberships
 
     def check(self, principal: Principal, action: Action, channel: str) -> Namespace:
         """The channel's options if `principal` may `action`; else `bad_request` (the name), `unknown_channel` (no such
-        namespace), `permission_denied`, or `unavailable` (nobody knows at the moment whether the right was revoked).
-        The right to subscribe is also the right to history, presence and resume."""
+        namespace), `permission_denied`, or `unavailable` (nobody knows at the moment whether the right was revoked;
+        or, as `Unloaded`, whether the principal is a member). The right to subscribe is also the right to history,
+        presence and resume."""
         name = namespace_of(channel)
         if name == DOCUMENTS:
             return self._check_changes(principal, action, without_label(channel))
@@ -72,6 +77,7 @@ class Permissions:
         if not (
             satisfies(principal, rule, owners_of(channel))
             or (name not in BUILT_IN and _granted(principal, action, channel))
+            or self._plays(principal, namespace, rule, channel)
         ):
             raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
         if revocable(principal):
@@ -89,11 +95,14 @@ class Permissions:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         if not namespace.durable:
             raise bad_request(f"channel: {channel} is ephemeral, it has nothing to amend")
+        if namespace.members and not principal.server:
+            self.check(principal, "subscribe", channel)  # not even what was one's own, where one is a stranger now
         rule = namespace.amend
         if not (
             satisfies(principal, rule, owners_of(channel))
             or (own and principal.user is not None and OWN in terms(rule))
             or (namespace.amends and _granted(principal, "amend", channel))
+            or self._plays(principal, namespace, rule, channel)
         ):
             raise Error("permission_denied", f"{principal.name} may not amend this in {channel}")
         if revocable(principal):
@@ -104,6 +113,33 @@ class Permissions:
         """Whether messages of this channel may be amended by anybody."""
         namespace = self._namespaces.get(channel.partition(":")[0])
         return namespace is not None and namespace.amends
+
+    def _plays(self, principal: Principal, namespace: Namespace, rule: Rule, channel: str) -> bool:
+        """Whether the principal is a member with a role that the rule gives the right to; `Unloaded` if that is not
+        known."""
+        wanted = roles(rule)
+        if not wanted or self._memberships is None or principal.user is None or principal.server:
+            return False
+        role, fresh = self._memberships.role(principal.user, channel)
+        if plays(role, wanted):
+            return True
+        if not fresh:
+            raise Unloaded(namespace, partial(self._memberships.load, principal.user, channel))
+        return False
+
+    def check_room(self, principal: Principal, channel: str) -> Namespace:
+        """The options of a channel that has members, for who is no guest; what such a one may do there is for others
+        to say. Else as `check`."""
+        namespace = self._namespaces.get(namespace_of(channel))
+        if namespace is None:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        if not namespace.members:
+            raise bad_request(f"channel: {channel} has no members")
+        if principal.user is None:
+            raise Error("permission_denied", "a guest is no member")
+        if revocable(principal):
+            self._check_revoked(principal, channel, "member", f"be a member of {channel}")
+        return namespace
 
     def _check_revoked(self, principal: Principal, channel: str, rule: Rule, what: str) -> None:
         if self._revoked is not None:

@@ -2,6 +2,7 @@
 
     revocations  {_id: n, kind, user, at, until?, …}      n is 1, 2, 3… without holes
 
+    member       the user's role in the channels has changed, or is none any more
     revoke       all tokens of `user` issued until `at`; or the one named `token`; or all their rights in `channels`
     unsubscribe  ends the user's subscriptions to `channel`, once
     disconnect   ends the user's sessions, once
@@ -22,13 +23,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, PyMongoError
 
 from server.core.clock import Clock
 from server.core.errors import Error
 from server.core.names import DOCUMENTS, matches, without_label
 from server.core.principals import Principal
 from server.core.tasks import Keeper
+from server.log.groups import GroupReader
 from server.mongo.client import LINEARIZABLE, brief, mapped
 from server.mongo.clock import compare
 from server.mongo.databases import DatabaseApart
@@ -41,6 +43,8 @@ CONFIRM_WITHIN: Final = 3.0
 ONCE_KEPT: Final = 86400.0
 """Seconds what happens once stays in the collection, for nodes that were cut off."""
 EXPIRE_EVERY: Final = 3600.0
+WRITTEN_TOGETHER: Final = 500
+_DUPLICATE: Final = 11000
 
 
 class Bearer(Protocol):
@@ -126,6 +130,9 @@ class Revocations:
         self._doubt: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._keeper = Keeper()
+        self._writer: GroupReader[Revocation, bool] = GroupReader(
+            self._keeper, "new revocations", self._write, WRITTEN_TOGETHER
+        )
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -196,23 +203,36 @@ class Revocations:
 
     async def add(self, revocation: Revocation) -> None:
         """Return when a majority has it and this node acts on it. Its time is now. `unavailable`: it was not written;
-        `outcome_unknown`: it may have been; writing it again does no harm."""
-        revocation = revocation._replace(at=await compare(self._database, self._clock))
-        kept = self._token_ttl if revocation.kind == "revoke" else ONCE_KEPT
-        document = {name: value for name, value in revocation._asdict().items() if value}
-        if kept:
-            document["until"] = revocation.at + kept
-        while True:
+        `outcome_unknown`: it may have been; writing it again does no harm. What is added at the same time is written
+        together."""
+        await self._writer.ask(
+            revocation._replace(channels=tuple(revocation.channels), spared=tuple(revocation.spared))
+        )
+
+    async def _write(self, revocations: Sequence[Revocation]) -> dict[Revocation, bool]:
+        now = await compare(self._database, self._clock)
+        documents = [self._document(revocation, now) for revocation in revocations]
+        while documents:
             await self._ask()
+            numbered = [document | {"_id": self.newest + 1 + index} for index, document in enumerate(documents)]
             try:
-                await self._collection.insert_one(document | {"_id": self.newest + 1})
+                await self._collection.insert_many(numbered, ordered=True)
                 break
-            except DuplicateKeyError:
-                pass  # another node was faster with that number: read what it has, and take the next one
             except PyMongoError as error:
-                reason = f"MongoDB: {brief(error)}; the revocation may have been written, send it again"
-                raise Error("outcome_unknown", reason, retry_after=1.0) from error
+                details = error.details if isinstance(error, BulkWriteError) else {}
+                codes = {one["code"] for one in details.get("writeErrors", ())}
+                if codes != {_DUPLICATE} or details.get("writeConcernErrors"):
+                    reason = f"MongoDB: {brief(error)}; the revocation may have been written, send it again"
+                    raise Error("outcome_unknown", reason, retry_after=1.0) from error
+                # Another node was faster with that number: read what it has, and go on from there.
+                documents = documents[details["nInserted"] :]
         await self._ask()
+        return dict.fromkeys(revocations, True)
+
+    def _document(self, revocation: Revocation, now: float) -> dict[str, Any]:
+        document = {name: value for name, value in revocation._replace(at=now)._asdict().items() if value}
+        kept = self._token_ttl if revocation.kind == "revoke" else ONCE_KEPT
+        return document | ({"until": now + kept} if kept else {})
 
     # --- asking -------------------------------------------------------------------------------------------------------
 

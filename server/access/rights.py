@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from server.access.hooks import Answer, Hooks
+from server.access.memberships import Unloaded
 from server.access.permissions import Permissions
 from server.core.config import Collection, Namespace
 from server.core.errors import Error
@@ -31,12 +32,17 @@ Options = TypeVar("Options", Namespace, Collection)
 class Right(Generic[Options]):
     """That a principal may do something, as of when it was last asked."""
 
-    __slots__ = ("options", "_check", "_hooks", "_principal")
+    __slots__ = ("options", "_check", "_hooks", "_principal", "_known")
 
     def __init__(self, hooks: Hooks, principal: Principal, check: Callable[[], Options]) -> None:
         """`check` raises if there is no such right."""
-        self.options: Options = check()
-        """Of what it is a right to."""
+        self._known = True
+        try:
+            self.options: Options = check()
+            """Of what it is a right to."""
+        except Unloaded as missing:
+            self.options = missing.options  # type: ignore[assignment]  # there are none of others
+            self._known = False
         self._check: Callable[[], Options] = check
         self._hooks = hooks
         self._principal = principal
@@ -47,11 +53,27 @@ class Right(Generic[Options]):
 
     async def ask(self, action: str, about: dict[str, Any]) -> Answer:
         """Ask the hook as well, if there is one: its answer, or `permission_denied`."""
+        await self.settle()
         if not self._hooks.wanted(self.options.hook, action):
             return {}
         answer = await self._hooks.ask(self.options.hook, action, self._principal, about)
-        self.again()
+        await self.ask_again()
         return answer
+
+    async def settle(self) -> None:
+        """Return when it is known that there is such a right, which may have to be read first; else raise."""
+        if not self._known:
+            await self.ask_again()
+            self._known = True
+
+    async def ask_again(self) -> None:
+        """As `again`, for who can wait until it is known."""
+        while True:
+            try:
+                self._check()
+                return
+            except Unloaded as missing:
+                await missing.load()
 
 
 class Reading(Generic[Options]):
@@ -70,7 +92,7 @@ class Reading(Generic[Options]):
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._right.again()
+            await self._right.ask_again()
 
 
 class Rights:

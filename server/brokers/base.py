@@ -108,6 +108,8 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     """A channel in which it has amended a message: nobody may show what was read before."""
     amends: bool = False
     """With the beat: it knows of amendments, and counts them."""
+    members: list[tuple[str, str, str | None]] = field(default_factory=list)
+    """Who has become what where: (user, channel, role or None). Only a hint."""
     directive: Directive | None = None
     revoked: bool = False
     """There is a new revocation: it is found without this, but later."""

@@ -73,6 +73,7 @@ class Amender:
         self._admission.spend(principal, address, channel)
         self._lifecycle.check()
         self._check_nodes()
+        await right.settle()
         original = await self._log.amendments.original(channel, of)
         if original is None or original.deleted is not None:
             return await self._again(right, principal, channel, of, op, key)
@@ -114,7 +115,7 @@ class Amender:
         if key is not None:
             receipt = await self._log.amendments.stored(channel, of, op, principal.user, key)
             if receipt is not None:
-                right.again()
+                await right.ask_again()
                 return receipt
         raise _not_found(channel, of)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from server.access.admission import Admission
 from server.access.hooks import Hooks
+from server.access.memberships import Unloaded
 from server.access.permissions import Permissions
 from server.access.quotas import Charge, Quotas
 from server.access.rights import Right, Rights
@@ -88,14 +89,18 @@ class Publisher:
 
         Not a coroutine: the order of the calls is the order in the channel, for those of one `session` that is.
         """
-        namespace = self._permissions.check(principal, "publish", channel)
+        known = True
+        try:
+            namespace = self._permissions.check(principal, "publish", channel)
+        except Unloaded as missing:
+            namespace, known = missing.options, False
         if ephemeral and namespace.durable and not namespace.ephemeral:
             raise bad_request(f"ephemeral: {channel} stores every message; its namespace does not allow others")
         size = self.size_of(data)
         self._admission.spend(principal, address, channel)
         ephemeral = ephemeral or not namespace.durable
         waits = self._waiting and (session, channel) in self._waiting
-        if not waits and not self._hooks.wanted(namespace.hook, "publish"):
+        if known and not waits and not self._hooks.wanted(namespace.hook, "publish"):
             try:
                 return self._accept(principal, channel, data, key, tag, skip, ephemeral, address, size)
             except Error as error:
@@ -177,7 +182,7 @@ class Publisher:
             finally:
                 if before is not None:  # refused or not: who comes next must not overtake who came before
                     await asyncio.wait((before,))
-            right.again()
+            await right.ask_again()
             draft = draft._replace(data=answer.get("data", draft.data))
             receipt = await self._look_and_accept(right, draft)
         finally:

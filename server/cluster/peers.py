@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from server.brokers.base import Announcement, Broker, Directive, Letter
@@ -69,6 +69,8 @@ class Peers:
         """Called with how far somebody says that a channel reaches, and before a look at all channels. Both are set by
         the consumers."""
         self.on_sweep: Callable[[], None] = lambda: None
+        self.on_members: Callable[[Sequence[tuple[str, str, str | None]]], None] = lambda changes: None
+        """Called with who has become what where, on another node. Set by the rooms."""
         self._heard: dict[str, float] = {}
         """When each peer was last heard of."""
         self._amending: set[str] = set()
@@ -115,6 +117,8 @@ class Peers:
             self._on_directive(announcement.directive)
         if announcement.revoked:
             self._on_revoked()
+        if announcement.members:
+            self.on_members(announcement.members)
         if announcement.letter is not None:
             self._on_letter(announcement.letter)
         if announcement.want is not None:

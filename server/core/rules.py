@@ -7,12 +7,15 @@
     claim:NAME=X    the claim is X, or a list with X in it
     own             (of messages, in `amend`) who has published it, if that is no guest
     owner           a part of the channel's name behind the namespace (parts end at `:`) is the user: inbox:ann
+    member          (of channels) a member of the channel, whatever its role
+    member:ROLE     a member with that role; owners may what moderators may, and they what plain members may
 
 Several, as a YAML list or with `|` in between, give it to whom any of them does.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, Final
@@ -22,6 +25,14 @@ from server.core.principals import Principal
 Rule = str | list[str]
 
 OWN: Final = "own"
+MEMBER: Final = "member"
+MEMBERS: Final = (MEMBER, "member:ROLE")
+"""What rules of channels have besides."""
+MODERATOR: Final = "moderator"
+OWNER: Final = "owner"
+_RANKS: Final = {MEMBER: 1, MODERATOR: 2, OWNER: 3}
+"""Of the roles that the server knows. All others are the product's own, and none is above another."""
+_ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _WORDS: Final = ("anyone", "user", "server", "admin", "nobody", "owner")
 
 
@@ -29,6 +40,8 @@ def problem(rule: Rule, besides: tuple[str, ...] = ()) -> str | None:
     """Why `rule` is not one, or None. `besides`: words that it may have as well."""
     words = (*_WORDS, *besides)
     for term in terms(rule):
+        if MEMBER in besides and term.startswith("member:") and is_role(term[7:]):
+            continue
         if term not in words and not (term.startswith("claim:") and term[6:].partition("=")[0]):
             return f"{term!r} is none of {', '.join(words)}, claim:NAME, claim:NAME=VALUE"
     return None if terms(rule) else "an empty list is no rule; say nobody"
@@ -76,3 +89,24 @@ def _text(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, str | int | float) else None
+
+
+# --- roles of members -------------------------------------------------------------------------------------------------
+
+
+def is_role(name: str) -> bool:
+    """Whether a member may have it: `[a-z][a-z0-9_-]*`, 32 characters at most."""
+    return _ROLE.fullmatch(name) is not None
+
+
+def roles(rule: Rule) -> tuple[str, ...]:
+    """The roles of members that `rule` gives a right to; "" is any."""
+    return tuple(term[7:] for term in terms(rule) if term == MEMBER or term.startswith("member:"))
+
+
+def plays(role: str | None, wanted: Collection[str]) -> bool:
+    """Whether who has `role` (None: who is no member) has one of those that are `wanted`."""
+    if role is None:
+        return False
+    rank = _RANKS.get(role, 0)
+    return any(not one or one == role or 0 < _RANKS.get(one, 0) < rank for one in wanted)

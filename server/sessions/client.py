@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import secrets
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from server.access.admission import ConnectionSeats
+from server.access.memberships import Unloaded
 from server.access.permissions import revocable
 from server.access.revocations import Revocation
 from server.brokers.base import Directive
@@ -150,6 +152,9 @@ class ConnectedClient:
         assert self._principal is not None
         return self._principal
 
+    def listens(self, channel: str) -> bool:
+        return channel in self.subscriptions
+
     # --- rights that end or are in doubt ------------------------------------------------------------------------------
 
     def end(self, concerned: Callable[[str], bool], code: str, reason: str) -> None:
@@ -170,9 +175,27 @@ class ConnectedClient:
         for channel in tuple(self.subscriptions):
             try:
                 self._node.permissions.check(self.principal_in(channel), "subscribe", channel)
+            except Unloaded as missing:
+                self._node.keeper.spawn("a membership", self._check_when_known(channel, missing))
             except Error as error:
                 if not error.retry:  # else nobody knows: then it is held
                     self._end_subscription(channel, error.code, error.reason)
+
+    async def _check_when_known(self, channel: str, missing: Unloaded) -> None:
+        """While MongoDB is away, nothing that needs a right is delivered (`suspend`), so this may take its time."""
+        while channel in self.subscriptions:
+            try:
+                await missing.load()
+                if channel in self.subscriptions:
+                    self._node.permissions.check(self.principal_in(channel), "subscribe", channel)
+                return
+            except Unloaded as again:
+                missing = again
+            except Error as error:
+                if not error.retry:
+                    self._end_subscription(channel, error.code, error.reason)
+                    return
+                await asyncio.sleep(error.retry_after or 1.0)
 
     def _end_subscription(self, channel: str, code: str, reason: str) -> None:
         self.subscriptions.pop(channel).close(for_good=True)

@@ -10,9 +10,20 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from server.wire.commands import Amend, DocumentCommand, Find, Get, History, Presence, Publish, Subscribe, Unsubscribe
+from server.wire.commands import (
+    Amend,
+    DocumentCommand,
+    Find,
+    Get,
+    History,
+    Presence,
+    Publish,
+    RoomCommand,
+    Subscribe,
+    Unsubscribe,
+)
 
-ChannelCommand = Subscribe | Unsubscribe | Publish | Amend | History | Presence
+ChannelCommand = Subscribe | Unsubscribe | Publish | Amend | History | Presence | RoomCommand
 LaneCommand = ChannelCommand | DocumentCommand
 
 

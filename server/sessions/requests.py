@@ -10,13 +10,28 @@ from typing import Any, Final
 
 from server.core.principals import Principal
 from server.node import Node
-from server.wire.commands import Amend, Delete, Find, Get, History, Patch, Presence, Put, WriteCommand
+from server.wire.commands import (
+    Amend,
+    Delete,
+    Find,
+    Get,
+    History,
+    Join,
+    Leave,
+    ListMembers,
+    Patch,
+    Presence,
+    Put,
+    RoomCommand,
+    SetMember,
+    WriteCommand,
+)
 
 Answer = Mapping[str, Any]
 """The fields of the reply."""
-Paged = History | Presence | Find
+Paged = History | Presence | Find | ListMembers
 """What is answered with a page: one at a time, as none may be dropped."""
-Request = Paged | Amend | Get | Put | Patch | Delete
+Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand
 
 
 async def answer(node: Node, principal: Principal, request: Request, address: str) -> Answer:
@@ -58,6 +73,27 @@ async def _write(node: Node, principal: Principal, request: WriteCommand, addres
     return written.fields()
 
 
+async def _join(node: Node, principal: Principal, request: Join, address: str) -> Answer:
+    role = await node.rooms.members.join(principal, request.channel, address=address)
+    return {"channel": request.channel, "user": principal.user, "role": role}
+
+
+async def _leave(node: Node, principal: Principal, request: Leave, address: str) -> Answer:
+    await node.rooms.members.leave(principal, request.channel, address=address)
+    return {"channel": request.channel, "user": principal.user, "role": None}
+
+
+async def _set_member(node: Node, principal: Principal, request: SetMember, address: str) -> Answer:
+    channel, user = request.channel, request.user
+    role = await node.rooms.members.set_role(principal, channel, user, request.role, address=address)
+    return {"channel": channel, "user": user, "role": role}
+
+
+async def _members(node: Node, principal: Principal, request: ListMembers, address: str) -> Answer:
+    page = await node.rooms.members.page(principal, request.channel, request.after, request.limit, address=address)
+    return {"channel": request.channel, **page}
+
+
 _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, str], Awaitable[Answer]]]] = {
     History: _history,
     Amend: _amend,
@@ -67,4 +103,8 @@ _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, str], A
     Put: _write,
     Patch: _write,
     Delete: _write,
+    Join: _join,
+    Leave: _leave,
+    SetMember: _set_member,
+    ListMembers: _members,
 }

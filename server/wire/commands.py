@@ -198,12 +198,39 @@ class Presence(Command, tag="presence"):
     """How many of those who have left are to be named, the latest first."""
 
 
+class Join(Command, tag="join"):
+    """Become a member of the channel."""
+
+    channel: str
+
+
+class Leave(Command, tag="leave"):
+    channel: str
+
+
+class SetMember(Command, tag="member"):
+    channel: str
+    user: str
+    role: str | None
+    """None: no member any more."""
+
+
+class ListMembers(Command, tag="members"):
+    channel: str
+    after: str | None = None
+    limit: Limit = DEFAULT_PAGE
+
+
 class Ping(Command, tag="ping"):
     pass
 
 
 DocumentCommand = Get | Find | Put | Patch | Delete
-AnyCommand = Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
+RoomCommand = Join | Leave | SetMember | ListMembers
+AnyCommand = (
+    Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
+    | RoomCommand
+)  # fmt: skip
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "connect": Connect,
@@ -220,6 +247,10 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "put": Put,
     "patch": Patch,
     "delete": Delete,
+    "join": Join,
+    "leave": Leave,
+    "member": SetMember,
+    "members": ListMembers,
 }
 
 

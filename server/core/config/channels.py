@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import field
 
 from server.core.config.values import Count, Rate, Seconds, Section
 from server.core.errors import StartError
 from server.core.names import DEAD, DOCUMENTS, PERSONAL, SYSTEM
-from server.core.rules import OWN, Rule, problem, terms
+from server.core.rules import MEMBERS, OWN, Rule, problem, roles, terms
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -47,6 +47,10 @@ class Namespace(Section):
     amend: Rule = "nobody"
     """who may edit, erase and pin messages: a rule, with the word `own` besides: who has published the message (never a
     guest; any API key what any API key has published)"""
+    members: bool = False
+    """channels have members: users with roles, who are kept. Rules may say `member` and `member:ROLE` then"""
+    join: Literal["invited", "anyone"] = "invited"
+    """of channels with members: who becomes one without being asked"""
     rate: Rate | UserRate = 0.0
     """messages a second that one user may publish in the namespace (to one instance; of guests: one address);
     `{per_user: 5, burst: 20}` to choose the burst, which is a second's worth else. API keys are not counted"""
@@ -64,13 +68,20 @@ class Namespace(Section):
                 f"{path}: a durable channel shows every message, so only ephemeral ones can conflate, and it allows "
                 "none"
             )
-        check_rule(f"{path}.publish", self.publish)
-        check_rule(f"{path}.subscribe", self.subscribe)
-        check_rule(f"{path}.amend", self.amend, OWN)
+        check_rule(f"{path}.publish", self.publish, *MEMBERS)
+        check_rule(f"{path}.subscribe", self.subscribe, *MEMBERS)
+        check_rule(f"{path}.amend", self.amend, OWN, *MEMBERS)
         if self.amends and not self.durable:
             raise StartError(f"{path}.amend: what is not stored cannot be amended")
         if "anyone" in terms(self.amend):
             raise StartError(f"{path}.amend: guests amend nothing; say user")
+        if self.members and not self.durable:
+            raise StartError(f"{path}.members: of channels that store their messages")
+        for option in ("publish", "subscribe", "amend"):
+            if roles(getattr(self, option)) and not self.members:
+                raise StartError(f"{path}.{option}: members: true is missing, for there to be any")
+        if self.join != "invited" and not self.members:
+            raise StartError(f"{path}.join: members: true is missing")
 
     @property
     def amends(self) -> bool:

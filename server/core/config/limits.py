@@ -45,6 +45,10 @@ class Limits(Section):
     """connections of one user to one instance; guests and API keys are not counted"""
     connections_per_ip: Count = 50
     """of one address (of IPv6: of one /64) to one instance, as with `connections`"""
+    members_per_channel: Count = 10000
+    """where channels have members"""
+    memberships_per_user: Count = 1000
+    """channels that one user is a member of"""
     user_messages_per_second: Rate = 0.0
     """the same of a user over all its connections to one instance, and over REST; of guests per address. API keys are
     not counted"""

@@ -1,0 +1,267 @@
+"""Members of channels: who becomes one, with which role, and who may make it so.
+
+Giving is a row, and a hint to the other nodes: who is turned away for being no member is looked for anew anyway. Taking
+is the row as well, and then a revocation with a number, which every node acts on within a second; a row says that it is
+to be told until it is, so that whoever tries again after a failure has it told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from server.access.admission import Admission
+from server.access.memberships import Membership, Memberships
+from server.access.permissions import Permissions
+from server.access.revocations import Revocation, Revocations
+from server.access.rights import Rights
+from server.core.clock import Clock
+from server.core.config import Limits, Namespace
+from server.core.errors import Error, bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.principals import Principal
+from server.core.rules import MEMBER, MODERATOR, OWNER, is_role
+from server.log.log import Log
+from server.rooms.rows import STRANGER, MemberRows, Row, Standing, id_of
+from server.wire.rooms import MemberRow, MembersPage
+
+MAX_USER: Final = 255
+"""Bytes of a user's name."""
+_TRIES: Final = 10
+"""At a row that others change as well."""
+
+Change = tuple[str, str, str | None]
+"""(user, channel, the role, or None: no member any more)"""
+
+
+class Seat(NamedTuple):
+    """What somebody wants of whom."""
+
+    user: str
+    role: str | None
+
+
+class Members:
+    """`tell(changes)`: what has changed, for all nodes, this one too."""
+
+    def __init__(
+        self,
+        *,
+        rows: MemberRows,
+        memberships: Memberships,
+        permissions: Permissions,
+        rights: Rights,
+        revocations: Revocations,
+        admission: Admission,
+        log: Log,
+        lifecycle: Lifecycle,
+        limits: Limits,
+        clock: Clock,
+        tell: Callable[[Sequence[Change]], None],
+    ) -> None:
+        self._rows = rows
+        self._memberships = memberships
+        self._permissions = permissions
+        self._rights = rights
+        self._revocations = revocations
+        self._admission = admission
+        self._log = log
+        self._lifecycle = lifecycle
+        self._limits = limits
+        self._clock = clock
+        self._tell = tell
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    async def page(
+        self, principal: Principal, channel: str, after: str | None, limit: int, *, address: str = ""
+    ) -> MembersPage:
+        """The members by name, for who may read the channel, and for API keys that are `admin`."""
+        self._admission.spend(principal, address)
+        self._lifecycle.check()
+        self._permissions.check_room(principal, channel)
+        if principal.admin:
+            found, more = await self._rows.page(channel, after or "", limit)
+        else:
+            async with self._rights.reading(principal, channel):
+                found, more = await self._rows.page(channel, after or "", limit)
+        return {"members": [MemberRow(one.user, one.role, one.joined) for one in found], "more": more}
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    async def join(self, principal: Principal, channel: str, *, address: str = "") -> str:
+        """Become a member, where anyone may; the role that the user has there now."""
+        self._begin(principal, address, channel)
+        user = _self(principal)
+        standing = await self._standing(user, channel)
+        if standing.role is not None and not standing.untold:
+            return standing.role
+        role = await self._set(principal, channel, Seat(user, standing.role or MEMBER))
+        assert role is not None
+        return role
+
+    async def leave(self, principal: Principal, channel: str, *, address: str = "") -> None:
+        """Be a member no more, which everybody may."""
+        await self.set_role(principal, channel, _self(principal), None, address=address)
+
+    async def set_role(
+        self, principal: Principal, channel: str, user: str, role: str | None, *, address: str = ""
+    ) -> str | None:
+        """Make the user a member with this role, or none any more (None: also by oneself). Answers the role."""
+        self._begin(principal, address, channel)
+        return await self._set(principal, channel, _checked(user, role))
+
+    async def set_roles(
+        self, principal: Principal, channel: str, wanted: Sequence[Seat | Error], *, address: str = ""
+    ) -> list[Seat | Error]:
+        """The same for many, each by itself: what has become of it. The new ones are written together."""
+        namespace = self._begin(principal, address, channel)
+        seats = [one for one in wanted if isinstance(one, Seat)]
+        standings = await self._rows.standings({(seat.user, channel) for seat in seats})
+        new: dict[str, Seat] = {}
+        own = await self._own(principal, channel)
+        for seat in seats:
+            unknown = seat.user not in new and (seat.user, channel) not in standings
+            if unknown and seat.role is not None and _may(principal, namespace, own, seat, None):
+                new[seat.user] = seat
+        try:
+            added = await self._add(principal, channel, list(new.values()))
+        except Error as error:
+            return [one if isinstance(one, Error) else error if one in new.values() else one for one in wanted]
+
+        async def carry_out(one: Seat | Error) -> Seat | Error:
+            if isinstance(one, Error) or (new.get(one.user) == one and (one.user, channel) in added):
+                return one
+            try:
+                return Seat(one.user, await self._set(principal, channel, one))
+            except Error as error:
+                return error
+
+        return await asyncio.gather(*(carry_out(one) for one in wanted))
+
+    def check(self, user: str, role: str | None) -> Seat:
+        """`bad_request` for what can be no member's name or role."""
+        return _checked(user, role)
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, principal: Principal, address: str, channel: str) -> Namespace:
+        namespace = self._permissions.check_room(principal, channel)
+        self._admission.spend(principal, address)
+        self._lifecycle.check()
+        return namespace
+
+    async def _standing(self, user: str, channel: str) -> Standing:
+        return (await self._rows.standings([(user, channel)])).get((user, channel), STRANGER)
+
+    async def _own(self, principal: Principal, channel: str) -> str | None:
+        if principal.server or principal.user is None:
+            return None
+        return (await self._standing(principal.user, channel)).role
+
+    async def _set(self, principal: Principal, channel: str, seat: Seat) -> str | None:
+        for _ in range(_TRIES):
+            own = await self._own(principal, channel)
+            standing = await self._standing(seat.user, channel)
+            namespace = self._permissions.check_room(principal, channel)  # it may have been revoked meanwhile
+            if not _may(principal, namespace, own, seat, standing.role):
+                what = "nobody" if seat.role is None else seat.role
+                raise Error("permission_denied", f"{principal.name} may not make {seat.user} {what} of {channel}")
+            if await self._carry_out(principal, channel, seat, standing):
+                return seat.role
+        raise Error("conflict", f"members: others change {seat.user}'s role in {channel} all the time")
+
+    async def _carry_out(self, principal: Principal, channel: str, seat: Seat, standing: Standing) -> bool:
+        """False: the row is another one by now."""
+        if standing.role is None and seat.role is not None:
+            if not standing.there:
+                return bool(await self._add(principal, channel, [seat]))
+            row = (await self._made(principal, channel, [seat]))[0]
+            return await self._rows.replace(row) and await self._admitted(channel, [seat])
+        if standing.role != seat.role:
+            assert standing.role is not None
+            if not await self._rows.change(seat.user, channel, standing.role, seat.role, principal.user):
+                return False
+        elif not standing.untold:
+            return True
+        await self._revocations.add(Revocation("member", seat.user, channels=(channel,)))
+        self._tell([(seat.user, channel, seat.role)])
+        await self._rows.told(seat.user, channel, seat.role)
+        return True
+
+    async def _add(self, principal: Principal, channel: str, seats: Sequence[Seat]) -> set[Membership]:
+        """Those that are new members now."""
+        if not seats:
+            return set()
+        refusal = await self._too_many(channel, seats, len(seats))
+        if refusal is not None:
+            raise refusal
+        added = await self._rows.add(await self._made(principal, channel, seats))
+        if added:
+            await self._admitted(channel, [seat for seat in seats if (seat.user, channel) in added])
+        return added
+
+    async def _made(self, principal: Principal, channel: str, seats: Sequence[Seat]) -> list[Row]:
+        """Rows of new members. They have read what there was before them."""
+        head = (await self._log.head(channel)).position
+        place = {"o": head.offset, "e": head.epoch, "m": 0}
+        now = self._clock.now_ms()
+        return [
+            {"_id": id_of(seat.user, channel), "role": seat.role, **place, "t": now, "by": principal.user}
+            for seat in seats
+        ]
+
+    async def _admitted(self, channel: str, seats: Sequence[Seat]) -> bool:
+        """They are counted once more when they are there, so that many at once are not too many. Then they are taken
+        back, and who may have taken them for members hears of it."""
+        refusal = await self._too_many(channel, seats, 0)
+        if refusal is not None:
+            await self._rows.take_back([(seat.user, channel) for seat in seats])
+            taken = [Revocation("member", seat.user, channels=(channel,)) for seat in seats]
+            await asyncio.gather(*(self._revocations.add(one) for one in taken))
+            raise refusal
+        self._tell([(seat.user, channel, seat.role) for seat in seats])
+        return True
+
+    async def _too_many(self, channel: str, seats: Sequence[Seat], more: int) -> Error | None:
+        """Why there may not be so many `more` than there are; of one user's channels only if it is about one user."""
+        most = self._limits.members_per_channel
+        if most and await self._rows.members_of(channel, most + 1) + more > most:
+            return _too_many(f"members of {channel}", "members_per_channel", most)
+        most = self._limits.memberships_per_user
+        if most and len(seats) == 1 and await self._rows.rooms_of(seats[0].user, most + 1) + min(more, 1) > most:
+            return _too_many(f"channels of {seats[0].user}", "memberships_per_user", most)
+        return None
+
+
+def _too_many(what: str, limit: str, most: int) -> Error:
+    return Error("limit_exceeded", f"{what}: {limit} is {most}", limit=limit)
+
+
+def _self(principal: Principal) -> str:
+    if principal.server or principal.user is None:
+        raise Error("permission_denied", f"{principal.name} is no user")
+    return principal.user
+
+
+def _may(principal: Principal, namespace: Namespace, own: str | None, seat: Seat, old: str | None) -> bool:
+    """Whether the principal, whose role is `own`, may make of the member with the role `old` what is wanted. What the
+    product's own roles may is not known here, so only owners and back ends deal with them."""
+    if principal.server:
+        return principal.admin
+    if seat.user == principal.user and (
+        seat.role is None or seat.role == old or (old is None and seat.role == MEMBER and namespace.join == "anyone")
+    ):
+        return True
+    if own == MODERATOR:
+        return {old, seat.role} <= {None, MEMBER}
+    return own == OWNER
+
+
+def _checked(user: str, role: str | None) -> Seat:
+    if not user or len(user.encode()) > MAX_USER:
+        raise bad_request(f"user: 1 to {MAX_USER} bytes")
+    if role is not None and not is_role(role):
+        raise bad_request("role: owner, moderator, member, or a name of your own ([a-z][a-z0-9_-]*, 32 characters)")
+    return Seat(user, role)

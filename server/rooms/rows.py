@@ -1,0 +1,139 @@
+"""Memberships as MongoDB has them: membership and marker are one row.
+
+    members  {_id: {u: user, c: channel}, role, o, e, m, t: when, by: who has made it so, p?: 1}
+
+o, e, m: how far the user has read: an offset, its epoch, and how many of the entries up to it are no messages.
+role: None of who is no member any more, as long as that is being told (p).
+p: the row has been changed, and not everybody may have heard of it yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from bson import MaxKey, MinKey
+from pymongo import ASCENDING, DeleteOne, InsertOne
+from pymongo.errors import BulkWriteError
+
+from server.access.memberships import Membership
+from server.mongo.client import mapped
+from server.mongo.databases import Database
+
+Row = dict[str, Any]
+
+_IS_MEMBER: Final = {"role": {"$ne": None}}
+
+
+class Member(NamedTuple):
+    user: str
+    role: str
+    joined: int
+    """Milliseconds since 1970, UTC."""
+
+
+class Standing(NamedTuple):
+    """What a user is in a channel."""
+
+    role: str | None = None
+    there: bool = False
+    """Whether there is a row."""
+    untold: bool = False
+    """It has changed, and not everybody may have heard of it."""
+
+
+STRANGER: Final = Standing()
+
+
+def id_of(user: str, channel: str) -> Row:
+    return {"u": user, "c": channel}
+
+
+class MemberRows:
+    """`mapped` errors of MongoDB: `unavailable`."""
+
+    def __init__(self, database: Database) -> None:
+        self._rows = database.own("members")
+
+    async def open(self) -> None:
+        """Make the index of a channel's members."""
+        with mapped():
+            await self._rows.create_index([("_id.c", ASCENDING), ("_id.u", ASCENDING)])
+
+    # --- who is what --------------------------------------------------------------------------------------------------
+
+    async def roles(self, memberships: Sequence[Membership]) -> Mapping[Membership, str]:
+        """Of those that there are."""
+        found = await self.standings(memberships)
+        return {membership: one.role for membership, one in found.items() if one.role is not None}
+
+    async def standings(self, memberships: Collection[Membership]) -> dict[Membership, Standing]:
+        """Of those that have a row."""
+        query = {"_id": {"$in": [id_of(*membership) for membership in memberships]}}
+        with mapped():
+            rows = await self._rows.find(query, {"role": 1, "p": 1}).to_list(len(memberships))
+        return {(row["_id"]["u"], row["_id"]["c"]): Standing(row["role"], True, "p" in row) for row in rows}
+
+    async def page(self, channel: str, after: str, limit: int) -> tuple[list[Member], bool]:
+        """By name, the first `limit` behind `after`, and whether there are more."""
+        query = {"_id.c": channel, "_id.u": {"$gt": after}, **_IS_MEMBER}
+        with mapped():
+            found = self._rows.find(query, {"role": 1, "t": 1}).sort([("_id.c", ASCENDING), ("_id.u", ASCENDING)])
+            rows = await found.limit(limit + 1).to_list(limit + 1)
+        members = [Member(row["_id"]["u"], row["role"], int(row["t"])) for row in rows[:limit]]
+        return members, len(rows) > limit
+
+    async def members_of(self, channel: str, most: int) -> int:
+        """How many there are, counted up to `most`."""
+        with mapped():
+            return await self._rows.count_documents({"_id.c": channel, **_IS_MEMBER}, limit=most)
+
+    async def rooms_of(self, user: str, most: int) -> int:
+        """How many channels the user is a member of, counted up to `most`."""
+        with mapped():
+            return await self._rows.count_documents({**_of_user(user), **_IS_MEMBER}, limit=most)
+
+    # --- changing it --------------------------------------------------------------------------------------------------
+
+    async def add(self, rows: Sequence[Row]) -> set[Membership]:
+        """Write new rows; of those that are there already nothing happens. Answers which of them were new."""
+        taken: set[int] = set()
+        with mapped():
+            try:
+                await self._rows.bulk_write([InsertOne(row) for row in rows], ordered=False)
+            except BulkWriteError as error:
+                failed = error.details["writeErrors"]
+                if error.details.get("writeConcernErrors") or any(one["code"] != 11000 for one in failed):
+                    raise
+                taken = {one["index"] for one in failed}
+        return {(row["_id"]["u"], row["_id"]["c"]) for index, row in enumerate(rows) if index not in taken}
+
+    async def replace(self, row: Row) -> bool:
+        """The row of who is no member any more, by that of a new one; False: there is none such."""
+        with mapped():
+            return (await self._rows.replace_one({"_id": row["_id"], "role": None}, row)).matched_count == 1
+
+    async def change(self, user: str, channel: str, old: str, new: str | None, by: str | None) -> bool:
+        """Another role, which is to be told to everybody before `told`; False: the role is not `old` (any more)."""
+        change = {"$set": {"role": new, "by": by, "p": 1}}
+        with mapped():
+            done = await self._rows.update_one({"_id": id_of(user, channel), "role": old}, change)
+        return done.matched_count == 1
+
+    async def told(self, user: str, channel: str, role: str | None) -> None:
+        """Everybody has heard of it."""
+        row = {"_id": id_of(user, channel), "role": role}
+        with mapped():
+            if role is None:
+                await self._rows.delete_one(row)
+            else:
+                await self._rows.update_one(row, {"$unset": {"p": ""}})
+
+    async def take_back(self, memberships: Collection[Membership]) -> None:
+        """Delete rows that have just been made."""
+        with mapped():
+            await self._rows.bulk_write([DeleteOne({"_id": id_of(*one)}) for one in memberships], ordered=False)
+
+
+def _of_user(user: str) -> Row:
+    return {"_id": {"$gt": {"u": user, "c": MinKey()}, "$lt": {"u": user, "c": MaxKey()}}}

@@ -1,0 +1,299 @@
+"""Members of channels: who may read and write by being one, and who makes and ends that."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient
+
+from server.core import config
+from server.core.errors import StartError
+from tests.integration.conftest import SETTINGS
+from tests.support.client import Client, Refused, Subscription, make_token
+from tests.support.nodes import Instance, instances
+from tests.support.processes import Mongod, Redis
+from tests.support.waiting import until
+
+SECRET = str(SETTINGS["auth.secret"])
+KEY = "the operator's own key"
+OPTIONS: dict[str, Any] = {
+    **SETTINGS,
+    "auth.api_keys": {
+        "ops": {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "admin": True},
+        "shop": {"sha256": hashlib.sha256(b"no admin").hexdigest()},
+    },
+    "namespaces.room": {
+        "members": True,
+        "presence": True,
+        "subscribe": ["member", "admin"],
+        "publish": ["member:member", "member:writer", "server"],
+    },
+    "namespaces.hall": {"members": True, "join": "anyone", "subscribe": "member", "publish": "member:moderator"},
+    "namespaces.open": {"members": True, "join": "anyone", "subscribe": "anyone", "publish": "member"},
+    "limits.members_per_channel": 6,
+    "limits.memberships_per_user": 4,
+}
+
+
+def token(user: str, **claims: Any) -> str:
+    return make_token(SECRET, user, iat=int(time.time() - 10), **claims)
+
+
+@asynccontextmanager
+async def one(mongod: Mongod, **options: Any) -> AsyncIterator[tuple[Instance, AsyncExitStack]]:
+    async with AsyncExitStack() as stack, instances(1, mongod.uri, OPTIONS | options) as (instance,):
+        yield instance, stack
+
+
+async def put(instance: Instance, channel: str, user: str, role: str, bearer: str = KEY) -> int:
+    status, body = await instance.call("PUT", f"/v1/channels/{channel}/members/{user}", {"role": role}, bearer)
+    if status == 200:
+        assert body == {"channel": channel, "user": user, "role": role}
+    return status
+
+
+async def refusal(client: Client, command: str, **fields: Any) -> str:
+    with pytest.raises(Refused) as refused:
+        await client.request(command, **fields)
+    return refused.value.code
+
+
+async def ended(subscription: Subscription) -> None:
+    """For want of the right, within a second (and what a busy machine takes)."""
+    await until(lambda: subscription.ended, 1.5, "the end of the subscription")
+    assert subscription.ended is not None
+    assert subscription.ended["code"] == "permission_denied"
+
+
+@pytest.mark.gen_test
+async def test_a_stranger_is_refused_at_every_door(mongod: Mongod) -> None:
+    """Who is no member may neither read, write, see who is there nor who is a member; as soon as he is one he may, and
+    as soon as he is none any more he may not."""
+    async with one(mongod) as (instance, stack):
+        assert await put(instance, "room:tea", "bob", "member") == 200
+        ann, bob = await instance.user(stack, token("ann")), await instance.user(stack, token("bob"), "room:tea")
+        await bob.publish("room:tea", 1)
+        path = "/v1/channels/room:tea/"
+        doors: list[tuple[str, str, Any]] = [
+            ("GET", path + "messages", None),
+            ("GET", path + "messages?wait=1", None),
+            ("GET", "/v1/poll?channel=room:tea&wait=1", None),
+            ("POST", path + "messages", {"data": 1}),
+            ("GET", path + "events", None),
+            ("GET", path + "presence", None),
+            ("GET", path + "members", None),
+            ("POST", "/v1/tickets", {"channels": ["room:tea"]}),
+            ("PUT", path + "members/ann", {"role": "member"}),
+            ("PUT", path + "members/bob", {"role": "owner"}),
+            ("DELETE", path + "members/bob", None),
+        ]
+        commands: list[tuple[str, dict[str, Any]]] = [
+            ("subscribe", {}), ("history", {}), ("publish", {"data": 1}), ("presence", {}), ("members", {}),
+            ("join", {}), ("member", {"user": "ann", "role": "member"}), ("member", {"user": "bob", "role": None}),
+        ]  # fmt: skip
+
+        async def all_refused() -> None:
+            for method, address, body in doors:
+                status, problem = await instance.call(method, address, body, token("ann"))
+                assert (status, problem["code"]) == (403, "permission_denied"), (method, address)
+            for command, fields in commands:
+                assert await refusal(ann, command, channel="room:tea", **fields) == "permission_denied", command
+            status, results = await instance.call(
+                "POST", "/v1/publish", {"messages": [{"channel": "room:tea", "data": 1}]}, token("ann")
+            )
+            assert results["results"][0]["error"]["code"] == "permission_denied"
+            status, results = await instance.call(
+                "POST", path + "members", {"members": [{"user": "ann", "role": "member"}]}, token("ann")
+            )
+            assert results["results"][0]["error"]["code"] == "permission_denied"
+
+        await all_refused()
+        assert await put(instance, "room:tea", "ann", "member") == 200
+        subscription = await ann.subscribe("room:tea")
+        receipt = await ann.publish("room:tea", 2)
+        assert receipt["offset"] == 2
+        _status, page = await instance.call("GET", path + "messages", token=token("ann"))
+        assert [message["data"] for message in page["messages"]] == [1, 2]
+        assert (await instance.call("DELETE", path + "members/ann", token=KEY))[0] == 204
+        await ended(subscription)
+        await bob.publish("room:tea", 3)
+        await all_refused()
+
+
+@pytest.mark.gen_test
+async def test_who_may_make_whom_what(mongod: Mongod) -> None:
+    """Back ends with admin and owners may everything, moderators deal with plain members; everybody may leave, and join
+    where anyone may. A right that a role gives is there while the role is."""
+    async with one(mongod) as (instance, stack):
+        assert await put(instance, "room:a", "own", "owner") == 200
+        assert await put(instance, "room:a", "mod", "moderator", token("own")) == 200
+        assert await put(instance, "room:a", "ann", "member", token("mod")) == 200
+        assert await put(instance, "room:a", "ann", "member", token("mod")) == 200  # as before
+        for user, role, bearer in [
+            ("ann", "moderator", token("mod")),
+            ("ann", "writer", token("mod")),
+            ("own", "member", token("mod")),
+            ("mod", "owner", token("mod")),
+            ("bob", "member", token("ann")),
+            ("ann", "moderator", token("ann")),
+            ("ann", "moderator", "no admin"),
+        ]:
+            assert await put(instance, "room:a", user, role, bearer) == 403, (user, role)
+        assert await put(instance, "room:a", "ann", "no role", KEY) == 400
+        assert await put(instance, "feed:a", "ann", "member", KEY) == 400
+        assert await put(instance, "nowhere:a", "ann", "member", KEY) == 404
+        ann = await instance.user(stack, token("ann"))
+        await ann.publish("room:a", 1)
+        assert await put(instance, "room:a", "ann", "reader", token("own")) == 200
+        subscription = await ann.subscribe("room:a")
+        assert await refusal(ann, "publish", channel="room:a", data=2) == "permission_denied"
+        gone = await ann.request("member", channel="room:a", user="ann", role=None)
+        assert (gone["channel"], gone["user"], gone["role"]) == ("room:a", "ann", None)
+        await ended(subscription)
+        assert (await ann.request("leave", channel="room:a"))["role"] is None  # twice is fine
+
+        joined = await ann.request("join", channel="hall:b")
+        assert (joined["channel"], joined["user"], joined["role"]) == ("hall:b", "ann", "member")
+        await ann.subscribe("hall:b")
+        assert await refusal(ann, "publish", channel="hall:b", data=1) == "permission_denied"
+        assert await put(instance, "hall:b", "ann", "owner") == 200  # which is above a moderator
+        await ann.publish("hall:b", 1)
+        assert (await ann.request("join", channel="hall:b"))["role"] == "owner"  # and stays so
+        guest = await instance.user(stack, None)
+        assert await refusal(guest, "join", channel="hall:b") == "permission_denied"
+        assert await put(instance, "hall:b", "cid", "member", token("cid")) == 200
+        status, page = await instance.call("GET", "/v1/channels/hall:b/members?limit=1", token=token("cid"))
+        assert [(row["user"], row["role"]) for row in page["members"]] == [("ann", "owner")]
+        assert (status, page["more"]) == (200, True)
+        assert abs(page["members"][0]["joined"] / 1000 - time.time()) < 60
+        status, page = await instance.call("GET", "/v1/channels/hall:b/members?after=ann", token=KEY)
+        assert ([row["user"] for row in page["members"]], page["more"]) == (["cid"], False)
+        assert (await ann.request("members", channel="hall:b"))["members"][1]["user"] == "cid"
+
+
+@pytest.mark.gen_test
+async def test_many_at_once_and_never_too_many(mongod: Mongod) -> None:
+    """Each of a batch is made or refused by itself; the limits hold however many come at the same moment."""
+    async with one(mongod) as (instance, _):
+        path = "/v1/channels/open:a/members"
+        wanted = [{"user": "ann", "role": "owner"}, {"user": "bob"}, {"user": ""}, {"role": "x"}, {"user": "cid"}]
+        status, body = await instance.call("POST", path, {"members": wanted}, KEY)
+        assert status == 200
+        assert body["results"][0] == {"channel": "open:a", "user": "ann", "role": "owner"}
+        assert [one.get("role") or one["error"]["code"] for one in body["results"]] == [
+            "owner", "member", "bad_request", "bad_request", "member",
+        ]  # fmt: skip
+        changed = [{"user": "bob", "role": None}, {"user": "ann", "role": "moderator"}, {"user": "cid"}]
+        _, body = await instance.call("POST", path, {"members": changed}, token("ann"))
+        assert [one["role"] for one in body["results"]] == [None, "moderator", "member"]
+        _, body = await instance.call("POST", path, {"members": [{"user": "dot"}, {"user": "cid", "role": "owner"}]},
+                                      token("ann"))  # fmt: skip
+        assert [one.get("role") or one["error"]["code"] for one in body["results"]] == ["member", "permission_denied"]
+        _, page = await instance.call("GET", path, token=KEY)
+        assert {row["user"]: row["role"] for row in page["members"]} == {
+            "ann": "moderator", "cid": "member", "dot": "member",
+        }  # fmt: skip
+        answers = await asyncio.gather(*(put(instance, "open:a", f"u{n}", "member", token(f"u{n}")) for n in range(8)))
+        assert set(answers) == {200, 429}
+        _, page = await instance.call("GET", path, token=KEY)
+        assert len(page["members"]) <= 6
+        answers = await asyncio.gather(*(put(instance, f"open:{n}", "eve", "member", token("eve")) for n in range(8)))
+        assert answers.count(200) <= 4
+        assert answers.count(429) == 8 - answers.count(200)
+        status, problem = await instance.call("POST", path, {"members": [{"user": f"v{n}"} for n in range(5)]}, KEY)
+        assert problem["results"][0]["error"]["code"] == "limit_exceeded"
+
+
+@pytest.mark.gen_test
+async def test_taking_away_reaches_every_node_without_redis(mongod: Mongod) -> None:
+    """Two nodes that only meet in MongoDB: what is given at one is there at the other at once, and what is taken at one
+    ends at the other within a second: subscriptions over WebSocket and event streams, and what was remembered."""
+    async with AsyncExitStack() as stack, instances(2, mongod.uri, OPTIONS) as (first, second):
+        ann = await second.user(stack, token("ann"))
+        assert await refusal(ann, "subscribe", channel="room:a") == "permission_denied"
+        for n in range(3):
+            assert await put(first, "room:a", "ann", "member") == 200
+            subscription = await ann.subscribe("room:a")
+            await ann.publish("room:a", n)
+            stream = AsyncHTTPClient(force_instance=True).fetch(
+                f"{second.base}/v1/channels/room:a/events", headers={"Authorization": f"Bearer {token('ann')}"},
+                request_timeout=5,
+            )  # fmt: skip
+            listening = second.node.admission.users["ann"]
+            await until(lambda here=listening: len(here) == 2, 2, "the event stream")
+            began = time.monotonic()
+            assert (await first.call("DELETE", "/v1/channels/room:a/members/ann", token=KEY))[0] == 204
+            await ended(subscription)
+            assert "permission_denied" in (await stream).body.decode()
+            assert time.monotonic() - began < 1.5
+            assert await refusal(ann, "publish", channel="room:a", data=9) == "permission_denied"
+
+
+@pytest.mark.gen_test
+async def test_what_is_untold_is_told_by_who_tries_again(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the row and the revocation something fails: the same request again ends the subscription all the same."""
+    async with AsyncExitStack() as stack, instances(2, mongod.uri, OPTIONS) as (first, second):
+        assert await put(first, "room:a", "ann", "member") == 200
+        ann = await second.user(stack, token("ann"))
+        subscription = await ann.subscribe("room:a")
+        add = first.node.revocations.add
+
+        async def fail(revocation: object) -> None:
+            raise OSError
+
+        monkeypatch.setattr(first.node.revocations, "add", fail)
+        assert (await first.call("DELETE", "/v1/channels/room:a/members/ann", token=KEY))[0] == 500
+        monkeypatch.setattr(first.node.revocations, "add", add)
+        assert (await first.call("DELETE", "/v1/channels/room:a/members/ann", token=KEY))[0] == 204
+        await ended(subscription)
+        # And if nobody does, what is remembered is read anew some time.
+        assert await put(first, "room:a", "ann", "member") == 200
+        subscription = await ann.subscribe("room:a")
+        monkeypatch.setattr(first.node.revocations, "add", fail)
+        assert (await first.call("DELETE", "/v1/channels/room:a/members/ann", token=KEY))[0] == 500
+        monkeypatch.setattr("server.access.memberships.RENEW_EVERY", 0.0)
+        await second.node.memberships.renew()
+        await ended(subscription)
+
+
+@pytest.mark.gen_test
+async def test_many_are_taken_away_together(mongod: Mongod, tmp_path: Path) -> None:
+    """Five hundred members lose a room in a few commands, and each of them at once: no revocation waits for another's
+    number."""
+    options = OPTIONS | {"limits.members_per_channel": 0}
+    async with (
+        AsyncExitStack() as stack,
+        Redis(tmp_path) as redis,
+        instances(2, mongod.uri, options, redis=redis.url) as (first, second),
+    ):
+        users = [f"u{n}" for n in range(500)]
+        path = "/v1/channels/room:a/members"
+        _, body = await first.call("POST", path, {"members": [{"user": user} for user in users]}, KEY)
+        assert all(one.get("role") == "member" for one in body["results"])
+        subscription = await (await second.user(stack, token("u7"))).subscribe("room:a")
+        _, body = await first.call("POST", path, {"members": [{"user": user, "role": None} for user in users]}, KEY)
+        assert all("error" not in one for one in body["results"])
+        await ended(subscription)
+        assert second.node.revocations.newest <= 500
+        _, page = await second.call("GET", path, token=KEY)
+        assert page["members"] == []
+
+
+def test_what_is_wrong_in_the_configuration() -> None:
+    """A rule of members where there are none, and what cannot have any, is one line at the start."""
+    for wrong in (
+        {"namespaces.x": {"subscribe": "member"}},
+        {"namespaces.x": {"members": True, "publish": "member:No"}},
+        {"namespaces.x": {"members": True, "durable": False}},
+        {"namespaces.x": {"join": "anyone"}},
+        {"collections.x": {"read": "member"}},
+    ):
+        with pytest.raises(StartError, match="x"):
+            config.load(None, {}, wrong.items())
