@@ -237,9 +237,9 @@ class Node:
         self.peers.on_sweep = self.consumers.look
         self.rooms = Rooms(
             wanted=any(namespace.members for namespace in namespaces.values()),
+            keeper=self.keeper,
             rows=member_rows,
             memberships=self.memberships,
-            permissions=self.permissions,
             rights=self.rights,
             revocations=self.revocations,
             admission=self.admission,

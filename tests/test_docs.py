@@ -137,6 +137,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
     settings["namespaces.room"] = {"publish": "user", "subscribe": "user", "amend": "own|claim:moderator"}
     settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}
+    settings["namespaces.club"] = {"members": True, "subscribe": "member|admin", "publish": "member", "amend": "own"}
+    settings["namespaces.square"] = {"members": True, "join": "anyone", "subscribe": "user", "publish": "member"}
     settings["centrifugo"] = {"enabled": True, "namespace": "chat"}
     one = Server(tmp_path_factory.mktemp("docs"), settings=settings)
     asyncio.run(one.start())
@@ -144,7 +146,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     asyncio.run(one.__aexit__(None, None, None))
 
 
-VARYING = ("session", "node", "time", "expires")
+VARYING = ("session", "node", "time", "expires", "joined")
 
 
 def alike(expected: Any, actual: Any) -> bool:

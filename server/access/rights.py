@@ -115,6 +115,14 @@ class Rights:
         """The right to publish in the channel; the hook is not asked yet."""
         return Right(self._hooks, principal, partial(self._permissions.check, principal, "publish", channel))
 
+    def to_room(self, principal: Principal, channel: str) -> Right[Namespace]:
+        """To have something to do with the members of the channel; what, is for others to say."""
+        return Right(self._hooks, principal, partial(self._permissions.check_room, principal, channel))
+
+    async def check_reading(self, principal: Principal, channel: str) -> None:
+        """Raise what says why, if there is no right to read the channel; hooks are not asked."""
+        await Right(self._hooks, principal, partial(self._permissions.check, principal, "subscribe", channel)).settle()
+
     def to_amend(self, principal: Principal, channel: str, own: bool = True) -> Right[Namespace]:
         """The right to amend a message of the channel, which is or is not the principal's `own`; the hook is not asked
         yet."""

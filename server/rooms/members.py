@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from server.access.admission import Admission
-from server.access.memberships import Membership, Memberships
-from server.access.permissions import Permissions
+from server.access.memberships import READ_TOGETHER, Membership
 from server.access.revocations import Revocation, Revocations
-from server.access.rights import Rights
+from server.access.rights import Right, Rights
 from server.core.clock import Clock
 from server.core.config import Limits, Namespace
 from server.core.errors import Error, bad_request
+from server.core.in_turn import InTurn
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
 from server.core.rules import MEMBER, MODERATOR, OWNER, is_role
+from server.core.tasks import Keeper
+from server.log.groups import GroupReader
 from server.log.log import Log
 from server.rooms.rows import STRANGER, MemberRows, Row, Standing, id_of
 from server.wire.rooms import MemberRow, MembersPage
@@ -48,9 +50,8 @@ class Members:
     def __init__(
         self,
         *,
+        keeper: Keeper,
         rows: MemberRows,
-        memberships: Memberships,
-        permissions: Permissions,
         rights: Rights,
         revocations: Revocations,
         admission: Admission,
@@ -61,8 +62,6 @@ class Members:
         tell: Callable[[Sequence[Change]], None],
     ) -> None:
         self._rows = rows
-        self._memberships = memberships
-        self._permissions = permissions
         self._rights = rights
         self._revocations = revocations
         self._admission = admission
@@ -71,6 +70,8 @@ class Members:
         self._limits = limits
         self._clock = clock
         self._tell = tell
+        self._joining = InTurn()
+        self._reader: GroupReader[Membership, Standing] = GroupReader(keeper, "members", self._standings, READ_TOGETHER)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class Members:
         """The members by name, for who may read the channel, and for API keys that are `admin`."""
         self._admission.spend(principal, address)
         self._lifecycle.check()
-        self._permissions.check_room(principal, channel)
+        self._rights.to_room(principal, channel)
         if principal.admin:
             found, more = await self._rows.page(channel, after or "", limit)
         else:
@@ -92,12 +93,12 @@ class Members:
 
     async def join(self, principal: Principal, channel: str, *, address: str = "") -> str:
         """Become a member, where anyone may; the role that the user has there now."""
-        self._begin(principal, address, channel)
+        right = self._begin(principal, address, channel)
         user = _self(principal)
         standing = await self._standing(user, channel)
         if standing.role is not None and not standing.untold:
             return standing.role
-        role = await self._set(principal, channel, Seat(user, standing.role or MEMBER))
+        role = await self._set(right, principal, channel, Seat(user, standing.role or MEMBER))
         assert role is not None
         return role
 
@@ -109,32 +110,37 @@ class Members:
         self, principal: Principal, channel: str, user: str, role: str | None, *, address: str = ""
     ) -> str | None:
         """Make the user a member with this role, or none any more (None: also by oneself). Answers the role."""
-        self._begin(principal, address, channel)
-        return await self._set(principal, channel, _checked(user, role))
+        right = self._begin(principal, address, channel)
+        return await self._set(right, principal, channel, _checked(user, role))
 
     async def set_roles(
         self, principal: Principal, channel: str, wanted: Sequence[Seat | Error], *, address: str = ""
     ) -> list[Seat | Error]:
         """The same for many, each by itself: what has become of it. The new ones are written together."""
-        namespace = self._begin(principal, address, channel)
+        right = self._begin(principal, address, channel)
         seats = [one for one in wanted if isinstance(one, Seat)]
         standings = await self._rows.standings({(seat.user, channel) for seat in seats})
         new: dict[str, Seat] = {}
         own = await self._own(principal, channel)
         for seat in seats:
             unknown = seat.user not in new and (seat.user, channel) not in standings
-            if unknown and seat.role is not None and _may(principal, namespace, own, seat, None):
+            if unknown and seat.role is not None and _may(principal, right.options, own, seat, None):
                 new[seat.user] = seat
+        refusal: Error | None = None
+        added: set[Membership] = set()
         try:
-            added = await self._add(principal, channel, list(new.values()))
+            async with self._joining.take(("channel", channel)):
+                added = await self._add(right, principal, channel, list(new.values()))
         except Error as error:
-            return [one if isinstance(one, Error) else error if one in new.values() else one for one in wanted]
+            refusal = error
 
         async def carry_out(one: Seat | Error) -> Seat | Error:
-            if isinstance(one, Error) or (new.get(one.user) == one and (one.user, channel) in added):
+            if isinstance(one, Error):
                 return one
+            if new.get(one.user) == one and (refusal is not None or (one.user, channel) in added):
+                return refusal or one
             try:
-                return Seat(one.user, await self._set(principal, channel, one))
+                return Seat(one.user, await self._set(right, principal, channel, one))
             except Error as error:
                 return error
 
@@ -146,39 +152,46 @@ class Members:
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
-    def _begin(self, principal: Principal, address: str, channel: str) -> Namespace:
-        namespace = self._permissions.check_room(principal, channel)
+    def _begin(self, principal: Principal, address: str, channel: str) -> Right[Namespace]:
+        right = self._rights.to_room(principal, channel)
         self._admission.spend(principal, address)
         self._lifecycle.check()
-        return namespace
+        return right
 
     async def _standing(self, user: str, channel: str) -> Standing:
-        return (await self._rows.standings([(user, channel)])).get((user, channel), STRANGER)
+        return await self._reader.ask((user, channel))
+
+    async def _standings(self, memberships: Sequence[Membership]) -> dict[Membership, Standing]:
+        return dict.fromkeys(memberships, STRANGER) | await self._rows.standings(memberships)
 
     async def _own(self, principal: Principal, channel: str) -> str | None:
         if principal.server or principal.user is None:
             return None
         return (await self._standing(principal.user, channel)).role
 
-    async def _set(self, principal: Principal, channel: str, seat: Seat) -> str | None:
+    async def _set(self, right: Right[Namespace], principal: Principal, channel: str, seat: Seat) -> str | None:
         for _ in range(_TRIES):
             own = await self._own(principal, channel)
             standing = await self._standing(seat.user, channel)
-            namespace = self._permissions.check_room(principal, channel)  # it may have been revoked meanwhile
-            if not _may(principal, namespace, own, seat, standing.role):
+            right.again()
+            if not _may(principal, right.options, own, seat, standing.role):
                 what = "nobody" if seat.role is None else seat.role
                 raise Error("permission_denied", f"{principal.name} may not make {seat.user} {what} of {channel}")
-            if await self._carry_out(principal, channel, seat, standing):
+            if await self._carry_out(right, principal, channel, seat, standing):
                 return seat.role
         raise Error("conflict", f"members: others change {seat.user}'s role in {channel} all the time")
 
-    async def _carry_out(self, principal: Principal, channel: str, seat: Seat, standing: Standing) -> bool:
+    async def _carry_out(
+        self, right: Right[Namespace], principal: Principal, channel: str, seat: Seat, standing: Standing
+    ) -> bool:
         """False: the row is another one by now."""
         if standing.role is None and seat.role is not None:
-            if not standing.there:
-                return bool(await self._add(principal, channel, [seat]))
-            row = (await self._made(principal, channel, [seat]))[0]
-            return await self._rows.replace(row) and await self._admitted(channel, [seat])
+            async with self._joining.take(("channel", channel)), self._joining.take(("user", seat.user)):
+                if not standing.there:
+                    return bool(await self._add(right, principal, channel, [seat]))
+                row = (await self._made(principal, channel, [seat]))[0]
+                right.again()
+                return await self._rows.replace(row) and await self._admitted(channel, [seat])
         if standing.role != seat.role:
             assert standing.role is not None
             if not await self._rows.change(seat.user, channel, standing.role, seat.role, principal.user):
@@ -190,14 +203,18 @@ class Members:
         await self._rows.told(seat.user, channel, seat.role)
         return True
 
-    async def _add(self, principal: Principal, channel: str, seats: Sequence[Seat]) -> set[Membership]:
+    async def _add(
+        self, right: Right[Namespace], principal: Principal, channel: str, seats: Sequence[Seat]
+    ) -> set[Membership]:
         """Those that are new members now."""
         if not seats:
             return set()
         refusal = await self._too_many(channel, seats, len(seats))
         if refusal is not None:
             raise refusal
-        added = await self._rows.add(await self._made(principal, channel, seats))
+        rows = await self._made(principal, channel, seats)
+        right.again()
+        added = await self._rows.add(rows)
         if added:
             await self._admitted(channel, [seat for seat in seats if (seat.user, channel) in added])
         return added
@@ -213,8 +230,8 @@ class Members:
         ]
 
     async def _admitted(self, channel: str, seats: Sequence[Seat]) -> bool:
-        """They are counted once more when they are there, so that many at once are not too many. Then they are taken
-        back, and who may have taken them for members hears of it."""
+        """They are counted once more when they are there: others may come through another node, and too many are none.
+        Then they are taken back, and who may have taken them for members hears of it."""
         refusal = await self._too_many(channel, seats, 0)
         if refusal is not None:
             await self._rows.take_back([(seat.user, channel) for seat in seats])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from server.access.admission import Admission
 from server.access.memberships import Memberships
-from server.access.permissions import Permissions
 from server.access.revocations import Revocations
 from server.access.rights import Rights
 from server.cluster.announcer import Announcer
@@ -14,6 +13,7 @@ from server.cluster.peers import Peers
 from server.core.clock import Clock
 from server.core.config import Limits
 from server.core.lifecycle import Lifecycle
+from server.core.tasks import Keeper
 from server.log.log import Log
 from server.rooms.members import Change, Members
 from server.rooms.rows import MemberRows
@@ -26,9 +26,9 @@ class Rooms:
         self,
         *,
         wanted: bool,
+        keeper: Keeper,
         rows: MemberRows,
         memberships: Memberships,
-        permissions: Permissions,
         rights: Rights,
         revocations: Revocations,
         admission: Admission,
@@ -44,9 +44,8 @@ class Rooms:
         self._memberships = memberships
         self._announcer = announcer
         self.members = Members(
+            keeper=keeper,
             rows=rows,
-            memberships=memberships,
-            permissions=permissions,
             rights=rights,
             revocations=revocations,
             admission=admission,

@@ -175,25 +175,21 @@ class ConnectedClient:
         for channel in tuple(self.subscriptions):
             try:
                 self._node.permissions.check(self.principal_in(channel), "subscribe", channel)
-            except Unloaded as missing:
-                self._node.keeper.spawn("a membership", self._check_when_known(channel, missing))
+            except Unloaded:
+                self._node.keeper.spawn("a membership", self._check_when_known(channel))
             except Error as error:
                 if not error.retry:  # else nobody knows: then it is held
                     self._end_subscription(channel, error.code, error.reason)
 
-    async def _check_when_known(self, channel: str, missing: Unloaded) -> None:
+    async def _check_when_known(self, channel: str) -> None:
         """While MongoDB is away, nothing that needs a right is delivered (`suspend`), so this may take its time."""
         while channel in self.subscriptions:
             try:
-                await missing.load()
-                if channel in self.subscriptions:
-                    self._node.permissions.check(self.principal_in(channel), "subscribe", channel)
+                await self._node.rights.check_reading(self.principal_in(channel), channel)
                 return
-            except Unloaded as again:
-                missing = again
             except Error as error:
                 if not error.retry:
-                    self._end_subscription(channel, error.code, error.reason)
+                    self.end(channel.__eq__, error.code, error.reason)
                     return
                 await asyncio.sleep(error.retry_after or 1.0)
 
