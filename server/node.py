@@ -64,7 +64,6 @@ from server.presence.clients import Visitors
 from server.presence.last_seen import LastSeen
 from server.presence.service import PresenceService
 from server.rooms.rooms import Rooms
-from server.rooms.rows import MemberRows
 from server.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -141,10 +140,8 @@ class Node:
         self.identities = Identities(
             self.authenticator, self.tickets, self.revocations, self.admission, config.auth.max_token_ttl
         )
-        member_rows = MemberRows(self.database)
         self.memberships = Memberships(
             self.keeper,
-            member_rows.roles,
             listens=self.admission.listens,
             on_change=lambda user: self.moderation.check_subscriptions(user),
         )
@@ -238,7 +235,7 @@ class Node:
         self.rooms = Rooms(
             wanted=any(namespace.members for namespace in namespaces.values()),
             keeper=self.keeper,
-            rows=member_rows,
+            database=self.database,
             memberships=self.memberships,
             rights=self.rights,
             revocations=self.revocations,

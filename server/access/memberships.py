@@ -65,14 +65,12 @@ class _Load:
 
 
 class Memberships:
-    """`read(memberships)`: the roles of those that there are. `listens(user, channel)`: whether the user is subscribed
-    to it here. `on_change(user)`: what was remembered of the user has turned out to be wrong, without anybody having
-    said so."""
+    """`listens(user, channel)`: whether the user is subscribed to it here. `on_change(user)`: what was remembered of the
+    user has turned out to be wrong, without anybody having said so."""
 
     def __init__(
         self,
         keeper: Keeper,
-        read: Callable[[Sequence[Membership]], Awaitable[Mapping[Membership, str]]],
         *,
         listens: Callable[[str, str], bool],
         on_change: Callable[[str], None],
@@ -81,7 +79,8 @@ class Memberships:
         self._reader: GroupReader[Membership, str | None] = GroupReader(
             keeper, "memberships", self._read_all, READ_TOGETHER
         )
-        self._read = read
+        self.read: Callable[[Sequence[Membership]], Awaitable[Mapping[Membership, str]]]
+        """The roles of those that there are: set by who has them (server/rooms)."""
         self._listens = listens
         self._on_change = on_change
         self._known: dict[Membership, _Known] = {}
@@ -158,4 +157,4 @@ class Memberships:
 
     async def _read_all(self, memberships: Sequence[Membership]) -> Mapping[Membership, str | None]:
         found: dict[Membership, Any] = dict.fromkeys(memberships)
-        return found | dict(await self._read(memberships))
+        return found | dict(await self.read(memberships))

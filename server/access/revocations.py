@@ -23,7 +23,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import PyMongoError
 
 from server.core.clock import Clock
 from server.core.errors import Error
@@ -31,7 +31,7 @@ from server.core.names import DOCUMENTS, matches, without_label
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.log.groups import GroupReader
-from server.mongo.client import LINEARIZABLE, brief, mapped
+from server.mongo.client import LINEARIZABLE, brief, duplicates, mapped
 from server.mongo.clock import compare
 from server.mongo.databases import DatabaseApart
 
@@ -44,7 +44,6 @@ ONCE_KEPT: Final = 86400.0
 """Seconds what happens once stays in the collection, for nodes that were cut off."""
 EXPIRE_EVERY: Final = 3600.0
 WRITTEN_TOGETHER: Final = 500
-_DUPLICATE: Final = 11000
 
 
 class Bearer(Protocol):
@@ -219,13 +218,12 @@ class Revocations:
                 await self._collection.insert_many(numbered, ordered=True)
                 break
             except PyMongoError as error:
-                details = error.details if isinstance(error, BulkWriteError) else {}
-                codes = {one["code"] for one in details.get("writeErrors", ())}
-                if codes != {_DUPLICATE} or details.get("writeConcernErrors"):
+                there = duplicates(error)
+                if there is None:
                     reason = f"MongoDB: {brief(error)}; the revocation may have been written, send it again"
                     raise Error("outcome_unknown", reason, retry_after=1.0) from error
                 # Another node was faster with that number: read what it has, and go on from there.
-                documents = documents[details["nInserted"] :]
+                documents = documents[there[0] :]
         await self._ask()
         return dict.fromkeys(revocations, True)
 

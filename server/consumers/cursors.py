@@ -150,7 +150,7 @@ class Cursors:
         try:
             await self._rows.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
-            found = _refused(error)
+            found = duplicates(error)
             if found is None:
                 raise
             refused = found
@@ -219,33 +219,3 @@ def _stored(row: Mapping[str, Any]) -> Stored:
     failed = row.get("x")
     failure = None if failed is None else Failure(failed["n"], failed["e"], failed["t"], failed["d"])
     return Stored(Position(row["e"], row["o"]), failure, row.get("r", 0))
-
-
-def _refused(error: BulkWriteError) -> set[int] | None:
-    """Which were refused because another row has the key; None: there is more wrong than that."""
-    details: Mapping[str, Any] = error.details or {}
-    errors = details.get("writeErrors", ())
-    if details.get("writeConcernErrors") or any(one["code"] != _DUPLICATE_KEY for one in errors):
-        return None
-    return {one["index"] for one in errors}
-
-
-def _move(cursor: Moving) -> UpdateOne:
-    """If it is not where it is thought to be, this is an insert, which is refused because it is there already."""
-    fields: dict[str, Any] = {"e": cursor.position.epoch, "o": cursor.position.offset, "f": cursor.fence}
-    update: dict[str, Any] = {"$set": fields}
-    if cursor.failure is None:
-        update["$unset"] = {"x": ""}
-    else:
-        attempts, error, time, due = cursor.failure
-        fields["x"] = {"n": attempts, "e": error, "t": time, "d": due}
-    known: dict[str, Any] = {
-        "_id": _id(cursor.consumer, cursor.channel),
-        "f": {"$lte": cursor.fence},
-        "r": cursor.settings or {"$exists": False},
-    }
-    if cursor.stored is None:
-        known["e"] = {"$exists": False}
-    else:
-        known |= {"e": cursor.stored.epoch, "o": cursor.stored.offset}
-    return UpdateOne(known, update, upsert=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     NotPrimaryError,
@@ -23,6 +24,7 @@ from server.mongo.databases import Database, DatabaseApart
 
 LINEARIZABLE: Final = ReadConcern("linearizable")
 UNAUTHORIZED: Final = 13
+_DUPLICATE_KEY: Final = 11000
 CURSOR_BATCH: Final = 50
 """Documents."""
 
@@ -99,6 +101,16 @@ def mapped() -> Iterator[None]:
         yield
     except PyMongoError as error:
         raise Error("unavailable", f"MongoDB: {brief(error)}", retry_after=1.0) from error
+
+
+def duplicates(error: PyMongoError) -> list[int] | None:
+    """Which writes of many were refused for nothing but a key that is there already, by their places; None: there is
+    more wrong than that. (Of writes in order all behind the first one were not tried.)"""
+    details: Mapping[str, Any] = (error.details or {}) if isinstance(error, BulkWriteError) else {}
+    errors = details.get("writeErrors", ())
+    if not errors or details.get("writeConcernErrors") or any(one["code"] != _DUPLICATE_KEY for one in errors):
+        return None
+    return [one["index"] for one in errors]
 
 
 def brief(error: BaseException) -> str:

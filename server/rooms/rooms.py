@@ -15,6 +15,7 @@ from server.core.config import Limits
 from server.core.lifecycle import Lifecycle
 from server.core.tasks import Keeper
 from server.log.log import Log
+from server.mongo.databases import Database
 from server.rooms.members import Change, Members
 from server.rooms.rows import MemberRows
 
@@ -27,7 +28,7 @@ class Rooms:
         *,
         wanted: bool,
         keeper: Keeper,
-        rows: MemberRows,
+        database: Database,
         memberships: Memberships,
         rights: Rights,
         revocations: Revocations,
@@ -40,8 +41,9 @@ class Rooms:
         clock: Clock,
     ) -> None:
         self._wanted = wanted
-        self._rows = rows
+        self._rows = rows = MemberRows(database)
         self._memberships = memberships
+        memberships.read = rows.roles
         self._announcer = announcer
         self.members = Members(
             keeper=keeper,

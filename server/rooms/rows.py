@@ -17,7 +17,7 @@ from pymongo import ASCENDING, DeleteOne, InsertOne
 from pymongo.errors import BulkWriteError
 
 from server.access.memberships import Membership
-from server.mongo.client import mapped
+from server.mongo.client import duplicates, mapped
 from server.mongo.databases import Database
 
 Row = dict[str, Any]
@@ -102,10 +102,10 @@ class MemberRows:
             try:
                 await self._rows.bulk_write([InsertOne(row) for row in rows], ordered=False)
             except BulkWriteError as error:
-                failed = error.details["writeErrors"]
-                if error.details.get("writeConcernErrors") or any(one["code"] != 11000 for one in failed):
+                there = duplicates(error)
+                if there is None:
                     raise
-                taken = {one["index"] for one in failed}
+                taken = set(there)
         return {(row["_id"]["u"], row["_id"]["c"]) for index, row in enumerate(rows) if index not in taken}
 
     async def replace(self, row: Row) -> bool:
