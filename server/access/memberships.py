@@ -65,8 +65,8 @@ class _Load:
 
 
 class Memberships:
-    """`listens(user, channel)`: whether the user is subscribed to it here. `on_change(user)`: what was remembered of the
-    user has turned out to be wrong, without anybody having said so."""
+    """`listens(user, channel)`: whether the user is subscribed to it here. `on_change(user)`: what was remembered of
+    the user has turned out to be wrong, without anybody having said so."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from server.core.cursors import Position
 from server.core.tasks import Keeper
-from server.mongo.client import brief, mapped
+from server.mongo.client import brief, duplicates, mapped
 from server.mongo.databases import Database
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ GATHER: Final = 0.05
 """Seconds in which cursors that have moved gather for one write."""
 AGAIN: Final = 0.5
 """Seconds until a write that MongoDB has not taken is tried once more."""
-_DUPLICATE_KEY: Final = 11000
 _BATCH: Final = 1000
 
 
@@ -146,7 +145,7 @@ class Cursors:
         """Raises PyMongoError: nobody knows what of it is written."""
         self.writes += 1
         updates = [_move(cursor) for cursor in cursors]
-        refused: set[int] = set()
+        refused: list[int] = []
         try:
             await self._rows.bulk_write(updates, ordered=False)
         except BulkWriteError as error:
@@ -219,3 +218,24 @@ def _stored(row: Mapping[str, Any]) -> Stored:
     failed = row.get("x")
     failure = None if failed is None else Failure(failed["n"], failed["e"], failed["t"], failed["d"])
     return Stored(Position(row["e"], row["o"]), failure, row.get("r", 0))
+
+
+def _move(cursor: Moving) -> UpdateOne:
+    """If it is not where it is thought to be, this is an insert, which is refused because it is there already."""
+    fields: dict[str, Any] = {"e": cursor.position.epoch, "o": cursor.position.offset, "f": cursor.fence}
+    update: dict[str, Any] = {"$set": fields}
+    if cursor.failure is None:
+        update["$unset"] = {"x": ""}
+    else:
+        attempts, error, time, due = cursor.failure
+        fields["x"] = {"n": attempts, "e": error, "t": time, "d": due}
+    known: dict[str, Any] = {
+        "_id": _id(cursor.consumer, cursor.channel),
+        "f": {"$lte": cursor.fence},
+        "r": cursor.settings or {"$exists": False},
+    }
+    if cursor.stored is None:
+        known["e"] = {"$exists": False}
+    else:
+        known |= {"e": cursor.stored.epoch, "o": cursor.stored.offset}
+    return UpdateOne(known, update, upsert=True)
