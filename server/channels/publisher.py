@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +18,7 @@ from server.core.config import MAX_STORED, Limits, Namespace
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
+from server.core.random_keys import RandomKeys
 from server.core.tasks import Keeper
 from server.log.log import Log, Receipt
 from server.wire.codec import JSON
@@ -65,6 +65,7 @@ class Publisher:
         self._lifecycle = lifecycle
         self._keeper = keeper
         self._limits = limits
+        self._keys = RandomKeys()
         self._waiting: dict[tuple[str | None, str], asyncio.Future[None]] = {}
         """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
         self._asking: set[asyncio.Task[Receipt | None]] = set()
@@ -138,7 +139,7 @@ class Publisher:
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
         try:
             receipt = self._log.append(
-                channel, principal.user, key or secrets.token_urlsafe(12), data, size, skip,
+                channel, principal.user, key or self._keys.next(), data, size, skip,
                 by_server=principal.server and self._permissions.amends(channel),
             )  # fmt: skip
         except Error:
