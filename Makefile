@@ -4,7 +4,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test pythons check format chaos interop bench docs images lock proto clean
+.PHONY: help setup run test pythons check format chaos interop dist bench docs images lock proto clean
 
 help:          ## this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -45,8 +45,12 @@ chaos: setup   ## the long versions of the fault tests, with a page of figures
 	WATERSPOUT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos \
 		tests/integration/test_garbage.py tests/integration/test_http_garbage.py tests/integration/test_openapi.py $(ARGS)
 
-interop: setup ## Centrifugo's own clients against the server, as a table; CENTRIFUGE_JS=DIR runs centrifuge-js's tests
+interop: setup ## Centrifugo's own clients against the server, as a table, and an application with React; CENTRIFUGE_JS=DIR runs centrifuge-js's tests
 	@CENTRIFUGE_JS='$(CENTRIFUGE_JS)' $(BIN)/python -m tests.interop $(ARGS)
+	$(BIN)/python -m pytest tests/interop/react_app.py
+
+dist: setup    ## what one installs, into dist/: wheels of the server and the Python client, the npm package
+	$(BIN)/python deploy/dist.py dist
 
 bench: setup   ## the benchmarks against the peers; a quarter of an hour
 	$(BIN)/python bench/run.py $(ARGS)
@@ -69,4 +73,4 @@ proto:         ## the code of server/centrifugo/client.proto, with a compiler of
 	$$dir/bin/python -m grpc_tools.protoc -I. --python_out=. server/centrifugo/client.proto && rm -r $$dir
 
 clean:
-	rm -rf .venv .venv-* .interop .pytest_cache* .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* .interop dist .pytest_cache* .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+import sys
+
+from waterspout import main
+
+sys.exit(main())
