@@ -9,6 +9,7 @@ from tornado.routing import Rule
 
 from handlers.auth import Example, Login, Logout, Refresh, Register, Ways
 from handlers.base import BaseHandler
+from handlers.calls import Call
 from handlers.channels import Batch, Message, Messages, Polls
 from handlers.consumers import ConsumerList, OneConsumer, PauseConsumer, ResetConsumer, ResumeConsumer
 from handlers.documentation import DocumentationPage
@@ -45,6 +46,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/events": JoinedEvents,
     "/v1/poll": Polls,
     "/v1/publish": Batch,
+    "/v1/call/{method}": Call,
     "/v1/tickets": Tickets,
     "/v1/nodes": Nodes,
     "/v1/documents/{collection}:batch": DocumentBatch,

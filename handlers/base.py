@@ -12,11 +12,11 @@ import gzip
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -32,6 +32,8 @@ from server.core.principals import GUEST, Principal
 from server.wire.codec import JSON, MSGPACK, Codec
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 HEADER_BYTES: Final = 16384
 DRAINED_BYTES: Final = 16 << 20
@@ -354,6 +356,20 @@ class BaseHandler:
         """The header lines of a response that is written by hand, without those that describe its content."""
         lines = [f"{name}: {value}\r\n" for name, value in self._headers.items() if name != "Content-Type"]
         return "".join(lines).encode("latin1")
+
+    async def while_connected(self, work: Awaitable[T]) -> T:
+        """What `work` gives. The request is given up when the client closes the connection."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        def give_up() -> None:
+            task.cancel()
+
+        self.request.connection.set_close_callback(give_up)
+        try:
+            return await work
+        finally:
+            self.request.connection.set_close_callback(None)
 
     def detach(self) -> IOStream:
         """The connection leaves HTTP; nothing more is sent here."""

@@ -15,6 +15,7 @@ from handlers.base import BaseHandler, OpenHandler
 from handlers.operations import Operation, declared, is_list, operation
 from server import __version__
 from server.wire.codec import JSON, MSGPACK
+from server.wire.commands import MAX_KEY
 from server.wire.rest import Channel, Problem, PublishItem, StoredDocument
 from server.wire.rooms import MemberItem
 
@@ -24,6 +25,9 @@ PATH_PARAMETERS: Final[dict[str, Any]] = {
     "collection": Annotated[str, Meta(description="A declared collection", examples=["orders"])],
     "consumer": Annotated[str, Meta(description="One of the configuration", examples=["mailer"])],
     "document_id": Annotated[str, Meta(description="The `_id` of a document", examples=["65f0a1b2c3d4e5f6a7b8c9d0"])],
+    "method": Annotated[
+        str, Meta(min_length=1, max_length=MAX_KEY, description="As the back end knows it", examples=["orders.place"])
+    ],
     "offset": Annotated[int, Meta(ge=1, description="Of a message in its channel", examples=[12])],
     "user": Annotated[str, Meta(description="A user's name: the `sub` of their tokens", examples=["ann"])],
 }

@@ -18,6 +18,8 @@ CONTENT_SECURITY_POLICY: Final = (
     "connect-src 'self' ws: wss:; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+_TITLES: Final = {status.value: status.phrase for status in HTTPStatus}
+
 
 def problem_headers(error: Error) -> dict[str, str]:
     headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
@@ -31,7 +33,7 @@ def problem_headers(error: Error) -> dict[str, str]:
 
 
 def problem_body(error: Error) -> bytes:
-    title = HTTPStatus(error.status).phrase
+    title = _TITLES.get(error.status, "Refused")  # a user's back end may have a status of its own
     return JSON.encode({"type": "about:blank", "title": title, "status": error.status, **problem(error)})
 
 

@@ -44,6 +44,7 @@ class _Collector(Collector):
         yield from self._log()
         yield from self._documents()
         yield from self._consumers()
+        yield from self._calls()
         broker = node.broker
         yield gauge("broker_up", "1: this node hears itself through its broker.", node.peers.unheard() is None)
         yield counter("broker_dropped", "Publications that could not be sent to the broker.", broker.dropped)
@@ -87,6 +88,16 @@ class _Collector(Collector):
         yield counter("log_inserts", "Inserts sent to MongoDB.", log.inserts)
         yield counter("log_reads", "Reads of messages and heads sent to MongoDB.", log.reads)
         yield counter("conflicts", "Inserts refused because another node had taken the offset.", log.conflicts)
+
+    def _calls(self) -> Iterator[Family]:
+        family = HistogramMetricFamily(
+            "waterspout_call_seconds", "Calls of the user's back end, by what became of them.",
+            labels=["pattern", "outcome"],
+        )  # fmt: skip
+        for pattern in self._node.calls.patterns.values():
+            for outcome, values in sorted(pattern.seconds.items()):
+                family.add_metric([pattern.name.removeprefix("calls."), outcome], _buckets(values), values.sum)
+        yield family
 
     def _documents(self) -> Iterator[Family]:
         documents, tailer = self._node.document_store, self._node.tailer
@@ -159,5 +170,8 @@ def _add(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, f
 
 
 def histogram(name: str, help: str, values: Histogram) -> HistogramMetricFamily:
-    buckets = [("+Inf" if bound == inf else str(float(bound)), float(count)) for bound, count in values.cumulative()]
-    return HistogramMetricFamily(f"waterspout_{name}", help, buckets, values.sum)
+    return HistogramMetricFamily(f"waterspout_{name}", help, _buckets(values), values.sum)
+
+
+def _buckets(values: Histogram) -> list[tuple[str, float]]:
+    return [("+Inf" if bound == inf else str(float(bound)), float(count)) for bound, count in values.cumulative()]

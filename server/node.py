@@ -29,6 +29,8 @@ from server.access.seals import Seals
 from server.access.tickets import Tickets
 from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
+from server.calls.calls import Calls
+from server.calls.kept import KeptAnswers
 from server.channels.amender import Amender
 from server.channels.history import History
 from server.channels.publisher import Publisher
@@ -307,6 +309,16 @@ class Node:
             lifecycle=self.lifecycle,
             limit=limits.presence_users,
         )
+        self.calls = Calls(
+            config.calls,
+            rights=self.rights,
+            admission=self.admission,
+            lifecycle=self.lifecycle,
+            keeper=self.keeper,
+            kept=KeptAnswers(self.database, config.mongodb.dedupe_window, self.clock),
+            limits=limits,
+            clock=self.clock,
+        )
         parts = (self.log, self.tailer, self.revocations, self.consumers, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]
         self.lifecycle.helpers += [self.peers.unheard, self.clock.problem, self.document_store.problem]
@@ -336,6 +348,7 @@ class Node:
         await opening.persist(self.tailer.open)
         await opening.persist(self.consumers.open)
         await opening.persist(self.rooms.open)
+        await opening.persist(self.calls.open)
         self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database, self.database_apart))
         self.lifecycle.opened = True
 
@@ -363,6 +376,7 @@ class Node:
     async def close(self) -> None:
         """The order of leaving: accepted publishes are decided, clients are told, then the back ends are let go."""
         self.lifecycle.leaving = True
+        await self.calls.drain()
         await self.publisher.drain()
         await self.log.drain()
         await self.document_store.drain()
@@ -380,6 +394,7 @@ class Node:
         await self.consumers.close()
         await self.tailer.close()
         await self.broker.close()
+        await self.calls.close()
         await self.hooks.close()
         await self.revocations.close()
         await self.log.close()

@@ -44,12 +44,13 @@ export interface Options {
 }
 
 export class WaterspoutError extends Error {
-  constructor(error: { code?: any; reason?: any; retry?: any; retry_after?: any; rev?: any });
+  constructor(error: { code?: any; reason?: any; retry?: any; retry_after?: any; rev?: any; details?: any });
   code: string;
   reason: string;
   retry: boolean;
   retryAfter: number | null;
   rev: string | null;
+  details: any;
 }
 
 declare class Emitter<Events> {
@@ -87,6 +88,7 @@ export class Waterspout extends Emitter<ClientEvents> {
   connect(): void;
   close(): void;
   request(type: string, fields?: object): Promise<any>;
+  call<Answer = any>(method: string, data?: any, options?: { key?: string; timeout?: number }): Promise<Answer>;
 }
 
 export interface ChannelEvents<Data = any> {

@@ -32,8 +32,8 @@ export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 /** @typedef {"websocket" | "sse" | "poll"} Transport */
 /** @typedef {import("./waterspout/documents.js").Document} Document */
 
-/** What may be asked again by itself where the server says `unavailable`. */
-const READS = ["history", "presence", "get", "find"];
+/** What may be asked again by itself where the server says `unavailable`: reads, and calls with a key. */
+const HARMLESS = ["history", "presence", "get", "find", "call"];
 
 /**
  * One message of a channel. Those of ephemeral channels have neither offset, cursor nor key.
@@ -186,6 +186,38 @@ export class Waterspout extends Emitter {
    * @returns {Promise<any>}
    */
   request(type, fields = {}) {
+    return this.#ask(type, fields, () => true);
+  }
+
+  /**
+   * Call a method of the product's own back end: what it answers. Rejected with `refused` (`reason`, `details`) where
+   * it says no. With a `key` a retry gets the same answer: it is sent again by itself after a loss, and where the server
+   * could not ask. Without one it is sent once, and a loss rejects with `disconnected`.
+   *
+   * @param {string} method @param {any} [data]
+   * @param {{key?: string, timeout?: number}} [options]  `timeout`: seconds, after which it is rejected with
+   *   `outcome_unknown`
+   * @returns {Promise<any>}
+   */
+  async call(method, data = null, { key, timeout } = {}) {
+    let late = false;
+    const asked = handled(this.#ask("call", { method, data, key }, () => key !== undefined && !late));
+    if (timeout === undefined) return (await asked).data;
+    const { promise, reject } = deferred();
+    const timer = setTimeout(() => {
+      late = true;
+      reject(new WaterspoutError({ code: "outcome_unknown", reason: `no answer within ${timeout} s`, retry: true }));
+    }, timeout * 1000);
+    try {
+      return (await Promise.race([asked, promise])).data;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** `again`: whether it is sent once more after a loss. @param {string} type @param {object} fields @param {() => boolean} again
+   * @returns {Promise<any>} */
+  #ask(type, fields, again) {
     return new Promise((resolve, reject) => {
       const copy = plain(fields); // what is sent again is what was sent
       let attempts = 0;
@@ -195,8 +227,9 @@ export class Waterspout extends Emitter {
         if (!link) return this.#next(attempt);
         link.send(type, copy, (error, reply) => {
           if (!error) resolve(reply);
+          else if (!again()) reject(error);
           else if (error.code === LOST.code) this.#next(attempt);
-          else if (error.retry && error.code === "unavailable" && READS.includes(type))
+          else if (error.retry && error.code === "unavailable" && HARMLESS.includes(type))
             this.#next(attempt, error.retryAfter ?? jitter(attempts++, 0.2, 5));
           else reject(error);
         });

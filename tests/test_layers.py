@@ -70,6 +70,7 @@ FLOORS = [
     "node",
     "consumers",
     "rooms",
+    "calls",
     "channels",
     "cluster",
     "delivery",
@@ -96,6 +97,7 @@ LIBRARIES = {
     },
     "pymongo": {
         *("mongo", "log", "documents", "consumers", "rooms", "presence.last_seen", "tools.seed", "tools.doctor"),
+        *("calls.kept",),
         *("access.accounts", "access.revocations"),
     },
     "bson": {"log", "documents", "rooms"},

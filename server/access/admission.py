@@ -200,7 +200,7 @@ class Admission:
         guest: for the address). Back ends are not counted."""
         if principal.server or not self._messages_limited:
             return
-        who = _counted(principal, address)
+        who = counted(principal, address)
         now = asyncio.get_running_loop().time()
         rates = self._per_namespace.get(channel.partition(":")[0]) if channel is not None else None
         wait = rates.take(who, now) if rates is not None else 0.0
@@ -214,7 +214,7 @@ class Admission:
     def count_request(self, principal: Principal, address: str, session: str | None = None) -> None:
         """Count one request: `rate_limited` if it is one too many for the user (a guest: for the address, or for the
         `session` that it certainly belongs to)."""
-        who = _counted(principal, address) if session is None else (None, session)
+        who = counted(principal, address) if session is None else (None, session)
         wait = 0.0 if principal.server else self._requests.take(who, asyncio.get_running_loop().time())
         if wait:
             raise self._too_many_requests(wait)
@@ -222,7 +222,7 @@ class Admission:
     def check_unproven(self, address: str) -> None:
         """`rate_limited` if a guest of this address could make no request now. Nothing is counted: whoever proves to be
         a user does not pay for their neighbours, and whoever does not is counted as a guest afterwards."""
-        wait = self._requests.wait(_counted(GUEST, address), asyncio.get_running_loop().time())
+        wait = self._requests.wait(counted(GUEST, address), asyncio.get_running_loop().time())
         if wait:
             raise self._too_many_requests(wait)
 
@@ -240,7 +240,7 @@ class Admission:
                 logger.exception("%r: its clock failed", client)
 
 
-def _counted(principal: Principal, address: str) -> tuple[str | None, str]:
+def counted(principal: Principal, address: str) -> tuple[str | None, str]:
     """Whose rates these are: the user's, or those of a guest's address or network."""
     return principal.user, "" if principal.user is not None else address_key(address)
 

@@ -141,11 +141,21 @@ class Permissions:
             self._check_revoked(principal, channel, "member", f"be a member of {channel}")
         return namespace
 
-    def _check_revoked(self, principal: Principal, channel: str, rule: Rule, what: str) -> None:
+    def check_call(self, principal: Principal, method: str, rule: Rule, name: str) -> None:
+        """`permission_denied` if `rule` does not let `principal` call the method, whose pattern has that `name`; or as
+        `check`, of a token that was revoked."""
+        if not satisfies(principal, rule):
+            told = f"{principal.name} may not call what is under {name}"
+            raise Error("permission_denied", f"{principal.name} may not call {method}", told=told)
+        if revocable(principal):
+            self._check_revoked(principal, None, rule, f"call {method}")
+
+    def _check_revoked(self, principal: Principal, channel: str | None, rule: Rule, what: str) -> None:
+        """`channel`: None where it is the right to none."""
         if self._revoked is not None:
             if self._revoked.token(principal):
                 raise Error("unauthenticated", "the token has been revoked")
-            if self._revoked.right(principal, channel):
+            if channel is not None and self._revoked.right(principal, channel):
                 raise Error("permission_denied", f"{principal.name} may not {what}: revoked")
             if not self._revoked.confirmed and self._guarded(rule):
                 raise Error("unavailable", "revocations cannot be confirmed: MongoDB is away", retry_after=1.0)

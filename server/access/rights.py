@@ -25,6 +25,7 @@ from server.core.config import Collection, Namespace
 from server.core.errors import Error
 from server.core.names import DOCUMENTS, without_label
 from server.core.principals import Principal
+from server.core.rules import Rule
 
 Options = TypeVar("Options", Namespace, Collection)
 
@@ -131,6 +132,13 @@ class Rights:
     def to_write(self, principal: Principal, name: str) -> Right[Collection]:
         """The right to write documents of a collection; the hook is not asked yet."""
         return self._to_documents(principal, "write", name)
+
+    def to_call(self, principal: Principal, method: str, rule: Rule, name: str) -> Callable[[], None]:
+        """The right to call a method of the user's back end, as of now: what asks for it again, behind what has waited.
+        `name`: of what it is declared under."""
+        again = partial(self._permissions.check_call, principal, method, rule, name)
+        again()
+        return again
 
     def _to_documents(self, principal: Principal, action: Literal["read", "write"], name: str) -> Right[Collection]:
         check = partial(self._permissions.check_documents, principal, action, name)

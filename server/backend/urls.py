@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from server.backend.answers import Failed, Reply, seconds_until, why
 from server.core.clock import Clock
@@ -26,6 +28,18 @@ def tls() -> ssl.SSLContext:
     import httpx
 
     return httpx.create_ssl_context(trust_env=False)
+
+
+async def reach(url: str) -> None:
+    """Connect to where the URL leads, with TLS where that is wanted, and ask nothing. OSError if nobody is there, its
+    subclass ssl.SSLError if it is not to be trusted, ValueError if it is no URL."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 80)
+    _, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls() if secure else None)
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 class URL:

@@ -242,7 +242,8 @@ class Caller:
         return {"channels": found}
 
     async def _rpc(self, request: RpcRequest) -> Fields:
-        raise Error("not_found", "method: back ends have none to call here")
+        calls = self._node.calls
+        return {"data": await calls.call(self._principal, request.method, request.params, address=self._address)}
 
 
 async def _stored(publishing: Publishing) -> Fields:

@@ -121,7 +121,8 @@ class ChannelsRequest(Struct):
 
 
 class RpcRequest(Struct):
-    method: Annotated[str, Meta(min_length=1)]
+    method: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+    params: Any = None
 
 
 class BatchRequest(Struct):

@@ -43,7 +43,10 @@ def unrecoverable(reason: str) -> CodedError:
 
 def error_fields(error: Error) -> dict[str, Any]:
     """{"code", "message", "temporary"?} of an error in a reply. `temporary`: the same may succeed later."""
-    number = error.number if isinstance(error, CodedError) else _ERRORS[error.code]
+    if error.code == "refused":
+        number = error.status  # numbers from 400 on are an application's own
+    else:
+        number = error.number if isinstance(error, CodedError) else _ERRORS[error.code]
     fields: dict[str, Any] = {"code": number, "message": error.reason}
     if error.retry:
         fields["temporary"] = True

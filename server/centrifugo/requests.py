@@ -16,7 +16,7 @@ from server.core.errors import Error, bad_request
 from server.sessions.grants import Grant
 from server.wire import commands
 from server.wire.codec import JSON
-from server.wire.commands import MAX_LABEL, Command
+from server.wire.commands import MAX_KEY, MAX_LABEL, Command
 
 ERROR_UNRECOVERED: Final = 2
 """The bit of a subscription's `flag` that asks for an error where recovery is impossible."""
@@ -75,6 +75,7 @@ class TokenRequest(Struct):
 
 class RpcRequest(Struct):
     method: str = ""
+    data: Raw = field(default_factory=Raw)
 
 
 class Empty(Struct):
@@ -177,9 +178,8 @@ class SubRefresh(Command):
     token: str
 
 
-class Rpc(Command):
+class Rpc(commands.Call):
     kind: ClassVar[str] = "rpc"
-    method: str
 
 
 class Send(Command):
@@ -212,7 +212,7 @@ def understand(wire: WireCommand, names: Names) -> Command:
     if wire.ping is not None:
         return Ping(id=number)
     if wire.rpc is not None:
-        return Rpc(id=number, method=wire.rpc.method)
+        return _rpc(number, wire.rpc)
     if wire.refresh is not None:
         return Refresh(id=number, token=wire.refresh.token)
     if wire.sub_refresh is not None:
@@ -266,6 +266,13 @@ def _publish(number: int, request: PublishRequest, names: Names) -> Publish:
     if not bytes(request.data):
         raise bad_request("data: required")
     return Publish(id=number, channel=names.ours(request.channel), data=JSON.decode(bytes(request.data)))
+
+
+def _rpc(number: int, request: RpcRequest) -> Rpc:
+    if not 0 < len(request.method) <= MAX_KEY:
+        raise bad_request(f"method: 1 to {MAX_KEY} characters")
+    data = bytes(request.data)
+    return Rpc(id=number, method=request.method, data=JSON.decode(data) if data else None)
 
 
 def _history(number: int, request: HistoryRequest, names: Names) -> History:

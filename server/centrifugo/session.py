@@ -40,6 +40,7 @@ from server.sessions.budget import CHANGE, FRAME, REFUSAL
 from server.sessions.client import EXPIRY_GRACE
 from server.sessions.grants import Grant
 from server.sessions.outbox import Connection, Outbox
+from server.sessions.requests import call
 from server.sessions.session import CONNECT_WITHIN, PING_EVERY, Ordered, Session
 from server.sessions.waiting import LOT
 from server.wire import commands
@@ -111,15 +112,13 @@ class CentrifugoSession(Session):
     def _dispatch(self, command: Command) -> None:
         if _served(command):
             self._budget.left += FRAME + CHANGE  # which it takes, and the client has not asked for
-        if not isinstance(command, requests.SubRefresh | requests.Rpc | requests.Send):
+        if not isinstance(command, requests.SubRefresh | requests.Send):
             super()._dispatch(command)
             return
         self._budget.left -= FRAME + CHANGE
         if isinstance(command, requests.SubRefresh):
             self._count(1)
             self._spawn(self._refresh_subscription(command))
-        elif isinstance(command, requests.Rpc):
-            raise Error("not_found", "rpc: there is no such method")
 
     async def _carry_out(self, command: Ordered) -> None:
         if isinstance(command, requests.Subscribe):
@@ -131,6 +130,10 @@ class CentrifugoSession(Session):
             self._unsubscribe(command)
         elif isinstance(command, Asked):
             await self._read(command)
+        elif isinstance(command, requests.Rpc):
+            self._spend()
+            assert self._principal is not None
+            self._reply(command, **await call(self._node, self._principal, command, self))
 
     # --- who the client is --------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ Foreign exceptions (PyMongo's, redis-py's, msgspec's) are mapped to these at the
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class Kind(NamedTuple):
@@ -32,6 +32,7 @@ ERRORS: Final[dict[str, Kind]] = {
     "not_found": Kind(404, False),
     "conflict": Kind(409, False),
     "too_large": Kind(413, False),
+    "refused": Kind(422, False),
     "rate_limited": Kind(429, True),
     "limit_exceeded": Kind(429, False),
     "unavailable": Kind(503, True),
@@ -61,6 +62,7 @@ class Error(WaterspoutError):
         rev: str | None = None,
         limit: str | None = None,
         told: str | None = None,
+        details: Any = None,
     ) -> None:
         """`told`: what the log and operators read in place of a `reason` that quotes what somebody sent. The reason
         itself is for the sender alone."""
@@ -74,6 +76,8 @@ class Error(WaterspoutError):
         self.status = status or kind.status
         self.rev = rev
         """The document's revision, where another one was expected."""
+        self.details = details
+        """What the user's back end says besides; anything that JSON can hold."""
         self.limit = limit
         """The option whose limit was met, for what counts such things."""
 

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from server.access.admission import ConnectionSeats
 from server.access.memberships import Unloaded
@@ -25,6 +25,8 @@ from server.wire.pushes import DisconnectPush, Fields, GapPush, Push, Unsubscrib
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 EXPIRY_GRACE: Final = 10.0
 """Seconds after a token has expired within which its client may still bring a new one."""
 
@@ -36,7 +38,7 @@ class ConnectedClient:
     transport = "stream"
 
     __slots__ = (
-        "id", "origin", "subscriptions", "outbox", "_node", "_connection", "_seats", "_principal", "_ended"
+        "id", "origin", "subscriptions", "outbox", "_node", "_connection", "_seats", "_principal", "_ended", "_bound",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +53,8 @@ class ConnectedClient:
         self._seats = seats
         self._principal: Principal | None = None
         self._ended = False
+        self._bound: set[asyncio.Task[Any]] | None = None
+        """What ends with it."""
         self.outbox = self._make_outbox(codec)
         node.admission.clients.add(self)
         if principal is not None:
@@ -77,6 +81,18 @@ class ConnectedClient:
     def queued(self) -> int:
         """Bytes that wait for the client."""
         return self.outbox.queued
+
+    async def while_connected(self, work: Awaitable[T]) -> T:
+        """What `work` gives. The task that awaits it is cancelled when the connection ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self._bound is None:
+            self._bound = set()
+        self._bound.add(task)
+        try:
+            return await work
+        finally:
+            self._bound.discard(task)
 
     def about(self) -> dict[str, Any]:
         """For the log."""
@@ -251,3 +267,5 @@ class ConnectedClient:
             self._node.loop_share.do(subscription.close)
         self.subscriptions.clear()
         self._connection = Gone()
+        for task in self._bound or ():
+            task.cancel()

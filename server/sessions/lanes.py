@@ -12,6 +12,7 @@ from typing import Any
 
 from server.wire.commands import (
     Amend,
+    Call,
     DocumentCommand,
     Find,
     Get,
@@ -24,7 +25,7 @@ from server.wire.commands import (
 )
 
 ChannelCommand = Subscribe | Unsubscribe | Publish | Amend | History | Presence | RoomCommand
-LaneCommand = ChannelCommand | DocumentCommand
+LaneCommand = ChannelCommand | DocumentCommand | Call
 
 
 class Lanes:
@@ -93,6 +94,8 @@ class Lanes:
 def _name(command: LaneCommand) -> str:
     if isinstance(command, ChannelCommand):
         return command.channel
+    if isinstance(command, Call):
+        return f"call/{id(command)}"  # each has a lane of its own: none waits for another
     name = f"docs:{command.collection}"
     if isinstance(command, Find):
         return name

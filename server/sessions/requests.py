@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from server.core.principals import Principal
 from server.node import Node
+from server.sessions.client import ConnectedClient
 from server.wire.commands import (
     Amend,
+    Call,
     Delete,
     Find,
     Get,
@@ -31,70 +33,80 @@ Answer = Mapping[str, Any]
 """The fields of the reply."""
 Paged = History | Presence | Find | ListMembers
 """What is answered with a page: one at a time, as none may be dropped."""
-Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand
+Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand | Call
 
 
-async def answer(node: Node, principal: Principal, request: Request, address: str) -> Answer:
-    """`address`: where it comes from. Raises what says why not."""
-    return await _USE_CASES[type(request)](node, principal, request, address)
+async def answer(node: Node, principal: Principal, request: Request, client: ConnectedClient) -> Answer:
+    """Raises what says why not."""
+    return await _USE_CASES[type(request)](node, principal, request, client)
 
 
-async def _history(node: Node, principal: Principal, request: History, address: str) -> Answer:
+async def _history(node: Node, principal: Principal, request: History, client: ConnectedClient) -> Answer:
     page = await node.history.page(
         principal, request.channel, after=request.after, before=request.before, limit=request.limit,
-        where=request.where, address=address,
+        where=request.where, address=client.address,
     )  # fmt: skip
     return {"channel": request.channel, **page}
 
 
-async def _amend(node: Node, principal: Principal, request: Amend, address: str) -> Answer:
+async def _amend(node: Node, principal: Principal, request: Amend, client: ConnectedClient) -> Answer:
     receipt = await node.amender.amend(
-        principal, request.channel, request.of, request.amending(), key=request.key, address=address
+        principal, request.channel, request.of, request.amending(), key=request.key, address=client.address
     )
     return {"channel": request.channel, **receipt.fields()}
 
 
-async def _presence(node: Node, principal: Principal, request: Presence, address: str) -> Answer:
-    page = await node.presence.show(principal, request.channel, request.left, address=address)
+async def _presence(node: Node, principal: Principal, request: Presence, client: ConnectedClient) -> Answer:
+    page = await node.presence.show(principal, request.channel, request.left, address=client.address)
     return {"channel": request.channel, **page}
 
 
-async def _find(node: Node, principal: Principal, request: Find, address: str) -> Answer:
-    return await node.documents.find(principal, request, address=address)
+async def _find(node: Node, principal: Principal, request: Find, client: ConnectedClient) -> Answer:
+    return await node.documents.find(principal, request, address=client.address)
 
 
-async def _get(node: Node, principal: Principal, request: Get, address: str) -> Answer:
-    document = await node.documents.get(principal, request.collection, request.document_id, address=address)
+async def _get(node: Node, principal: Principal, request: Get, client: ConnectedClient) -> Answer:
+    document = await node.documents.get(principal, request.collection, request.document_id, address=client.address)
     return {"document": document}
 
 
-async def _write(node: Node, principal: Principal, request: WriteCommand, address: str) -> Answer:
-    written = await node.documents.write(principal, request.collection, request.write(), address=address)
+async def _write(node: Node, principal: Principal, request: WriteCommand, client: ConnectedClient) -> Answer:
+    written = await node.documents.write(principal, request.collection, request.write(), address=client.address)
     return written.fields()
 
 
-async def _join(node: Node, principal: Principal, request: Join, address: str) -> Answer:
-    role = await node.rooms.members.join(principal, request.channel, address=address)
+async def _join(node: Node, principal: Principal, request: Join, client: ConnectedClient) -> Answer:
+    role = await node.rooms.members.join(principal, request.channel, address=client.address)
     return {"channel": request.channel, "user": principal.user, "role": role}
 
 
-async def _leave(node: Node, principal: Principal, request: Leave, address: str) -> Answer:
-    await node.rooms.members.leave(principal, request.channel, address=address)
+async def _leave(node: Node, principal: Principal, request: Leave, client: ConnectedClient) -> Answer:
+    await node.rooms.members.leave(principal, request.channel, address=client.address)
     return {"channel": request.channel, "user": principal.user, "role": None}
 
 
-async def _set_member(node: Node, principal: Principal, request: SetMember, address: str) -> Answer:
+async def _set_member(node: Node, principal: Principal, request: SetMember, client: ConnectedClient) -> Answer:
     channel, user = request.channel, request.user
-    role = await node.rooms.members.set_role(principal, channel, user, request.role, address=address)
+    role = await node.rooms.members.set_role(principal, channel, user, request.role, address=client.address)
     return {"channel": channel, "user": user, "role": role}
 
 
-async def _members(node: Node, principal: Principal, request: ListMembers, address: str) -> Answer:
-    page = await node.rooms.members.page(principal, request.channel, request.after, request.limit, address=address)
+async def _members(node: Node, principal: Principal, request: ListMembers, client: ConnectedClient) -> Answer:
+    page = await node.rooms.members.page(
+        principal, request.channel, request.after, request.limit, address=client.address
+    )
     return {"channel": request.channel, **page}
 
 
-_USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, str], Awaitable[Answer]]]] = {
+async def call(node: Node, principal: Principal, request: Call, client: ConnectedClient) -> Answer:
+    """The answer of the user's back end; it is given up when the client goes."""
+    calling = node.calls.call(
+        principal, request.method, request.data, request.key, session=client.id, address=client.address
+    )
+    return {"data": await client.while_connected(calling)}
+
+
+_USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, ConnectedClient], Awaitable[Answer]]]] = {
     History: _history,
     Amend: _amend,
     Presence: _presence,
@@ -103,6 +115,7 @@ _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, str], A
     Put: _write,
     Patch: _write,
     Delete: _write,
+    Call: call,
     Join: _join,
     Leave: _leave,
     SetMember: _set_member,

@@ -271,9 +271,9 @@ class Session(WaitingClient):
             self._spend()
             if isinstance(command, Paged):
                 async with self._one_page():
-                    self._reply(command, **await answer(self._node, self._principal, command, self.address))
+                    self._reply(command, **await answer(self._node, self._principal, command, self))
             else:
-                self._reply(command, **await answer(self._node, self._principal, command, self.address))
+                self._reply(command, **await answer(self._node, self._principal, command, self))
 
     @asynccontextmanager
     async def _one_page(self) -> AsyncIterator[None]:

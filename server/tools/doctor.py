@@ -12,18 +12,19 @@ import resource
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 
+from server.backend.urls import reach
 from server.brokers.redis import RedisBroker
 from server.brokers.topology import Endpoint
 from server.core.config import Config
+from server.core.config.targets import Target
 from server.core.errors import StartError
 from server.mongo.client import brief, brief_refusal, connect
 from server.mongo.databases import Database
@@ -87,30 +88,8 @@ async def examine(options: Config) -> AsyncIterator[Finding]:
     else:
         async for finding in redis(options):
             yield finding
-    async for finding in consumers(options):
+    async for finding in back_ends(options):
         yield finding
-
-
-async def consumers(options: Config) -> AsyncIterator[Finding]:
-    """Whether somebody listens where consumers push to. Nothing is posted: nobody knows what would come of it."""
-    for name, consumer in options.consumers.items():
-        if consumer.url is None:
-            continue
-        url = urlsplit(consumer.url)
-        what = f"consumer {name}: {url.scheme}://{url.hostname}"
-        try:
-            async with asyncio.timeout(WITHIN):
-                port = url.port or (443 if url.scheme == "https" else 80)
-                tls = ssl.create_default_context() if url.scheme == "https" else None
-                _, writer = await asyncio.open_connection(url.hostname, port, ssl=tls)
-                writer.close()
-            yield Finding("ok", f"{what} accepts connections")
-        except ssl.SSLError as error:
-            yield Finding("broken", f"{what}: {error.reason or 'TLS fails'}", "is its certificate one that all trust?")
-        except (OSError, TimeoutError, ValueError) as error:
-            why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-            fix = f"is it running, and is consumers.{name}.url right? What is published meanwhile is delivered later"
-            yield Finding("note", f"{what}: {why}", fix)
 
 
 def descriptors(options: Config, most: int) -> Iterator[Finding]:
@@ -238,6 +217,35 @@ async def redis(options: Config) -> AsyncIterator[Finding]:
         await broker.close()
     async for finding in _output_buffer(Endpoint(options.redis.url or "")):
         yield finding
+
+
+async def back_ends(options: Config) -> AsyncIterator[Finding]:
+    """Whether somebody listens at the URLs of hooks, calls and consumers. Nothing is asked there: nobody knows what
+    would come of it."""
+    sections: dict[str, Mapping[str, Target]] = {
+        "hooks": options.hooks, "calls": options.calls, "consumers": options.consumers,
+    }  # fmt: skip
+    for section, entries in sections.items():
+        for name, target in entries.items():
+            if target.url is not None:
+                yield await _back_end(f"{section}.{name}", target.url, later=section == "consumers")
+
+
+async def _back_end(path: str, url: str, *, later: bool) -> Finding:
+    """`later`: nothing is lost while nobody is there."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(WITHIN):
+            await reach(url)
+    except ssl.SSLError as error:
+        return Finding("broken", f"{path}: {error.reason or 'TLS fails'}", "is its certificate one that all trust?")
+    except (OSError, TimeoutError, ValueError) as error:
+        why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        fix = f"is it running, and is {path}.url right?"
+        if later:
+            return Finding("note", f"{path}: {why}", f"{fix} What is published meanwhile is delivered later")
+        return Finding("broken", f"{path}: {why}", fix)
+    return Finding("ok", f"{path}: accepts connections, in {1000 * (time.monotonic() - began):.1f} ms")
 
 
 async def _output_buffer(endpoint: Endpoint) -> AsyncIterator[Finding]:

@@ -59,7 +59,7 @@ ABSENT: Final = {
     "map_broker": "there are no map subscriptions; see live documents",
     "opentelemetry": "absent",
     "prometheus": "set metrics.port, or read /metrics with an API key that is `admin`",
-    "rpc": "there are no calls to back ends",
+    "rpc": "declare it under calls: it is asked in another form",
     "shared_poll": "there is no shared poll",
     "swagger": "/docs is always there",
     "uni_grpc": "absent",

@@ -221,6 +221,12 @@ class ListMembers(Command, tag="members"):
     limit: Limit = DEFAULT_PAGE
 
 
+class Call(Command, tag="call"):
+    method: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+    data: Any = None
+    key: Key | None = None
+
+
 class Ping(Command, tag="ping"):
     pass
 
@@ -229,7 +235,7 @@ DocumentCommand = Get | Find | Put | Patch | Delete
 RoomCommand = Join | Leave | SetMember | ListMembers
 AnyCommand = (
     Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
-    | RoomCommand
+    | RoomCommand | Call
 )  # fmt: skip
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
@@ -247,6 +253,7 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "put": Put,
     "patch": Patch,
     "delete": Delete,
+    "call": Call,
     "join": Join,
     "leave": Leave,
     "member": SetMember,

@@ -149,6 +149,7 @@ class ErrorPush(Push, tag="error"):
     retry_after: float | UnsetType = UNSET
     """Seconds."""
     rev: str | UnsetType = UNSET
+    details: Any = UNSET
 
     @classmethod
     def of(cls, identifier: int | None, error: Error) -> Self:
@@ -159,6 +160,7 @@ class ErrorPush(Push, tag="error"):
             error.retry,
             UNSET if error.retry_after is None else round(error.retry_after, 3),
             UNSET if error.rev is None else error.rev,
+            UNSET if error.details is None else error.details,
         )
 
 

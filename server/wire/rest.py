@@ -84,6 +84,7 @@ class ErrorBody(TypedDict):
     retry: Annotated[bool, Meta(description="Whether the same may succeed later")]
     retry_after: NotRequired[Annotated[float, Meta(description="Seconds")]]
     rev: NotRequired[Annotated[str, Meta(description="The document's, where another one was expected")]]
+    details: NotRequired[Annotated[Any, Meta(description="What the back end says besides, of `refused`")]]
 
 
 class Problem(ErrorBody):
@@ -107,6 +108,15 @@ class Result(TypedDict, total=False):
 
 class BatchResults(Struct):
     results: Annotated[list[Result], Meta(description="In the order of the request")]
+
+
+class CallRequest(Struct):
+    data: Datum = None
+    key: Annotated[Key, Meta(description="A retry with the same key gets the same answer")] | None = None
+
+
+class CallAnswer(TypedDict):
+    data: Annotated[Any, Meta(description="What the back end answers")]
 
 
 Gap = TypedDict("Gap", {"from": int | None, "to": int | None, "reason": NotRequired[str]})
@@ -477,4 +487,6 @@ def problem(error: Error) -> ErrorBody:
         body["retry_after"] = round(error.retry_after, 3)
     if error.rev is not None:
         body["rev"] = error.rev
+    if error.details is not None:
+        body["details"] = error.details
     return body

@@ -98,8 +98,8 @@ export class HttpLink extends Link {
       else if (!(error instanceof WaterspoutError))
         this._take({ type: "error", id, code: "bad_request", reason: String(error) });
       else {
-        const { code, reason, retry, retryAfter, rev } = error;
-        this._take({ type: "error", id, code, reason, retry, retry_after: retryAfter, rev });
+        const { code, reason, retry, retryAfter, rev, details } = error;
+        this._take({ type: "error", id, code, reason, retry, retry_after: retryAfter, rev, details });
       }
     }
   }
@@ -128,6 +128,11 @@ export class HttpLink extends Link {
       case "publish": {
         const { key, data, tag, ephemeral } = fields;
         return requests.json("POST", `${path}/messages`, { body: { key, data, tag, ephemeral } });
+      }
+      case "call": {
+        const { method, data, key } = fields;
+        const path = `/v1/call/${segment("method", method)}`;
+        return requests.json("POST", path, { body: { data, key }, patient: true });
       }
       case "history": {
         const { after, before, limit } = fields;

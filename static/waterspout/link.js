@@ -23,8 +23,9 @@ import { LOST, WaterspoutError } from "./tools.js";
  */
 
 const TOO_LARGE = { code: "too_large", reason: "a frame has at most twice the server's message_bytes" };
-/** What is answered with `rate_limited` at once: who writes documents may have written again in the meantime. */
-const NEVER_WAITS = ["connect", "ping", "put", "patch", "delete"];
+/** What is answered with `rate_limited` at once: who writes documents may have written again in the meantime, and a call
+ * may have a rate of its own. */
+const NEVER_WAITS = ["connect", "ping", "put", "patch", "delete", "call"];
 
 /**
  * One connection, from its opening to its end, which is reported once. Nothing of an ended link is handed on, however
@@ -128,9 +129,10 @@ export class Link {
   /** Whoever does not answer at all is left, and asked again elsewhere. But a command that has got no answer while there
    * was an error without an id is the one that error was for: sent again, it would meet the same. */
   #leaveTheSilent() {
-    for (const { id, sent, done } of this.#replies.values()) {
+    for (const { id, type, sent, done } of this.#replies.values()) {
       if (performance.now() - sent <= this.deadline) return;
       const index = this.#unclaimed.findIndex(({ at }) => at >= sent);
+      if (index < 0 && type === "call") continue; // how long the back end may take, it is not told
       if (index < 0) return this.end(1006, "a command was not answered");
       const [{ error }] = this.#unclaimed.splice(index, 1);
       this.#replies.delete(id);

@@ -31,15 +31,17 @@ export class Requests {
 
   /**
    * @param {string} method @param {string} path
-   * @param {{query?: Record<string, any>, body?: any, headers?: Record<string, string>}} [options]
+   * @param {{query?: Record<string, any>, body?: any, headers?: Record<string, string>, patient?: boolean}} [options]
+   *   `patient`: how long it may take, it is not told
    */
-  async json(method, path, { query = {}, body, headers = {} } = {}) {
+  async json(method, path, { query = {}, body, headers = {}, patient = false } = {}) {
     const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
     const url = given.length ? `${path}?${new URLSearchParams(given)}` : path;
     if (this.#running >= AT_ONCE) await new Promise((resolve) => this.#waiting.push(() => resolve(undefined)));
     else this.#running += 1;
     try {
-      const signal = AbortSignal.any([this.#over.signal, AbortSignal.timeout(this.#limit)]);
+      const over = this.#over.signal;
+      const signal = patient ? over : AbortSignal.any([over, AbortSignal.timeout(this.#limit)]);
       const response = await this.fetch(method, url, { signal, headers, body });
       return response.status === 204 ? null : await answered(response.json());
     } finally {

@@ -5,8 +5,8 @@
  * carried out), `closed`, `limit_exceeded`, `too_large`, `bad_request` (what cannot be written down).
  */
 export class WaterspoutError extends Error {
-  /** @param {{code?: any, reason?: any, retry?: any, retry_after?: any, rev?: any}} error */
-  constructor({ code, reason, retry, retry_after: retryAfter, rev }) {
+  /** @param {{code?: any, reason?: any, retry?: any, retry_after?: any, rev?: any, details?: any}} error */
+  constructor({ code, reason, retry, retry_after: retryAfter, rev, details }) {
     super(`${code}: ${reason}`);
     this.name = "WaterspoutError";
     this.code = String(code);
@@ -17,6 +17,8 @@ export class WaterspoutError extends Error {
     this.retryAfter = Number.isFinite(retryAfter) ? Number(retryAfter) : null;
     /** The document's present revision, where that is what is wrong. @type {string | null} */
     this.rev = typeof rev === "string" ? rev : null;
+    /** What the back end says besides, of a call that it has refused. @type {any} */
+    this.details = details ?? null;
   }
 }
 

@@ -67,6 +67,7 @@ const commands = {
   unsubscribe: ({ name }) => channel(name).unsubscribe(),
   publish: ({ name, data, options }) => channel(name).publish(data, options),
   history: ({ name, options }) => channel(name).history(options),
+  call: ({ name, data, options }) => client.call(name, data, options),
   cursor: ({ name }) => channel(name).cursor,
   connect: () => client.connect(),
   close: () => client.close(),
@@ -78,6 +79,8 @@ for await (const line of createInterface({ input: process.stdin })) {
   Promise.resolve()
     .then(() => commands[command](rest))
     .then((result) => tell({ id, result: result ?? null }))
-    .catch(({ code, reason, message, retry }) => tell({ id, error: { code, reason: reason ?? message, retry } }));
+    .catch(({ code, reason, message, retry, details }) =>
+      tell({ id, error: { code, reason: reason ?? message, retry, details } }),
+    );
 }
 client.close();

@@ -15,6 +15,7 @@ import pytest
 
 from tests.browser.tabs import FLAGS, Browsing
 from tests.support import commands
+from tests.support.methods import METHODS
 from tests.support.processes import Mongod, Server
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -75,11 +76,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("server")
     mongod = Mongod(directory)
     keys = {"shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest(), "admin": True}}
-    one = Server(
-        directory,
-        mongod.uri,
-        settings={"auth.secret": SECRET, "auth.api_keys": keys, "namespaces.club": {"publish": "anyone"}},
-    )
+    settings = {
+        "auth.secret": SECRET, "auth.api_keys": keys, "namespaces.club": {"publish": "anyone"}, "calls": METHODS,
+    }  # fmt: skip
+    one = Server(directory, mongod.uri, settings=settings)
     try:
         asyncio.run(mongod.start())
         asyncio.run(one.start())

@@ -89,6 +89,7 @@ class ClientError(Exception):
     def __init__(self, error: Event) -> None:
         super().__init__(f"{error['code']}: {error['reason']}")
         self.code = error["code"]
+        self.error = {name: value for name, value in error.items() if value is not None}
 
 
 @asynccontextmanager

@@ -521,3 +521,42 @@ async def test_a_back_end_subscribes(node: list[str], server: Server) -> None:
             assert ida.told("ended")[0]["code"] == "unsubscribed"
     finally:
         await proxy.stop()
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_calls(node: list[str], running: Server, blocked: bool) -> None:
+    """What the back end answers and refuses, over a WebSocket and without one; an answer that is not waited for."""
+
+    async def run() -> None:
+        async with client(node, running.ws, blocked=blocked) as ann:
+            assert await ann.do("call", name="echo", data={"n": [1, "ü"]}) == {"n": [1, "ü"]}
+            assert await ann.do("call", name="echo") is None
+            with pytest.raises(ClientError) as refused:
+                await ann.do("call", name="refuse", data=1)
+            told = {"code": "refused", "reason": "sold out", "retry": False, "details": {"left": 0}}
+            assert refused.value.error == told
+            with pytest.raises(ClientError) as refused:
+                await ann.do("call", name="nothing")
+            assert refused.value.error["code"] == "not_found"
+            with pytest.raises(ClientError) as late:
+                await ann.do("call", name="sleep", data=30, options={"timeout": 0.05})
+            assert late.value.error["code"] == "outcome_unknown"
+            assert await ann.do("call", name="sleep", data=0, options={"timeout": 20}) == "awake"
+
+    asyncio.run(run())
+
+
+@scenario
+async def test_calls_and_losses(node: list[str], server: Server) -> None:
+    """With a key a call is made again after a loss; without one nobody knows, and it is said."""
+    async with client(node, server.ws) as ann:
+        kept = ann.start("call", name="sleep", data=1, options={"key": room()})
+        lost = ann.start("call", name="sleep", data=1)
+        assert await ann.do("call", name="echo", data=1) == 1  # so both are on their way
+        await server.kill()
+        await server.start()
+        with pytest.raises(ClientError) as unknown:
+            await lost
+        assert unknown.value.error["code"] == "disconnected"
+        async with asyncio.timeout(30):
+            assert await kept == "awake"

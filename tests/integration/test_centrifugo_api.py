@@ -18,6 +18,7 @@ from cent.exceptions import CentApiResponseError, CentUnauthorizedError
 from tests.support.centrifugo import Wire
 from tests.support.centrifugo import token as signed
 from tests.support.client import Client, make_token
+from tests.support.methods import METHODS
 from tests.support.processes import UNLIMITED, Mongod, Process, Redis, Server
 from tests.support.waiting import until
 
@@ -39,6 +40,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, mongod: Mongod) -> Iterato
         },
         "namespaces.cf": {"publish": "user", "subscribe": "user", "presence": True, "ephemeral": True},
         "namespaces.hidden": {},
+        "calls": METHODS,
         "namespaces.live": {"durable": False, "publish": "server", "subscribe": "user"},
     }
     directory = tmp_path_factory.mktemp("api")
@@ -148,6 +150,8 @@ def test_the_key_and_the_method_have_two_places_each(server: Server, channel: st
         ("presence", {"channel": "live:x"}, 108),
         ("presence_stats", {"channel": "nowhere:x"}, 102),
         ("rpc", {"method": "sum"}, 108),
+        ("rpc", {"method": ""}, 107),
+        ("rpc", {"method": "refuse"}, 409),
         ("publish", [], 107),
         ("batch", {"commands": 1}, 107),
         ("map_publish", {}, 104),

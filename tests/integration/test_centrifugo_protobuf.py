@@ -129,6 +129,9 @@ async def test_every_command(server: Server, name: str, path: str) -> None:
     assert (await client.ask(REFRESH, _1=token(sub="ann", exp=600)))[4] > 500
     assert await client.ask(UNSUBSCRIBE, _1=name) == {}
     assert await client.ask(RPC, _1=b"{}", _2="method") == {ERROR: 108}
+    assert await client.ask(RPC, _1=b'{"n":1}', _2="echo") == {1: b'{"n":1}'}
+    assert await client.ask(RPC, _2="echo") == {1: b"null"}
+    assert await client.ask(RPC, _2="refuse") == {ERROR: 409}
     assert await client.ask(PUBLISH, _1=name, _2=b"\x00 not JSON") == {ERROR: 107}
     assert await client.ask(SUBSCRIBE, _1="closed:a") == {ERROR: 103}
     again = await client.ask(SUBSCRIBE, _1=name, _3=1, _6=subscribed[6])

@@ -192,10 +192,16 @@ async def test_errors(server: Server, name: str) -> None:
             ({"presence": {"channel": "quiet:a"}}, 108),
             ({"history": {"channel": "closed:a"}}, 103),
             ({"rpc": {"method": "any", "data": {}}}, 108),
+            ({"rpc": {"data": {}}}, 107),
+            ({"rpc": {"method": "refuse"}}, 409),
             ({"sub_refresh": {"channel": "other", "token": token(channel="other")}}, 103),
         ):
             reply = await wire.ask(**command)
             assert error_of(reply) == code, (command, reply)
+        assert (await wire.ask(rpc={"method": "refuse"}))["error"]["message"] == "sold out"
+        for data in ({"n": [1]}, None):
+            reply = await wire.ask(rpc={"method": "echo", "data": data})
+            assert reply == {"id": reply["id"], "rpc": {"data": data}}
         await wire.send('{"id":99,"publish":{"channel":"news","data":{"a":1,"a":2}}}')
         assert error_of(await wire.reply(99)) == 107
         assert await wire.ask(ping={}) == {"id": wire.asked, "ping": {}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import uuid
 from pathlib import Path
@@ -16,6 +17,7 @@ from server.core import config
 from server.node import Node
 from server.tools import doctor
 from tests.support.processes import ROOT, Mongod, Redis
+from tests.support.waiting import until
 
 NOWHERE = "mongodb://127.0.0.1:1/"
 
@@ -29,21 +31,6 @@ async def findings(checks: Any) -> dict[str, list[doctor.Finding]]:
     async for finding in checks:
         found[finding.status].append(finding)
     return found
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_where_consumers_push_to() -> None:
-    """Somebody has to listen there; that nobody does is worth a note, for nothing is lost by it."""
-    push = {"secret": "of thirty-two bytes at the very least", "channels": ["chat:*"]}
-    listener = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    async with listener:
-        there = {"there": push | {"url": f"http://127.0.0.1:{port}/"}, "gone": push | {"url": "http://127.0.0.1:1/"}}
-        found = await findings(doctor.consumers(options(consumers=there)))
-    assert [finding.what for finding in found["ok"]] == ["consumer there: http://127.0.0.1 accepts connections"]
-    (note,) = found["note"]
-    assert note.what.startswith("consumer gone: ")
-    assert "consumers.gone.url" in note.fix
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -142,3 +129,46 @@ def test_flags_are_the_same_with_a_command_and_without() -> None:
         assert {**vars(flags), "run": None} == {**vars(plain), "run": None}
     both = run.parse_flags(["--set", "a=1", "doctor", "--set", "b=2"])
     assert both.set == ["a=1", "b=2"]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_back_ends_are_reached_and_not_asked() -> None:
+    """Of hooks, calls and consumers: who is there, who is not, and whose certificate nobody trusts. Of consumers that
+    is worth a note, for nothing is lost by it."""
+    talked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = await reader.read(1000)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" if said else b"")  # which is no TLS
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        talked.append(said)
+
+    secret = "a secret between the two, of 32 bytes and more"
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as there:
+        port = there.sockets[0].getsockname()[1]
+        found = await findings(
+            doctor.back_ends(
+                options(
+                    hooks={"web": {"url": f"http://127.0.0.1:{port}/hook", "secret": secret}},
+                    calls={
+                        "x.*": {"url": "http://127.0.0.1:1/", "secret": secret},
+                        "y.*": {"url": f"https://127.0.0.1:{port}/", "secret": secret},
+                        "f": {"function": "a:b"},
+                    },
+                    consumers={"mailer": {"channels": ["x:*"], "url": "http://127.0.0.1:1/", "secret": secret}},
+                )
+            )
+        )
+        await until(lambda: len(talked) == 2, what="the ends of two connections")
+    (ok,) = found["ok"]
+    assert ok.what.startswith("hooks.web: accepts connections")
+    refused, untrusted = sorted(found["broken"])
+    assert refused.what == "calls.x.*: ConnectionRefusedError"
+    assert untrusted.what.startswith("calls.y.*: ")
+    assert "certificate" in untrusted.fix
+    (note,) = found["note"]
+    assert note.what == "consumers.mailer: ConnectionRefusedError"
+    assert "consumers.mailer.url" in note.fix
+    assert b"" in talked

@@ -17,6 +17,7 @@ from typing import Any, Self
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+from tests.support.methods import METHODS
 from tests.support.processes import Mongod
 from tests.support.server import UNLIMITED, Server
 
@@ -33,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "namespaces.quiet": OPEN,
     "namespaces.live": {"durable": False, **OPEN},
     "namespaces.closed": {"presence": True},
+    "calls": METHODS,
     "namespaces.member": {"publish": "user", "subscribe": "user"},
 }
 

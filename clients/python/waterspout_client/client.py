@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
+from waterspout_client import calls
 from waterspout_client.codec import Encoding, codec, to_json
 from waterspout_client.cursors import Cursors, load
 from waterspout_client.documents import Collection
@@ -29,8 +30,6 @@ logger = logging.getLogger("waterspout_client")
 
 REFRESH_AT = 0.8  # of a token's remaining life: what is left is for a slow callback and clocks that differ
 REFRESH_PAUSE = 10.0  # s at least, however wrong our clock is
-NOT_DONE = ("unavailable", "rate_limited")
-UNKNOWN = ("disconnected", "outcome_unknown")
 LASTED = 5.0  # s; a server that lets in and throws out at once has not answered
 
 T = TypeVar("T")
@@ -363,6 +362,12 @@ class Client:
         users = [User(one.get("user"), one.get("sessions", 1), one.get("info")) for one in reply.get("users", [])]
         return Presence(users, reply.get("count", len(users)), reply.get("guests", 0))
 
+    async def call(self, method: str, data: Any = None, *, key: str | None = None, timeout: float | None = None) -> Any:
+        """What the product's own back end answers. WaterspoutError `refused`, with `reason` and `details`, if it says
+        no; `outcome_unknown` after `timeout` seconds. With a `key` a retry gets the same answer: it is sent again by
+        itself after a loss, and where the server could not ask. Without one it is sent once; a loss: `disconnected`."""
+        return await calls.call(self._link, method, data, key, timeout)
+
     def collection(self, name: str) -> Collection:
         """The live documents of a collection."""
         return Collection(self, name, self._max_pending)
@@ -371,16 +376,7 @@ class Client:
         """Send one command and return its reply; fields that are None are left out. It is sent again when the server
         asks for that. After a loss, or `outcome_unknown`, it is sent `again`, or WaterspoutError says so: it is unknown
         then whether the command was carried out."""
-        fields = {name: value for name, value in fields.items() if value is not None}
-        for attempt in itertools.count():
-            link = await self._link()
-            try:
-                return await link.ask(kind, **fields)
-            except WaterspoutError as error:
-                if not (error.code in NOT_DONE or (again and error.code in UNKNOWN)):
-                    raise
-                await asyncio.sleep(error.retry_after or jitter(attempt, 0.1, 5))
-        raise AssertionError("unreachable")
+        return await calls.ask(self._link, kind, fields, again)
 
     # --- for the streams ----------------------------------------------------------------------------------------------
 

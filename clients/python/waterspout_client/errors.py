@@ -21,6 +21,7 @@ class WaterspoutError(Exception):
         retry: bool = False,
         retry_after: float | None = None,
         rev: str | None = None,
+        details: Any = None,
     ) -> None:
         super().__init__(f"{code}: {reason}")
         self.code = code
@@ -31,13 +32,15 @@ class WaterspoutError(Exception):
         """Seconds; None if the server did not say."""
         self.rev = rev
         """What a document's `_rev` is, if another one was asked for."""
+        self.details = details
+        """What the back end says besides, of a call that it has refused."""
 
     @classmethod
     def of(cls, push: Mapping[str, Any]) -> WaterspoutError:
         after = push.get("retry_after")
         return cls(
             str(push.get("code")), str(push.get("reason", "")), push.get("retry") is True,
-            float(after) if after is not None else None, push.get("rev"),
+            float(after) if after is not None else None, push.get("rev"), push.get("details"),
         )  # fmt: skip
 
 

@@ -22,8 +22,9 @@ MAX_FRAME = 64 << 20  # a page of the largest messages; beyond that something is
 UNANSWERED = 20.0  # s; the server decides a publish within 10 and answers everything else sooner
 ABNORMAL = 1006  # RFC 6455's code for an end without a close frame
 
-NEVER_WAITS = ("connect", "put", "patch", "delete")
-"""What the rate limit refuses at once: who writes documents may have written again in the meantime."""
+NEVER_WAITS = ("connect", "put", "patch", "delete", "call")
+"""What the rate limit refuses at once: who writes documents may have written again in the meantime, and a call may have
+a rate of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +226,8 @@ class Link:
                 if self._loop.time() - command.sent_at <= UNANSWERED:
                     break
                 unclaimed = next((one for one in self._unclaimed if one[0] >= command.sent_at), None)
+                if unclaimed is None and command.kind == "call":
+                    continue  # how long the back end may take, the client is not told
                 if unclaimed is None:
                     return "a command was not answered"
                 self._unclaimed.remove(unclaimed)

@@ -17,6 +17,7 @@ from msgspec import field
 
 from server.core.config.auth import ApiKey, Auth
 from server.core.config.backends import MongoDB, Redis
+from server.core.config.calls import Call
 from server.core.config.centrifugo import Centrifugo
 from server.core.config.channels import BUILT_IN, Namespace, Retention, UserRate
 from server.core.config.consumers import Consumer
@@ -35,6 +36,7 @@ __all__ = [
     "MAX_STORED",
     "ApiKey",
     "Auth",
+    "Call",
     "Centrifugo",
     "Collection",
     "Config",
@@ -85,6 +87,9 @@ class Config(Section):
     """your own rules, by name, see below"""
     consumers: dict[str, Consumer] = field(default_factory=dict)
     """who is told what happens, at least once and in order, by name ([consumers](consumers.md))"""
+    calls: dict[str, Call] = field(default_factory=dict)
+    """what of your own back end clients may call, by patterns of methods with `*` for any characters: the name itself,
+    or else the longest that fits ([calls](calls.md))"""
     centrifugo: Centrifugo = field(default_factory=Centrifugo)
 
     def retention(self, channel: str) -> Retention | None:
@@ -125,7 +130,7 @@ class Config(Section):
             )
         for path in ("server", "mongodb", "redis", "auth"):
             getattr(self, path).check(f"configuration: {path}")
-        for path in ("namespaces", "collections", "hooks", "consumers"):
+        for path in ("namespaces", "collections", "hooks", "consumers", "calls"):
             for name, entry in getattr(self, path).items():
                 entry.check(f"configuration: {path}.{name}")
                 hook = getattr(entry, "hook", None)
@@ -146,6 +151,7 @@ _NAMED: Final = {
     "collections": Collection,
     "hooks": Hook,
     "consumers": Consumer,
+    "calls": Call,
     "auth.api_keys": ApiKey,
 }
 """Sections whose entries have names of the user's own."""
