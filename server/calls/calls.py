@@ -211,9 +211,11 @@ class Calls:
                 answer = await self._asked(pattern, question, may, wanted.identifier)
             finally:
                 renewing.cancel()
-        except BaseException:
-            # Also where it is not known whether the row was made. Not awaited: it may be a cancellation.
-            self._keeper.spawn("release of a key", self._release(wanted))
+        except BaseException as error:
+            # Also where it is not known whether the row was made. Whoever is told may call again at once.
+            releasing = self._keeper.spawn("release of a key", self._release(wanted))
+            if isinstance(error, Error):
+                await asyncio.shield(releasing)
             raise
         try:
             if not await self._kept.keep(wanted, answer.encode()):
