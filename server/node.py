@@ -30,7 +30,6 @@ from server.access.tickets import Tickets
 from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
 from server.calls.calls import Calls
-from server.calls.kept import KeptAnswers
 from server.channels.amender import Amender
 from server.channels.history import History
 from server.channels.publisher import Publisher
@@ -273,52 +272,25 @@ class Node:
             check_nodes=self.peers.check_amending,
         )
         self.documents = DocumentService(
-            collections=config.collections,
-            store=self.document_store,
-            tailer=self.tailer,
-            log=self.log,
-            rights=self.rights,
-            admission=self.admission,
-            quotas=self.quotas,
-            lifecycle=self.lifecycle,
-        )
+            collections=config.collections, store=self.document_store, tailer=self.tailer, log=self.log,
+            rights=self.rights, admission=self.admission, quotas=self.quotas, lifecycle=self.lifecycle,
+        )  # fmt: skip
         self.history = History(
-            rights=self.rights,
-            admission=self.admission,
-            log=self.log,
-            documents=self.documents,
-            lifecycle=self.lifecycle,
-            namespaces=namespaces,
-        )
+            rights=self.rights, admission=self.admission, log=self.log, documents=self.documents,
+            lifecycle=self.lifecycle, namespaces=namespaces,
+        )  # fmt: skip
         self.subscriptions = Subscriptions(
-            rights=self.rights,
-            streams=self.streams,
-            peers=self.peers,
-            hub=self.hub,
-            log=self.log,
-            documents=self.documents,
-            attendance=self.attendance,
-            tickets=self.tickets,
-            lifecycle=self.lifecycle,
-        )
+            rights=self.rights, streams=self.streams, peers=self.peers, hub=self.hub, log=self.log,
+            documents=self.documents, attendance=self.attendance, tickets=self.tickets, lifecycle=self.lifecycle,
+        )  # fmt: skip
         self.presence = PresenceService(
-            attendance=self.attendance,
-            last_seen=self.last_seen,
-            rights=self.rights,
-            admission=self.admission,
-            lifecycle=self.lifecycle,
-            limit=limits.presence_users,
-        )
+            attendance=self.attendance, last_seen=self.last_seen, rights=self.rights, admission=self.admission,
+            lifecycle=self.lifecycle, limit=limits.presence_users,
+        )  # fmt: skip
         self.calls = Calls(
-            config.calls,
-            rights=self.rights,
-            admission=self.admission,
-            lifecycle=self.lifecycle,
-            keeper=self.keeper,
-            kept=KeptAnswers(self.database, config.mongodb.dedupe_window, self.clock),
-            limits=limits,
-            clock=self.clock,
-        )
+            config, self.database, rights=self.rights, admission=self.admission, lifecycle=self.lifecycle,
+            keeper=self.keeper, clock=self.clock,
+        )  # fmt: skip
         parts = (self.log, self.tailer, self.revocations, self.consumers, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]
         self.lifecycle.helpers += [self.peers.unheard, self.clock.problem, self.document_store.problem]

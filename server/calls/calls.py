@@ -23,12 +23,13 @@ from server.calls.answers import Answer
 from server.calls.kept import KeptAnswers, Reservation, conflict, digest
 from server.calls.pattern import TURN_WITHIN, Pattern, Unanswered
 from server.core.clock import Clock
-from server.core.config import MAX_STORED, Call, Limits
+from server.core.config import MAX_STORED, Config
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
 from server.core.names import fits
 from server.core.principals import Principal
 from server.core.tasks import Keeper
+from server.mongo.databases import Database
 from server.wire.codec import JSON
 
 logger = logging.getLogger(__name__)
@@ -72,22 +73,20 @@ class _Question(NamedTuple):
 
 
 class Calls:
-    """`kept`: the answers with keys."""
-
     def __init__(
-        self, calls: Mapping[str, Call], *, rights: Rights, admission: Admission, lifecycle: Lifecycle, keeper: Keeper,
-        kept: KeptAnswers, limits: Limits, clock: Clock,
+        self, config: Config, database: Database, *, rights: Rights, admission: Admission, lifecycle: Lifecycle,
+        keeper: Keeper, clock: Clock,
     ) -> None:  # fmt: skip
-        trusted = trust(calls.values())
-        made = {name: Pattern(name, options, trusted, clock) for name, options in calls.items()}
+        trusted = trust(config.calls.values())
+        made = {name: Pattern(name, options, trusted, clock) for name, options in config.calls.items()}
         self.patterns: Mapping[str, Pattern] = dict(sorted(made.items(), key=lambda one: -len(one[0])))
         """By name, the longest first."""
         self._rights = rights
         self._admission = admission
         self._lifecycle = lifecycle
         self._keeper = keeper
-        self._kept = kept
-        self._limits = limits
+        self._kept = KeptAnswers(database, config.mongodb.dedupe_window, clock)
+        self._data_bytes = config.limits.message_bytes or MAX_STORED
         self._flights: dict[str, _Flight] = {}
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -137,10 +136,9 @@ class Calls:
         return found
 
     def _check_size(self, data: Any) -> None:
-        limit = self._limits.message_bytes or MAX_STORED
         size = len(JSON.encode(data))
-        if size > limit:
-            raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
+        if size > self._data_bytes:
+            raise Error("too_large", f"data: {size} bytes; message_bytes is {self._data_bytes}")
 
     async def _noted(self, pattern: Pattern, question: _Question, may: Any) -> Answer:
         """The answer, and a note of what became of the call."""
