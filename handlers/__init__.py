@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.routing import Rule
 
-from handlers.auth import Example, Login, Logout, Refresh, Register, Ways
+from handlers import auth
 from handlers.base import BaseHandler
 from handlers.calls import Call
 from handlers.channels import Batch, Message, Messages, Polls
@@ -62,12 +62,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/consumers/{consumer}/pause": PauseConsumer,
     "/v1/consumers/{consumer}/resume": ResumeConsumer,
     "/v1/consumers/{consumer}/reset": ResetConsumer,
-    "/v1/auth": Ways,
-    "/v1/auth/register": Register,
-    "/v1/auth/login": Login,
-    "/v1/auth/example": Example,
-    "/v1/auth/refresh": Refresh,
-    "/v1/auth/logout": Logout,
+    **auth.ROUTES,
     "/healthz": Health,
     "/readyz": Readiness,
     "/metrics": Metrics,

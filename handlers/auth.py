@@ -1,17 +1,34 @@
-"""REST: accounts. Who asks is what the body says; an Authorization header is not looked at."""
+"""REST: accounts. To sign in, who asks is what the body says, and an Authorization header is not looked at; for one's
+own account it is who the token says."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
 from server.access.accounts.families import Visit
 from server.access.accounts.service import Accounts
+from server.access.accounts.store import Account
 from server.core.config import is_loopback
 from server.core.errors import Error
 from server.core.principals import GUEST, Principal
-from server.wire.rest import ExampleRequest, LoginRequest, RefreshRequest, RegisterRequest, Tokens, WaysIn
+from server.wire.accounts import (
+    EmailRequest,
+    ExampleRequest,
+    ForgotRequest,
+    LoginRequest,
+    OwnAccount,
+    PasswordRequest,
+    PasswordResetRequest,
+    ProfileRequest,
+    RefreshRequest,
+    RegisterRequest,
+    SessionRows,
+    Tokens,
+    VerifyRequest,
+    WaysIn,
+)
 
 _FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
 
@@ -26,7 +43,14 @@ class Ways(BaseHandler):
         """For pages, before anybody has signed in."""
         accounts, config = self.node.accounts, self.node.config.auth
         examples = await accounts.examples() if accounts is not None and self.node.lifecycle.opened else []
-        self.answer({"guests": config.guests, "accounts": accounts is not None, "examples": examples})
+        self.answer(
+            {
+                "guests": config.guests,
+                "accounts": accounts is not None,
+                "mail": accounts is not None and accounts.mail.goes,
+                "examples": examples,
+            }
+        )
 
 
 class AccountHandler(BaseHandler):
@@ -48,7 +72,7 @@ class Register(AccountHandler):
     @operation("Make an account", {201: Tokens})
     async def post(self, body: RegisterRequest) -> None:
         """And log in. Where accounts are switched on."""
-        self.answer(await self.accounts.register(body.user, body.password, body.info, self.visit()), 201)
+        self.answer(await self.accounts.register(body.user, body.password, body.info, body.email, self.visit()), 201)
 
 
 class Login(AccountHandler):
@@ -80,3 +104,115 @@ class Logout(AccountHandler):
         """The login of this refresh token is over."""
         await self.accounts.logout(body.refresh_token)
         self.set_status(204)
+
+
+class Forgot(AccountHandler):
+    @operation("Ask for a mail that resets the password", {202: None})
+    async def post(self, body: ForgotRequest) -> None:
+        """By the name or the address. The answer is the same whether there is such an account or not. Only a verified
+        address gets a mail."""
+        self.accounts.recovery.forgot(body.user, body.email, self.client_address())
+        self.set_status(202)
+
+
+class Reset(AccountHandler):
+    @operation("Set a new password with a token", {204: None})
+    async def post(self, body: PasswordResetRequest) -> None:
+        """Ends all sessions of the account. The token is good once, for half an hour."""
+        await self.accounts.recovery.reset(body.token, body.password)
+        self.set_status(204)
+
+
+class Verify(AccountHandler):
+    @operation("Prove an address with a token", {200: OwnAccount})
+    async def post(self, body: VerifyRequest) -> None:
+        """The token that was mailed to it is good once, for a day."""
+        self.answer(shown(await self.accounts.recovery.verify(body.token)))
+
+
+class OwnHandler(AccountHandler):
+    """Who asks is who the token says."""
+
+    async def authenticate(self) -> Principal:
+        await super().authenticate()
+        return await BaseHandler.authenticate(self)
+
+
+class Me(OwnHandler):
+    @operation("One's own account", {200: OwnAccount})
+    async def get(self) -> None:
+        """With the token of an account."""
+        self.answer(shown(await self.accounts.own(self.principal)))
+
+    @operation("Change what others are shown", {200: OwnAccount})
+    async def patch(self, body: ProfileRequest) -> None:
+        """From the next token on."""
+        self.answer(shown(await self.accounts.set_info(self.principal, body.info)))
+
+
+class Password(OwnHandler):
+    @operation("Change the password", {200: Tokens})
+    async def post(self, body: PasswordRequest) -> None:
+        """All sessions end; the answer is a new one."""
+        self.answer(await self.accounts.change_password(self.principal, body.old, body.password, self.visit()))
+
+
+class OwnEmail(OwnHandler):
+    @operation("Claim an address", {202: OwnAccount})
+    async def post(self, body: EmailRequest) -> None:
+        """A mail goes there; what it brings is for `/v1/auth/verify`. An address that is verified stays until the new
+        one is. Without a change it is sent again."""
+        account = await self.accounts.set_email(self.principal, body.email, body.password, self.visit())
+        self.answer(shown(account), 202)
+
+
+class Sessions(OwnHandler):
+    @operation("One's own sign-ins", {200: SessionRows})
+    async def get(self) -> None:
+        """The latest used first, 100 at most."""
+        self.answer({"sessions": await self.accounts.sessions(self.principal)})
+
+    @operation("Sign out everywhere", {204: None})
+    async def delete(self) -> None:
+        """Tokens are revoked and connections closed, those of the session that asks as well."""
+        await self.accounts.end_sessions(self.principal)
+        self.set_status(204)
+
+
+class Session(OwnHandler):
+    @operation("Sign out elsewhere", {204: None})
+    async def delete(self, session: str) -> None:
+        """The tokens of this session are revoked, its connections closed."""
+        await self.accounts.end_session(self.principal, session)
+        self.set_status(204)
+
+
+def shown(account: Account) -> dict[str, Any]:
+    """An account, to who has it."""
+    return {
+        "user": account.user,
+        "info": account.shown,
+        "email": account.email,
+        "verified": account.verified,
+        "roles": account.roles,
+        "created": account.created,
+        "password": account.password is not None,
+    }
+
+
+ROUTES: Final[dict[str, type[BaseHandler]]] = {
+    "/v1/auth": Ways,
+    "/v1/auth/register": Register,
+    "/v1/auth/login": Login,
+    "/v1/auth/example": Example,
+    "/v1/auth/refresh": Refresh,
+    "/v1/auth/logout": Logout,
+    "/v1/auth/forgot": Forgot,
+    "/v1/auth/reset": Reset,
+    "/v1/auth/verify": Verify,
+    "/v1/auth/me": Me,
+    "/v1/auth/password": Password,
+    "/v1/auth/email": OwnEmail,
+    "/v1/auth/sessions": Sessions,
+    "/v1/auth/sessions/{session}": Session,
+}

@@ -132,10 +132,12 @@ class Node:
         if config.auth.accounts:
             self.accounts = Accounts(
                 config.auth,
+                config.server.public_url,
                 self.database,
                 self.authenticator,
                 self.revocations,
                 take_back=lambda revocation: self.moderation.take_back(revocation),
+                keeper=self.keeper,
                 clock=self.clock,
             )
         self.identities = Identities(
@@ -372,7 +374,7 @@ class Node:
         await self.log.close()
         await self.authenticator.close()
         if self.accounts is not None:
-            self.accounts.close()
+            await self.accounts.close()
         self.database.client.close()
         await self.database_apart.client.close()
 

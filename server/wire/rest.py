@@ -266,19 +266,6 @@ class DocumentResults(TypedDict):
     results: Annotated[list[DocumentResult], Meta(description="In the order of the request")]
 
 
-class LoginRequest(Struct):
-    user: str
-    password: str
-
-
-class RegisterRequest(LoginRequest):
-    info: Annotated[Any, Meta(description="What others may be shown")] = None
-
-
-class RefreshRequest(Struct):
-    refresh_token: Annotated[str, Meta(max_length=255)]
-
-
 class DisconnectRequest(Struct):
     reason: Reason = ""
     reconnect: bool = False
@@ -423,39 +410,6 @@ class ConsumerReset(TypedDict):
     name: str
     channel: Channel | None
     cursor: Cursor | None
-
-
-class Tokens(TypedDict):
-    user: str
-    token: str
-    expires: Annotated[int, Meta(description="Seconds since 1970")]
-    refresh_token: str
-
-
-class WaysIn(TypedDict):
-    """What a page needs to know before anybody has signed in. `examples`: whom one click signs in as, in
-    development."""
-
-    guests: bool
-    accounts: bool
-    examples: list[str]
-
-
-class ExampleRequest(Struct):
-    user: str
-
-
-class SessionRow(TypedDict):
-    """A sign-in. Times are milliseconds since 1970; `way`: how it was proved who it is."""
-
-    session: str
-    created: int | None
-    used: int | None
-    expires: int
-    address: str
-    agent: str
-    way: str
-    current: Annotated[bool, Meta(description="The one whose token has asked")]
 
 
 class HealthStatus(TypedDict):

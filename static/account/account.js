@@ -83,6 +83,37 @@ export class Account {
     return client;
   }
 
+  /** A request to `/v1/auth…` as the user. @param {string} path @param {any} [body] @param {string} [method] @returns {Promise<any>} */
+  async call(path, body, method) {
+    const token = await this.token();
+    try {
+      return await call(path, body, { token, method });
+    } catch (/** @type {any} */ error) {
+      if (error.status !== 401 || token === null) throw error;
+    }
+    try {
+      return await call(path, body, { token: await this.token(token), method });
+    } catch (/** @type {any} */ error) {
+      if (error.status === 401) void this.signIn("You have been signed out.");
+      throw error;
+    }
+  }
+
+  /** New tokens for the same user. @param {any} tokens  as the server has answered them */
+  renew(tokens) {
+    this.#session.take(tokens);
+  }
+
+  /** After the sign-in has ended by the user's own will. */
+  async leave() {
+    await this.#session.signOut();
+  }
+
+  /** Whether mails are sent here. */
+  get mail() {
+    return this.#ways.mail;
+  }
+
   /** Ask for it; then the page begins anew. @param {string} [why] */
   async signIn(why) {
     if (await this.#ask(why)) location.reload();
@@ -151,7 +182,9 @@ export class Account {
     const out = element("button", "quiet-button", "Sign out");
     out.type = "button";
     out.addEventListener("click", () => void this.signOut());
-    const popover = element("div", "account-popover card", element("p", "hint", "Signed in as "), out);
+    const own = element("a", "quiet-button", "Your account");
+    own.href = "/account/";
+    const popover = element("div", "account-popover card", element("p", "hint", "Signed in as "), own, out);
     popover.firstElementChild?.append(element("b", "", user));
     popover.id = "account-popover";
     popover.popover = "auto";
@@ -162,7 +195,7 @@ export class Account {
 /** @param {{ask?: boolean}} [options]  not `ask`: a page that is of use to anybody @returns {Promise<Account>} */
 export async function enter({ ask = true } = {}) {
   /** @type {Ways} */
-  let ways = { guests: true, accounts: false, examples: [] };
+  let ways = { guests: true, accounts: false, mail: false, examples: [] };
   try {
     ways = await call("");
   } catch {

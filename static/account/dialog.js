@@ -1,14 +1,19 @@
 /** The dialog in which one signs in, or makes an account. @module */
 
 import { element } from "../page.js";
+import { call } from "./session.js";
 
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./session.js").Ways} Ways */
 
+/** @typedef {"/login" | "/register" | "/forgot"} Mode */
+
 const WORDS = {
   "/login": { title: "Sign in", button: "Sign in", other: "Make an account", complete: "current-password" },
   "/register": { title: "Make an account", button: "Make it", other: "I have an account", complete: "new-password" },
+  "/forgot": { title: "A new password", button: "Send me a link", other: "Back to sign in", complete: "off" },
 };
+const SENT = "If there is such an account, and its e-mail address is verified, a link is on its way.";
 let numbered = 0;
 
 /** A field with its label. @param {string} words @param {Record<string, string | boolean>} attributes */
@@ -32,7 +37,7 @@ export function said(error) {
 export class SignInDialog {
   #session;
   #ways;
-  /** @type {"/login" | "/register"} */
+  /** @type {Mode} */
   #mode = "/login";
   #dialog = element("dialog", "account-dialog card");
   #title = element("h2");
@@ -40,6 +45,9 @@ export class SignInDialog {
   #problem = element("p", "problem");
   #name = field("Name", { name: "username", autocomplete: "username", maxLength: 64 });
   #password = field("Password", { name: "password", type: "password" });
+  #email = field("E-mail, if you like", { name: "email", type: "email", autocomplete: "email", required: false });
+  #forgot = element("button", "quiet-button", "Forgot your password?");
+  #sent = element("p", "hint");
   #hint = element("p", "hint", "A name of letters (a–z), digits and . _ @ + -, a password of at least 8 characters.");
   #button = element("button", "primary");
   #other = element("button", "quiet-button");
@@ -57,17 +65,21 @@ export class SignInDialog {
     this.#password.input.setAttribute("aria-describedby", this.#hint.id);
     this.#other.type = "button";
     this.#other.addEventListener("click", () => this.#show(this.#mode === "/login" ? "/register" : "/login"));
+    this.#forgot.type = "button";
+    this.#forgot.addEventListener("click", () => this.#show("/forgot"));
+    this.#sent.setAttribute("role", "status");
     const close = element("button", "icon account-close", "×");
     close.type = "button";
     close.ariaLabel = "Close";
     close.addEventListener("click", () => this.#dialog.close());
-    const form = element("form", "account-form", this.#name.row, this.#password.row, this.#hint, this.#problem, this.#button);
+    const rows = [this.#name.row, this.#password.row, this.#email.row, this.#hint, this.#problem, this.#sent, this.#button];
+    const form = element("form", "account-form", ...rows);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const body = { user: this.#name.input.value.trim(), password: this.#password.input.value };
-      void this.#attempt(this.#mode, body);
+      this.#submit();
     });
-    this.#dialog.append(close, this.#title, this.#why, form, element("p", "account-more", this.#other), ...this.#examples());
+    const more = element("p", "account-more", this.#other, this.#forgot);
+    this.#dialog.append(close, this.#title, this.#why, form, more, ...this.#examples());
     this.#dialog.addEventListener("close", () => {
       this.#password.input.value = "";
       for (const done of this.#waiting.splice(0)) done(this.#session.user !== null);
@@ -102,7 +114,15 @@ export class SignInDialog {
     return [element("p", "hint", "In development, as an example user:"), row];
   }
 
-  /** @param {"/login" | "/register"} mode */
+  #submit() {
+    const user = this.#name.input.value.trim();
+    const password = this.#password.input.value;
+    const email = this.#email.input.value.trim();
+    if (this.#mode === "/forgot") void this.#ask(user.includes("@") ? { email: user } : { user });
+    else void this.#attempt(this.#mode, { user, password, ...(this.#mode === "/register" && email ? { email } : {}) });
+  }
+
+  /** @param {Mode} mode */
   #show(mode) {
     const words = WORDS[(this.#mode = mode)];
     this.#title.textContent = words.title;
@@ -111,16 +131,37 @@ export class SignInDialog {
     this.#password.input.autocomplete = /** @type {AutoFill} */ (words.complete);
     this.#password.input.minLength = mode === "/register" ? 8 : 0;
     this.#hint.hidden = mode !== "/register";
+    this.#email.row.hidden = mode !== "/register" || !this.#ways.mail;
+    this.#forgot.hidden = mode !== "/login" || !this.#ways.mail;
+    const forgot = mode === "/forgot";
+    this.#password.row.hidden = this.#password.input.disabled = forgot;
+    this.#name.row.querySelector("label").textContent = forgot ? "Name or e-mail address" : "Name";
+    this.#sent.textContent = "";
     this.#problem.textContent = "";
   }
 
+  /** @param {object} body  whose password is forgotten */
+  #ask(body) {
+    return this.#trying(async () => {
+      await call("/forgot", body);
+      this.#sent.textContent = SENT;
+    });
+  }
+
   /** @param {string} path @param {object} body */
-  async #attempt(path, body) {
-    this.#problem.textContent = "";
-    this.#button.disabled = true;
-    try {
+  #attempt(path, body) {
+    return this.#trying(async () => {
       await this.#session.signIn(path, body);
       this.#dialog.close();
+    });
+  }
+
+  /** @param {() => Promise<void>} work */
+  async #trying(work) {
+    this.#problem.textContent = this.#sent.textContent = "";
+    this.#button.disabled = true;
+    try {
+      await work();
     } catch (/** @type {any} */ error) {
       this.#problem.textContent = said(error);
       if (error.code === "unauthenticated") this.#password.input.select();

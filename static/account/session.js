@@ -7,7 +7,7 @@
 
 import { forget, recall, remember } from "../page.js";
 
-/** @typedef {{guests: boolean, accounts: boolean, examples: string[]}} Ways */
+/** @typedef {{guests: boolean, accounts: boolean, mail: boolean, examples: string[]}} Ways */
 /** @typedef {{user: string, token: string, refresh_token: string, until: number}} Kept */
 
 const KEY = "account";

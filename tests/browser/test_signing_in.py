@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.browser.tabs import Browsing, Tab
 from tests.support.processes import UNLIMITED, Mongod, Server
+from tests.support.waiting import until
 
 PASSWORD = "correct horse battery"
 
@@ -100,5 +102,69 @@ def test_one_click_signs_in_as_an_example_user(browsing: Browsing, members: Serv
             await tab.state("open")
             await tab.page.get_by_role("heading", name="Orders (").wait_for()
             assert await tab.fits()
+
+    browsing.run(run())
+
+
+async def link(members: Server, kind: str) -> str:
+    """As it is printed in the log: there is no mail in development."""
+    pattern = re.compile(rf"{re.escape(members.base)}/account/#{kind}=[\w-]+")
+    await until(lambda: pattern.search(members.log.read_text()) is not None, 10, f"a link to {kind}")
+    return pattern.findall(members.log.read_text())[-1]
+
+
+def test_a_forgotten_password_is_set_anew(browsing: Browsing, members: Server, artifacts: Path) -> None:
+    """Sign-up with an address, its proof by a link, "Forgot your password?" and its link, which leaves the address bar;
+    and then the account's page: other sessions, another password, sign out everywhere."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            page = tab.page
+            await opened(tab, members, "/dashboard/")
+            await page.get_by_role("button", name="Make an account").click()
+            await page.get_by_label("Name", exact=True).fill("Fay")
+            await page.get_by_label("Password").fill(PASSWORD)
+            await page.get_by_label("E-mail").fill("fay@example.com")
+            await page.get_by_role("button", name="Make it").click()
+            await tab.state("open")
+            await page.goto(await link(members, "verify"))
+            await page.get_by_text("fay@example.com is verified.").wait_for()
+            assert page.url == members.base + "/account/"
+            assert await tab.pale() == []
+            await page.screenshot(path=artifacts / "account.png")
+
+            other = await new("dark", phone=True)
+            await opened(other, members, "/feed/")
+            await other.page.get_by_role("button", name="Forgot your password?").click()
+            await other.page.get_by_label("Name or e-mail address").fill("fay")
+            await other.page.get_by_role("button", name="Send me a link").click()
+            await other.page.get_by_text("a link is on its way").wait_for()
+            await other.page.goto("about:blank")
+            await other.page.goto(await link(members, "reset"))
+            await other.page.get_by_label("New password", exact=True).fill("another password")
+            await other.page.keyboard.press("Enter")
+            await other.page.wait_for_selector("dialog[open]")
+            await sign(other, "fay", "another password")
+            await other.page.get_by_role("heading", name="Where you are signed in").wait_for()
+            assert await other.fits()
+            assert await other.pale() == []
+            await other.page.screenshot(path=artifacts / "account-dark-phone.png")
+
+            await page.reload()  # whose session was ended by the reset
+            await page.wait_for_selector("dialog[open]")
+            await sign(tab, "fay", "another password")
+            await page.locator("#sessions button").click()
+            await page.get_by_text("Signed out there.").wait_for()
+            assert await page.locator("#sessions li").count() == 1
+            await page.get_by_label("The one you have").fill("another password")
+            await page.get_by_label("A new one").fill(PASSWORD)
+            await page.get_by_role("button", name="Change it").click()
+            await page.get_by_text("The password is changed.").wait_for()
+            await page.get_by_role("button", name="Sign out everywhere").click()
+            await page.wait_for_selector("dialog[open]")
+            assert [one for one in tab.complaints + other.complaints if "401" not in one] == []
+            tab.complaints.clear()
+            other.complaints.clear()
 
     browsing.run(run())

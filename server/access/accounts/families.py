@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from server.core.clock import Clock
 from server.mongo.client import mapped
 from server.mongo.databases import Database
-from server.wire.rest import SessionRow
+from server.wire.accounts import SessionRow
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Container
+from contextlib import suppress
 from typing import Any, Final
 
 from server.access.accounts.attempts import FREE_ADDRESS, Attempts
 from server.access.accounts.families import Families, Family, Visit
+from server.access.accounts.mail import Mail
+from server.access.accounts.one_time import OneTimeTokens
 from server.access.accounts.passwords import Passwords, as_password
-from server.access.accounts.store import Account, AccountStore, as_info, as_user
+from server.access.accounts.recovery import Recovery
+from server.access.accounts.store import Account, AccountStore, as_email, as_info, as_user
 from server.access.auth import Authenticator
 from server.access.revocations import Revocation, Revocations
 from server.access.throttle import Throttle
@@ -22,9 +26,11 @@ from server.core.addresses import address_key
 from server.core.clock import Clock
 from server.core.config import Auth
 from server.core.errors import Error
+from server.core.principals import Principal
+from server.core.tasks import Keeper
 from server.mongo.client import agreed
 from server.mongo.databases import Database
-from server.wire.rest import Tokens
+from server.wire.accounts import SessionRow, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +39,17 @@ EXAMPLES: Final = 20
 
 
 class Accounts:
-    """`take_back` carries a revocation out, on every node."""
+    """`url`: what users call the server. `take_back` carries a revocation out, on every node."""
 
     def __init__(
         self,
         config: Auth,
+        url: str,
         database: Database,
         authenticator: Authenticator,
         revocations: Revocations,
         take_back: Callable[[Revocation], Awaitable[None]],
+        keeper: Keeper,
         clock: Clock,
     ) -> None:
         self._config = config
@@ -54,6 +62,9 @@ class Accounts:
         self.store = AccountStore(database)
         self.families = Families(database, clock)
         self.passwords = Passwords()
+        self.tokens = OneTimeTokens(database, clock)
+        self.mail = Mail(config, url, clock)
+        self.recovery = Recovery(self.store, self.passwords, self.tokens, self.mail, keeper, self.end_all)
         self._attempts = Attempts()
         self._registrations = Throttle(FREE_ADDRESS)
 
@@ -61,20 +72,24 @@ class Accounts:
         """`unavailable` if MongoDB is not there."""
         await self.store.open()
         await self.families.open()
+        await self.tokens.open()
         await self.passwords.open()
 
     async def kept_secret(self) -> str:
         """A secret to sign with, made at the first start and the same for all nodes."""
         return await agreed(self._database, "secret", "secret", secrets.token_urlsafe(48))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.passwords.close()
+        await self.mail.close()
 
     # --- in and out: each answers {"user", "token", "expires", "refresh_token"} ---------------------------------------
 
-    async def register(self, user: str, password: str, info: Any, visit: Visit) -> Tokens:
-        """A new account, logged in; `conflict` if the name is taken, in whatever case."""
+    async def register(self, user: str, password: str, info: Any, email: str | None, visit: Visit) -> Tokens:
+        """A new account, logged in; `conflict` if the name is taken, in whatever case. The address of e-mail, if there
+        is one, is a claim until it is verified."""
         name, password, info = as_user(user).lower(), as_password(password), as_info(info)
+        email = None if email is None else as_email(email)
         self._registrations.attempt(address_key(visit.address))
         self.check_free(name, user)
         account = Account(
@@ -82,10 +97,14 @@ class Accounts:
             user=user,
             password=await self.passwords.hash(password),
             info=info,
+            email=email,
             created=self._clock.now_ms(),
         )
         await self.store.insert(account)
         logger.info("account registered", extra={"user": user, "ip": visit.address})
+        if email is not None:
+            with suppress(Error):  # too many mails went there: it can be asked for later
+                self.recovery.ask_to_verify(account, email)
         return await self.log_in(account, visit, "password")
 
     def check_free(self, *names: str) -> None:
@@ -97,17 +116,18 @@ class Accounts:
         """`unauthenticated`, after the same work, whether the account or the password is the wrong one;
         `permission_denied` for who has the right password of an account that is disabled."""
         name, password = as_user(user).lower(), as_password(password)
-        account = await self._verified(name, password, visit, "user, password: they do not belong together")
+        refusal = Error("unauthenticated", "user, password: they do not belong together")
+        account = await self._verified(name, password, visit, refusal)
         return await self.log_in(account, visit, "password")
 
-    async def _verified(self, name: str, password: str, visit: Visit, refusal: str) -> Account:
+    async def _verified(self, name: str, password: str, visit: Visit, refusal: Error) -> Account:
         with self._attempts.attempt(name, visit.address) as attempt:
             account = await self.store.find(name)
             hashed = None if account is None else account.password
             attempt.good = await self.passwords.verify(hashed, password)
         if account is None or not attempt.good:
             logger.info("login refused", extra={"user": name, "ip": visit.address})
-            raise Error("unauthenticated", refusal)
+            raise refusal
         return account
 
     async def log_in(self, account: Account, visit: Visit, way: str) -> Tokens:
@@ -153,6 +173,82 @@ class Accounts:
             account.user, ACCESS_SECONDS, info=account.shown, issued=issued, token_id=family.session
         )
         return {"user": account.user, "token": token, "expires": expires, "refresh_token": family.refresh_token}
+
+    # --- one's own account --------------------------------------------------------------------------------------------
+
+    async def own(self, principal: Principal) -> Account:
+        """The account of who asks; `not_found` for users who have none, as of a back end's token."""
+        if principal.user is None or principal.server:
+            raise Error("unauthenticated", "the token of an account is needed here")
+        account = await self.store.find(principal.user)
+        if account is None or account.user != principal.user:
+            raise Error("not_found", f"{principal.user} has no account here")
+        if account.disabled:
+            raise Error("permission_denied", "this account is disabled")
+        return account
+
+    async def change_password(self, principal: Principal, old: str, new: str, visit: Visit) -> Tokens:
+        """Whoever else is signed in is so no longer: these are the only tokens. `permission_denied` if `old` is not the
+        password; who has none asks for a reset."""
+        account = await self.own(principal)
+        new = as_password(new)
+        refusal = Error("permission_denied", "old: not the password")
+        account = await self._verified(account.id, as_password(old, "old"), visit, refusal)
+        hashed = await self.passwords.hash(new)
+        changed = await self.store.change(account.id, {"password": hashed}, {"password": account.password})
+        if changed is None:
+            raise Error("conflict", "the account has changed just now; log in")
+        await self.tokens.withdraw(account.id)
+        await self.end_all(changed)
+        logger.info("password changed", extra={"user": account.user, "ip": visit.address})
+        return await self.log_in(changed, visit, "password")
+
+    async def set_email(self, principal: Principal, email: str | None, password: str, visit: Visit) -> Account:
+        """Claim an address, or none any more; what is verified stays until the new one is. It takes the password, since
+        with the address the password can be reset."""
+        account = await self.own(principal)
+        email = None if email is None else as_email(email)
+        if account.password is not None:
+            refusal = Error("permission_denied", "password: not the one of this account")
+            account = await self._verified(account.id, as_password(password), visit, refusal)
+        if email is None:
+            account = await self.store.change(account.id, {"email": None, "verified": False}) or account
+        elif not account.verified:
+            account = await self.store.change(account.id, {"email": email}, {"verified": None}) or account
+        await self.tokens.withdraw(account.id)
+        if email is not None and not (account.verified and account.email == email):
+            self.recovery.ask_to_verify(account, email)
+        return account
+
+    async def set_info(self, principal: Principal, info: Any) -> Account:
+        """What others may be shown of the user, from the next token on."""
+        account = await self.own(principal)
+        return await self.store.change(account.id, {"info": as_info(info)}) or account
+
+    async def sessions(self, principal: Principal) -> list[SessionRow]:
+        return await self.families.sessions((await self.own(principal)).id, principal.token)
+
+    async def end_session(self, principal: Principal, session: str) -> None:
+        """Its refresh token is good no longer, its access tokens are revoked, its connections closed; `not_found`."""
+        account = await self.own(principal)
+        await self.end_one(account, session)
+
+    async def end_sessions(self, principal: Principal) -> None:
+        """All of them, the one that asks among them."""
+        await self.end_all(await self.own(principal))
+
+    # --- what ends, on every node -------------------------------------------------------------------------------------
+
+    async def end_one(self, account: Account, session: str) -> None:
+        if not await self.families.end_session(account.id, session):
+            raise Error("not_found", "session: none of that name")
+        await self._take_back(Revocation("revoke", account.user, token=session))
+
+    async def end_all(self, account: Account) -> None:
+        """Who is signed in is so no longer: first the refresh tokens, since what they are exchanged for until then is
+        older than now."""
+        await self.families.end_all(account.id)
+        await self._take_back(Revocation("revoke", account.user))
 
     # --- examples, in development -------------------------------------------------------------------------------------
 

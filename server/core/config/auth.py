@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from msgspec import field
 
+from server.core.config.targets import Target
 from server.core.config.values import Seconds, Section, is_loopback
 from server.core.errors import StartError
 from server.core.names import is_pattern
@@ -36,6 +37,18 @@ class ApiKey(Section):
         for pattern in self.channels:
             if not is_pattern(pattern):
                 raise StartError(f"{path}.channels: {pattern!r} has no namespace: chat:*")
+
+
+class Mail(Target):
+    url: str | None = None
+    """a back end of yours that sends what is to be mailed to users ([accounts](accounts.md)), asked with `POST`. With
+    neither this nor a function, passwords are not reset by mail and addresses not verified"""
+    timeout: Seconds = Seconds(10)
+    """for its answer, any of 200 to 299"""
+
+    @property
+    def sends(self) -> bool:
+        return self.url is not None or self.function is not None
 
 
 class Auth(Section):
@@ -70,6 +83,7 @@ class Auth(Section):
     accounts: bool = False
     """accounts kept in MongoDB, at [`/v1/auth/…`](protocol.md). Tokens are signed with `auth.secret`; if that is null,
     with one that is made at the first start and kept in MongoDB"""
+    mail: Mail = field(default_factory=Mail)
     development: bool = False
     """for trying accounts on your own machine, on a loopback address without a proxy only: one click signs in as an
     example user, whom `run.py seed` makes; links that are to be mailed are printed in the log"""
@@ -79,6 +93,7 @@ class Auth(Section):
     """keys for back ends, by name; the name is the `user` of what they publish"""
 
     def check(self, path: str) -> None:
+        self.mail.check_target(f"{path}.mail", needed=False)
         for name, key in self.api_keys.items():
             key.check(f"{path}.api_keys.{name}")
         for name, secret in (("secret", self.secret), ("previous_secret", self.previous_secret)):

@@ -18,6 +18,9 @@ class Server(Section):
     """loopback until you say otherwise. A public address with guests needs `auth.public_guests`"""
     port: Port = 8888
     """0: any that is free; the log says which"""
+    url: str | None = None
+    """what users call the server: `https://rt.example.com`. Links that are mailed begin with it. Null: `http://`, the
+    host and the port that it listens on"""
     data_dir: str = "data"
     """where the embedded MongoDB keeps its data"""
     reuse_port: bool = False
@@ -39,7 +42,17 @@ class Server(Section):
     uvloop: bool = True
     """the faster event loop, where it is installed"""
 
+    @property
+    def public_url(self) -> str:
+        """Without a path."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.url or f"http://{host}:{self.port}"
+
     def check(self, path: str) -> None:
+        if self.url is not None and not re.fullmatch(r"https?://[^/\s?#]+", self.url):
+            raise StartError(
+                f"{path}.url: expected https:// and a name, without a path, such as https://rt.example.com"
+            )
         for host in self.hosts:
             if not _HOST.fullmatch(host):
                 raise StartError(f"{path}.hosts: {host!r}: expected a name alone, such as rt.example.com")

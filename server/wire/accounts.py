@@ -1,0 +1,109 @@
+"""What REST takes and answers of accounts: docs/accounts.md tells it to people, /openapi.json to programs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta, Struct
+
+Email = Annotated[str, Meta(max_length=254, examples=["ann@example.com"])]
+
+
+class LoginRequest(Struct):
+    user: str
+    password: str
+
+
+class RegisterRequest(LoginRequest, kw_only=True):
+    email: Email | None = None
+    info: Annotated[Any, Meta(description="What others may be shown")] = None
+
+
+class RefreshRequest(Struct):
+    refresh_token: Annotated[str, Meta(max_length=255)]
+
+
+class ExampleRequest(Struct):
+    user: str
+
+
+OneTimeToken = Annotated[str, Meta(max_length=255, description="As it was mailed; good once")]
+
+
+class ForgotRequest(Struct):
+    """One of the two."""
+
+    user: str | None = None
+    email: Email | None = None
+
+
+class PasswordResetRequest(Struct):
+    token: OneTimeToken
+    password: str
+
+
+class VerifyRequest(Struct):
+    token: OneTimeToken
+
+
+class PasswordRequest(Struct):
+    old: str
+    password: str
+
+
+class EmailRequest(Struct):
+    """`email`: null for none. `password`: the account's, unless it has none."""
+
+    email: Email | None
+    password: str = ""
+
+
+class ProfileRequest(Struct):
+    info: Annotated[Any, Meta(description="What others may be shown")]
+
+
+class Tokens(TypedDict):
+    user: str
+    token: str
+    expires: Annotated[int, Meta(description="Seconds since 1970")]
+    refresh_token: str
+
+
+class WaysIn(TypedDict):
+    """What a page needs to know before anybody has signed in. `mail`: a forgotten password can be reset, and addresses
+    are verified; `examples`: whom one click signs in as, in development."""
+
+    guests: bool
+    accounts: bool
+    mail: bool
+    examples: list[str]
+
+
+class OwnAccount(TypedDict):
+    """Times are milliseconds since 1970. `verified`: the address has been proved; one that has not is a claim.
+    `password`: whether there is one."""
+
+    user: str
+    info: Any
+    email: str | None
+    verified: bool
+    roles: list[str]
+    created: int
+    password: bool
+
+
+class SessionRow(TypedDict):
+    """A sign-in. Times are milliseconds since 1970; `way`: how it was proved who it is."""
+
+    session: str
+    created: int | None
+    used: int | None
+    expires: int
+    address: str
+    agent: str
+    way: str
+    current: Annotated[bool, Meta(description="The one whose token has asked")]
+
+
+class SessionRows(TypedDict):
+    sessions: list[SessionRow]
