@@ -114,9 +114,9 @@ class Amendments:
             raise Error("unavailable", "the write was not confirmed")
         self.folded += 1
 
-    async def refold(self) -> None:
-        """Fold what has been left behind. Called once a second."""
-        old = {"p": 1, "t": {"$lt": self._clock.now_ms() - int(PENDING_SECONDS * 1000)}}
+    async def refold(self, seconds: float = PENDING_SECONDS) -> None:
+        """Fold what was left behind, so many seconds ago. Called once a second."""
+        old = {"p": 1, "t": {"$lte": self._clock.now_ms() - int(seconds * 1000)}}
         try:
             rows: list[Row] = await self._messages.find(old).limit(AT_ONCE).to_list(AT_ONCE)
             for row in rows:

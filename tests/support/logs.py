@@ -48,6 +48,12 @@ async def opened(
         await apart.client.close()
 
 
+def raw(uri: str, options: MongoDB, channel: str) -> list[dict[str, Any]]:
+    """The rows of a channel as MongoDB holds them, in order."""
+    with MongoClient[dict[str, Any]](uri) as client:
+        return list(client[options.database][f"{options.prefix}messages"].find({"_id.c": channel}).sort("_id", 1))
+
+
 def stored(uri: str, options: MongoDB, channel: str) -> list[tuple[int, Any]]:
     """What MongoDB holds of a channel: (offset, data), in order."""
     with MongoClient[dict[str, Any]](uri) as client:

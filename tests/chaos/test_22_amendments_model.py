@@ -1,0 +1,272 @@
+"""Amendments against a model in Python: any interleaving of publishing, editing, erasing, pinning and trimming on two
+nodes, of which some die between storing an amendment and folding it.
+
+What is compared at any moment: every way to read a channel with what the model says. At the end: whoever has listened
+from the beginning, and whoever was there up to some moment and resumes then, come to the same state; and nothing that
+was erased can be read anywhere, not even in the database itself. The model is a dict of messages and a rule for each
+operation; it knows nothing of entries, pages or folding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from server.core.config import MongoDB, Retention, Seconds
+from server.core.cursors import MAX_OFFSET, Position
+from server.core.errors import Error
+from server.log.log import Log, Receipt
+from server.wire.amendments import AmendedMessagePush, Amendment, AmendPush, Op
+from server.wire.messages import Message
+from server.wire.pushes import MessagePush, Push
+from tests.chaos.world import span
+from tests.support.logs import fresh, opened, raw
+from tests.support.processes import Mongod
+
+SECONDS = span(3, 600)
+STEPS = 40
+
+pytestmark = pytest.mark.gen_test(timeout=SECONDS + 120)
+
+
+class State:
+    """What somebody knows of a channel's messages: offset → (data, version, erased, pinned). `apply` is all that a
+    client has to do."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, tuple[Any, int, bool, bool]] = {}
+
+    def apply(self, push: Push) -> None:
+        if isinstance(push, AmendedMessagePush):
+            version = push.version if isinstance(push.version, int) else 0
+            self.messages[push.offset] = push.data, version, isinstance(push.deleted, dict), push.pinned is True
+        elif isinstance(push, MessagePush):
+            self.messages[push.offset] = push.data, 0, False, False
+        elif isinstance(push, AmendPush) and push.of in self.messages:
+            data, version, erased, pinned = self.messages[push.of]
+            if erased:
+                return
+            if push.op == "delete":
+                self.messages[push.of] = None, push.version, True, False
+            elif push.op == "pin":
+                self.messages[push.of] = data, version, erased, push.data
+            elif push.version > version:
+                self.messages[push.of] = push.data, push.version, erased, pinned
+
+    def above(self, floor: int) -> dict[int, tuple[Any, int, bool, bool]]:
+        return {offset: message for offset, message in self.messages.items() if offset > floor}
+
+
+class Run:
+    """One channel, from its first message to the verdict."""
+
+    def __init__(self, seed: str, channel: str, logs: list[Log], mongod: Mongod, options: MongoDB) -> None:
+        self.random = random.Random(seed)
+        self.channel = channel
+        self.logs = logs
+        self.mongod = mongod
+        self.options = options
+        self.model = State()
+        self.floor = 0
+        self.entries: dict[int, Message] = {}
+        """As they went to subscribers."""
+        self.said = 0
+        self.erased: set[str] = set()
+        self.texts: dict[int, set[str]] = {}
+        """All that a message has ever said."""
+        self.left_pending = 0
+
+    def text(self) -> str:
+        self.said += 1
+        return f"{self.channel} says {self.said}"
+
+    # --- what is done -------------------------------------------------------------------------------------------------
+
+    async def publish(self, log: Log) -> None:
+        text = self.text()
+        receipt = await log.append(self.channel, "ann", text, text, 20)
+        self.texts.setdefault(receipt.position.offset, set()).add(text)
+
+    async def amend(self, log: Log, op: Op) -> None:
+        if not self.texts:
+            return
+        of = self.random.choice(list(self.texts))
+        data = {"edit": self.text(), "pin": self.random.random() < 0.5, "delete": None}[op]
+        original = await log.amendments.original(self.channel, of)
+        known = self.model.messages.get(of)
+        if original is None or original.deleted is not None:
+            assert of <= self.floor or known is None or known[2] or original is not None, (of, known)
+            return
+        if op == "edit":
+            self.texts[of].add(data)
+        await self.store(log, original, op, data)
+        if op == "delete":
+            self.erased |= self.texts[of]
+
+    async def store(self, log: Log, original: Any, op: Op, data: Any) -> Receipt:
+        return await log.amendments.append(original, op, data, user="ann", key=f"{op} {self.text()}", size=20)
+
+    async def step(self) -> None:
+        log = self.random.choice(self.logs)
+        kind = self.random.choices(["publish", "edit", "delete", "pin", "trim"], [10, 12, 3, 4, 1])[0]
+        if kind == "publish":
+            await self.publish(log)
+        elif kind == "trim":
+            size = self.random.randint(3, 12)
+            self.floor = await log.trimmer.trim(self.channel, Retention(size=size, ttl=Seconds(0)))
+        else:
+            await self.amend(log, kind)  # type: ignore[arg-type]
+
+    async def die_before_folding(self) -> None:
+        """The next fold does not happen, as if the node had been killed before it."""
+        namespace = f"{self.options.database}.{self.options.prefix}messages"
+        failing = {"failCommands": ["update"], "errorCode": 8000, "namespace": namespace}
+        await self.mongod.fail_command(failing, {"times": 1})
+        self.left_pending += 1
+
+    def committed(self, messages: list[Message]) -> None:
+        """In order, as far as they are contiguous: so the model knows what there is at any time."""
+        self.entries.update({message.offset: message for message in messages})
+        for message in messages:
+            if isinstance(message, Amendment):
+                for log in self.logs:
+                    log.has_amended(self.channel)
+
+    def settle(self) -> None:
+        """The model knows all that was committed, in the order of the offsets."""
+        self.model = State()
+        for offset in sorted(self.entries):
+            self.model.apply(self.entries[offset].push())
+
+    # --- what is read -------------------------------------------------------------------------------------------------
+
+    async def compare(self, log: Log) -> None:
+        """Every way to read, against the model."""
+        self.settle()
+        expected = self.model.above(self.floor)
+        back = State()
+        before = MAX_OFFSET
+        while True:
+            messages, floor = await log.read_back(self.channel, before, self.random.choice([2, 5, 100]))
+            for message in messages:
+                back.apply(message.push())
+            if not messages:
+                break
+            before = messages[0].offset
+        assert back.messages == {offset: one for offset, one in expected.items() if offset > floor}
+        for offset in self.random.sample(sorted(expected), min(3, len(expected))):
+            original = await log.amendments.original(self.channel, offset)
+            assert original is not None
+            one = State()
+            one.apply(original.push())
+            assert one.messages[offset] == expected[offset]
+        number = self.random.randint(1, 5)
+        newest = sorted(expected)[-number:]
+        head = max(self.entries, default=0)
+        if len(newest) == number:
+            assert await log.before_last(self.channel, head, number) == newest[0] - 1
+        for log in self.logs:
+            await self.resume(log, self.random.randint(0, head))
+
+    async def resume(self, log: Log, since: int) -> None:
+        """Somebody who has heard all up to `since` goes on from there."""
+        client = State()
+        for offset in range(1, since + 1):
+            client.apply(self.entries[offset].push())
+        head = max(self.entries, default=0)
+        position = Position(log.epoch, since)
+        while position.offset < head:
+            page = await log.read(self.channel, position, limit=self.random.choice([1, 3, 50, 500]))
+            if page.gap is not None:
+                position = Position(position.epoch, page.gap[1])
+            kinds: set[tuple[int, str]] = set()
+            for message in page.messages:
+                if message.hidden:
+                    continue
+                push = message.push()
+                if isinstance(push, AmendPush):
+                    kind = push.of, "pin" if push.op == "pin" else "content"
+                    assert kind not in kinds, "twice in a page"
+                    kinds.add(kind)
+                client.apply(push)
+                position = message.position
+            if page.messages:
+                position = page.messages[-1].position
+        assert client.above(self.floor) == self.model.above(self.floor), f"resumed behind {since}"
+
+    async def nothing_erased_is_left(self) -> None:
+        for log in self.logs:
+            await log.amendments.refold(0.0)
+        rows = raw(self.mongod.uri, self.options, self.channel)
+        assert not [row for row in rows if "p" in row]
+        for row in rows:
+            assert not [text for text in self.erased if text in (row.get("d"), row.get("j"))], row
+            assert not ("z" in row and ("d" in row or "j" in row)), "data stands in two places"
+        amendments = 0
+        for row in rows:
+            offset = row["_id"]["o"]
+            amendments = sum(isinstance(self.entries[one], Amendment) for one in range(1, offset + 1))
+            newest = max(
+                (one for one in range(1, offset + 1) if not isinstance(self.entries[one], Amendment)), default=0
+            )
+            assert (row.get("m", 0), row.get("l", offset)) == (amendments, newest if "l" in row else offset)
+        for log in self.logs:
+            page = await log.read(self.channel, Position(log.epoch, 0))
+            texts = [message.data for message in page.messages if not message.hidden]
+            assert not self.erased & {text for text in texts if isinstance(text, str)}
+
+
+async def play(run: Run) -> None:
+    """Alone or several at a time; now and then a node dies before it has folded."""
+    for _ in range(STEPS):
+        if run.random.random() < 0.1 and run.entries:
+            await run.die_before_folding()
+        together = run.random.choice([1, 1, 1, 2, 6])
+        outcomes = await asyncio.gather(*(run.step() for _ in range(together)), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Error):  # a trim that met the failing command
+                assert outcome.code == "unavailable", outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        if run.random.random() < 0.3:
+            await run.compare(run.random.choice(run.logs))
+    await run.mongod.disarm()
+    for log in run.logs:
+        await run.compare(log)
+    await run.nothing_erased_is_left()
+    for log in run.logs:
+        await run.compare(log)
+
+
+async def test_whatever_is_amended_reads_as_the_model_says(mongod: Mongod) -> None:
+    """On two nodes that hear of each other's amendments, and number against each other."""
+    options = fresh(dedupe_window=Seconds(0))
+    first = os.environ.get("WATERSPOUT_SEED") or str(time.time_ns())
+    until = time.monotonic() + SECONDS
+    async with AsyncExitStack() as stack:
+        runs: dict[str, Run] = {}
+
+        def committed(messages: list[Message]) -> None:
+            runs[messages[0].channel].committed(messages)
+
+        logs = [
+            await stack.enter_async_context(opened(mongod.uri, options, node=node, on_commit=committed, amends=True))
+            for node in ("a", "b")
+        ]
+        number = 0
+        while number < 3 or time.monotonic() < until:
+            number += 1
+            seed, channel = f"{first}/{number}", f"room:{number}"
+            run = runs[channel] = Run(seed, channel, logs, mongod, options)
+            try:
+                await play(run)
+            except BaseException:
+                print(f"WATERSPOUT_SEED={first}, run {number}")
+                raise
+            del runs[channel]
