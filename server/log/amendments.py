@@ -131,7 +131,9 @@ class Amendments:
 def _updates(amendment: Amendment) -> list[Row]:
     """First the message, then the entry: so whatever is done of it, nothing is lost."""
     offset, channel = amendment.offset, amendment.channel
-    original = {"_id": id_of(channel, amendment.of), "z": None, "gone": None}
+    original = {"_id": id_of(channel, amendment.of), "z": None}
+    if amendment.op != "delete":
+        original["gone"] = None
     steps: list[Row] = []
     if amendment.op == "edit":
         new = content(amendment.data)
@@ -147,7 +149,8 @@ def _updates(amendment: Amendment) -> list[Row]:
     else:
         gone = {"o": offset, "u": amendment.user, "t": amendment.time}
         lost = dict.fromkeys(("d", "j", "v", "pin", "pv"), 1)
-        steps.append({"q": original, "u": {"$set": {"gone": gone}, "$unset": lost}})
+        first = original | {"gone.o": {"$not": {"$lte": offset}}}  # of two who erase it at once
+        steps.append({"q": first, "u": {"$set": {"gone": gone}, "$unset": lost}})
         edits = {"_id.c": channel, "p": 1, "z": amendment.of, "op": "edit"}
         steps.append({"q": edits, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
     steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})

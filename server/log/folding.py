@@ -98,8 +98,10 @@ def fold(
         amendment = shown[index]
         if isinstance(amendment, Amendment):
             kind = amendment.of, "content" if amendment.op in CONTENT else amendment.op
-            shown[index] = amendment.hiding() if kind in told else _as_it_is_now(amendment, now, floor)
-            told.add(kind)
+            amendment = amendment.hiding() if kind in told else _as_it_is_now(amendment, now, floor)
+            if not amendment.hidden:  # an edit that came too late does not take the place of the erasing
+                told.add(kind)
+            shown[index] = amendment
     return shown
 
 

@@ -98,11 +98,13 @@ class AmendedMessage(Counted):
 
     def amended(self, amendment: Amendment) -> AmendedMessage:
         """The message with an amendment that is not folded into it yet; itself, if it knows better already."""
-        if self.deleted is not None or amendment.of != self.offset:
+        if amendment.of != self.offset:
             return self
-        if amendment.op == "delete":
+        if amendment.op == "delete" and (self.deleted is None or amendment.offset < self.deleted.offset):
             gone = Deletion(amendment.offset, amendment.user, amendment.time)
             return self._as(data=None, deleted=gone, pinned=False)
+        if self.deleted is not None:
+            return self
         if amendment.op == "edit" and amendment.offset > self.version:
             return self._as(data=amendment.data, version=amendment.offset)
         if amendment.op == "pin" and amendment.offset > self.pin_version:

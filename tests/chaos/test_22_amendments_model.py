@@ -44,8 +44,9 @@ class State:
 
     def apply(self, push: Push) -> None:
         if isinstance(push, AmendedMessagePush):
-            version = push.version if isinstance(push.version, int) else 0
-            self.messages[push.offset] = push.data, version, isinstance(push.deleted, dict), push.pinned is True
+            erased = isinstance(push.deleted, dict)
+            version = push.version if isinstance(push.version, int) and not erased else 0
+            self.messages[push.offset] = push.data, version, erased, push.pinned is True
         elif isinstance(push, MessagePush):
             self.messages[push.offset] = push.data, 0, False, False
         elif isinstance(push, AmendPush) and push.of in self.messages:
@@ -53,7 +54,7 @@ class State:
             if erased:
                 return
             if push.op == "delete":
-                self.messages[push.of] = None, push.version, True, False
+                self.messages[push.of] = None, 0, True, False
             elif push.op == "pin":
                 self.messages[push.of] = data, version, erased, push.data
             elif push.version > version:
@@ -73,7 +74,10 @@ class Run:
         self.mongod = mongod
         self.options = options
         self.model = State()
+        self.retained = self.random.randint(3, 12)
         self.floor = 0
+        self.trims = self.random.random() < 0.5
+        self.trimming = False
         self.entries: dict[int, Message] = {}
         """As they went to subscribers."""
         self.said = 0
@@ -96,12 +100,15 @@ class Run:
     async def amend(self, log: Log, op: Op) -> None:
         if not self.texts:
             return
-        of = self.random.choice(list(self.texts))
+        of = self.random.choice(list(self.texts)[-self.random.choice([1, 3, 100]) :])
         data = {"edit": self.text(), "pin": self.random.random() < 0.5, "delete": None}[op]
         original = await log.amendments.original(self.channel, of)
-        known = self.model.messages.get(of)
-        if original is None or original.deleted is not None:
-            assert of <= self.floor or known is None or known[2] or original is not None, (of, known)
+        if original is None:
+            assert of <= self.floor or self.trimming
+            return
+        if original.deleted is not None:
+            self.settle()
+            assert self.model.messages[of][2]
             return
         if op == "edit":
             self.texts[of].add(data)
@@ -114,12 +121,21 @@ class Run:
 
     async def step(self) -> None:
         log = self.random.choice(self.logs)
-        kind = self.random.choices(["publish", "edit", "delete", "pin", "trim"], [10, 12, 3, 4, 1])[0]
+        kind = self.random.choices(["publish", "edit", "delete", "pin", "trim", "read"], [10, 12, 3, 4, self.trims, 8])[
+            0
+        ]
         if kind == "publish":
             await self.publish(log)
         elif kind == "trim":
-            size = self.random.randint(3, 12)
-            self.floor = await log.trimmer.trim(self.channel, Retention(size=size, ttl=Seconds(0)))
+            self.trimming = True
+            size = self.retained
+            floor = await log.trimmer.trim(self.channel, Retention(size=size, ttl=Seconds(0)))
+            self.settle()
+            kept, every = len(self.model.above(floor)), len(self.model.messages)
+            assert kept >= min(size, every), "amendments have pushed messages out"
+            self.floor = max(self.floor, floor)
+        elif kind == "read":
+            await self.read_meanwhile(log)
         else:
             await self.amend(log, kind)  # type: ignore[arg-type]
 
@@ -131,8 +147,12 @@ class Run:
         self.left_pending += 1
 
     def committed(self, messages: list[Message]) -> None:
-        """In order, as far as they are contiguous: so the model knows what there is at any time."""
+        """What the nodes hear of each other, mostly. (Who does not know that messages have come must not find their
+        places free, so before anything is trimmed they hear everything; a dedupe window is far longer otherwise.)"""
         self.entries.update({message.offset: message for message in messages})
+        if self.trims or self.random.random() < 0.5:
+            for log in self.logs:
+                log.learn(self.channel, messages[-1].position, "the other", messages[-1].tally)
         for message in messages:
             if isinstance(message, Amendment):
                 for log in self.logs:
@@ -173,6 +193,23 @@ class Run:
             assert await log.before_last(self.channel, head, number) == newest[0] - 1
         for log in self.logs:
             await self.resume(log, self.random.randint(0, head))
+
+    async def read_meanwhile(self, log: Log) -> None:
+        """While others write: what was stored before the read began is in it."""
+        self.settle()
+        before = dict(self.model.messages)
+        read = State()
+        if self.random.random() < 0.5:
+            page = await log.read(self.channel, Position(log.epoch, 0), limit=self.random.choice([30, 500]))
+            messages = [message for message in page.messages if not message.hidden]
+        else:
+            messages, _ = await log.read_back(self.channel, MAX_OFFSET, 500)
+        for message in messages:
+            read.apply(message.push())
+        for offset, (_, version, erased, _) in read.messages.items():
+            _, known_version, known_erased, _ = before.get(offset, (None, 0, False, False))
+            assert erased or not known_erased, f"{offset} was erased before"
+            assert erased or version >= known_version, f"{offset} was edited before"
 
     async def resume(self, log: Log, since: int) -> None:
         """Somebody who has heard all up to `since` goes on from there."""
@@ -228,6 +265,7 @@ async def play(run: Run) -> None:
         if run.random.random() < 0.1 and run.entries:
             await run.die_before_folding()
         together = run.random.choice([1, 1, 1, 2, 6])
+        run.trimming = False
         outcomes = await asyncio.gather(*(run.step() for _ in range(together)), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Error):  # a trim that met the failing command
