@@ -79,8 +79,8 @@ async def test_indexes_that_were_dropped_come_back(mongod: Mongod) -> None:
         async with node(mongod.uri, database.name) as started:
             before = database.items.index_information()
             database.items.drop_indexes()
-            database.drop_collection("creations")
+            database.drop_collection("waterspout.creations")
             await started.document_store.check()
             assert database.items.index_information() == before
-            assert "t_1" in database.creations.index_information()
+            assert "t_1" in database["waterspout.creations"].index_information()
         client.drop_database(database.name)

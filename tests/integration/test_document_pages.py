@@ -19,10 +19,12 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
+from server.core.config import MongoDB
 from server.core.errors import Error
 from server.core.worker import Worker
 from server.documents.queries import Queries
 from server.documents.views import Owner
+from server.mongo import databases
 from server.wire.commands import Find
 from tests.support.processes import Mongod
 
@@ -53,7 +55,7 @@ class Database:
 
     async def _open(self, uri: str) -> None:
         self._motor: AsyncIOMotorClient[Any] = AsyncIOMotorClient(uri)
-        self._queries = Queries(self._motor["test_pages"], 10, Worker("test"))
+        self._queries = Queries(databases.Database(self._motor, MongoDB(database="test_pages")), 10, Worker("test"))
 
     def close(self) -> None:
         self._client.drop_database("test_pages")

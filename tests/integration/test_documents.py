@@ -222,7 +222,7 @@ async def test_a_key_finds_only_what_it_has_made(rest: Rest, base_url: str, node
     at_once = await asyncio.gather(*(rest(*mine, Idempotency_Key="l") for _ in range(10)))
     assert 201 in {response.code for response in at_once}
     assert (await rest(*mine, Idempotency_Key="l")).code == 200
-    direct.creations.update_one({"_id.k": "l"}, {"$unset": {"done": 1}})  # its server died in between
+    direct["waterspout.creations"].update_one({"_id.k": "l"}, {"$unset": {"done": 1}})  # its server died in between
     assert (await rest(*mine, Idempotency_Key="l")).code == 200
 
     note = await ann.json("POST", "notes", {"text": "a"}, Idempotency_Key="m")

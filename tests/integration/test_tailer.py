@@ -333,13 +333,13 @@ async def test_a_database_dropped_under_running_nodes_begins_anew(mongod: Mongod
         direct.orders.insert_one({"_id": "1", "n": 1})
         copy, _ = await watch(client, "docs:orders")
         assert set(copy.documents) == {"1"}
-        before = direct.creations.index_information()
+        before = direct["waterspout.creations"].index_information()
         direct.client.drop_database(direct.name)
         await until(lambda: not copy.documents and copy.whole.is_set(), 30)
         direct.orders.insert_one({"_id": "2", "n": 2})
         await until(lambda: set(copy.documents) == {"2"}, 30)
         await one.node.document_store.check()
-        assert direct.creations.index_information() == before
+        assert direct["waterspout.creations"].index_information() == before
         other, _ = await watch(late, "docs:orders")
         assert set(other.documents) == {"2"}
         direct.orders.insert_one({"_id": "3", "n": 3})
