@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 
 import jwt
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from server.access.keys import JWKS, Key, configured, secret_key
 from server.core.clock import Clock
@@ -25,6 +25,7 @@ from server.core.cursors import parse_cursor
 from server.core.errors import Error, StartError
 from server.core.names import namespace_of, without_label
 from server.core.principals import GUEST, Principal, Start
+from server.core.rules import satisfies
 from server.wire.codec import JSON
 
 TOKEN_BYTES: Final = 8192
@@ -199,7 +200,7 @@ class Authenticator:
             subscribe = served_by(known.subscribe)
         except Error as error:
             raise invalid_token(f"subscribe: {error.reason}") from None
-        return Principal(
+        principal = Principal(
             user=known.sub,
             channels=with_rights(known.channels or {}, subscribe),
             subscribe=subscribe,
@@ -209,6 +210,7 @@ class Authenticator:
             token=token_id(token, known),
             issued=None if known.iat is UNSET else float(known.iat),
         )
+        return structs.replace(principal, admin=True) if satisfies(principal, self._config.operators) else principal
 
     def check(self, known: RegisteredClaims) -> None:
         """Whether a token is meant for this server, and now: `unauthenticated` or `token_expired` if not."""

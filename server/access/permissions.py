@@ -181,13 +181,16 @@ class Permissions:
             raise Error("not_found", f"collection: {name[:100]} is not declared")
         channel = channel or f"{DOCUMENTS}:{name}"
         rule = collection.read if action == "read" else collection.write
+        of_all = collection.read_all if action == "read" else collection.write_all
         # Rows with owners are shown to their owners alone: anybody may be one.
         owners = (principal.user,) if collection.owner is not None and principal.user is not None else ()
         carried = "subscribe" if action == "read" else "write"
-        if not (satisfies(principal, rule, owners) or _granted(principal, carried, channel)):
+        if not (
+            satisfies(principal, rule, owners) or satisfies(principal, of_all) or _granted(principal, carried, channel)
+        ):
             raise Error("permission_denied", f"{principal.name} may not {action} documents of {name}")
         if revocable(principal):
-            self._check_revoked(principal, channel, rule, f"{action} documents of {name}")
+            self._check_revoked(principal, channel, _least(collection, rule), f"{action} documents of {name}")
         return collection
 
     def deliveries_wait(self, principal: Principal, channel: str) -> bool:
@@ -196,11 +199,16 @@ class Permissions:
         namespace = self._namespaces.get(namespace_of(channel))
         if namespace_of(channel) == DOCUMENTS:
             collection = self._collections.get(collection_of(channel))
-            return revocable(principal) and (collection is None or self._guarded(collection.read))
+            return revocable(principal) and (collection is None or self._guarded(_least(collection, collection.read)))
         return revocable(principal) and (namespace is None or self._guarded(namespace.subscribe))
 
     def _guarded(self, rule: Rule) -> bool:
         return not self._guests or "anyone" not in terms(rule)
+
+
+def _least(collection: Collection, rule: Rule) -> Rule:
+    """Who may do at least so much. Where documents have owners, what somebody sees is theirs, whoever may look."""
+    return rule if collection.owner is None else "user"
 
 
 def revocable(principal: Principal) -> bool:

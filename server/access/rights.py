@@ -146,6 +146,6 @@ class Rights:
 
 
 def must_be_admin(principal: Principal) -> None:
-    """`permission_denied` for whoever has no API key that is `admin`."""
+    """`permission_denied` for whoever has no API key that is `admin`, and is no operator."""
     if not principal.admin:
         raise Error("permission_denied", f"{principal.name} is no API key with admin")

@@ -20,7 +20,7 @@ from server.core.worker import Pace
 from server.delivery.amended import runs
 from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
 from server.delivery.streams import Stream
-from server.documents.views import View
+from server.documents.views import Owner, View
 from server.wire.amendments import Amendment, Counted
 from server.wire.messages import Message, Page
 from server.wire.pushes import DroppedPush, GapPush, ProgressPush, Push, SnapshotPush
@@ -114,6 +114,11 @@ class Subscription:
         self._begun = False
         self._closed = False
         self._suspended = False
+
+    @property
+    def owner(self) -> Owner | None:
+        """Whose documents are all that it shows; None: all that match."""
+        return None if self._view is None else self._view.owner
 
     @property
     def durable(self) -> bool:

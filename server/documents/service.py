@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from server.access.admission import Admission
 from server.access.quotas import Charge, Quotas
@@ -15,6 +15,7 @@ from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.names import DOCUMENTS, without_label
 from server.core.principals import Principal
+from server.core.rules import satisfies
 from server.documents.store import Documents, Written
 from server.documents.tailer import Tailer
 from server.documents.views import Owner, View
@@ -55,21 +56,22 @@ class DocumentService:
         self._admission.spend(principal, address)
         async with self._rights.reading_documents(principal, collection) as declared:
             self._lifecycle.check()
-            return await self._store.get(collection, identifier, _owner(principal, collection, declared))
+            return await self._store.get(collection, identifier, _owner(principal, collection, declared, "read"))
 
     async def find(self, principal: Principal, query: Find, *, address: str = "") -> Fields:
         """A page of a list: {"documents", "page", "count"?}."""
         self._admission.spend(principal, address)
         async with self._rights.reading_documents(principal, query.collection) as declared:
             self._lifecycle.check()
-            return await self._store.find(query.collection, query, _owner(principal, query.collection, declared))
+            owner = _owner(principal, query.collection, declared, "read")
+            return await self._store.find(query.collection, query, owner)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     async def write(self, principal: Principal, collection: str, write: Write, *, address: str = "") -> Written:
         right = self._to_write(principal, collection, address)
         await self._ask_about(right, collection, write)
-        owner = _owner(principal, collection, right.options)
+        owner = _owner(principal, collection, right.options, "write")
         charge = self._charge(principal, collection, [write], address)
         result: Written | Error | None = None
         try:
@@ -96,7 +98,7 @@ class DocumentService:
 
         await asyncio.gather(*map(ask, range(len(writes))))
         right.again()  # the first was asked about when the last was still waiting
-        owner = _owner(principal, collection, right.options)
+        owner = _owner(principal, collection, right.options, "write")
         allowed = [write for index, write in enumerate(writes) if index not in refused]
         charge = self._charge(principal, collection, allowed, address)
         done: Sequence[Written | Error | None] = [None] * len(allowed)
@@ -140,8 +142,18 @@ class DocumentService:
         if slash and not identifier:
             raise bad_request("channel: docs:collection/id, the id is missing")
         wanted = parse_where(where) if where else None
-        owner = _owner(principal, name, self._collections[name])
+        owner = _owner(principal, name, self._collections[name], "read")
         return View(channel, name, identifier if slash else None, wanted, owner, conflate)
+
+    def check_view(self, principal: Principal, channel: str, owner: Owner | None) -> None:
+        """`permission_denied` if the principal, with another token than before, sees no longer all that a subscription
+        shows: that of an `owner`, or everything."""
+        namespace, _, rest = without_label(channel).partition(":")
+        if namespace != DOCUMENTS or owner is not None:
+            return
+        name = rest.partition("/")[0]
+        if _owner(principal, name, self._collections[name], "read") is not None:
+            raise Error("permission_denied", f"{principal.name} does not see all documents of {name} any more")
 
     async def settled(self, view: View, log_channel: str) -> tuple[Position | None, Any]:
         """A moment up to which the log has every change of the collection: the position behind the last of them, and
@@ -178,9 +190,11 @@ def _settle(charge: Charge | None, writes: Sequence[Write], results: Sequence[Wr
     charge.give_back("bytes", size)
 
 
-def _owner(principal: Principal, name: str, collection: Collection) -> Owner | None:
-    """Where rows have owners, everybody sees their own; a server sees all."""
+def _owner(principal: Principal, name: str, collection: Collection, action: Literal["read", "write"]) -> Owner | None:
+    """Where rows have owners, everybody sees their own; a server sees all, and whoever a rule lets."""
     if collection.owner is None or principal.server:
+        return None
+    if satisfies(principal, collection.read_all if action == "read" else collection.write_all):
         return None
     if principal.user is None:
         raise Error("permission_denied", f"a guest owns no documents of {name}")

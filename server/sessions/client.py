@@ -188,9 +188,11 @@ class ConnectedClient:
     def check_subscriptions(self) -> None:
         """End the subscriptions that the principal has no right to any more."""
         assert self._principal is not None
-        for channel in tuple(self.subscriptions):
+        for channel, subscription in tuple(self.subscriptions.items()):
+            principal = self.principal_in(channel)
             try:
-                self._node.permissions.check(self.principal_in(channel), "subscribe", channel)
+                self._node.permissions.check(principal, "subscribe", channel)
+                self._node.documents.check_view(principal, channel, subscription.owner)
             except Unloaded:
                 self._node.keeper.spawn("a membership", self._check_when_known(channel))
             except Error as error:

@@ -170,7 +170,12 @@ class Accounts:
 
     def _tokens(self, account: Account, family: Family, issued: float) -> Tokens:
         token, expires = self._authenticator.sign(
-            account.user, ACCESS_SECONDS, info=account.shown, issued=issued, token_id=family.session
+            account.user,
+            ACCESS_SECONDS,
+            info=account.shown,
+            roles=account.roles,
+            issued=issued,
+            token_id=family.session,
         )
         return {"user": account.user, "token": token, "expires": expires, "refresh_token": family.refresh_token}
 

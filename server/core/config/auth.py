@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 
 from msgspec import field
 
+from server.core.config.channels import check_rule
 from server.core.config.targets import Target
 from server.core.config.values import Seconds, Section, is_loopback
 from server.core.errors import StartError
 from server.core.names import is_pattern
+from server.core.rules import Rule
 
 SHARED: Final = frozenset(("HS256", "HS384", "HS512"))
 """Algorithms with one secret for signing and verifying."""
@@ -84,6 +86,8 @@ class Auth(Section):
     """accounts kept in MongoDB, at [`/v1/auth/…`](protocol.md). Tokens are signed with `auth.secret`; if that is null,
     with one that is made at the first start and kept in MongoDB"""
     mail: Mail = field(default_factory=Mail)
+    operators: Rule = "nobody"
+    """users who are operators, as an API key is that is `admin`: `claim:roles=operator`. They may use the console"""
     development: bool = False
     """for trying accounts on your own machine, on a loopback address without a proxy only: one click signs in as an
     example user, whom `run.py seed` makes; links that are to be mailed are printed in the log"""
@@ -93,6 +97,7 @@ class Auth(Section):
     """keys for back ends, by name; the name is the `user` of what they publish"""
 
     def check(self, path: str) -> None:
+        check_rule(f"{path}.operators", self.operators)
         self.mail.check_target(f"{path}.mail", needed=False)
         for name, key in self.api_keys.items():
             key.check(f"{path}.api_keys.{name}")

@@ -28,6 +28,11 @@ class Collection(Section):
     owner: str | None = None
     """a field at top level: users see and write only the documents in which it is their name (or a list with their
     name in it). Servers see all, guests none"""
+    read_all: Rule = "nobody"
+    """who may read, list and watch all documents in spite of `owner`: `claim:roles=agent`. `read` need not say so as
+    well"""
+    write_all: Rule = "nobody"
+    """who may write all documents in spite of `owner`, and say who owns them, the same"""
     schema: dict[str, Any] | None = None
     """a JSON Schema for the fields of a document, without `_id` and `_rev`. `$ref` may point inside it only. Writes
     made directly to MongoDB are not checked"""
@@ -47,5 +52,8 @@ class Collection(Section):
             for index in getattr(self, option):
                 if not all(_PATH.fullmatch(one.strip()) for one in index.split(",")):
                     raise StartError(f"{path}.{option}: {index!r} is no list of fields, such as `status,-created`")
-        check_rule(f"{path}.read", self.read)
-        check_rule(f"{path}.write", self.write)
+        for option in ("read", "write", "read_all", "write_all"):
+            check_rule(f"{path}.{option}", getattr(self, option))
+        for option in ("read_all", "write_all"):
+            if self.owner is None and getattr(self, option) != "nobody":
+                raise StartError(f"{path}.{option}: it is of use beside an owner; without one, see {option[:-4]}")
