@@ -12,7 +12,7 @@ from handlers.base import BaseHandler
 from handlers.calls import Call
 from handlers.channels import Batch, Message, Messages, Polls
 from handlers.consumers import ConsumerList, OneConsumer, PauseConsumer, ResetConsumer, ResumeConsumer
-from handlers.documentation import DocumentationPage
+from handlers.documentation import TEMPLATE, DocumentationPage, SearchIndex
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
 from handlers.events import ChannelEvents, JoinedEvents, Tickets
@@ -91,6 +91,7 @@ def make_app(node: Node) -> Doors:
 def _pages() -> list[Any]:
     """The server's own."""
     return [
+        (r"/docs/search\.json()", SearchIndex, {"path": str(TEMPLATE)}),
         (r"/docs()", Page, {"path": str(STATIC / "docs.html")}),
         (r"/()", Page, {"path": str(STATIC), "default_filename": "index.html"}),
         Rule(PageFolder(STATIC), Page, {"path": str(STATIC), "default_filename": "index.html"}),

@@ -1,4 +1,7 @@
-// The page /docs: shows /openapi.json. It builds elements and sets their text; nothing of the document becomes markup.
+// The page /docs: shows /openapi.json, and sends what it shows (docs-try.js). It builds elements and sets their text;
+// nothing of the document becomes markup.
+
+import { tryIt } from "./docs-try.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 
@@ -85,7 +88,7 @@ class Api {
         ),
       ),
     );
-    return element("div", { className: "scroll" }, element("table", {}, element("tbody", {}, ...body)));
+    return element("div", { className: "scroll", tabIndex: 0 }, element("table", {}, element("tbody", {}, ...body)));
   }
 
   /** The request as a command line. */
@@ -149,7 +152,8 @@ class Api {
       ),
       element("p", { className: "summary" }, operation.summary),
       element("p", {}, ...prose(operation.description)),
-      element("pre", {}, element("code", {}, this.curl(path, method, operation))),
+      element("pre", { tabIndex: 0 }, element("code", {}, this.curl(path, method, operation))),
+      tryIt(this, path, method, operation),
       rows.length ? element("h3", {}, "Parameters") : "",
       rows.length ? this.table(rows) : "",
       body ? element("h3", {}, "Body") : "",

@@ -140,6 +140,83 @@ async def test_the_documentation_as_pages(new: NewTab[Tab], server: Server, arti
 
 
 @scenario(Tab)
+async def test_finding_something_in_the_documentation(new: NewTab[Tab], server: Server, artifacts: Path) -> None:
+    """Search, with the keyboard alone, leads to the heading; the page says what is on it, and what comes before and
+    next; code is coloured; the index is the server's own and comes once."""
+    tab = await new()
+    page = tab.page
+    indices: list[str] = []
+    page.on("request", lambda request: indices.append(request.url) if "search.json" in request.url else None)
+    await page.goto(f"{server.base}/docs/quick-start.md")
+    await page.keyboard.press("/")
+    await page.keyboard.type("dns rebinding")
+    await page.wait_for_selector("#found [aria-selected=true]")
+    assert await page.get_attribute("#words", "aria-activedescendant") == "found-0"
+    await page.keyboard.press("Escape")
+    assert await page.locator("#found").is_hidden()
+    await page.fill("#words", "closes with 4003")
+    await page.wait_for_function("() => document.querySelector('#found-note').textContent")
+    await page.fill("#words", "no such words anywhere")
+    await page.wait_for_selector("#found-note >> text=Nothing found")
+    await page.fill("#words", "cursors gaps")
+    await page.wait_for_selector("#found-0 >> text=Cursors and gaps")
+    await page.screenshot(path=artifacts / "documentation-search.png")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/docs/protocol.md#cursors-and-gaps")
+    assert len(indices) == 1
+    assert await page.locator("#outline").get_attribute("open") is not None
+    headings = await page.locator("main :is(h2, h3)").all_text_contents()
+    assert await page.locator("#outline a").all_text_contents() == headings
+    await page.wait_for_selector("#outline a[aria-current]")
+    assert await page.locator("pre .s2, pre .nt").count() > 10
+    for way in ("next", "prev"):
+        await page.click(f"a[rel={way}]")
+        await page.wait_for_selector("main h1")
+    assert page.url == f"{server.base}/docs/protocol.md"
+    phone = await new("dark", phone=True)
+    await phone.page.goto(f"{server.base}/docs/protocol.md")
+    assert await phone.page.locator("#outline").get_attribute("open") is None
+    assert await phone.page.locator("#outline summary").is_visible()
+
+
+@scenario(Tab)
+async def test_requests_from_the_reference(new: NewTab[Tab], server: Server, artifacts: Path) -> None:
+    """`/docs` sends what it shows, with the visitor's token, and shows what comes back: an answer, a refusal, and the
+    messages of a stream until it is stopped."""
+    tab = await new()
+    page = tab.page
+    await page.goto(f"{server.base}/docs")
+    publishing = page.locator("section", has=page.locator("h2", has_text="POST /v1/channels/{channel}/messages"))
+    await publishing.get_by_text("Send it from here").click()
+    body = publishing.locator("textarea")
+    assert "data" in await body.input_value()
+    await body.fill('{"data": {"text": "from the reference"}}')
+    await publishing.locator("input[name=channel]").fill("feed:reference")
+    await publishing.get_by_role("button", name="Send").click()
+    await publishing.locator(".answer .s4").wait_for()
+    assert "permission_denied" in await publishing.locator(".answer").inner_text()
+    await page.fill("#token", SHOP)
+    await publishing.get_by_role("button", name="Send").click()
+    await publishing.locator(".answer .s2 >> text=201").wait_for()
+    assert '"offset": 1' in await publishing.locator(".answer > pre").inner_text()
+    await page.screenshot(path=artifacts / "reference.png")
+
+    listening = page.locator("section", has=page.locator("h2", has_text="GET /v1/channels/{channel}/events"))
+    await listening.get_by_text("Send it from here").click()
+    await listening.locator("input[name=channel]").fill("feed:reference")
+    await listening.locator("input[name=after]").fill("0")
+    await listening.get_by_role("button", name="Send").click()
+    await listening.locator(".answer > pre >> text=from the reference").wait_for()
+    await server.post("/v1/channels/feed:reference/messages", {"data": "another"}, token=SHOP)
+    await listening.locator(".answer > pre >> text=another").wait_for()
+    await listening.get_by_role("button", name="Stop").click()
+    await listening.get_by_role("button", name="Send").wait_for()
+    assert await page.evaluate("() => Object.keys(localStorage).length") == 0
+    assert await tab.pale() == []
+    tab.complaints = [text for text in tab.complaints if "status of 403" not in text]
+
+
+@scenario(Tab)
 async def test_one_navigation(new: NewTab[Tab], server: Server, artifacts: Path) -> None:
     """Every page has the same ways to the others, to the documentation too, and says which it is; they fit a phone."""
     ways = ["Chat", "Shop", "Market", "Docs", "Console"]
