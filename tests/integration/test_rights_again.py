@@ -215,6 +215,7 @@ def test_rights_are_asked_for_in_one_place() -> None:
     assert elsewhere == {
         ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
         ("server/cluster/directives.py", "subscribe"),  # of a back end, which gives the right itself
+        ("server/cluster/directives.py", "subscribe"),  # whether there could be such a right at all; awaits nothing
         ("server/sessions/client.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
     }
 
