@@ -7,11 +7,10 @@ from typing import Any
 
 from tornado.routing import Rule
 
-from handlers import auth
+from handlers import auth, consumers
 from handlers.base import BaseHandler
 from handlers.calls import Call
 from handlers.channels import Batch, Message, Messages, Polls
-from handlers.consumers import ConsumerList, OneConsumer, PauseConsumer, ResetConsumer, ResumeConsumer
 from handlers.documentation import TEMPLATE, DocumentationPage, SearchIndex
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
@@ -57,11 +56,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/users/{user}/revoke": RevokeUser,
     "/v1/users/{user}/subscribe": SubscribeUser,
     "/v1/users/{user}/unsubscribe": UnsubscribeUserFrom,
-    "/v1/consumers": ConsumerList,
-    "/v1/consumers/{consumer}": OneConsumer,
-    "/v1/consumers/{consumer}/pause": PauseConsumer,
-    "/v1/consumers/{consumer}/resume": ResumeConsumer,
-    "/v1/consumers/{consumer}/reset": ResetConsumer,
+    **consumers.ROUTES,
     **auth.ROUTES,
     "/healthz": Health,
     "/readyz": Readiness,

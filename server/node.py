@@ -42,6 +42,7 @@ from server.cluster.peers import Peers
 from server.cluster.stats import Incidents
 from server.consumers.operators import ConsumerOperators
 from server.consumers.service import Consumers
+from server.consumers.workers import Workers
 from server.core.clock import Clock
 from server.core.config import MAX_STORED, Config, Redis
 from server.core.errors import SHUTDOWN, Disconnect, Error
@@ -233,6 +234,7 @@ class Node:
             announce=lambda news: self.announcer.announce(news=news),
         )
         self.consumer_operators = ConsumerOperators(self.consumers, self.log, self.lifecycle, self.clock)
+        self.workers = Workers(self.consumers, self.lifecycle)
         self.peers.on_head = self.consumers.note_head
         self.peers.on_sweep = self.consumers.look
         self.rooms = Rooms(

@@ -140,6 +140,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings["namespaces.club"] = {"members": True, "subscribe": "member|admin", "publish": "member", "amend": "own"}
     settings["namespaces.square"] = {"members": True, "join": "anyone", "subscribe": "user", "publish": "member"}
     settings["calls"] = {"echo": {"function": "builtins:dict", "allow": "anyone"}}
+    settings["consumers"]["packing"] = {"channels": ["dm:*"]}
     settings["centrifugo"] = {"enabled": True, "namespace": "chat"}
     one = Server(tmp_path_factory.mktemp("docs"), settings=settings)
     asyncio.run(one.start())

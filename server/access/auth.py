@@ -102,7 +102,9 @@ class Authenticator:
         digest = _digest(token)
         for known, (name, key) in self._api_keys.items():
             if hmac.compare_digest(known, digest):
-                return Principal(user=name, server=True, channels=key.channels, admin=key.admin)
+                return Principal(
+                    user=name, server=True, channels=key.channels, admin=key.admin, consumers=frozenset(key.consumers)
+                )
         claims = self._claims(token, digest)
         if "channel" in claims:
             raise invalid_token("channel: it is for a subscription to one channel, which is no login")

@@ -181,8 +181,8 @@ class Cursors:
                 {"_id": _id(consumer, channel)},
                 {
                     "$set": {"e": epoch, "o": offset},
-                    "$inc": {"r": 1},
-                    "$unset": {"x": ""},
+                    "$inc": {"r": 1, "v": 1},
+                    "$unset": {"x": "", "w": "", "d": ""},
                     "$setOnInsert": {"f": 0},
                 },
                 upsert=True,

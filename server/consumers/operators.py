@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from server.access.rights import must_be_admin
@@ -35,14 +36,14 @@ class ConsumerOperators:
         if not self._consumers.options:
             return {"consumers": []}
         self._lifecycle.check()
-        figures = await self._consumers.board.read()
+        figures = await self._figures(self._consumers.options)
         names = sorted(self._consumers.options)
         return {"consumers": [self._row(name, figures.get(name, Figures())) for name in names]}
 
     async def one(self, principal: Principal, name: str) -> Fields:
         """The same of one, with the channels that fail: [{"channel", "cursor", "attempts", "error", "next"}]."""
         self._find(principal, name)
-        figures = (await self._consumers.board.read()).get(name, Figures())
+        figures = (await self._figures([name])).get(name, Figures())
         failing = await self._consumers.cursors.failing(name, FAILING)
         return self._row(name, figures) | {"failures": [_failure(*one) for one in failing]}
 
@@ -88,6 +89,10 @@ class ConsumerOperators:
         await self._consumers.tell()
         return {"name": name, "channel": None, "cursor": None}
 
+    async def _figures(self, names: Iterable[str]) -> dict[str, Figures]:
+        figures = await self._consumers.board.read()
+        return figures | {name: await self._consumers.count(name) for name in names if name in self._consumers.pulling}
+
     def _find(self, principal: Principal, name: str) -> None:
         must_be_admin(principal)
         if name not in self._consumers.options:
@@ -102,7 +107,7 @@ class ConsumerOperators:
             "state": status.state,
             "why": status.why,
             "changed": status.at,
-            "target": "url" if options.url is not None else "function",
+            "target": "workers" if options.pulled else "url" if options.url is not None else "function",
             "channels": options.channels,
             "lag": {"messages": figures.messages, "seconds": round(seconds, 3), "channels": figures.channels},
             "retention": round(figures.retention, 4),

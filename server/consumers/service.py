@@ -11,12 +11,13 @@ from typing import Any, Final
 import msgspec
 
 from server.backend.backend import BackEnd, trust
-from server.consumers.batches import Batch
+from server.consumers.batches import Batch, compose
 from server.consumers.cursors import Cursors
 from server.consumers.deliveries import Deliveries, Parts
 from server.consumers.figures import Board, Figures
 from server.consumers.followed import Followed
 from server.consumers.leases import Leases, group_of
+from server.consumers.pulling import Pulling
 from server.consumers.states import State, States
 from server.core.clock import Clock
 from server.core.config import Config, Consumer
@@ -25,6 +26,7 @@ from server.core.errors import Error
 from server.core.names import DEAD
 from server.core.tasks import Keeper
 from server.log.log import Log
+from server.log.survey import Newest
 from server.mongo.databases import Database, DatabaseApart
 from server.wire.messages import Message
 
@@ -68,11 +70,20 @@ class Consumers:
         self._targets = {
             name: BackEnd(f"consumers.{name}", one, concurrency=one.concurrency, trusted=trusted, clock=clock)
             for name, one in self.options.items()
+            if not one.pulled
         }
         self.deliveries = {
             name: Deliveries(name, self.options[name], target, parts, bury=self._bury, stop=self._stop, look=self.look)
             for name, target in self._targets.items()
         }
+        self._own = {name: Followed({name: one.channels}, durable) for name, one in self.options.items() if one.pulled}
+        self.pulling = {
+            name: Pulling(
+                name, self.options[name], database, log=log, states=self.states, clock=clock, keeper=self._keeper,
+                bury=self._bury_message, tell=self._tell_soon, look=self.look_for,
+            )
+            for name in self._own
+        }  # fmt: skip
         self.board = Board(apart, node, self.figures)
         self._opened = False
         self._wanted = asyncio.Event()
@@ -106,6 +117,8 @@ class Consumers:
         await asyncio.gather(*(one.schedule.leave(LEAVE_WITHIN) for one in self.deliveries.values()))
         await self.cursors.flush(LEAVE_WITHIN)
         await self._keeper.close()
+        for pulled in self.pulling.values():
+            pulled.close()
         for target in self._targets.values():
             await target.close()
         if self._timer is not None:
@@ -120,13 +133,11 @@ class Consumers:
     def committed(self, messages: list[Message]) -> None:
         """Messages of one channel are stored for good, by this node. Who delivers them is to know it soon."""
         channel, head = messages[-1].channel, messages[-1].position
-        if self.followed.by(channel) and self._opened:
-            if self.leases.fence(group_of(channel)) is not None:
-                self.note_head(channel, head)
-            else:
-                self._news[channel] = head
-                if self._timer is None:
-                    self._timer = asyncio.get_running_loop().call_later(GATHER, self._tell)
+        followers = self.followed.by(channel)
+        if followers and self._opened:
+            self.note_head(channel, head)
+            if self.leases.fence(group_of(channel)) is None or any(name in self.pulling for name in followers):
+                self._tell_soon(channel, head)
 
     def note_head(self, channel: str, head: Position) -> None:
         """Somebody says that the channel reaches `head`."""
@@ -134,6 +145,16 @@ class Consumers:
             for name in self.followed.by(channel):
                 if name in self.deliveries:
                     self.deliveries[name].wake(channel, head)
+                else:
+                    if self.leases.fence(group_of(channel)) is not None:
+                        self.pulling[name].beginnings.note(channel, head)
+                    self.pulling[name].wake(channel, head)
+
+    def _tell_soon(self, channel: str, head: Position) -> None:
+        if self.leases.members > 1:
+            self._news[channel] = head
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(GATHER, self._tell)
 
     def _tell(self) -> None:
         self._timer = None
@@ -149,6 +170,8 @@ class Consumers:
         self.cursors.forget()
         for one in self.deliveries.values():
             one.forget()
+        for pulled in self.pulling.values():
+            pulled.forget()
         self.look()
 
     async def _look_through(self) -> None:
@@ -168,15 +191,34 @@ class Consumers:
             await asyncio.sleep((loop.time() - began) * SHARE)
 
     async def _compare(self) -> None:
-        if self.leases.held:
-            async for heads in self._log.survey.newest(*self.followed.ranges()):
-                wanted: dict[str, dict[str, Any]] = {}
-                for channel, newest in heads.items():
-                    for name in self.followed.by(channel):
-                        wanted.setdefault(name, {})[channel] = newest
-                for name, some in wanted.items():
-                    if name in self.deliveries:
-                        await self.deliveries[name].compare(some)
+        waiting = {name: Figures() for name in self.pulling}
+        async for heads in self._log.survey.newest(*self.followed.ranges()):
+            wanted: dict[str, dict[str, Newest]] = {}
+            for channel, newest in heads.items():
+                for name in self.followed.by(channel):
+                    wanted.setdefault(name, {})[channel] = newest
+            for name, some in wanted.items():
+                if name in self.deliveries:
+                    await self.deliveries[name].compare(some)
+                    continue
+                counted = {one: newest for one, newest in some.items() if self.leases.fence(group_of(one)) is not None}
+                await self.pulling[name].compare(counted, waiting[name])
+                if self.pulling[name].active:
+                    await self.pulling[name].compare({one: some[one] for one in some.keys() - counted.keys()})
+        for name, figures in waiting.items():
+            self.pulling[name].last = figures
+
+    async def look_for(self, name: str) -> None:
+        """Find out what there is for the workers of a consumer."""
+        await self.count(name)
+
+    async def count(self, name: str) -> Figures:
+        """What waits for the workers of a consumer, on whichever node. `unavailable` without MongoDB."""
+        figures = Figures()
+        async for heads in self._log.survey.newest(*self._own[name].ranges()):
+            some = {channel: newest for channel, newest in heads.items() if self._own[name].by(channel)}
+            await self.pulling[name].compare(some, figures)
+        return figures
 
     # --- what has changed ---------------------------------------------------------------------------------------------
 
@@ -205,6 +247,8 @@ class Consumers:
             logger.warning("consumers: %s", error.reason)
         for one in self.deliveries.values():
             one.reload()
+        for pulled in self.pulling.values():
+            pulled.forget()
         self.look()
 
     async def _stop(self, name: str, why: str) -> None:
@@ -225,7 +269,8 @@ class Consumers:
 
     def figures(self) -> dict[str, Figures]:
         """Of this node's part, without those that have nothing left to do."""
-        found = ((name, one.figures()) for name, one in self.deliveries.items())
+        found = [(name, one.figures()) for name, one in self.deliveries.items()]
+        found += [(name, one.last) for name, one in self.pulling.items()]
         return {name: one for name, one in found if one.channels}
 
     def dead_letter(self, name: str) -> str:
@@ -235,6 +280,12 @@ class Consumers:
 
     async def _bury(self, name: str, batch: Batch, error: str, attempts: int) -> None:
         """Put what cannot be delivered into the dead-letter channel, once; `unavailable`, and then it is not there."""
-        channel = self.dead_letter(name)
+        await self._put_away(name, batch, error, attempts)
+
+    async def _bury_message(self, name: str, message: Message, deliveries: int) -> None:
+        batch = compose(name, message.channel, [message], None, message.position, 1)
+        await self._put_away(name, batch, "no worker has acknowledged it", deliveries)
+
+    async def _put_away(self, name: str, batch: Batch, error: str, attempts: int) -> None:
         body = {**msgspec.json.decode(batch.body), "error": error, "attempts": attempts}
-        await self._log.append(channel, None, batch.id, body, len(batch.body))
+        await self._log.append(self.dead_letter(name), None, batch.id, body, len(batch.body))

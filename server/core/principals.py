@@ -28,6 +28,8 @@ class Principal(Struct, frozen=True):
     expires: float | None = None
     """Seconds since 1970, UTC."""
     admin: bool = False
+    consumers: frozenset[str] = frozenset()
+    """Those that it may work for."""
     claims: Mapping[str, Any] = field(default_factory=dict)
     """All the claims of the token."""
     info: Any = None

@@ -14,6 +14,7 @@ from server.wire.commands import (
     Amend,
     Call,
     DocumentCommand,
+    Fetch,
     Find,
     Get,
     History,
@@ -22,10 +23,11 @@ from server.wire.commands import (
     RoomCommand,
     Subscribe,
     Unsubscribe,
+    WorkCommand,
 )
 
 ChannelCommand = Subscribe | Unsubscribe | Publish | Amend | History | Presence | RoomCommand
-LaneCommand = ChannelCommand | DocumentCommand | Call
+LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | Call
 
 
 class Lanes:
@@ -96,6 +98,8 @@ def _name(command: LaneCommand) -> str:
         return command.channel
     if isinstance(command, Call):
         return f"call/{id(command)}"  # each has a lane of its own: none waits for another
+    if isinstance(command, WorkCommand):  # a fetch may wait, and nobody is to wait for it but the next one
+        return f"{command.consumer} {'fetch' if isinstance(command, Fetch) else id(command)}"
     name = f"docs:{command.collection}"
     if isinstance(command, Find):
         return name

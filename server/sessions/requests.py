@@ -12,20 +12,24 @@ from server.core.principals import Principal
 from server.node import Node
 from server.sessions.client import ConnectedClient
 from server.wire.commands import (
+    Ack,
     Amend,
     Call,
     Delete,
+    Fetch,
     Find,
     Get,
     History,
     Join,
     Leave,
     ListMembers,
+    Nack,
     Patch,
     Presence,
     Put,
     RoomCommand,
     SetMember,
+    WorkCommand,
     WriteCommand,
 )
 
@@ -33,7 +37,7 @@ Answer = Mapping[str, Any]
 """The fields of the reply."""
 Paged = History | Presence | Find | ListMembers
 """What is answered with a page: one at a time, as none may be dropped."""
-Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand | Call
+Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand | Call | WorkCommand
 
 
 async def answer(node: Node, principal: Principal, request: Request, client: ConnectedClient) -> Answer:
@@ -106,6 +110,20 @@ async def call(node: Node, principal: Principal, request: Call, client: Connecte
     return {"data": await client.while_connected(calling)}
 
 
+async def _fetch(node: Node, principal: Principal, request: Fetch, client: ConnectedClient) -> Answer:
+    """Nothing is handed out to who has gone."""
+    fetching = node.workers.fetch(principal, request.consumer, request.limit, request.wait)
+    return await client.while_connected(fetching)
+
+
+async def _ack(node: Node, principal: Principal, request: Ack, client: ConnectedClient) -> Answer:
+    return await node.workers.ack(principal, request.consumer, request.ids)
+
+
+async def _nack(node: Node, principal: Principal, request: Nack, client: ConnectedClient) -> Answer:
+    return await node.workers.nack(principal, request.consumer, request.ids, request.delay)
+
+
 _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, ConnectedClient], Awaitable[Answer]]]] = {
     History: _history,
     Amend: _amend,
@@ -120,4 +138,7 @@ _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, Connect
     Leave: _leave,
     SetMember: _set_member,
     ListMembers: _members,
+    Fetch: _fetch,
+    Ack: _ack,
+    Nack: _nack,
 }

@@ -17,10 +17,19 @@ from server.core.errors import bad_request
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
 MAX_KEY: Final = 255
+MAX_FETCH: Final = 500
+DEFAULT_FETCH: Final = 10
+MAX_FETCH_WAIT: Final = 60
+MAX_DELAY: Final = 7 * 86400
+"""Seconds, both."""
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Offset = Annotated[int, Meta(ge=1, le=MAX_OFFSET)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+FetchLimit = Annotated[int, Meta(ge=1, le=MAX_FETCH)]
+FetchWait = Annotated[float, Meta(ge=0, le=MAX_FETCH_WAIT)]
+Ids = Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(min_length=1, max_length=MAX_PAGE)]
+Delay = Annotated[float, Meta(ge=0, le=MAX_DELAY)]
 MAX_LABEL: Final = 100
 Label = Annotated[str, Meta(max_length=MAX_LABEL)]
 
@@ -227,15 +236,35 @@ class Call(Command, tag="call"):
     key: Key | None = None
 
 
+class Fetch(Command, tag="fetch"):
+    """Messages for a worker of a consumer that hands them out."""
+
+    consumer: str
+    limit: FetchLimit = DEFAULT_FETCH
+    wait: FetchWait = 0
+
+
+class Ack(Command, tag="ack"):
+    consumer: str
+    ids: Ids
+
+
+class Nack(Command, tag="nack"):
+    consumer: str
+    ids: Ids
+    delay: Delay = 0
+
+
 class Ping(Command, tag="ping"):
     pass
 
 
 DocumentCommand = Get | Find | Put | Patch | Delete
 RoomCommand = Join | Leave | SetMember | ListMembers
+WorkCommand = Fetch | Ack | Nack
 AnyCommand = (
     Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
-    | RoomCommand | Call
+    | RoomCommand | Call | WorkCommand
 )  # fmt: skip
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
@@ -258,6 +287,9 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "leave": Leave,
     "member": SetMember,
     "members": ListMembers,
+    "fetch": Fetch,
+    "ack": Ack,
+    "nack": Nack,
 }
 
 

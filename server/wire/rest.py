@@ -353,65 +353,6 @@ class NodesPage(TypedDict):
     nodes: list[dict[str, Any]]
 
 
-class Lag(TypedDict):
-    """What is not delivered yet."""
-
-    messages: int
-    seconds: Annotated[float, Meta(description="The age of the oldest of them")]
-    channels: int
-
-
-class ConsumerRow(TypedDict):
-    """`failed`, `changed`: milliseconds since 1970."""
-
-    name: str
-    state: Literal["running", "paused", "stopped"]
-    why: Annotated[str | None, Meta(description="Why it is stopped")]
-    changed: int
-    target: Literal["url", "function"]
-    channels: list[str]
-    lag: Lag
-    retention: Annotated[
-        float, Meta(description="The share of what a channel retains that waits there: from 1 on something is lost")
-    ]
-    failing: Annotated[int, Meta(description="Channels whose last attempt has failed")]
-    attempts: Annotated[int, Meta(description="The most that one of them has had")]
-    error: Annotated[str | None, Meta(description="Of the latest failure")]
-    failed: int | None
-    dead_letter: Channel
-
-
-class ConsumersList(TypedDict):
-    consumers: list[ConsumerRow]
-
-
-class FailingChannel(TypedDict):
-    channel: Channel
-    cursor: Cursor
-    attempts: int
-    error: str
-    next: Annotated[int, Meta(description="When it is tried again: milliseconds since 1970")]
-
-
-class ConsumerDetails(ConsumerRow):
-    failures: list[FailingChannel]
-
-
-class PauseRequest(Struct):
-    paused: Annotated[bool, Meta(description="False: let it run again")] = True
-
-
-class ResetRequest(Struct):
-    to: Annotated[str, Meta(description="`beginning`, `now`, or a cursor of the channel", examples=["beginning"])]
-    channel: Annotated[Channel | None, Meta(description="Without it: all channels, those to come as well")] = None
-
-
-class ConsumerReset(TypedDict):
-    name: str
-    channel: Channel | None
-    cursor: Cursor | None
-
-
 class HealthStatus(TypedDict):
     status: Literal["ok"]
 

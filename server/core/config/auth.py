@@ -29,6 +29,8 @@ class ApiKey(Section):
     """hex SHA-256 of the key, so that the configuration holds no key: `printf %s KEY | sha256sum`"""
     channels: dict[str, list[str]] = field(default_factory=dict)
     """rights beyond the namespaces' rules: `{"chat:*": [publish, subscribe]}`"""
+    consumers: list[str] = field(default_factory=list)
+    """the [consumers](consumers.md) whose messages it may fetch, by name: `[mailer]`"""
     admin: bool = False
     """for operators: disconnecting, unsubscribing and revoking users, `/metrics`, `/v1/nodes`, `/v1/channels`, the
     `$sys:` channels and the console. No right to other channels"""

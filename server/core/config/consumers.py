@@ -38,19 +38,32 @@ class Consumer(Target):
     retries: Retries = field(default_factory=Retries)
     dead_letter: str | None = None
     """the channel for what could not be delivered; null: `dead:` and the consumer's name"""
+    lease: Seconds = Seconds(30)
+    """without `url` and `function`, where workers fetch: how long a message is one worker's, before another one gets
+    it"""
+    ordered: bool = True
+    """likewise: a channel is one worker's at a time. False: its messages are handed out in parallel"""
+    max_deliveries: Count = 0
+    """likewise: how often a message is handed out before it goes into the dead-letter channel; 0: for ever"""
+
+    @property
+    def pulled(self) -> bool:
+        """Whether its workers fetch what there is, instead of it being pushed to them."""
+        return self.url is None and self.function is None
 
     def check(self, path: str) -> None:
         name = path.partition(".")[2]
         if not _NAME.fullmatch(name):
             raise StartError(f"{path}: a name is [a-z][a-z0-9_-]*, 64 characters at most")
-        self.check_target(path)
+        self.check_target(path, needed=False)
         if not self.channels:
             raise StartError(f"{path}.channels: at least one")
         for pattern in self.channels:
             if not is_pattern(pattern):
                 raise StartError(f"{path}.channels: {pattern!r} has no namespace: chat:*")
-        if not self.timeout:
-            raise StartError(f"{path}.timeout: must be more than 0")
+        for option in ("timeout", "lease"):
+            if not getattr(self, option):
+                raise StartError(f"{path}.{option}: must be more than 0")
         if not self.retries.first or self.retries.most < self.retries.first:
             raise StartError(f"{path}.retries: first must be more than 0, and most no less than it")
         if self.dead_letter is not None and not self.dead_letter.startswith(f"{DEAD}:"):

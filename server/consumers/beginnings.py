@@ -1,0 +1,76 @@
+"""Where a consumer begins in a channel: written down with the channel's first message for it, so that what retention
+takes after that is a gap."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import islice
+from typing import Final
+
+from server.consumers.states import States
+from server.consumers.work import Works
+from server.core.cursors import Position
+from server.core.errors import Error
+from server.core.tasks import Keeper
+from server.log.survey import Survey
+
+logger = logging.getLogger(__name__)
+
+TOGETHER: Final = 100
+KNOWN: Final = 20_000
+"""Channels of which it is remembered that there is a cursor; and that may wait for one."""
+AGAIN: Final = 1.0
+
+
+class Beginnings:
+    """Of one consumer whose workers fetch: where a channel's messages are pushed, its cursor is read anyhow."""
+
+    def __init__(self, name: str, works: Works, survey: Survey, states: States, keeper: Keeper) -> None:
+        self._name = name
+        self._works = works
+        self._survey = survey
+        self._states = states
+        self._keeper = keeper
+        self._known: set[str] = set()
+        self._wanted: dict[str, Position] = {}
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not self._wanted
+
+    def note(self, channel: str, head: Position) -> None:
+        """The channel reaches `head`: see to it that there is a cursor. One node does it for each channel."""
+        if channel not in self._known and len(self._wanted) < KNOWN:
+            self._wanted[channel] = head
+            if self._writing is None or self._writing.done():
+                self._writing = self._keeper.spawn(f"consumer {self._name}", self._write())
+
+    def forget(self) -> None:
+        self._known.clear()
+
+    async def find(self, channel: str, head: Position) -> Position:
+        """Where it is, of a channel without a cursor. `unavailable` without MongoDB."""
+        since = self._states[self._name].since
+        offset = await self._survey.before(channel, since) if since and head.offset > 1 else 0
+        return head if offset is None else Position(head.epoch, offset)
+
+    async def _write(self) -> None:
+        while self._wanted:
+            some = dict(islice(self._wanted.items(), TOGETHER))
+            try:
+                there = await self._works.load(some)
+                new = {channel: head for channel, head in some.items() if channel not in there}
+                found = await asyncio.gather(*(self.find(channel, head) for channel, head in new.items()))
+                if new:
+                    await self._works.begin(dict(zip(new, found, strict=True)))
+            except Error as error:
+                logger.warning("consumer %s: %s", self._name, error.reason)
+                await asyncio.sleep(AGAIN)
+                continue
+            for channel in some:
+                del self._wanted[channel]
+            if len(self._known) > KNOWN:
+                self._known.clear()
+            self._known.update(some)
