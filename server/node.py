@@ -23,7 +23,7 @@ from server.access.memberships import Memberships
 from server.access.moderation import Moderation
 from server.access.permissions import Permissions
 from server.access.quotas import Quotas
-from server.access.revocations import Revocations
+from server.access.revocations import Revocation, Revocations
 from server.access.rights import Rights
 from server.access.seals import Seals
 from server.access.tickets import Tickets
@@ -32,6 +32,7 @@ from server.brokers.memory import MemoryBroker
 from server.calls.calls import Calls
 from server.channels.amender import Amender
 from server.channels.history import History
+from server.channels.patterns import PatternSubscriptions
 from server.channels.publisher import Publisher
 from server.channels.subscriptions import Subscriptions
 from server.cluster.announcer import Announcer
@@ -52,6 +53,7 @@ from server.core.loop_share import LoopShare
 from server.core.names import namespace_of
 from server.core.tasks import Keeper
 from server.delivery.hub import Hub
+from server.delivery.patterns import Patterns
 from server.delivery.streams import Streams
 from server.documents.service import DocumentService
 from server.documents.store import Documents
@@ -125,7 +127,7 @@ class Node:
         self.revocations = Revocations(
             self.database_apart,
             config.auth.max_token_ttl,
-            on_revocation=lambda revocation: self.moderation.carry_out(revocation),
+            on_revocation=self._take_back,
             on_confirmed=lambda confirmed: self.moderation.confirm(confirmed),
             clock=self.clock,
         )
@@ -172,6 +174,8 @@ class Node:
             self.id, broker=self.broker, log=self.log, hub=self.hub, keeper=self.keeper, loop_share=self.loop_share
         )
 
+        self.patterns = Patterns(self.broker, self.hub, self.keeper, self.permissions)
+
         def tells(channel: str) -> bool:
             return (of := namespaces.get(namespace_of(channel))) is not None and of.join_leave
 
@@ -199,15 +203,10 @@ class Node:
             published=lambda: self.publisher.published,
         )
         self.directives = Directives(
-            admission=self.admission,
-            permissions=self.permissions,
-            revocations=self.revocations,
-            announcer=self.announcer,
-            lifecycle=self.lifecycle,
-            seals=Seals(self.tickets.derive, "subscriptions"),
-            clock=self.clock,
-            unheard=lambda: self.peers.unheard(),
-        )
+            admission=self.admission, permissions=self.permissions, revocations=self.revocations,
+            announcer=self.announcer, lifecycle=self.lifecycle, clock=self.clock,
+            seals=Seals(self.tickets.derive, "subscriptions"), unheard=lambda: self.peers.unheard(),
+        )  # fmt: skip
         self.letters = Letters(self.id, announcer=self.announcer, knows=self.directory.knows)
         self.peers = Peers(
             self.id,
@@ -287,6 +286,7 @@ class Node:
             rights=self.rights, streams=self.streams, peers=self.peers, hub=self.hub, log=self.log,
             documents=self.documents, attendance=self.attendance, tickets=self.tickets, lifecycle=self.lifecycle,
         )  # fmt: skip
+        self.pattern_subscriptions = PatternSubscriptions(self.permissions, self.patterns, self.log, self.lifecycle)
         self.presence = PresenceService(
             attendance=self.attendance, last_seen=self.last_seen, rights=self.rights, admission=self.admission,
             lifecycle=self.lifecycle, limit=limits.presence_users,
@@ -344,6 +344,10 @@ class Node:
     async def _compare_clocks(self) -> None:
         with contextlib.suppress(Error):  # while MongoDB is away there is nothing to compare with, and others say so
             await compare(self.database_apart, self.clock)
+
+    def _take_back(self, revocation: Revocation) -> None:
+        self.patterns.forget_all()
+        self.moderation.carry_out(revocation)
 
     async def _tick(self) -> None:
         self.hub.tick(asyncio.get_running_loop().time())

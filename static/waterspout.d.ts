@@ -16,6 +16,8 @@ export interface Message<Data = any> {
   data: Data;
   /** Of an ephemeral message. */
   tag?: string;
+  /** The one that was subscribed to, if it was one: then `channel` is another, and there is neither offset, cursor nor key. */
+  pattern?: string;
 }
 
 /** Messages that are gone for good, both ends inclusive. */

@@ -261,7 +261,7 @@ export class Waterspout extends Emitter {
 
   /** @param {any} push */
   #take(push) {
-    if (push.type !== "subscribed") return this._channels.get(push.channel)?._take(push);
+    if (push.type !== "subscribed") return this._channels.get(push.pattern ?? push.channel)?._take(push);
     const channel = this.channel(push.channel);
     channel._serve(push, () => this.emit("subscribed", { channel }));
   }

@@ -73,6 +73,8 @@ class Permissions:
         namespace = self._namespaces.get(name)
         if namespace is None or (name == SYSTEM and channel not in SYSTEM_CHANNELS):
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        if namespace.patterns and "*" in channel:
+            raise bad_request(f"channel: {channel} is ephemeral, as all patterns are: it can be subscribed to, no more")
         rule = namespace.publish if action == "publish" else namespace.subscribe
         if not (
             satisfies(principal, rule, owners_of(channel))
@@ -150,6 +152,26 @@ class Permissions:
         if revocable(principal):
             self._check_revoked(principal, None, rule, f"call {method}")
 
+    def check_pattern(self, principal: Principal, pattern: str) -> Namespace:
+        """The namespace's options if `principal` may subscribe to a pattern of it, whichever channels it may read then;
+        else what `check` raises, and `bad_request` where there are no such subscriptions."""
+        name = namespace_of(pattern)
+        namespace = self._namespaces.get(name)
+        if namespace is None and name != DOCUMENTS:
+            raise Error("unknown_channel", f"channel: no namespace is declared for {pattern}")
+        if namespace is None or not namespace.patterns:
+            raise bad_request(f"channel: {pattern} is a pattern, and {name} does not say patterns: true")
+        owners = () if principal.user is None else (principal.user,)
+        if not (satisfies(principal, namespace.subscribe, owners) or _granted_some(principal, name)):
+            raise Error("permission_denied", f"{principal.name} may not subscribe in {pattern}")
+        if revocable(principal):
+            self._check_revoked(principal, pattern, namespace.subscribe, f"subscribe in {pattern}")
+        return namespace
+
+    def check_subscription(self, principal: Principal, name: str) -> Namespace:
+        """`check` for what is subscribed to: a channel or a pattern."""
+        return self.check_pattern(principal, name) if "*" in name else self.check(principal, "subscribe", name)
+
     def _check_revoked(self, principal: Principal, channel: str | None, rule: Rule, what: str) -> None:
         """`channel`: None where it is the right to none."""
         if self._revoked is not None:
@@ -226,3 +248,11 @@ def owns(principal: Principal, message: AmendedMessage) -> bool:
 def _granted(principal: Principal, action: str, channel: str) -> bool:
     """Rights a token or an API key carries itself: patterns of channels with `*`."""
     return any(action in actions and matches(pattern, channel) for pattern, actions in principal.channels.items())
+
+
+def _granted_some(principal: Principal, namespace: str) -> bool:
+    """Whether a token or an API key carries a right to subscribe to anything there."""
+    return any(
+        "subscribe" in actions and (pattern == "*" or pattern.partition(":")[0] in (namespace, "*"))
+        for pattern, actions in principal.channels.items()
+    )

@@ -124,7 +124,13 @@ OnAnnouncement = Callable[[Announcement], None]
 OnReconnect = Callable[[], None]
 
 
+OnAll = Callable[[list[Message]], None]
+
+
 class Broker(Protocol):
+    on_all: OnAll
+    """Called with what is published in the namespaces that are followed: messages of one channel, once more than those
+    of a channel that is subscribed to. Set by who wants it."""
     dropped: int
     """Publications that could not be sent."""
     refused: int
@@ -144,6 +150,12 @@ class Broker(Protocol):
     async def subscribe(self, channel: str) -> None: ...
 
     async def unsubscribe(self, channel: str) -> None: ...
+
+    async def follow(self, namespace: str) -> None:
+        """Return once all that is published in the namespace arrives (`on_all`); `unavailable` if it does not. What is
+        lost is not made up for."""
+
+    async def unfollow(self, namespace: str) -> None: ...
 
     def suspect(self) -> None:
         """The node has not heard itself for too long: the link is to be made anew."""

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 from collections import deque
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -21,7 +22,7 @@ from weakref import WeakValueDictionary
 from redis.asyncio import Redis
 
 from server.brokers import links
-from server.brokers.base import Announcement, OnAnnouncement, OnMessages, OnReconnect
+from server.brokers.base import Announcement, OnAll, OnAnnouncement, OnMessages, OnReconnect
 from server.brokers.envelope import (
     Envelope,
     Foreign,
@@ -30,6 +31,7 @@ from server.brokers.envelope import (
     encode_announcement,
     encode_messages,
 )
+from server.brokers.following import Following
 from server.brokers.links import LINK_ERRORS, TIMEOUT, NoLink, brief
 from server.brokers.topology import Endpoint, Topology
 from server.core.config import Redis as Options
@@ -76,6 +78,8 @@ class RedisBroker:
         self._work = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._keeper = Keeper()
+        self._following = Following(self._endpoint, self._keeper, self._receive_followed)
+        self.on_all: OnAll = lambda messages: None
         self._node = ""
         self._on_messages: OnMessages
         self._on_announcement: OnAnnouncement
@@ -186,6 +190,16 @@ class RedisBroker:
                 # The link is made anew, and everything wanted with it.
                 self._link_problem = self._report(error)
                 self._cut()
+
+    async def follow(self, namespace: str) -> None:
+        await self._following.follow(self._all_of(namespace))
+
+    async def unfollow(self, namespace: str) -> None:
+        await self._following.unfollow(self._all_of(namespace))
+
+    def _all_of(self, namespace: str) -> str:
+        """As Redis writes patterns."""
+        return re.sub(r"([\\*?\[\]^])", r"\\\1", f"{self._prefix}{namespace}:") + "*"
 
     def suspect(self) -> None:
         """This node does not hear its own announcements, though the link seems to be there: cut it, so that it is made
@@ -316,6 +330,22 @@ class RedisBroker:
             await self._apply(topic)
         self._on_reconnect()
 
+    def _receive_followed(self, topic: str, payload: Any) -> None:
+        try:
+            _, messages = decode_messages(topic.removeprefix(self._prefix), self._envelope.open(topic, payload))
+        except Foreign as error:
+            self._refuse(topic, error)
+            return
+        try:
+            self.on_all(messages)
+        except Exception:
+            logger.exception("a message from Redis could not be handled")
+
+    def _refuse(self, topic: str, error: Foreign) -> None:
+        self.refused += 1
+        if self.refused in (1, 10, 100) or self.refused % 1000 == 0:
+            logger.warning("redis: %d payloads were not ours, the last on %s: %s", self.refused, topic, error)
+
     def _receive(self, topic: str, payload: Any) -> None:
         try:
             body = self._envelope.open(topic, payload)
@@ -324,9 +354,7 @@ class RedisBroker:
             else:
                 node, messages = decode_messages(topic.removeprefix(self._prefix), body)
         except Foreign as error:
-            self.refused += 1
-            if self.refused in (1, 10, 100) or self.refused % 1000 == 0:
-                logger.warning("redis: %d payloads were not ours, the last on %s: %s", self.refused, topic, error)
+            self._refuse(topic, error)
             return
         try:
             if topic == self._nodes:

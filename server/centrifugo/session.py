@@ -57,6 +57,7 @@ LEFT_OUT: Final = frozenset(("permission_denied", "unknown_channel", "bad_reques
 
 
 class CentrifugoSession(Session):
+    knows_patterns = False
     __slots__ = ("_common", "_names", "_published", "_watching", "_push_shape", "_in_a_row")
 
     def __init__(

@@ -71,8 +71,8 @@ class Directives:
         have heard of it; it does no harm to say it again."""
         must_be_admin(principal)
         known = Principal(user=user, channels={without_label(channel): ["subscribe"]}, token="", issued=float("inf"))
-        namespace = self._permissions.check(known, "subscribe", channel)
-        if last is not None and not namespace.durable:
+        namespace = self._permissions.check_subscription(known, channel)
+        if last is not None and (not namespace.durable or "*" in channel):
             raise bad_request(f"last: {channel} is ephemeral, it has no history")
         self.issue(principal, Directive("subscribe", user, channel=channel, last=last))
         unheard = self._unheard()

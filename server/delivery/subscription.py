@@ -18,7 +18,7 @@ from server.core.errors import Error
 from server.core.seats import Seat
 from server.core.worker import Pace
 from server.delivery.amended import runs
-from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Hub, Sink
+from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Sink
 from server.delivery.streams import Stream
 from server.documents.views import Owner, View
 from server.wire.amendments import Amendment, Counted
@@ -43,6 +43,21 @@ class Subscriber(Sink, Protocol):
         """Whether what is sent to it now need not wait."""
 
     async def drained(self) -> None: ...
+
+
+class Fanout(Protocol):
+    """What a subscription needs of a hub."""
+
+    dropped: int
+    fallen_behind: int
+    messages: int
+    bytes: int
+
+    def add(self, channel: str, sink: Sink, conflate: float = 0.0, view: View | None = None) -> None: ...
+
+    def remove(self, channel: str, sink: Sink, view: View | None = None) -> None: ...
+
+    def send_held_back(self, channel: str, view: View | None) -> None: ...
 
 
 class Subscription:
@@ -74,7 +89,7 @@ class Subscription:
     def __init__(
         self,
         stream: Stream,
-        hub: Hub,
+        hub: Fanout,
         read: Callable[[str, Position, int], Awaitable[Page]],
         subscriber: Subscriber,
         position: Position,

@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from server.access.admission import ConnectionSeats
@@ -36,6 +37,8 @@ class ConnectedClient:
     What goes out to it is its outbox's."""
 
     transport = "stream"
+    knows_patterns = True
+    """Whether its protocol has subscriptions by pattern."""
 
     __slots__ = (
         "id", "origin", "subscriptions", "outbox", "_node", "_connection", "_seats", "_principal", "_ended", "_bound",
@@ -104,7 +107,10 @@ class ConnectedClient:
         subscriptions; closed already if the connection has ended meanwhile."""
         seat = self._node.admission.channel_seats.take(self.id)
         try:
-            subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self.outbox, request)
+            if "*" in request.channel and self.knows_patterns:
+                subscription, fields, gap = await self._join_pattern(request)
+            else:
+                subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self.outbox, request)
         except BaseException:
             seat.give_back()
             raise
@@ -114,6 +120,10 @@ class ConnectedClient:
         else:
             self.subscriptions[request.channel] = subscription
         return subscription, fields, gap
+
+    async def _join_pattern(self, request: Subscribe) -> tuple[Subscription, Fields, GapPush | None]:
+        who = partial(self.principal_in, request.channel)
+        return await self._node.pattern_subscriptions.subscribe(who, self.outbox, request)
 
     def __repr__(self) -> str:
         return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"
@@ -191,8 +201,10 @@ class ConnectedClient:
         for channel, subscription in tuple(self.subscriptions.items()):
             principal = self.principal_in(channel)
             try:
-                self._node.permissions.check(principal, "subscribe", channel)
+                self._node.permissions.check_subscription(principal, channel)
                 self._node.documents.check_view(principal, channel, subscription.owner)
+                if "*" in channel:
+                    self._node.patterns.forget(self.outbox)
             except Unloaded:
                 self._node.keeper.spawn("a membership", self._check_when_known(channel))
             except Error as error:

@@ -38,6 +38,17 @@ class EphemeralPush(Push, tag="message"):
     tag: str | UnsetType = UNSET
 
 
+class MatchPush(Push, tag="message"):
+    """A message that a subscription by pattern brings: of its channel, to whoever has the pattern."""
+
+    channel: str
+    pattern: str
+    user: str | None
+    time: int
+    data: Any
+    tag: str | UnsetType = UNSET
+
+
 class GapPush(Push, tag="gap", rename={"first": "from", "last": "to"}):
     """Messages that are gone: `first` to `last`, both inclusive; None: another history altogether (`reason`)."""
 

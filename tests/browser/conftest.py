@@ -77,8 +77,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     mongod = Mongod(directory)
     keys = {"shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest(), "admin": True}}
     settings = {
-        "auth.secret": SECRET, "auth.api_keys": keys, "namespaces.club": {"publish": "anyone"}, "calls": METHODS,
-    }  # fmt: skip
+        "auth.secret": SECRET,
+        "auth.api_keys": keys,
+        "namespaces.club": {"publish": "anyone"},
+        "namespaces.stock": {"publish": "anyone", "subscribe": "anyone", "patterns": True},
+        "calls": METHODS,
+    }
     one = Server(directory, mongod.uri, settings=settings)
     try:
         asyncio.run(mongod.start())

@@ -486,11 +486,12 @@ async def test_the_server_subscribes(node: list[str], server: Server) -> None:
             assert sorted(event["channel"] for event in plain.told("served")) == sorted((channel, other, ticks))
             await post(server, channel, 1)
             await ann.received(1)
+            lives = ann.states().count("open")
             await proxy.drop()
-            await ann.state("waiting")
+            await until(lambda: "waiting" in ann.states(), 20, "a loss")
             await post(server, channel, 2)
             await post(server, other, 3)
-            await ann.state("open")
+            await until(lambda: ann.states().count("open") > lives, 20, "another connection")
             assert sorted(await ann.received(3)) == [1, 2, 3]
             assert len(ann.told("resumed")) == 1
             assert sorted(await plain.received(3)) == [1, 2, 3]
@@ -513,7 +514,7 @@ async def test_a_back_end_subscribes(node: list[str], server: Server) -> None:
             assert answer.status == 200, answer
             await until(lambda: ida.told("served"), 20, "the channel")
             await proxy.drop()
-            await ida.state("waiting")
+            await until(lambda: "waiting" in ida.states(), 20, "a loss")
             await server.post(f"/v1/channels/{channel}/messages", {"data": "missed"})
             assert await ida.received(1) == ["missed"]
             await server.post("/v1/users/ida/unsubscribe", {"channel": channel}, token=SHOP)
@@ -560,3 +561,37 @@ async def test_calls_and_losses(node: list[str], server: Server) -> None:
         assert unknown.value.error["code"] == "disconnected"
         async with asyncio.timeout(30):
             assert await kept == "awake"
+
+
+@scenario
+async def test_a_pattern(node: list[str], server: Server) -> None:
+    """A pattern is subscribed to like a channel, over WebSocket and event stream, and again after a loss; the messages
+    say which channel they are of."""
+    base = f"stock:{secrets.token_hex(4)}"
+    proxy = Proxy(server.port)
+    await proxy.start()
+    try:
+        async with (
+            client(node, f"ws://127.0.0.1:{proxy.port}/v1/ws") as ann,
+            client(node, server.ws, transports=["sse"]) as plain,
+        ):
+            for one in (ann, plain):
+                await one.do("subscribe", name=f"{base}*")
+            await until(lambda: plain.told("live"), 20, "a stream")
+
+            async def heard() -> bool:
+                await post(server, base + "a", 1)
+                return bool(ann.messages() and plain.messages())
+
+            await until(heard, 20, "a message", every=0.1)
+            lives = ann.states().count("open")
+            await proxy.drop()
+            await until(lambda: "waiting" in ann.states(), 20, "a loss")
+            await until(lambda: ann.states().count("open") > lives, 20, "another connection")
+            before = len(ann.messages())
+            await until(lambda: len(ann.told("subscribed")) == 2, 20, "it again")
+            await post(server, base + "b", 2)
+            await until(lambda: ann.messages()[before:] == [2], 20, "another")
+            assert ann.told("message")[-1]["pattern"] == f"{base}*"
+    finally:
+        await proxy.stop()

@@ -224,7 +224,7 @@ class Client:
             return self._early.append(push)
         if push.get("type") == "subscribed":
             return self._served.take(push, self._open_link)
-        stream = self._streams.get(push.get("channel", ""))
+        stream = self._streams.get(push.get("pattern") or push.get("channel", ""))
         if stream is not None:
             stream.take(push)
 

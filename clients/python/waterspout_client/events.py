@@ -28,13 +28,15 @@ class Message:
     key: str | None = None
     """The publisher's idempotency key."""
     tag: str | None = None
+    pattern: str | None = None
+    """The one that was subscribed to, if it was one."""
 
     @classmethod
     def of(cls, push: Mapping[str, Any]) -> Message:
         get = push.get
         return cls(
             push["channel"], get("data"), get("user"), get("time", 0),
-            get("offset"), get("cursor"), get("key"), get("tag"),
+            get("offset"), get("cursor"), get("key"), get("tag"), get("pattern"),
         )  # fmt: skip
 
 

@@ -136,6 +136,20 @@ class Config(Section):
                 hook = getattr(entry, "hook", None)
                 if hook is not None and hook not in self.hooks:
                     raise StartError(f"configuration: {path}.{name}.hook: {hook} is not under hooks")
+        for name, namespace in self.namespaces.items():
+            if not namespace.patterns:
+                continue
+            if namespace.members:
+                raise StartError(
+                    f"configuration: namespaces.{name}.patterns: not with members, whose rights may change"
+                )
+            if self.redis.sharded:
+                raise StartError(f"configuration: namespaces.{name}.patterns: not with redis.sharded, which has none")
+            if namespace.hook is not None and "subscribe" in self.hooks[namespace.hook].actions:
+                raise StartError(
+                    f"configuration: namespaces.{name}.patterns: its hook {namespace.hook} is asked about each channel "
+                    "that is subscribed to; let its actions be others"
+                )
         asked = [name for name, hook in self.hooks.items() if "connect" in hook.actions]
         if len(asked) > 1:
             raise StartError(f"configuration: hooks: {', '.join(asked)}: only one is asked about connect")

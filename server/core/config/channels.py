@@ -40,6 +40,10 @@ class Namespace(Section):
     """durable channels: a publish may say `"ephemeral": true` and is passed on without being stored"""
     conflate: Seconds = Seconds(0)
     """ephemeral messages: the newest per `tag` in each such interval. Refused for durable channels that allow none"""
+    patterns: bool = False
+    """clients may subscribe to patterns of it (`stock:*`): to whatever is published in the channels that match and that
+    they may read, from now on. Not together with `members`, with a hook that is asked about `subscribe`, or with
+    `redis.sharded`"""
     publish: Rule = "nobody"
     """a rule, see below"""
     subscribe: Rule = "nobody"
