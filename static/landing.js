@@ -6,6 +6,7 @@
 
 import { enter } from "./account/account.js";
 import { $, element, followConnection, framed } from "./page.js";
+import { demonstrate } from "./plug.js";
 
 const LOOK_EVERY = 5000;
 const WORDS = new Map([
@@ -22,7 +23,10 @@ move();
 
 const client = (await enter({ ask: false })).client();
 followConnection(client);
+let shown = false;
 client.on("open", () => {
+  if (!shown && client.transport === "websocket") demonstrate();
+  shown = true;
   $("node").textContent = client.session?.node ?? "behind HTTP";
   void look();
 });

@@ -129,8 +129,7 @@ def test_the_landing_page(browsing: Browsing, trading: Server, artifacts: Path) 
             await until(lambda: _matches(tab, "#version", r"[\d.]+"), 5, "the version")
             await until(lambda: _matches(tab, "#trip", r"[\d.]+ ms"), 5, "the round trip")
             links = await page.locator("a[href^='/']").evaluate_all("links => links.map(link => link.pathname)")
-            docs = {f"/docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-            assert {"/chat/", "/feed/", "/dashboard/", "/console/", "/docs"} | docs <= set(links)
+            assert {"/chat/", "/feed/", "/dashboard/", "/console/", "/docs", "/docs/quick-start.md"} <= set(links)
             for link in set(links):
                 assert (await trading.get(link)).status == 200, link
             for name in ("shell", "script"):
@@ -149,6 +148,44 @@ def test_the_landing_page(browsing: Browsing, trading: Server, artifacts: Path) 
             await page.wait_for_url(f"{trading.base}/chat/#somewhere")
 
     browsing.run(run())
+
+
+def test_the_plug(browsing: Browsing, trading: Server, artifacts: Path) -> None:
+    """The start page's two windows: the one's link is really cut while the other writes on; plugged in again it has
+    everything that the server has stored, once and in order."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            page = tab.page
+            closed: list[str] = []
+            page.on("websocket", lambda socket: socket.on("close", lambda one: closed.append(one.url)))
+            await tab.go(trading.base, "/")
+            await page.wait_for_selector("#plug-read:text-matches('^[3-9]$')")
+            assert closed == []
+            await page.click("#pull")
+            await page.wait_for_selector("#bob-state >> text=Cut off")
+            await until(lambda: closed, 5, "the end of the one connection")
+            await page.wait_for_selector("#plug-behind:text-matches('^[4-9] behind')")
+            read = await page.inner_text("#plug-read")
+            assert await page.inner_text("#plug-lost") == "0"
+            assert await tab.pale() == []
+            await page.screenshot(path=artifacts / "landing-cut.png")
+            await page.click("#pull")
+            await page.wait_for_selector("#write")  # she is done
+            await page.wait_for_function(f"() => {READ} === {STORED}")
+            assert int(await page.inner_text("#plug-read")) > int(read) + 3
+            assert [await page.inner_text(f"#plug-{one}") for one in ("lost", "twice")] == ["0", "0"]
+            await page.wait_for_selector("#bob-state >> text=Connected")
+            assert (
+                await page.locator("#bob li").all_text_contents() == await page.locator("#ann li").all_text_contents()
+            )
+
+    browsing.run(run())
+
+
+READ = "document.querySelector('#plug-read').textContent"
+STORED = "document.querySelector('#plug-written').textContent"
 
 
 def test_the_policy(trading: Server) -> None:
