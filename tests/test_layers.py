@@ -100,7 +100,7 @@ LIBRARIES = {
         *("calls.kept",),
         *("access.accounts", "access.revocations"),
     },
-    "bson": {"log", "documents", "rooms"},
+    "bson": {"log", "documents", "rooms", "mongo", "outbox"},
     "jsonschema_rs": {"documents.schemas"},
     "redis": {"brokers", "tools.doctor"},
     "jwt": {"access.auth", "access.keys"},

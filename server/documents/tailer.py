@@ -22,12 +22,11 @@ import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any, Final, Protocol
 
 from bson import Timestamp
-from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from server.core.config import Collection
@@ -37,23 +36,16 @@ from server.core.worker import Pace, Worker
 from server.documents import document_json
 from server.mongo.client import brief, mapped
 from server.mongo.databases import DatabaseApart
+from server.mongo.leases import RENEW, Lease
+from server.mongo.streams import BATCH, ChangeStream, following, is_lost, time_of
 from server.wire.messages import Change, Images, Tail
 
 logger = logging.getLogger(__name__)
 
-LEASE: Final = 4000
-"""Milliseconds without a sign of life, by MongoDB's clock, after which another node takes over."""
-RENEW: Final = 0.5
-"""Seconds between checkpoints; how far a snapshot lags behind at most, and what a new tailer reads again."""
-AWAIT: Final = 400
-"""Milliseconds MongoDB waits for a change."""
 MARK_WITHIN: Final = 8.0
-BATCH: Final = 500
 BATCH_BYTES: Final = 1 << 20
 DOCUMENT_BYTES: Final = 1 << 20
 """Larger documents are not in the log: an event of 16 MB would end the stream for good."""
-_LOST: Final = {280, 286, 260, 10334}
-"""ChangeStreamFatalError, ChangeStreamHistoryLost, InvalidResumeToken, BSONObjectTooLarge"""
 
 
 class ChangeLog(Protocol):
@@ -81,6 +73,7 @@ class Tailer:
         self._database = database
         self._collections = collections
         self._meta = database.own("meta")
+        self._lease = Lease(database, "tailer", node)
         self._log = log
         self._node = node
         self._prepare = prepare
@@ -104,9 +97,7 @@ class Tailer:
 
     async def _first_checkpoint(self) -> None:
         if not await self._has_checkpoint():
-            async with self._database.client.start_session() as session:
-                token = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
-            await self._write_checkpoint(token)
+            await self._write_checkpoint(await self._now())
 
     async def _has_checkpoint(self) -> bool:
         return await self._meta.find_one({"_id": "tailer", "token": {"$exists": True}}) is not None
@@ -130,7 +121,7 @@ class Tailer:
         self._marking.clear()
         if self._collections:
             with suppress(PyMongoError):  # the lease ends by itself
-                await self._meta.update_one({"_id": "tailer", "holder": self._node}, {"$unset": {"until": 1}})
+                await self._lease.leave()
 
     async def position(self, collection: str | None = None) -> Timestamp:
         """A cluster time up to which every change of the collection (None: of all that are declared here) is in the
@@ -152,7 +143,7 @@ class Tailer:
             async with asyncio.timeout(MARK_WITHIN):
                 while True:
                     checkpoint = await self._meta.find_one({"_id": "tailer"}) or {}
-                    time = _time_of(checkpoint["token"]) if "token" in checkpoint else None
+                    time = time_of(checkpoint["token"]) if "token" in checkpoint else None
                     if time is not None and time >= written and wanted <= set(checkpoint.get("names", ())):
                         break
                     await asyncio.sleep(0.02)
@@ -171,7 +162,7 @@ class Tailer:
                     self.holds = True
                     await self._tail(start)
             except OperationFailure as error:
-                if error.code in _LOST:
+                if is_lost(error):
                     await self._lose_all(error)
                 else:
                     logger.warning("changes of documents: %s", brief(error))
@@ -184,18 +175,7 @@ class Tailer:
 
     async def _take_lease(self) -> dict[str, Any] | None:
         """Where the stream starts, if the lease is ours, or is nobody's and now ours."""
-        found = await self._meta.find_one_and_update(
-            {
-                "_id": "tailer",
-                "$or": [
-                    {"holder": self._node},
-                    {"until": {"$exists": False}},
-                    {"$expr": {"$lt": ["$until", "$$NOW"]}},
-                ],
-            },
-            self._lease({}),
-            return_document=ReturnDocument.AFTER,
-        )
+        found = await self._lease.take()
         if found is None:
             if not await self._has_checkpoint():
                 # Somebody has dropped the database, or this collection: nobody knows what has changed since.
@@ -215,18 +195,14 @@ class Tailer:
             await self._start_over(unfollowed)
         # The token may be that of a change which this stream does not show: MongoDB would look for it in vain. So by
         # its time; what comes again is dropped by the log. The checkpoint has our names with our stream's first token.
-        return {"startAtOperationTime": _time_of(token)}
+        return {"startAtOperationTime": time_of(token)}
 
     async def _renew(self, token: str) -> bool:
         fields = {"token": token, "names": list(self._collections), "known": self._known()}
-        result = await self._meta.update_one({"_id": "tailer", "holder": self._node}, self._lease(fields))
-        return result.matched_count > 0
+        return await self._lease.renew(fields)
 
     def _known(self) -> dict[str, Any]:
         return {"$setUnion": [{"$ifNull": ["$known", "$names"]}, list(self._collections)]}
-
-    def _lease(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"$set": {**fields, "holder": self._node, "until": {"$add": ["$$NOW", LEASE]}}}]
 
     # --- the stream ---------------------------------------------------------------------------------------------------
 
@@ -235,36 +211,17 @@ class Tailer:
         loop = asyncio.get_running_loop()
         self._tails.clear()
         renewed = loop.time()
-        async with self._database.client.start_session() as session:
-            cursor = await self._watch(session, start)
-            try:
-                while True:
-                    reply = await self._database.command(
-                        {
-                            "getMore": cursor["id"],
-                            "collection": "$cmd.aggregate",
-                            "batchSize": BATCH,
-                            "maxTimeMS": AWAIT,
-                        },
-                        session=session,
-                        codec_options=document_json.RAW,
-                    )
-                    events = reply["cursor"]["nextBatch"]
-                    ended = await self._append_changes(events)
-                    token: str = reply["cursor"]["postBatchResumeToken"]["_data"]
-                    marked = any(event.get("ns", {}).get("coll") == self._meta.name for event in events)
-                    if ended or marked or loop.time() - renewed > RENEW:
-                        renewed = loop.time()
-                        if not await self._renew(token) or ended:
-                            return
-            finally:
-                with suppress(PyMongoError):
-                    await self._database.command(
-                        {"killCursors": "$cmd.aggregate", "cursors": [cursor["id"]]}, session=session
-                    )
+        async with self._follow(start) as stream:
+            while True:
+                events, token = await stream.next()
+                ended = await self._append_changes(events)
+                marked = any(event.get("ns", {}).get("coll") == self._meta.name for event in events)
+                if ended or marked or loop.time() - renewed > RENEW:
+                    renewed = loop.time()
+                    if not await self._renew(token) or ended:
+                        return
 
-    async def _watch(self, session: Any, start: dict[str, Any]) -> Any:
-        """A change stream's cursor. The commands themselves: their replies show batches and tokens as they are."""
+    def _follow(self, start: dict[str, Any]) -> AbstractAsyncContextManager[ChangeStream]:
         names = list(self._collections)
         images = {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
         wanted = [
@@ -274,18 +231,14 @@ class Tailer:
             {"operationType": "invalidate"},
         ]
         kept = dict.fromkeys(("operationType", "ns", "to", "documentKey", "clusterTime", "wallTime"), 1)
-        pipeline: list[dict[str, Any]] = [
-            {"$changeStream": {**images, **start}},
-            {"$match": {"$or": wanted}},
-            {"$project": {**kept, "after": self._image("$fullDocument"),
-                          "before": self._image("$fullDocumentBeforeChange")}},
-        ]  # fmt: skip
-        reply = await self._database.command(
-            {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 0}},
-            session=session,
-            codec_options=document_json.RAW,
-        )
-        return reply["cursor"]
+        shown = {"after": self._image("$fullDocument"), "before": self._image("$fullDocumentBeforeChange")}
+        stages: list[dict[str, Any]] = [{"$match": {"$or": wanted}}, {"$project": kept | shown}]
+        return following(self._database, document_json.RAW, images | start, stages)
+
+    async def _now(self) -> str:
+        """The token of this moment."""
+        async with self._follow({}) as stream:
+            return stream.token
 
     def _image(self, path: str) -> dict[str, Any]:
         """The document, or of one that is too large what decides who may see that it changed."""
@@ -351,11 +304,10 @@ class Tailer:
 
     async def _start_over(self, names: Iterable[str]) -> str:
         """The token of now, where they start."""
-        async with self._database.client.start_session() as session:
-            token: str = (await self._watch(session, {}))["postBatchResumeToken"]["_data"]
+        token = await self._now()
         self._tails.clear()
         for name in names:
-            await self._append(f"docs:{name}", [Change(token, _time_of(token), _key(token), 0, None)])
+            await self._append(f"docs:{name}", [Change(token, time_of(token), _key(token), 0, None)])
         return token
 
 
@@ -417,10 +369,3 @@ def _batch(changes: list[Change]) -> list[Change]:
 def _key(token: str) -> str:
     """A message's key goes out to clients; the token does not, it has ids in it."""
     return hashlib.blake2b(token.encode(), digest_size=12).hexdigest()
-
-
-def _time_of(token: str) -> Timestamp:
-    """A token is a string that sorts: a type byte (82: a timestamp), seconds and increment, then the rest."""
-    if token[:2] != "82":
-        raise Error("unavailable", "MongoDB: a resume token of an unknown kind")
-    return Timestamp(int(token[2:10], 16), int(token[10:18], 16))

@@ -16,7 +16,8 @@ from server.core.cursors import BEGINNING, parse_cursor
 from server.core.errors import StartError
 from server.core.principals import GUEST
 from server.documents.store import Documents
-from server.documents.tailer import LEASE, Tailer
+from server.documents.tailer import Tailer
+from server.mongo.leases import LEASE
 from server.node import Node
 from server.wire.messages import Change, Tail
 from tests.integration.test_revocations import instances
