@@ -63,6 +63,8 @@ from server.mongo.client import connect, connect_apart
 from server.mongo.clock import COMPARE_EVERY, compare
 from server.mongo.migration import Migration
 from server.mongo.opening import Opening, renew_if_unknown
+from server.outbox.outbox import Outbox
+from server.outbox.scheduled import Scheduler
 from server.presence.attendance import Attendance
 from server.presence.clients import Visitors
 from server.presence.last_seen import LastSeen
@@ -253,27 +255,21 @@ class Node:
         )
         # The use cases.
         self.publisher = Publisher(
-            permissions=self.permissions,
-            rights=self.rights,
-            hooks=self.hooks,
-            admission=self.admission,
-            quotas=self.quotas,
-            log=self.log,
-            broker=self.broker,
-            lifecycle=self.lifecycle,
-            keeper=self.keeper,
+            permissions=self.permissions, rights=self.rights, hooks=self.hooks, admission=self.admission,
+            quotas=self.quotas, log=self.log, broker=self.broker, lifecycle=self.lifecycle, keeper=self.keeper,
             limits=limits,
+        )  # fmt: skip
+        self.outbox = Outbox(
+            self.database_apart, config.mongodb, node=self.id, publisher=self.publisher, log=self.log, clock=self.clock
         )
+        self.scheduler = Scheduler(
+            self.outbox, permissions=self.permissions, rights=self.rights, admission=self.admission, quotas=self.quotas,
+            publisher=self.publisher, lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock,
+        )  # fmt: skip
         self.amender = Amender(
-            rights=self.rights,
-            hooks=self.hooks,
-            admission=self.admission,
-            quotas=self.quotas,
-            log=self.log,
-            lifecycle=self.lifecycle,
-            size_of=self.publisher.size_of,
-            check_nodes=self.peers.check_amending,
-        )
+            rights=self.rights, hooks=self.hooks, admission=self.admission, quotas=self.quotas, log=self.log,
+            lifecycle=self.lifecycle, size_of=self.publisher.size_of, check_nodes=self.peers.check_amending,
+        )  # fmt: skip
         self.documents = DocumentService(
             collections=config.collections, store=self.document_store, tailer=self.tailer, log=self.log,
             rights=self.rights, admission=self.admission, quotas=self.quotas, lifecycle=self.lifecycle,
@@ -295,7 +291,7 @@ class Node:
             config, self.database, rights=self.rights, admission=self.admission, lifecycle=self.lifecycle,
             keeper=self.keeper, clock=self.clock,
         )  # fmt: skip
-        parts = (self.log, self.tailer, self.revocations, self.consumers, self.keeper)
+        parts = (self.log, self.tailer, self.revocations, self.consumers, self.outbox, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]
         self.lifecycle.helpers += [self.peers.unheard, self.clock.problem, self.document_store.problem]
 
@@ -325,6 +321,7 @@ class Node:
         await opening.persist(self.consumers.open)
         await opening.persist(self.rooms.open)
         await opening.persist(self.calls.open)
+        await opening.persist(self.outbox.open)
         self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database, self.database_apart))
         self.lifecycle.opened = True
 
@@ -348,6 +345,7 @@ class Node:
     def _take_back(self, revocation: Revocation) -> None:
         self.patterns.forget_all()
         self.moderation.carry_out(revocation)
+        self.scheduler.look_again(revocation.user)
 
     async def _tick(self) -> None:
         self.hub.tick(asyncio.get_running_loop().time())
@@ -357,6 +355,7 @@ class Node:
         """The order of leaving: accepted publishes are decided, clients are told, then the back ends are let go."""
         self.lifecycle.leaving = True
         await self.calls.drain()
+        await self.outbox.close()
         await self.publisher.drain()
         await self.log.drain()
         await self.document_store.drain()

@@ -36,8 +36,14 @@ PAGES = sorted(ROOT / name for name in ("README.md", "CHANGELOG.md", "clients/py
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 FOLLOWED = ("sh run", "python run", "js run")
 PLAYED = ("json run", "http run")
-ELSEWHERE = {"json hook": CONFIGURATION, "js browser": ROOT / "docs" / "rest.md"}
-"""Kinds with a test of their own; that of the last one is tests/browser/test_eventsource.py."""
+OUTBOX = ROOT / "docs" / "outbox.md"
+ELSEWHERE = {
+    "json hook": CONFIGURATION,
+    "js browser": ROOT / "docs" / "rest.md",
+    **dict.fromkeys(("python product", "js product", "js mongosh"), OUTBOX),
+}
+"""Kinds with a test of their own: below, tests/browser/test_eventsource.py, tests/integration/test_outbox_examples.py
+and tests/interop."""
 
 SECRET = "a secret of at least thirty-two bytes"
 KEYS = {

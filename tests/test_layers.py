@@ -71,6 +71,7 @@ FLOORS = [
     "consumers",
     "rooms",
     "calls",
+    "outbox",
     "channels",
     "cluster",
     "delivery",
@@ -96,8 +97,8 @@ LIBRARIES = {
         *("mongo", "log", "documents", "presence.last_seen"),
     },
     "pymongo": {
-        *("mongo", "log", "documents", "consumers", "rooms", "presence.last_seen", "tools.seed", "tools.doctor"),
-        *("calls.kept",),
+        *("mongo", "log", "documents", "consumers", "rooms", "outbox", "presence.last_seen", "tools.seed"),
+        *("tools.doctor", "calls.kept"),
         *("access.accounts", "access.revocations"),
     },
     "bson": {"log", "documents", "rooms", "mongo", "outbox"},

@@ -116,13 +116,20 @@ class Publisher:
         task.add_done_callback(self._asking.discard)
         return task
 
+    def store(self, principal: Principal, channel: str, data: Any, key: str) -> asyncio.Future[Receipt | None] | None:
+        """What was accepted earlier, as `publish` does it but without asking for more than the right and the size, and
+        without a deadline: whoever does not want it any more cancels the future."""
+        namespace = self._permissions.check(principal, "publish", channel)
+        size = self.size_of(data)
+        return self._accept(principal, channel, data, key, None, None, not namespace.durable, "", size, accepted=True)
+
     async def drain(self) -> None:
         """Return when every hook that is being asked about a publish has answered, and the log what it allows."""
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     def _accept(
         self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None,
-        ephemeral: bool, address: str, size: int, *, exists: bool = False,
+        ephemeral: bool, address: str, size: int, *, exists: bool = False, accepted: bool = False,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
             self._broker.publish([Message(channel, "", 0, key or "", principal.user, now_ms(), data, tag, skip)])
@@ -130,7 +137,7 @@ class Publisher:
             return None
         self._lifecycle.check()
         new, charge = False, None
-        if self._quotas.limited:
+        if self._quotas.limited and not accepted:
             # Whether a channel is new is known when its first message has an offset: until then one that this node
             # does not know counts as new, once however many messages are under way in it.
             new = not (exists or self._log.knows(channel) or channel in self._perhaps_new)
@@ -140,7 +147,7 @@ class Publisher:
         try:
             receipt = self._log.append(
                 channel, principal.user, key or self._keys.next(), data, size, skip,
-                by_server=principal.server and self._permissions.amends(channel),
+                by_server=principal.server and self._permissions.amends(channel), patient=accepted,
             )  # fmt: skip
         except Error:
             if charge is not None:

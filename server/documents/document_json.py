@@ -34,7 +34,7 @@ def document(raw: bytes) -> Json:
     fields = bson.decode(raw, OPTIONS)
     identifier = fields.pop("_id")
     fields.pop("_rev", None)  # the name is ours
-    return {"_id": str(identifier), "_rev": rev(raw), **{name: _value(value) for name, value in fields.items()}}
+    return {"_id": str(identifier), "_rev": rev(raw), **{name: plain(value) for name, value in fields.items()}}
 
 
 def rev(raw: bytes) -> str:
@@ -53,22 +53,23 @@ def ids(identifier: str) -> list[Any]:
     return stored
 
 
-def _value(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """One value of a document."""
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return value
     if kind is dict:
-        return {name: _value(below) for name, below in value.items()}
+        return {name: plain(below) for name, below in value.items()}
     if kind is list:
         if _PLAIN.issuperset(map(type, value)):  # long lists are mostly of such, and this is a tenth of the work
             return value
-        return [_value(below) for below in value]
+        return [plain(below) for below in value]
     if isinstance(value, int):
         return int(value)
     if kind is float and math.isfinite(value):
         return value
     converted = json_util.default(value, _RELAXED) if kind is not float else {"$numberDouble": _infinite(value)}
-    return _value(converted) if type(converted) is dict else converted
+    return plain(converted) if type(converted) is dict else converted
 
 
 def _infinite(value: float) -> str:

@@ -37,7 +37,7 @@ from server.documents import document_json
 from server.mongo.client import brief, mapped
 from server.mongo.databases import DatabaseApart
 from server.mongo.leases import RENEW, Lease
-from server.mongo.streams import BATCH, ChangeStream, following, is_lost, time_of
+from server.mongo.streams import BATCH, ChangeStream, following, is_lost, just_before, time_of
 from server.wire.messages import Change, Images, Tail
 
 logger = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ class Tailer:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise Error("unavailable", "documents: nobody tails their changes at the moment", retry_after=1.0) from None
-        # Several changes may have one cluster time, and only some of them be in the log.
-        return Timestamp(time.time, time.inc - 1) if time.inc else Timestamp(time.time - 1, 2**32 - 1)
+        return just_before(time)
 
     # --- the lease ----------------------------------------------------------------------------------------------------
 

@@ -137,16 +137,20 @@ class Log:
 
     def append(
         self, channel: str, user: str | None, key: str, data: Any, size: int, skip: str | None = None,
-        *, by_server: bool = False,
+        *, by_server: bool = False, patient: bool = False,
     ) -> asyncio.Future[Receipt]:  # fmt: skip
         """Queue a message; the future has its receipt once it is durable. `size`: bytes of the encoded data.
         `by_server`: it is to be known as a back end's, where messages can be amended.
+
+        `patient`: it has no deadline; who does not want it any more cancels the future.
 
         The future fails with `unavailable` (not stored), `conflict` (the key is taken by other data) or, at the
         publish deadline, `outcome_unknown`: retry with the same key. Not a coroutine, so that the order of the calls
         is the order in the log.
         """
-        entry = self._pending.add(user, key, data, size, skip, PendingServerPublish if by_server else PendingPublish)
+        entry = self._pending.add(
+            user, key, data, size, skip, PendingServerPublish if by_server else PendingPublish, patient=patient
+        )
         self._shard(channel).put(channel, entry)
         return entry.future
 

@@ -132,8 +132,10 @@ class Pending:
     def add(
         self, user: str | None, key: str, data: Any, size: int, skip: str | None,
         kind: type[E] = PendingPublish,  # type: ignore[assignment]
+        *, patient: bool = False,
     ) -> E:  # fmt: skip
-        """A new entry, or `unavailable` if there are too many. `size`: bytes of the encoded data."""
+        """A new entry, or `unavailable` if there are too many. `size`: bytes of the encoded data. `patient`: without a
+        deadline; whoever asks cancels the future, if need be."""
         if self.messages >= QUEUE_MESSAGES or self.bytes + size > QUEUE_BYTES:
             raise Error("unavailable", "too many messages are waiting to be stored", retry_after=1.0)
         loop = asyncio.get_running_loop()
@@ -141,7 +143,8 @@ class Pending:
         entry = kind(user, key, data, skip, size, self._clock.now_ms(), loop.time() + self._timeout, future)
         self.messages += 1
         self.bytes += size
-        self._entries.append(entry)
+        if not patient:
+            self._entries.append(entry)
         return entry
 
     def settle(self, entry: PendingPublish, receipt: Receipt) -> None:

@@ -12,7 +12,7 @@ whose clock is wrong neither trims too early nor too late.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from pymongo import ASCENDING
@@ -52,6 +52,8 @@ class Trimmer:
         self._due: dict[str, float] = {}
         """Channel → when it has to be looked at, by the event loop's time."""
         self._round_at = 0.0
+        self.held: Callable[[], Awaitable[Collection[str] | None]] | None = None
+        """Channels in which nothing is to be trimmed at the moment; None: in no channel at all."""
         self.round_every = ROUND_EVERY
         """Seconds between rounds through every channel."""
 
@@ -65,7 +67,10 @@ class Trimmer:
         if now >= self._round_at:
             self._due.update(dict.fromkeys(await self._reader.channels(), 0.0))
             self._round_at = now + self.round_every
-        for channel in [channel for channel, when in self._due.items() if when <= now]:
+        held = () if self.held is None else await self.held()
+        if held is None:
+            return
+        for channel in [channel for channel, when in self._due.items() if when <= now and channel not in held]:
             del self._due[channel]  # what is appended meanwhile makes it due again
             retention = self._retention(channel)
             if retention is None:

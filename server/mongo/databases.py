@@ -39,8 +39,9 @@ class Database(AsyncIOMotorDatabase[dict[str, Any]]):
 class DatabaseApart(AsyncDatabase[dict[str, Any]]):
     """The same by PyMongo itself, for the little that must not wait for anything else."""
 
-    def __init__(self, client: AsyncMongoClient[dict[str, Any]], options: MongoDB) -> None:
-        super().__init__(client, options.database, **_MAJORITY)
+    def __init__(self, client: AsyncMongoClient[dict[str, Any]], options: MongoDB, name: str | None = None) -> None:
+        """`name`: of another database of the same cluster."""
+        super().__init__(client, name or options.database, **_MAJORITY)
         self.prefix = options.prefix
 
     def own(self, name: str) -> AsyncCollection[dict[str, Any]]:

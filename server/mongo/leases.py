@@ -25,9 +25,8 @@ class Lease:
         self._work = work
         self._node = node
 
-    async def take(self, *, upsert: bool = False) -> dict[str, Any] | None:
-        """The document, if the lease is ours, or is nobody's and now ours. Raises PyMongoError, with `upsert` also
-        DuplicateKeyError: it is somebody else's."""
+    async def take(self) -> dict[str, Any] | None:
+        """The document, if the lease is ours, or is nobody's and now ours. None also if there is no such document."""
         found: dict[str, Any] | None = await self._meta.find_one_and_update(
             {
                 "_id": self._work,
@@ -38,10 +37,13 @@ class Lease:
                 ],
             },
             self._lease({}),
-            upsert=upsert,
             return_document=ReturnDocument.AFTER,
         )
         return found
+
+    async def make(self) -> None:
+        """The document, if it is not there."""
+        await self._meta.update_one({"_id": self._work}, {"$setOnInsert": {"token": None}}, upsert=True)
 
     async def renew(self, fields: dict[str, Any]) -> bool:
         """Keep it, and set what the work remembers (expressions); False: it is somebody else's by now."""

@@ -32,7 +32,8 @@ class ChangeStream:
 
     def __init__(self, database: AsyncDatabase[Any], session: Any, codec: CodecOptions[Any]) -> None:
         self._database = database
-        self._session = session
+        self.session = session
+        """What is read with it is not older than what the stream has shown."""
         self._codec = codec
         self._cursor: Any = None
         self.token = ""
@@ -42,7 +43,7 @@ class ChangeStream:
         """`options`: of `$changeStream`, where it starts among them; `stages` behind it."""
         reply = await self._database.command(
             {"aggregate": 1, "pipeline": [{"$changeStream": options}, *stages], "cursor": {"batchSize": 0}},
-            session=self._session,
+            session=self.session,
             codec_options=self._codec,
         )
         self._cursor = reply["cursor"]["id"]
@@ -52,16 +53,30 @@ class ChangeStream:
         """What has come, after `wait` milliseconds at most."""
         reply = await self._database.command(
             {"getMore": self._cursor, "collection": "$cmd.aggregate", "batchSize": BATCH, "maxTimeMS": wait},
-            session=self._session,
+            session=self.session,
             codec_options=self._codec,
         )
         return Batch(reply["cursor"]["nextBatch"], reply["cursor"]["postBatchResumeToken"]["_data"])
+
+    async def found_at(self, token: str, command: dict[str, Any]) -> AsyncIterator[list[Any]]:
+        """Batches of what a `find` finds as of just before a token: all of it has been in the stream until then, or is
+        older than that."""
+        snapshot = {"level": "snapshot", "atClusterTime": just_before(time_of(token))}
+        next_one: dict[str, Any] = {**command, "batchSize": BATCH, "readConcern": snapshot}
+        async with self._database.client.start_session(causal_consistency=False) as session:
+            while True:
+                reply = await self._database.command(next_one, session=session, codec_options=self._codec)
+                cursor = reply["cursor"]
+                yield cursor["firstBatch"] if "firstBatch" in cursor else cursor["nextBatch"]
+                if not cursor["id"]:
+                    return
+                next_one = {"getMore": cursor["id"], "collection": command["find"], "batchSize": BATCH}
 
     async def close(self) -> None:
         if self._cursor is not None:
             with suppress(PyMongoError):
                 await self._database.command(
-                    {"killCursors": "$cmd.aggregate", "cursors": [self._cursor]}, session=self._session
+                    {"killCursors": "$cmd.aggregate", "cursors": [self._cursor]}, session=self.session
                 )
 
 
@@ -88,3 +103,9 @@ def time_of(token: str) -> Timestamp:
     if token[:2] != "82":
         raise Error("unavailable", "MongoDB: a resume token of an unknown kind")
     return Timestamp(int(token[2:10], 16), int(token[10:18], 16))
+
+
+def just_before(time: Timestamp) -> Timestamp:
+    """A cluster time up to which a stream that has come to `time` has shown everything: several changes may have one
+    time, and only some of them been shown."""
+    return Timestamp(time.time, time.inc - 1) if time.inc else Timestamp(time.time - 1, 2**32 - 1)

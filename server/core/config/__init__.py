@@ -154,9 +154,9 @@ class Config(Section):
         if len(asked) > 1:
             raise StartError(f"configuration: hooks: {', '.join(asked)}: only one is asked about connect")
         for name in self.collections:
-            if name.startswith(self.mongodb.prefix):
+            if name.startswith(self.mongodb.prefix) or name == "waterspout_outbox":
                 raise StartError(
-                    f"configuration: collections.{name}: names that begin with mongodb.prefix are the server's own"
+                    f"configuration: collections.{name}: waterspout_outbox and {self.mongodb.prefix}… are the server's"
                 )
 
 

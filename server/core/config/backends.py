@@ -23,6 +23,10 @@ class MongoDB(Section):
     prefix: str = "waterspout."
     """what the names of the server's own collections begin with: `waterspout.messages`. All instances must agree. To
     change it later, rename the collections yourself: the server would not find them"""
+    outbox: bool | str | None = None
+    """whether what is inserted into the collection `waterspout_outbox` is [published](outbox.md). null: from when there
+    is such a collection; true: it is made; false: never. Or the name of another database of the same cluster that it is
+    in"""
     publish_timeout: Seconds = Seconds(10)
     """then a publish is answered `unavailable` or `outcome_unknown`"""
     dedupe_window: Seconds = Seconds(600)
@@ -36,6 +40,8 @@ class MongoDB(Section):
     def check(self, path: str) -> None:
         if not _DATABASE.fullmatch(self.database):
             raise StartError(f'{path}.database: 1 to 63 characters, none of them / \\ . $ " or a space')
+        if isinstance(self.outbox, str) and not _DATABASE.fullmatch(self.outbox):
+            raise StartError(f"{path}.outbox: true, false, null, or the name of a database")
         if not _PREFIX.fullmatch(self.prefix):
             raise StartError(f"{path}.prefix: 1 to 32 of A-Z a-z 0-9 _ - and single dots, a letter or _ first")
 
