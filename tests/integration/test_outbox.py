@@ -88,8 +88,8 @@ async def test_what_a_transaction_commits_is_published_and_what_it_aborts_is_not
                 session.commit_transaction()
     found = await published(node, "orders:all", 3)
     assert [one.data for one in found] == [{"n": 0}, {"n": 2}, {"n": 4}]
+    await until(lambda: node.outbox.published == 3)
     await emptied(direct)
-    assert node.outbox.published == 3
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -169,7 +169,7 @@ async def test_what_cannot_be_published_is_among_the_dead_and_nothing_stops(
         told = dead[str(number)]
         assert (told["code"], named in told["reason"], told["entry"]) == (code, True, {"_id": str(number), **row}), told
     assert secret not in caplog.text
-    assert node.outbox.published == 2
+    await until(lambda: node.outbox.published == 2)
 
 
 @pytest.mark.gen_test(timeout=30)
