@@ -29,7 +29,7 @@ from server.core.names import is_pattern
 from server.core.tasks import Keeper
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
-from server.tools import seed
+from server.tools import seed, users
 from server.wire.codec import JSON
 
 logger = logging.getLogger("waterspout")
@@ -77,6 +77,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     made = commands.add_parser("new", help="make a folder with a page, a configuration and a rule, to begin with")
     made.add_argument("folder", type=Path, metavar="FOLDER")
     made.set_defaults(run=run_new)
+    users.declare(commands, users.run)
     imported = commands.add_parser(
         "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.routing import Rule
 
-from handlers import auth, consumers
+from handlers import accounts, auth, consumers
 from handlers.base import BaseHandler
 from handlers.calls import Call
 from handlers.channels import Batch, Message, Messages, Polls
@@ -58,6 +58,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/users/{user}/unsubscribe": UnsubscribeUserFrom,
     **consumers.ROUTES,
     **auth.ROUTES,
+    **accounts.ROUTES,
     "/healthz": Health,
     "/readyz": Readiness,
     "/metrics": Metrics,

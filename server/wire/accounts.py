@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from server.wire.commands import DEFAULT_PAGE, Limit
 
 Email = Annotated[str, Meta(max_length=254, examples=["ann@example.com"])]
 
@@ -107,3 +109,64 @@ class SessionRow(TypedDict):
 
 class SessionRows(TypedDict):
     sessions: list[SessionRow]
+
+
+# --- for operators ----------------------------------------------------------------------------------------------------
+
+Roles = Annotated[list[str], Meta(max_length=32, examples=[["agent"]])]
+
+
+class AccountsQuery(Struct):
+    prefix: str = ""
+    after: Annotated[str, Meta(description="A name")] = ""
+    limit: Limit = DEFAULT_PAGE
+    role: str | None = None
+    disabled: bool | None = None
+
+
+class AccountRow(OwnAccount):
+    """`signed_in`: the last time, milliseconds since 1970; `identities`: where it signs in elsewhere."""
+
+    disabled: bool
+    signed_in: int | None
+    identities: list[str]
+
+
+class AccountsPage(TypedDict):
+    """`next` is the `after` of the next page."""
+
+    accounts: list[AccountRow]
+    next: str | None
+
+
+class CreateAccount(Struct):
+    """Without a password there is an invitation in the answer, to set one."""
+
+    user: str
+    password: str | None = None
+    email: Email | None = None
+    verified: bool = False
+    roles: Roles = field(default_factory=list)
+    info: Any = None
+
+
+class ChangeAccount(Struct):
+    """What is not given stays as it is."""
+
+    disabled: bool | UnsetType = UNSET
+    roles: Roles | UnsetType = UNSET
+    email: Email | UnsetType | None = UNSET
+    verified: bool | UnsetType = UNSET
+    info: Annotated[Any, Meta(description="What others may be shown")] | UnsetType = UNSET
+
+
+class Invitation(TypedDict):
+    """What sets a password, once, for a week. The link is for the user alone."""
+
+    token: str
+    link: str
+    expires: Annotated[int, Meta(description="Milliseconds since 1970")]
+
+
+class CreatedAccount(AccountRow):
+    invitation: NotRequired[Invitation]

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from typing import Any, Final
 
+from server.access.accounts.administration import Administration
 from server.access.accounts.attempts import FREE_ADDRESS, Attempts
 from server.access.accounts.families import Families, Family, Visit
 from server.access.accounts.mail import Mail
@@ -67,6 +68,19 @@ class Accounts:
         self.recovery = Recovery(self.store, self.passwords, self.tokens, self.mail, keeper, self.end_all)
         self._attempts = Attempts()
         self._registrations = Throttle(FREE_ADDRESS)
+
+        self.administration = Administration(
+            store=self.store,
+            families=self.families,
+            passwords=self.passwords,
+            tokens=self.tokens,
+            recovery=self.recovery,
+            check_free=self.check_free,
+            end=self.end_all,
+            end_one=self.end_one,
+            end_tokens=self.end_tokens,
+            clock=clock,
+        )
 
     async def open(self) -> None:
         """`unavailable` if MongoDB is not there."""
@@ -253,6 +267,10 @@ class Accounts:
         """Who is signed in is so no longer: first the refresh tokens, since what they are exchanged for until then is
         older than now."""
         await self.families.end_all(account.id)
+        await self.end_tokens(account)
+
+    async def end_tokens(self, account: Account) -> None:
+        """The access tokens that were issued until now; refresh tokens bring new ones, which say what is true now."""
         await self._take_back(Revocation("revoke", account.user))
 
     # --- examples, in development -------------------------------------------------------------------------------------

@@ -1,0 +1,211 @@
+"""`run.py users`: accounts, looked after from the command line, beside the servers that are running.
+
+It writes to MongoDB as they do; what is taken (an account that is disabled, a role) they act on within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from server.access.accounts.administration import Administration
+from server.access.accounts.service import Accounts
+from server.access.accounts.store import Account
+from server.access.auth import Authenticator
+from server.access.revocations import Revocations
+from server.core.clock import Clock
+from server.core.config import Config
+from server.core.errors import Error, StartError
+from server.core.principals import Principal
+from server.core.tasks import Keeper
+from server.mongo.client import connect, connect_apart
+from server.mongo.embedded import EmbeddedMongoDB
+from server.wire.accounts import Invitation
+
+OPERATOR: Final = Principal(user="run.py", server=True, admin=True)
+PAGE: Final = 500
+
+Command = Callable[[Administration, argparse.Namespace], Awaitable[None]]
+
+
+def declare(commands: Any, run: Callable[[argparse.Namespace, Config], int]) -> None:
+    """The flags of `users`, for run.py's parser."""
+    users = commands.add_parser("users", help="list, make, disable and change accounts")
+    users.set_defaults(run=run)
+    actions = users.add_subparsers(metavar="ACTION", required=True, dest="action")
+    listed = actions.add_parser("list", help="accounts by name")
+    listed.add_argument("--prefix", default="", help="of the name")
+    listed.add_argument("--role", help="only those who have it")
+    listed.add_argument("--disabled", action="store_true", help="only those who are")
+    made = actions.add_parser("create", help="make an account, and print a link that sets its password")
+    made.add_argument("user")
+    made.add_argument("--email", help="taken as verified")
+    made.add_argument("--role", action="append", default=[], dest="roles", help="repeatable")
+    made.add_argument("--password-stdin", action="store_true", help="read the password instead, one line")
+    for action, words in (
+        ("disable", "sign a user out everywhere, and let them in no more"),
+        ("enable", "let a user in again"),
+        ("reset", "print a link that sets a new password"),
+        ("sessions", "where a user is signed in"),
+        ("sign-out", "end all sessions of a user"),
+        ("delete", "the account; what the user has written stays"),
+    ):
+        actions.add_parser(action, help=words).add_argument("user")
+    roles = actions.add_parser("roles", help="give a user these roles and no others")
+    roles.add_argument("user")
+    roles.add_argument("roles", nargs="*")
+
+
+def run(flags: argparse.Namespace, options: Config) -> int:
+    if not options.auth.accounts:
+        raise StartError("users: auth.accounts is off")
+    try:
+        asyncio.run(_run(flags, options))
+    except Error as error:
+        raise StartError(f"users: {error.reason}") from None
+    return 0
+
+
+async def _run(flags: argparse.Namespace, options: Config) -> None:
+    uri = options.mongodb.uri
+    if uri == "embedded":
+        running = EmbeddedMongoDB(Path(options.server.data_dir)).running()
+        if running is None:
+            raise StartError("users: no server runs here; start one first (`make run`)")
+        uri = running
+    clock, keeper = Clock(), Keeper()
+    database, apart = connect(options.mongodb, uri), connect_apart(options.mongodb, uri)
+    revocations = Revocations(
+        apart, options.auth.max_token_ttl, on_revocation=lambda _: None, on_confirmed=lambda _: None, clock=clock
+    )
+    accounts = Accounts(
+        options.auth,
+        options.server.public_url,
+        database,
+        Authenticator(options.auth, clock),
+        revocations,
+        take_back=revocations.add,
+        keeper=keeper,
+        clock=clock,
+    )
+    try:
+        await accounts.store.open()
+        await _COMMANDS[flags.action](accounts.administration, flags)
+    finally:
+        await keeper.close()
+        await accounts.close()
+        await revocations.close()
+        database.client.close()
+        await apart.client.close()
+
+
+async def _list(administration: Administration, flags: argparse.Namespace) -> None:
+    rows: list[Account] = []
+    after: str | None = ""
+    while after is not None:
+        found, after = await administration.page(
+            OPERATOR,
+            prefix=flags.prefix,
+            after=after,
+            limit=PAGE,
+            role=flags.role,
+            disabled=True if flags.disabled else None,
+        )
+        rows += found
+    _table(
+        ("user", "e-mail", "roles", "made", "signed in", ""),
+        [
+            (
+                one.user,
+                (one.email or "") + ("" if one.verified or not one.email else " (not verified)"),
+                ", ".join(one.roles),
+                _day(one.created),
+                _day(one.signed_in),
+                "disabled" if one.disabled else "example" if one.example else "",
+            )
+            for one in rows
+        ],
+    )
+
+
+async def _create(administration: Administration, flags: argparse.Namespace) -> None:
+    password = sys.stdin.readline().rstrip("\r\n") if flags.password_stdin else None
+    account, invitation = await administration.create(
+        OPERATOR,
+        flags.user,
+        password=password,
+        email=flags.email,
+        verified=flags.email is not None,
+        roles=flags.roles,
+    )
+    print(f"{account.user}: made")
+    if invitation is not None:
+        _hand_over(account.user, invitation)
+
+
+async def _reset(administration: Administration, flags: argparse.Namespace) -> None:
+    _hand_over(flags.user, await administration.reset(OPERATOR, flags.user))
+
+
+def _hand_over(user: str, invitation: Invitation) -> None:
+    print(f"for {user} alone, once, until {_day(invitation['expires'])}: {invitation['link']}")
+
+
+async def _disable(administration: Administration, flags: argparse.Namespace) -> None:
+    account = await administration.change(OPERATOR, flags.user, disabled=flags.action == "disable")
+    print(f"{account.user}: {flags.action}d")
+
+
+async def _roles(administration: Administration, flags: argparse.Namespace) -> None:
+    account = await administration.change(OPERATOR, flags.user, roles=flags.roles)
+    print(f"{account.user}: {', '.join(account.roles) or 'no roles'}")
+
+
+async def _delete(administration: Administration, flags: argparse.Namespace) -> None:
+    await administration.delete(OPERATOR, flags.user)
+    print(f"{flags.user}: deleted")
+
+
+async def _sessions(administration: Administration, flags: argparse.Namespace) -> None:
+    sessions = await administration.sessions(OPERATOR, flags.user)
+    _table(
+        ("session", "by", "address", "begun", "used", "browser"),
+        [
+            (one["session"], one["way"], one["address"], _day(one["created"]), _day(one["used"]), one["agent"][:60])
+            for one in sessions
+        ],
+    )
+
+
+async def _sign_out(administration: Administration, flags: argparse.Namespace) -> None:
+    await administration.end_sessions(OPERATOR, flags.user)
+    print(f"{flags.user}: signed out everywhere")
+
+
+_COMMANDS: Final[Mapping[str, Command]] = {
+    "list": _list,
+    "create": _create,
+    "disable": _disable,
+    "enable": _disable,
+    "reset": _reset,
+    "roles": _roles,
+    "delete": _delete,
+    "sessions": _sessions,
+    "sign-out": _sign_out,
+}
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _day(ms: int | None) -> str:
+    return "" if ms is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(ms / 1000))
