@@ -41,7 +41,7 @@ _PRODUCTS: Final = {
 _INSTRUMENTS: Final = {"EUR-USD": 1.09, "GBP-USD": 1.27, "USD-JPY": 151.2, "BTC-USD": 64_000.0, "XAU-USD": 2_330.0,
                        "OIL": 81.4, "WHEAT": 5.9, "COFFEE": 2.2}  # fmt: skip
 _CUSTOMERS: Final = ("ann", "bob", "carol", "dave", "erin", "frank")
-_USERS: Final[dict[str, list[str]]] = {**{name: [] for name in _CUSTOMERS[:3]}, "sam": ["agent"]}
+_USERS: Final[dict[str, list[str]]] = {**{name: [] for name in _CUSTOMERS[:3]}, "sam": ["agent"], "olga": ["operator"]}
 _STEPS: Final = ("placed", "paid", "packed", "shipped")
 COLLECTIONS: Final = ("products", "stock", "orders", "instruments", "trades")
 _DECLARE: Final = ": copy them from config.yaml into the configuration, under `collections`, and start the server again"

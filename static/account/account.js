@@ -21,8 +21,6 @@ import { call, Session } from "./session.js";
 /** Codes with which a connection ends for good whose token was revoked: with the next token it may be taken again. */
 const REVOKED = 4501;
 const REFUSED = 4500;
-/** Milliseconds. */
-const RETRY_AFTER = 10_000;
 
 export class Account {
   #session = new Session();
@@ -68,11 +66,11 @@ export class Account {
     };
     const client = new Waterspout(undefined, { ...options, token });
     client.on("waiting", ({ code }) => (refused = code === 4002)); // expired, whatever this clock says
-    let retried = -Infinity;
+    let retried = false;
+    client.on("open", () => (retried = false));
     client.on("closed", async ({ code }) => {
-      const just = performance.now() - retried < RETRY_AFTER; // another token has not helped
-      if ((code !== REVOKED && code !== REFUSED) || just) return;
-      retried = performance.now();
+      if ((code !== REVOKED && code !== REFUSED) || retried) return; // another token has not helped
+      retried = true;
       try {
         refused = true;
         if (await token()) client.connect();

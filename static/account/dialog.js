@@ -34,6 +34,13 @@ export function said(error) {
   return `${reason[0].toUpperCase()}${reason.slice(1)}.`;
 }
 
+/** A few words for what a browser says of itself. @param {string} agent */
+export function browser(agent) {
+  const name = /(Firefox|Edg|OPR|Chrome|Safari|curl|python)/i.exec(agent)?.[1] ?? "Another program";
+  const system = /(Windows|Android|iPhone|iPad|Mac OS X|Linux)/.exec(agent)?.[1];
+  return (name === "Edg" ? "Edge" : name === "OPR" ? "Opera" : name) + (system ? ` on ${system}` : "");
+}
+
 export class SignInDialog {
   #session;
   #ways;

@@ -2,7 +2,7 @@
 
 import { $, element } from "../page.js";
 import { enter } from "./account.js";
-import { said } from "./dialog.js";
+import { browser, said } from "./dialog.js";
 import { call } from "./session.js";
 
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -56,6 +56,7 @@ async function begin() {
   document.body.dataset.state = "open";
   if (!account.on) return tell("There are no accounts on this server.");
   if (!account.user) return void account.signIn();
+  if (kind === "reset") tell("");
 
   /** @param {any} own */
   const show = ({ user, roles, email, verified, password }) => {
@@ -127,13 +128,6 @@ async function begin() {
   } catch (/** @type {any} */ error) {
     tell(said(error));
   }
-}
-
-/** A few words for what a browser says of itself. @param {string} agent */
-function browser(agent) {
-  const name = /(Firefox|Edg|OPR|Chrome|Safari|curl|python)/i.exec(agent)?.[1] ?? "Another program";
-  const system = /(Windows|Android|iPhone|iPad|Mac OS X|Linux)/.exec(agent)?.[1];
-  return (name === "Edg" ? "Edge" : name === "OPR" ? "Opera" : name) + (system ? ` on ${system}` : "");
 }
 
 if (kind === "verify" && token) void verify().then(begin);

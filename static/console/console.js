@@ -5,10 +5,13 @@
  * @module
  */
 
+import { enter as knock } from "../account/account.js";
+import { Refused } from "../account/session.js";
 import { $, element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
 import { Look } from "./look.js";
 import { forgetNodes, hearNode, showEvent, showNodes } from "./nodes.js";
+import { Users } from "./users.js";
 import { count, rate } from "./words.js";
 
 const KEY = "waterspout.console.key";
@@ -27,16 +30,20 @@ const WORDS = new Map([
 /** @type {Waterspout | null} */
 let client = null;
 let key = "";
+/** Who signs in with an account has no key. @type {Users | null} */
+let users = null;
+const account = await knock({ ask: false });
 
-/** @param {string} path @param {object} [body] */
-async function call(path, body) {
+/** @param {string} path @param {object} [body] @param {string} [method] */
+async function call(path, body, method = body ? "POST" : "GET") {
+  const bearer = key || (await account.token());
   const answer = await fetch(path, {
-    method: body ? "POST" : "GET",
-    headers: { Authorization: `Bearer ${key}`, ...(body && { "Content-Type": "application/json" }) },
+    method,
+    headers: { Authorization: `Bearer ${bearer}`, ...(body && { "Content-Type": "application/json" }) },
     body: body && JSON.stringify(body),
   });
   const value = answer.status === 204 ? null : await answer.json().catch(() => null);
-  if (!answer.ok) throw Object.assign(new Error(value?.reason ?? answer.statusText), { status: answer.status });
+  if (!answer.ok) throw new Refused(answer.status, value);
   return value;
 }
 
@@ -105,22 +112,23 @@ async function publish(event) {
 /** @type {ReturnType<typeof setInterval>[]} */
 let timers = [];
 
-/** @param {string} typed */
+/** @param {string} typed  an API key; empty: with the account that is signed in */
 async function enter(typed) {
   key = typed;
   $("refused").hidden = true;
   try {
     await call("/v1/nodes");
   } catch (/** @type {any} */ error) {
+    if (!typed) return refuse(error.status === 403 ? `${account.user} is no operator.` : String(error.message));
     const known = error.status === 403 ? "This key is not admin." : "This is not a key of this server.";
     return refuse(error.status === 401 || error.status === 403 ? known : `The server did not answer: ${error.message}`);
   }
   try {
-    sessionStorage.setItem(KEY, key);
+    if (key) sessionStorage.setItem(KEY, key);
   } catch {
     // it is asked for again after a reload
   }
-  client = new Waterspout(undefined, { token: key });
+  client = new Waterspout(undefined, { token: key || (async () => (await account.token()) ?? "") });
   client.on("state", ({ state, reason }) => {
     document.body.dataset.state = state;
     $("state").querySelector(".word").textContent = WORDS.get(state) ?? state;
@@ -134,12 +142,14 @@ async function enter(typed) {
     system.subscribe();
   }
   $("enter").hidden = true;
-  $("inside").hidden = $("leave").hidden = false;
+  $("inside").hidden = false;
+  $("leave").hidden = !key; // who is signed in with an account signs out by the account's menu
   timers = [
     setInterval(showNodes, 1000),
     setInterval(() => document.hidden || void showChannels(), LOOK_EVERY),
     setInterval(() => document.hidden || void lookInto(), LOOK_EVERY),
   ];
+  if (account.on) users = new Users(call);
   void showChannels();
   $("main").focus();
   openChannel();
@@ -158,6 +168,8 @@ function leave(why) {
   client = null;
   key = "";
   look = null;
+  users?.close();
+  users = null;
   try {
     sessionStorage.removeItem(KEY);
   } catch {
@@ -199,6 +211,9 @@ $("close").addEventListener("click", () => {
 $("publish").addEventListener("submit", publish);
 addEventListener("hashchange", openChannel);
 
+$("as-user").hidden = !account.on || account.user !== null;
+$("account").addEventListener("click", () => void account.signIn());
+
 let kept = null;
 try {
   kept = sessionStorage.getItem(KEY);
@@ -206,4 +221,5 @@ try {
   // a browser may refuse it
 }
 if (kept) void enter(kept);
+else if (account.user !== null) void enter("");
 else $("key").focus();

@@ -25,6 +25,7 @@ def members(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "auth.accounts": True,
         "auth.guests": False,
         "auth.development": True,
+        "auth.operators": "claim:roles=operator",
     }
     server = Server(tmp_path_factory.mktemp("members"), mongod.uri, settings=settings)
     asyncio.run(server.start())
@@ -166,5 +167,59 @@ def test_a_forgotten_password_is_set_anew(browsing: Browsing, members: Server, a
             assert [one for one in tab.complaints + other.complaints if "401" not in one] == []
             tab.complaints.clear()
             other.complaints.clear()
+
+    browsing.run(run())
+
+
+def test_an_operator_looks_after_users(browsing: Browsing, members: Server, artifacts: Path) -> None:
+    """In the console, signed in with an account: a user is made with a link for the first password, signs in, gets a
+    role, is disabled and is out at once; whoever is no operator is told so."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            plain = await new()
+            await plain.page.goto(members.base + "/console/")
+            await plain.page.get_by_role("button", name="with your account").click()
+            await plain.page.get_by_role("button", name="bob").click()
+            await plain.page.get_by_text("bob is no operator.").wait_for()
+            assert ["403" in complaint for complaint in plain.complaints] == [True]
+            plain.complaints.clear()
+
+            tab = await new()
+            page = tab.page
+            await page.goto(members.base + "/console/")
+            await page.get_by_role("button", name="with your account").click()
+            await page.get_by_role("button", name="olga").click()
+            await page.wait_for_selector("#nodes .status[data-status=ready]")
+            await page.get_by_role("row", name="sam").get_by_text("agent").wait_for()
+            await page.get_by_role("button", name="New user").click()
+            await page.keyboard.type("Gil")
+            await page.keyboard.press("Enter")
+            link = await page.get_by_label("For Gil alone").input_value()
+
+            gil = await new("dark", phone=True)
+            await gil.page.goto(link)
+            await gil.page.get_by_label("New password", exact=True).fill(PASSWORD)
+            await gil.page.keyboard.press("Enter")
+            await gil.page.wait_for_selector("dialog[open]")
+            await sign(gil, "gil", PASSWORD)
+            await gil.page.get_by_role("heading", name="Where you are signed in").wait_for()
+            await gil.go(members.base, "/chat/")
+
+            await page.get_by_role("row", name="Gil").get_by_role("button").click()
+            await page.get_by_role("button", name="Sign out", exact=True).wait_for()
+            await page.get_by_label("Roles").fill("agent")
+            await page.get_by_role("button", name="Save").click()
+            await page.get_by_role("row", name="Gil").get_by_text("agent").wait_for()
+            await gil.state("open")
+            assert await tab.pale() == []
+            assert await tab.fits()
+            await page.screenshot(path=artifacts / "console-users.png", full_page=True)
+            await page.get_by_role("button", name="Disable").click()
+            await page.get_by_role("button", name="Really disable?").click()
+            await page.get_by_role("row", name="Gil").get_by_text("disabled").wait_for()
+            await gil.page.wait_for_selector("dialog[open]")
+            assert all("401" in complaint for complaint in gil.complaints)
+            gil.complaints.clear()
 
     browsing.run(run())
