@@ -27,6 +27,15 @@ def javascript() -> Path:
     return _made("js", "js", lambda home: run(["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"], home))
 
 
+def axe() -> Path:
+    """The script that looks for what keeps people from using a page."""
+    tool("npm")
+    home = _made(
+        "axe", "axe", lambda home: run(["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"], home)
+    )
+    return home / "node_modules" / "axe-core" / "axe.min.js"
+
+
 def go() -> Path:
     """The program."""
     tool("go")

@@ -1,0 +1,90 @@
+"""What holds for every page: people with any abilities can use it (axe-core), and it is light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import SHOP
+from tests.browser.tabs import NewTab, Tab, scenario
+from tests.interop import fetched
+from tests.support.processes import Server
+
+KEY = f"sessionStorage.setItem('waterspout.console.key', {SHOP!r})"
+# Page → what is there when it is.
+PAGES = {
+    "/": "body[data-state=open] #plug-read",
+    "/chat/#usable": "body[data-state=open] #name",
+    "/feed/": "#no-products >> text=empty",
+    "/dashboard/": "body[data-state=open]",
+    "/console/": "#nodes .status",
+    "/docs": "#operations section summary",
+    "/docs/quick-start.md": "#outline",
+    "/nowhere": "main h1",
+}
+# Kilobytes of all that a page loads before it is used, as sent: without compression, which a proxy adds.
+BUDGET = {"/": 230, "/chat/#usable": 260, "/feed/": 230, "/dashboard/": 230, "/console/": 260, "/docs": 400,
+          "/docs/quick-start.md": 120, "/nowhere": 40}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    try:
+        return fetched.axe().read_text()
+    except fetched.Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(autouse=True)
+def _given(axe: str) -> None:
+    Looks.axe = axe
+
+
+# Of what repeats many times a part is looked at: it is made by the same lines.
+PART = {"/docs": [".bar", ".intro", "#contents", "#operations > section:nth-child(-n+3)"]}
+
+
+class Looks(Tab):
+    axe = ""
+
+    async def faults(self, parts: list[str] | None, rules: list[str] | None) -> list[str]:
+        """What axe-core finds: the rule and where."""
+        await self.page.evaluate(self.axe)
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if rules is not None:
+            options["runOnly"] = rules
+        found = await self.page.evaluate(
+            "async ([parts, options]) => (await axe.run(parts ? { include: parts } : document, options)).violations",
+            [parts, options],
+        )
+        return [f"{one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
+
+    async def weight(self) -> float:
+        """Kilobytes of what was loaded, the page itself included, and what it then asked for left out."""
+        size = await self.page.evaluate("""() => ["navigation", "resource"]
+            .flatMap((kind) => performance.getEntriesByType(kind))
+            .filter((one) => !/^(fetch|xmlhttprequest)$/.test(one.initiatorType))
+            .reduce((sum, one) => sum + one.decodedBodySize, 0)""")
+        return float(size) / 1000
+
+
+@scenario(Looks)
+async def test_every_page_can_be_used(new: NewTab[Looks], server: Server, artifacts: Path) -> None:
+    """Not one violation of axe-core's rules, by light; in the dark, none of those about colours. And no page is heavier
+    than its budget, pictures and scripts included."""
+    faults: dict[str, list[str]] = {}
+    heavy: dict[str, float] = {}
+    for scheme in ("light", "dark"):
+        tab = await new(scheme, script=KEY)
+        for path, there in PAGES.items():
+            await tab.page.goto(server.base + path)
+            await tab.page.wait_for_selector(there)
+            faults[f"{path} {scheme}"] = await tab.faults(
+                PART.get(path), None if scheme == "light" else ["color-contrast"]
+            )
+            heavy[path] = await tab.weight()
+        tab.complaints = [text for text in tab.complaints if "status of 40" not in text]
+    assert {path: found for path, found in faults.items() if found} == {}
+    assert {path: weight for path, weight in heavy.items() if weight > BUDGET[path]} == {}, heavy
