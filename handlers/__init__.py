@@ -23,6 +23,7 @@ from handlers.origins import Hosts
 from handlers.own_pages import POLICY, Fallback, OwnFiles, OwnPage
 from handlers.pages import ROOT, STATIC, Page, PageFolder
 from handlers.presence import Presence
+from handlers.rooms import Marker, MyRooms
 from handlers.routing import Doors
 from handlers.site import Site
 from handlers.users import DisconnectUser, RevokeUser, SubscribeUser, UnsubscribeUser, UnsubscribeUserFrom
@@ -41,6 +42,8 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/channels/{channel}/presence": Presence,
     "/v1/channels/{channel}/members": ChannelMembers,
     "/v1/channels/{channel}/members/{user}": ChannelMember,
+    "/v1/channels/{channel}/read": Marker,
+    "/v1/rooms": MyRooms,
     "/v1/channels": ChannelList,
     "/v1/events": JoinedEvents,
     "/v1/poll": Polls,

@@ -161,15 +161,10 @@ class Node:
         self.rights = Rights(self.permissions, self.hooks)
         self.quotas = Quotas(config.quotas, enforced=config.quotas_enforced())
         self.moderation = Moderation(
-            namespaces=namespaces,
-            admission=self.admission,
-            permissions=self.permissions,
-            revocations=self.revocations,
-            memberships=self.memberships,
-            accounts=self.accounts,
-            lifecycle=self.lifecycle,
-            tell_peers=lambda: self.announcer.announce(revoked=True),
-        )
+            namespaces=namespaces, admission=self.admission, permissions=self.permissions,
+            revocations=self.revocations, memberships=self.memberships, accounts=self.accounts,
+            lifecycle=self.lifecycle, tell_peers=lambda: self.announcer.announce(revoked=True),
+        )  # fmt: skip
         # From the log and the broker to who listens.
         self.hub = Hub()
         self.streams = Streams(
@@ -237,22 +232,7 @@ class Node:
         self.consumer_operators = ConsumerOperators(self.consumers, self.log, self.lifecycle, self.clock)
         self.workers = Workers(self.consumers, self.lifecycle)
         self.peers.on_head = self.consumers.note_head
-        self.peers.on_sweep = self.consumers.look
-        self.rooms = Rooms(
-            wanted=any(namespace.members for namespace in namespaces.values()),
-            keeper=self.keeper,
-            database=self.database,
-            memberships=self.memberships,
-            rights=self.rights,
-            revocations=self.revocations,
-            admission=self.admission,
-            announcer=self.announcer,
-            peers=self.peers,
-            log=self.log,
-            lifecycle=self.lifecycle,
-            limits=limits,
-            clock=self.clock,
-        )
+        self.peers.on_sweep = self._look
         # The use cases.
         self.publisher = Publisher(
             permissions=self.permissions, rights=self.rights, hooks=self.hooks, admission=self.admission,
@@ -269,6 +249,13 @@ class Node:
         self.amender = Amender(
             rights=self.rights, hooks=self.hooks, admission=self.admission, quotas=self.quotas, log=self.log,
             lifecycle=self.lifecycle, size_of=self.publisher.size_of, check_nodes=self.peers.check_amending,
+        )  # fmt: skip
+        self.rooms = Rooms(
+            wanted=any(namespace.members for namespace in namespaces.values()), limits=limits,
+            keeper=self.keeper, database=self.database, log=self.log, clock=self.clock, lifecycle=self.lifecycle,
+            memberships=self.memberships, permissions=self.permissions, rights=self.rights,
+            revocations=self.revocations, moderation=self.moderation, admission=self.admission,
+            announcer=self.announcer, peers=self.peers, publisher=self.publisher,
         )  # fmt: skip
         self.documents = DocumentService(
             collections=config.collections, store=self.document_store, tailer=self.tailer, log=self.log,
@@ -333,6 +320,10 @@ class Node:
     def _committed(self, messages: list[Message]) -> None:
         self.announcer.committed(messages)
         self.consumers.committed(messages)
+
+    def _look(self) -> None:
+        self.consumers.look()
+        self.rooms.look()
 
     def _start_over(self) -> None:
         self.peers.sweep()

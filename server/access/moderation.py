@@ -43,6 +43,8 @@ class Moderation:
         self._accounts = accounts
         self._lifecycle = lifecycle
         self._tell_peers = tell_peers
+        self.on_member: Callable[[str, Sequence[str]], None] = lambda user, channels: None
+        """Called when somebody's role in these channels has changed: set by the rooms."""
 
     # --- what an operator asks for ------------------------------------------------------------------------------------
 
@@ -105,6 +107,7 @@ class Moderation:
             for channel in revocation.channels:
                 self._memberships.forget(revocation.user, channel)
             self.check_subscriptions(revocation.user)
+            self.on_member(revocation.user, revocation.channels)
             return
         clients = tuple(self._admission.users.get(revocation.user, ()))
         if revocation.token is not None:  # which may be one that names no user

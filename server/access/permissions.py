@@ -129,6 +129,20 @@ class Permissions:
             raise Unloaded(namespace, partial(self._memberships.load, principal.user, channel))
         return False
 
+    def shows(self, principal: Principal, channel: str, role: str) -> bool:
+        """Whether who has this role in the channel may read it now: else it is not shown among their rooms."""
+        namespace = self._namespaces.get(channel.partition(":")[0])
+        if namespace is None or not namespace.members:
+            return False
+        rule = namespace.subscribe
+        if not (
+            plays(role, roles(rule))
+            or satisfies(principal, rule, owners_of(channel))
+            or _granted(principal, "subscribe", channel)
+        ):
+            return False
+        return self._revoked is None or not self._revoked.right(principal, channel)
+
     def check_room(self, principal: Principal, channel: str) -> Namespace:
         """The options of a channel that has members, for who is no guest; what such a one may do there is for others
         to say. Else as `check`."""

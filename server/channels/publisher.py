@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +16,7 @@ from server.access.rights import Right, Rights
 from server.brokers.base import Broker
 from server.core.clock import now_ms
 from server.core.config import MAX_STORED, Limits, Namespace
+from server.core.cursors import Position
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
@@ -69,6 +71,9 @@ class Publisher:
         self._waiting: dict[tuple[str | None, str], asyncio.Future[None]] = {}
         """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
         self._asking: set[asyncio.Task[Receipt | None]] = set()
+        self.on_own: Callable[[Principal, str, Position], Awaitable[None]] | None = None
+        """Awaited where channels have members, when a user's message is stored and before its publisher is told. Set by
+        the rooms."""
         self._perhaps_new: set[str] = set()
         """Channels that this node did not know, whose first message is under way."""
 
@@ -103,7 +108,8 @@ class Publisher:
         waits = self._waiting and (session, channel) in self._waiting
         if known and not waits and not self._hooks.wanted(namespace.hook, "publish"):
             try:
-                return self._accept(principal, channel, data, key, tag, skip, ephemeral, address, size)
+                receipt = self._accept(principal, channel, data, key, tag, skip, ephemeral, address, size)
+                return self._own(principal, channel, receipt) if namespace.members else receipt
             except Error as error:
                 if not _is_about_new_channels(error):
                     raise
@@ -122,6 +128,31 @@ class Publisher:
         namespace = self._permissions.check(principal, "publish", channel)
         size = self.size_of(data)
         return self._accept(principal, channel, data, key, None, None, not namespace.durable, "", size, accepted=True)
+
+    def _own(
+        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None] | None
+    ) -> asyncio.Future[Receipt | None] | None:
+        if receipt is None or principal.server or principal.user is None or self.on_own is None:
+            return receipt
+        task = self._keeper.spawn(f"publish in {channel}", self._then_own(principal, channel, receipt), awaited=True)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
+    async def _then_own(
+        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None]
+    ) -> Receipt | None:
+        """What is one's own is read. If that cannot be written, nobody is told that all is well: a retry with the same
+        key makes up for it."""
+        stored = await receipt
+        if stored is not None and self.on_own is not None:
+            try:
+                await self.on_own(principal, channel, stored.position)
+            except Error as error:
+                raise Error(
+                    "outcome_unknown", f"stored, but not marked as read: {error.reason}", retry_after=1.0
+                ) from None
+        return stored
 
     async def drain(self) -> None:
         """Return when every hook that is being asked about a publish has answered, and the log what it allows."""
@@ -197,7 +228,8 @@ class Publisher:
             turn.set_result(None)
             if lane is not None and self._waiting[lane] is turn:
                 del self._waiting[lane]
-        return None if receipt is None else await receipt
+        own = self._own(draft.principal, draft.channel, receipt) if right.options.members else receipt
+        return None if own is None else await own
 
     async def _look_and_accept(self, right: Right[Namespace], draft: _Draft) -> asyncio.Future[Receipt | None] | None:
         """Who may make no more channels may go on in those that there are: also in one that this node does not know,

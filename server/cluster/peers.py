@@ -69,8 +69,11 @@ class Peers:
         """Called with how far somebody says that a channel reaches, and before a look at all channels. Both are set by
         the consumers."""
         self.on_sweep: Callable[[], None] = lambda: None
+        self.on_activity: Callable[[str, Position, Tally], None] = lambda channel, head, tally: None
+        """As `on_head`, but only what is announced once a second. Set by the rooms, as the next two are."""
+        self.on_reads: Callable[[Sequence[tuple[str, str, str, int, int]]], None] = lambda reads: None
         self.on_members: Callable[[Sequence[tuple[str, str, str | None]]], None] = lambda changes: None
-        """Called with who has become what where, on another node. Set by the rooms."""
+        """Called with who has become what where, on another node."""
         self._heard: dict[str, float] = {}
         """When each peer was last heard of."""
         self._amending: set[str] = set()
@@ -117,6 +120,8 @@ class Peers:
             self._on_directive(announcement.directive)
         if announcement.revoked:
             self._on_revoked()
+        if announcement.reads:
+            self.on_reads(announcement.reads)
         if announcement.members:
             self.on_members(announcement.members)
         if announcement.letter is not None:
@@ -124,8 +129,10 @@ class Peers:
         if announcement.want is not None:
             self._log.contend(announcement.want, node)
         for channel, (epoch, offset) in announcement.heads.items():
-            self._log.learn(channel, Position(epoch, offset), node, Tally(*announcement.tallies.get(channel, ())))
-            self._note_head(channel, Position(epoch, offset))
+            head, tally = Position(epoch, offset), Tally(*announcement.tallies.get(channel, ()))
+            self._log.learn(channel, head, node, tally)
+            self._note_head(channel, head)
+            self.on_activity(channel, head, tally)
         for channel, (epoch, offset) in announcement.news.items():
             self.on_head(channel, Position(epoch, offset))
         if announcement.amended is not None:
@@ -167,8 +174,9 @@ class Peers:
             stats=self._directory.tell(),
         )
         self._attendance.tick(hearing=not self.deaf)
-        for channel, (head, _) in heads.items():
+        for channel, (head, tally) in heads.items():
             self._note_head(channel, head)  # what we published ourselves may have been lost on its way as well
+            self.on_activity(channel, head, tally)
         if self.deaf:
             self._broker.suspect()
         self._watch()

@@ -18,6 +18,8 @@ EVENTS: Final = "$sys:events"
 SYSTEM_CHANNELS: Final = (NODES, EVENTS)
 PERSONAL: Final = "$user"
 """What concerns a person and no room: `$user:ann` is read by ann alone and written by servers."""
+ROOMS: Final = "$rooms"
+"""Each user's own view of the channels that they are a member of: no channel, and nobody publishes there."""
 DEAD: Final = "dead"
 """What could not be handed on, with the reason: written by the server alone, read by who has an API key that is
 `admin`."""
@@ -29,6 +31,8 @@ _NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys|\$user):[^\s\x0
 @lru_cache(maxsize=16384)
 def namespace_of(channel: str) -> str:
     """The namespace of a well-formed name; `bad_request` for any other."""
+    if channel == ROOMS:
+        return ROOMS
     match = _NAME.fullmatch(channel)
     if match is None:
         raise bad_request("channel: a name is namespace:rest, without white space or control characters")

@@ -35,6 +35,7 @@ from server.core.cursors import MAX_OFFSET, NO_TALLY, Position, Tally
 from server.core.tasks import Keeper
 from server.log.amendments import REFOLD_EVERY, Amendments
 from server.log.changes import Changes, Conflict
+from server.log.counts import Counts
 from server.log.foundation import Foundation
 from server.log.inserts import Inserts
 from server.log.pending import Pending, PendingPublish, PendingServerPublish, Receipt
@@ -84,6 +85,7 @@ class Log:
         self._reader = Reader(database, self._foundation, self._keeper, timeout)
         self.trimmer = Trimmer(database, self._reader, options, clock, retention)
         self.survey = Survey(database, self._reader)
+        self.counts = Counts(database, self._foundation, self._keeper)
         parts = (self._inserts, self._reader, listener, self.trimmer.note)
         self.changes = Changes(database, self._foundation, *parts)
         self._shards = [Shard(database, node, self._foundation, self._pending, *parts) for _ in range(options.shards)]

@@ -6,18 +6,28 @@ from collections.abc import Sequence
 
 from server.access.admission import Admission
 from server.access.memberships import Memberships
+from server.access.moderation import Moderation
+from server.access.permissions import Permissions
 from server.access.revocations import Revocations
 from server.access.rights import Rights
+from server.channels.publisher import Publisher
 from server.cluster.announcer import Announcer
 from server.cluster.peers import Peers
 from server.core.clock import Clock
 from server.core.config import Limits
+from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
+from server.core.names import ROOMS
 from server.core.tasks import Keeper
 from server.log.log import Log
 from server.mongo.databases import Database
+from server.rooms.heads import Heads
+from server.rooms.lists import Lists
+from server.rooms.markers import Markers, Read
 from server.rooms.members import Change, Members
 from server.rooms.rows import MemberRows
+from server.rooms.views import MyRooms
+from server.wire.rooms import ReadPush
 
 
 class Rooms:
@@ -30,21 +40,28 @@ class Rooms:
         keeper: Keeper,
         database: Database,
         memberships: Memberships,
+        permissions: Permissions,
         rights: Rights,
         revocations: Revocations,
+        moderation: Moderation,
         admission: Admission,
         announcer: Announcer,
         peers: Peers,
+        publisher: Publisher,
         log: Log,
         lifecycle: Lifecycle,
         limits: Limits,
         clock: Clock,
     ) -> None:
         self._wanted = wanted
+        self._keeper = keeper
         self._rows = rows = MemberRows(database)
         self._memberships = memberships
-        memberships.read = rows.roles
+        self._admission = admission
         self._announcer = announcer
+        self._peers = peers
+        self._unheard = False
+        self._looking = False
         self.members = Members(
             keeper=keeper,
             rows=rows,
@@ -55,9 +72,35 @@ class Rooms:
             lifecycle=lifecycle,
             limits=limits,
             clock=clock,
-            tell=self._tell,
+            tell=self._tell_members,
         )
-        peers.on_members = self._hear
+        self.markers = Markers(
+            keeper=keeper,
+            rows=rows,
+            counts=log.counts,
+            rights=rights,
+            admission=admission,
+            lifecycle=lifecycle,
+            tell=self._tell_reads,
+        )
+        self.heads = Heads(keeper, log.counts)
+        self.mine = MyRooms(
+            keeper=keeper,
+            rows=rows,
+            lists=Lists(keeper, rows, log.counts),
+            heads=self.heads,
+            permissions=permissions,
+            rights=rights,
+            admission=admission,
+            lifecycle=lifecycle,
+        )
+        memberships.read = rows.roles
+        if wanted:
+            moderation.on_member = self.mine.recheck
+            peers.on_activity = self.heads.note
+            peers.on_members = self._hear_members
+            peers.on_reads = self._hear_reads
+            publisher.on_own = self.markers.published
 
     async def open(self) -> None:
         """Make the index, and begin to look after what is remembered. `unavailable` if MongoDB is not there."""
@@ -65,10 +108,43 @@ class Rooms:
             await self._rows.open()
             self._memberships.open()
 
-    def _tell(self, changes: Sequence[Change]) -> None:
-        self._announcer.announce(members=list(changes), revoked=True)
-        self._hear(changes)
+    # --- telling and hearing ------------------------------------------------------------------------------------------
 
-    def _hear(self, changes: Sequence[Change]) -> None:
+    def _tell_members(self, changes: Sequence[Change]) -> None:
+        self._announcer.announce(members=list(changes), revoked=True)
+        self._hear_members(changes)
+
+    def _hear_members(self, changes: Sequence[Change]) -> None:
         for user, channel, _ in changes:
             self._memberships.forget(user, channel)
+        self.mine.changed(changes)
+
+    def _tell_reads(self, reads: Sequence[Read]) -> None:
+        self._announcer.announce(reads=list(reads))
+        self._hear_reads(reads)
+
+    def _hear_reads(self, reads: Sequence[Read]) -> None:
+        self.mine.read(reads)
+        for user, channel, epoch, offset, _ in reads:
+            for client in tuple(self._admission.users.get(user, ())):
+                if client.listens(channel) and not client.listens(ROOMS):
+                    client.tell(ReadPush(channel, user, f"{epoch}:{offset}"))
+
+    # --- what nobody was told -----------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Nobody may have been told of what has happened: look at the rooms that are watched."""
+        if self.mine.any and not self._looking:
+            self._looking = True
+            self._keeper.spawn("rooms that are watched", self._look())
+
+    async def _look(self) -> None:
+        try:
+            unheard, self._unheard = self._unheard, self._peers.unheard() is not None
+            await self.heads.look()
+            if unheard or self._unheard:
+                await self.mine.compare()
+        except Error:
+            self._unheard = True  # it is looked again, and the log says why
+        finally:
+            self._looking = False

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from bson import MaxKey, MinKey
-from pymongo import ASCENDING, DeleteOne, InsertOne
+from pymongo import ASCENDING, DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from server.access.memberships import Membership
@@ -23,6 +23,7 @@ from server.mongo.databases import Database
 Row = dict[str, Any]
 
 _IS_MEMBER: Final = {"role": {"$ne": None}}
+_SHOWN: Final = {"role": 1, "o": 1, "e": 1, "m": 1}
 
 
 class Member(NamedTuple):
@@ -40,6 +41,17 @@ class Standing(NamedTuple):
     """Whether there is a row."""
     untold: bool = False
     """It has changed, and not everybody may have heard of it."""
+
+
+class Marker(NamedTuple):
+    """How far a member has read."""
+
+    epoch: str
+    offset: int
+    amendments: int
+    """Up to there."""
+    back: bool = False
+    """It is to be there in any case; else only if it was not as far."""
 
 
 STRANGER: Final = Standing()
@@ -93,6 +105,31 @@ class MemberRows:
         with mapped():
             return await self._rows.count_documents({**_of_user(user), **_IS_MEMBER}, limit=most)
 
+    async def of_users(self, users: Collection[str]) -> dict[str, list[Row]]:
+        """All rows of these users who are members somewhere."""
+        found: dict[str, list[Row]] = {user: [] for user in users}
+        with mapped():
+            rows = self._rows.find({"$or": [_of_user(user) for user in users], **_IS_MEMBER}, _SHOWN)
+            async for row in rows:
+                found[row["_id"]["u"]].append(row)
+        return found
+
+    async def some(self, memberships: Collection[Membership]) -> dict[Membership, Row]:
+        """The rows of these, as far as they are members."""
+        query = {"_id": {"$in": [id_of(*one) for one in memberships]}, **_IS_MEMBER}
+        with mapped():
+            rows = await self._rows.find(query, _SHOWN).to_list(None)
+        return {(row["_id"]["u"], row["_id"]["c"]): row for row in rows}
+
+    # --- how far they have read ---------------------------------------------------------------------------------------
+
+    async def move(self, moves: Mapping[Membership, Marker]) -> dict[Membership, Marker]:
+        """Move markers on, those that are not there already; in one go. Where they are then, of members."""
+        with mapped():
+            await self._rows.bulk_write([_moved(*one) for one in moves.items()], ordered=False)
+        rows = await self.some(moves)
+        return {membership: marker_of(row) for membership, row in rows.items()}
+
     # --- changing it --------------------------------------------------------------------------------------------------
 
     async def add(self, rows: Sequence[Row]) -> set[Membership]:
@@ -137,3 +174,14 @@ class MemberRows:
 
 def _of_user(user: str) -> Row:
     return {"_id": {"$gt": {"u": user, "c": MinKey()}, "$lt": {"u": user, "c": MaxKey()}}}
+
+
+def marker_of(row: Row) -> Marker:
+    return Marker(row["e"], row["o"], row["m"])
+
+
+def _moved(membership: Membership, marker: Marker) -> UpdateOne:
+    query: Row = {"_id": id_of(*membership), **_IS_MEMBER}
+    if not marker.back:
+        query["$or"] = [{"o": {"$lt": marker.offset}}, {"e": {"$ne": marker.epoch}}]
+    return UpdateOne(query, {"$set": {"e": marker.epoch, "o": marker.offset, "m": marker.amendments}})

@@ -8,17 +8,19 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from server.access.admission import ConnectionSeats
 from server.access.memberships import Unloaded
 from server.access.permissions import revocable
 from server.access.revocations import Revocation
 from server.brokers.base import Directive
-from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error
+from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error, bad_request
+from server.core.names import ROOMS
 from server.core.principals import Principal
 from server.delivery.subscription import Subscription
 from server.node import Node
+from server.rooms.views import View
 from server.sessions.outbox import STALLED_AFTER, Connection, Gone, Outbox
 from server.wire.codec import Codec
 from server.wire.commands import Subscribe
@@ -107,7 +109,9 @@ class ConnectedClient:
         subscriptions; closed already if the connection has ended meanwhile."""
         seat = self._node.admission.channel_seats.take(self.id)
         try:
-            if "*" in request.channel and self.knows_patterns:
+            if request.channel == ROOMS:
+                subscription, fields, gap = await self._join_rooms(request), {"channel": ROOMS}, None
+            elif "*" in request.channel and self.knows_patterns:
                 subscription, fields, gap = await self._join_pattern(request)
             else:
                 subscription, fields, gap = await self._node.subscriptions.subscribe(principal, self.outbox, request)
@@ -124,6 +128,12 @@ class ConnectedClient:
     async def _join_pattern(self, request: Subscribe) -> tuple[Subscription, Fields, GapPush | None]:
         who = partial(self.principal_in, request.channel)
         return await self._node.pattern_subscriptions.subscribe(who, self.outbox, request)
+
+    async def _join_rooms(self, request: Subscribe) -> Subscription:
+        """A view, which is one as far as anybody here has to know."""
+        if request.after is not None or request.last is not None:
+            raise bad_request(f"after, last: {ROOMS} is told anew each time")
+        return cast(Subscription, await self._node.rooms.mine.subscribe(partial(self.principal_in, ROOMS), self.outbox))
 
     def __repr__(self) -> str:
         return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"
@@ -178,6 +188,9 @@ class ConnectedClient:
         assert self._principal is not None
         return self._principal
 
+    def tell(self, push: Push) -> None:
+        self._push(push)
+
     def listens(self, channel: str) -> bool:
         return channel in self.subscriptions
 
@@ -187,6 +200,11 @@ class ConnectedClient:
         """End the subscriptions to the channels that are `concerned`. What waits of them is not sent any more."""
         for channel in [channel for channel in self.subscriptions if concerned(channel)]:
             self._end_subscription(channel, code, reason)
+        self._check_rooms()
+
+    def _check_rooms(self) -> None:
+        if ROOMS in self.subscriptions:
+            cast(View, self.subscriptions[ROOMS]).check()
 
     def obey(self, directive: Directive) -> None:
         """What a back end wants done with it: nothing, for who only listens to what it has asked for."""
@@ -198,6 +216,7 @@ class ConnectedClient:
     def check_subscriptions(self) -> None:
         """End the subscriptions that the principal has no right to any more."""
         assert self._principal is not None
+        self._check_rooms()
         for channel, subscription in tuple(self.subscriptions.items()):
             principal = self.principal_in(channel)
             try:

@@ -27,6 +27,7 @@ from server.wire.commands import (
     Patch,
     Presence,
     Put,
+    Read,
     RoomCommand,
     SetMember,
     WorkCommand,
@@ -124,6 +125,13 @@ async def _nack(node: Node, principal: Principal, request: Nack, client: Connect
     return await node.workers.nack(principal, request.consumer, request.ids, request.delay)
 
 
+async def _read(node: Node, principal: Principal, request: Read, client: ConnectedClient) -> Answer:
+    cursor = await node.rooms.markers.read(
+        principal, request.channel, request.cursor, back=request.set, address=client.address
+    )
+    return {"channel": request.channel, "cursor": str(cursor)}
+
+
 _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, ConnectedClient], Awaitable[Answer]]]] = {
     History: _history,
     Amend: _amend,
@@ -141,4 +149,5 @@ _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, Connect
     Fetch: _fetch,
     Ack: _ack,
     Nack: _nack,
+    Read: _read,
 }

@@ -260,7 +260,17 @@ class Ping(Command, tag="ping"):
 
 
 DocumentCommand = Get | Find | Put | Patch | Delete
-RoomCommand = Join | Leave | SetMember | ListMembers
+
+
+class Read(Command, tag="read"):
+    """Move the user's marker on to the cursor; with `set` also back."""
+
+    channel: str
+    cursor: str
+    set: bool = False
+
+
+RoomCommand = Join | Leave | SetMember | ListMembers | Read
 WorkCommand = Fetch | Ack | Nack
 AnyCommand = (
     Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
@@ -290,6 +300,7 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "fetch": Fetch,
     "ack": Ack,
     "nack": Nack,
+    "read": Read,
 }
 
 

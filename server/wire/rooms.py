@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, TypedDict
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.wire.commands import DEFAULT_PAGE, Limit
-from server.wire.rest import ErrorBody
+from server.wire.pushes import Push
+from server.wire.rest import Cursor, ErrorBody
 
 MAX_MEMBERS: Final = 500
 """In one request."""
@@ -23,7 +24,7 @@ class MemberRow(Struct):
 
 
 class MembersPage(TypedDict):
-    """By name. Behind the last one of a page (`after`) come others if there are `more`."""
+    """By name. Behind the last of a page (`after`) come others if there are `more`."""
 
     members: Sequence[MemberRow]
     more: bool
@@ -66,3 +67,92 @@ class MemberResult(TypedDict, total=False):
 
 class MemberResults(TypedDict):
     results: Annotated[list[MemberResult], Meta(description="In the order of the request")]
+
+
+# --- my rooms ---------------------------------------------------------------------------------------------------------
+
+MAX_ROOMS: Final = 100
+"""In one page over REST."""
+
+
+class RoomRow(Struct):
+    """A channel that the user is a member of. What comes later is counted by the client: so many messages are unread as
+    there are more (`count`) than there were when this was told, and not erased since."""
+
+    channel: str
+    role: Role
+    read: Annotated[Cursor, Meta(description="How far the user has read")]
+    head: Cursor
+    count: Annotated[int, Meta(description="How many messages there have been")]
+    unread: int
+    mentions: int
+    newest: Annotated[str | None, Meta(description="The cursor of the newest message")]
+    time: Annotated[int | None, Meta(description="Of the newest message: milliseconds since 1970")]
+
+
+class RoomsPage(TypedDict):
+    """The one with the newest message first. Behind the last of a page (`after`) come others if there are `more`."""
+
+    rooms: Sequence[RoomRow]
+    more: bool
+
+
+class RoomsQuery(Struct):
+    after: Annotated[str, Meta(description="A channel: the last one of the page before")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_ROOMS)] = 50
+
+
+class ReadRequest(Struct):
+    """`set`: the marker may go back as well."""
+
+    cursor: Cursor
+    set: bool = False
+
+
+class ReadResult(TypedDict):
+    """Where the marker is now."""
+
+    channel: str
+    cursor: Cursor
+
+
+class RoomsPush(Push, tag="rooms"):
+    rooms: list[RoomRow]
+    more: bool
+    start: bool | UnsetType = UNSET
+    """The first page: what the client knew before is to be forgotten."""
+
+
+class ActivityPush(Push, tag="activity"):
+    """Something has come in a room. The same for all of its members."""
+
+    channel: str
+    head: str
+    count: int
+    newest: str | None
+    deleted: list[int] | UnsetType = UNSET
+    """Offsets of messages that were erased meanwhile."""
+
+
+class RoomPush(Push, tag="room"):
+    """The user is a member of a room with this role now (then all of its row), or no member any more."""
+
+    channel: str
+    role: str | None
+    read: str | UnsetType = UNSET
+    head: str | UnsetType = UNSET
+    count: int | UnsetType = UNSET
+    unread: int | UnsetType = UNSET
+    mentions: int | UnsetType = UNSET
+    newest: str | UnsetType | None = UNSET
+    time: int | UnsetType | None = UNSET
+
+
+class ReadPush(Push, tag="read"):
+    """The user has read up to there. `seen`: how many of the messages of the room are not unread for that; so many less
+    than its `count` are."""
+
+    channel: str
+    user: str
+    cursor: str
+    seen: int | UnsetType = UNSET

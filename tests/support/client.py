@@ -152,6 +152,7 @@ class Client:
         self.connected = asyncio.Event()  # and everything is resumed
         self.losses: list[Loss] = []
         self.strays: list[Push] = []  # errors without an id, and pushes of no known subscription
+        self.on_stray: Callable[[Push], None] = self.strays.append
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._connection: WebSocketClientConnection | None = None
@@ -342,7 +343,7 @@ class Client:
             if kind == "unsubscribed":
                 del self.subscriptions[push["channel"]]
         else:
-            self.strays.append(push)
+            self.on_stray(push)
 
     def _lose_pending(self, why: str) -> None:
         pending, self._pending = self._pending, {}

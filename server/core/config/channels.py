@@ -10,7 +10,7 @@ from msgspec import field
 
 from server.core.config.values import Count, Rate, Seconds, Section
 from server.core.errors import StartError
-from server.core.names import DEAD, DOCUMENTS, PERSONAL, SYSTEM
+from server.core.names import DEAD, DOCUMENTS, PERSONAL, ROOMS, SYSTEM
 from server.core.rules import MEMBERS, OWN, Rule, problem, roles, terms
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
@@ -97,6 +97,7 @@ BUILT_IN: Final[Mapping[str, Namespace]] = {
     SYSTEM: Namespace(durable=False, subscribe="admin"),
     PERSONAL: Namespace(publish="server", subscribe="owner", history=Retention(1000, Seconds(7 * 86400))),
     DEAD: Namespace(subscribe="admin"),
+    ROOMS: Namespace(durable=False, subscribe="user"),
 }
 """Those that need no declaration."""
 

@@ -1,0 +1,25 @@
+"""REST: the rooms of a user, and how far they have read."""
+
+from __future__ import annotations
+
+from handlers.base import BaseHandler
+from handlers.operations import operation
+from server.wire.rooms import ReadRequest, ReadResult, RoomsPage, RoomsQuery
+
+
+class MyRooms(BaseHandler):
+    @operation("Read which channels you are a member of", {200: RoomsPage, 304: None})
+    async def get(self, query: RoomsQuery) -> None:
+        """The one with the newest message first, each with how many messages you have not read."""
+        page = await self.node.rooms.mine.page(self.principal, query.after, query.limit, address=self.client_address())
+        self.answer(page)
+
+
+class Marker(BaseHandler):
+    @operation("Say how far you have read", {200: ReadResult})
+    async def post(self, channel: str, body: ReadRequest) -> None:
+        """The marker only moves on; with `set` also back, so that messages are unread again. Answers where it is."""
+        cursor = await self.node.rooms.markers.read(
+            self.principal, channel, body.cursor, back=body.set, address=self.client_address()
+        )
+        self.answer(ReadResult(channel=channel, cursor=str(cursor)))

@@ -1,0 +1,91 @@
+"""The rooms of users, read for many users at once: their rows, how far each channel reaches, and what was erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from server.access.memberships import Membership
+from server.core.cursors import Position
+from server.core.tasks import Keeper
+from server.log.counts import Count, Counts, Erasure
+from server.log.groups import GroupReader
+from server.rooms.rows import MemberRows, Row, marker_of
+
+USERS: Final = 50
+"""Read together: of a thousand rooms each."""
+
+
+class Room(NamedTuple):
+    """A channel that a user is a member of, as it was when it reached that far."""
+
+    channel: str
+    role: str
+    read: Position
+    reach: Count
+    seen: int
+    """How many of its messages are not unread: read, erased, or gone."""
+
+    @property
+    def unread(self) -> int:
+        return max(0, self.reach.messages - self.seen)
+
+
+class Lists:
+    def __init__(self, keeper: Keeper, rows: MemberRows, counts: Counts) -> None:
+        self._rows = rows
+        self._counts = counts
+        self._users: GroupReader[str, list[Room]] = GroupReader(keeper, "rooms", self._read_users, USERS)
+
+    async def of(self, user: str) -> list[Room]:
+        """All of them, in no order."""
+        return await self._users.ask(user)
+
+    async def some(self, memberships: Sequence[Membership]) -> dict[Membership, Room]:
+        """Of these what there is."""
+        rows = await self._rows.some(memberships)
+        return dict(zip(rows, await self._rooms(rows.values()), strict=True))
+
+    async def _read_users(self, users: Sequence[str]) -> dict[str, list[Room]]:
+        found = await self._rows.of_users(users)
+        rooms = iter(await self._rooms(row for rows in found.values() for row in rows))
+        return {user: [next(rooms) for _ in rows] for user, rows in found.items()}
+
+    async def _rooms(self, rows: Iterable[Row]) -> list[Room]:
+        """In the order of the rows."""
+        rows = list(rows)
+        counts = await self._counts.of_all(list({row["_id"]["c"] for row in rows}))
+        behind: dict[str, int] = {}
+        for row in rows:
+            channel = row["_id"]["c"]
+            count = counts[channel]
+            start, amendments = start_of(row, count)
+            # Whoever erases what is unread does so behind the marker: where nothing was amended, nothing was erased.
+            if start < count.head.offset and (amendments is None or amendments < count.amendments):
+                behind[channel] = min(start, behind.get(channel, start))
+        erased = await self._counts.erased_behind(behind)
+        return [await self._room(row, counts[row["_id"]["c"]], erased) for row in rows]
+
+    async def _room(self, row: Row, count: Count, erased: Mapping[str, Sequence[Erasure]]) -> Room:
+        channel = row["_id"]["c"]
+        start, amendments = start_of(row, count)
+        if amendments is None:  # of a history that is over
+            amendments = await self._counts.amendments(channel, start) or 0
+        gone = erased_up_to(erased.get(channel, ()), start, count.head.offset)
+        read = min(row["o"], count.head.offset)
+        return Room(channel, row["role"], Position(count.head.epoch, read), count, start - amendments + gone)
+
+
+def start_of(row: Row, count: Count) -> tuple[int, int | None]:
+    """Behind which offset messages are unread, and how many amendments there are up to there; None: not known."""
+    marker = marker_of(row)
+    if marker.offset <= count.floor:
+        return count.floor, count.amended_floor
+    if marker.offset >= count.head.offset:
+        return count.head.offset, count.amendments
+    return marker.offset, marker.amendments if marker.epoch == count.head.epoch else None
+
+
+def erased_up_to(erased: Sequence[Erasure], start: int, head: int) -> int:
+    """How many of the messages behind `start` were erased by entries up to `head`."""
+    return sum(1 for one in erased if one.offset > start and one.at <= head)

@@ -1,0 +1,389 @@
+"""My rooms: what each user sees of the channels that they are a member of. A view, and no log: it is told again when a
+client comes back.
+
+A view is a subscription like others as far as its session has to know: it begins, is suspended, and ends. What is told
+of a room is its row, and after that steps (heads.py) and moves of the marker. A client that does not read is told the
+rows anew of the rooms of which it has missed something, when it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from server.access.admission import Admission
+from server.access.memberships import Membership
+from server.access.permissions import Permissions
+from server.access.rights import Rights
+from server.core.cursors import Position
+from server.core.errors import Error
+from server.core.lifecycle import Lifecycle
+from server.core.names import ROOMS
+from server.core.principals import Principal
+from server.core.seats import Seat
+from server.core.tasks import Keeper
+from server.rooms.heads import Heads
+from server.rooms.lists import Lists, Room
+from server.rooms.markers import Read
+from server.rooms.rows import MemberRows
+from server.wire.codec import Codec
+from server.wire.pushes import Push
+from server.wire.rooms import MAX_ROOMS, ReadPush, RoomPush, RoomRow, RoomsPage, RoomsPush
+
+logger = logging.getLogger(__name__)
+
+PAGE: Final = 50
+AGAIN_AFTER: Final = 1.0
+
+
+class Listener(Protocol):
+    """Where pushes go: an outbox."""
+
+    id: str
+    codec: Codec
+
+    @property
+    def writable(self) -> bool: ...
+
+    def put(self, data: bytes) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
+class View:
+    """Of one session. Made by `MyRooms.subscribe`, begun with `start`, ended with `close`."""
+
+    channel = ROOMS
+    durable = False
+    live = True
+    position: None = None
+    owner: None = None
+
+    def __init__(self, rooms: MyRooms, principal: Callable[[], Principal], listener: Listener) -> None:
+        self.seat: Seat | None = None
+        self.rooms: dict[str, tuple[str, int]] = {}
+        """Those that the client has been told of: the role, and the offset of the marker."""
+        self.missed: set[str] = set()
+        """Rooms of which something was not told, because the client did not read."""
+        self.user = principal().user or ""
+        self.principal = principal
+        self.listener = listener
+        self.codec = listener.codec
+        self.begun = False
+        """All rows have been told."""
+        self.run: object = None
+        """The last telling of all rows."""
+        self.closed = False
+        self.suspended = False
+        self._rooms = rooms
+
+    def start(self) -> None:
+        """The reply is sent."""
+        self._rooms.begin(self)
+
+    def close(self, for_good: bool = False) -> None:
+        """Twice is fine."""
+        self.closed = True
+        self._rooms.end(self)
+        seat, self.seat = self.seat, None
+        if seat is not None:
+            seat.give_back()
+
+    def suspend(self, take_back: Callable[[], object]) -> None:
+        self.suspended = True
+
+    def unsuspend(self) -> None:
+        """All is told anew."""
+        if self.suspended:
+            self.suspended = False
+            self.start()
+
+    def fall_behind(self, first: int) -> None:
+        """It never does: nothing of it is dropped from an outbox."""
+
+    def check(self) -> None:
+        """Rights of the principal may be gone."""
+        self._rooms.check(self)
+
+    def push(self, push: Push) -> None:
+        if not self.closed:
+            self.listener.put(self.codec.frame(push))
+
+    # --- what heads.py tells ------------------------------------------------------------------------------------------
+
+    def active(self, channel: str, frame: bytes) -> None:
+        if channel not in self.rooms or self.suspended:
+            return
+        if self.listener.writable and channel not in self.missed:
+            self.listener.put(frame)
+        else:
+            self._rooms.note_missed(self, channel)
+
+    def restarted(self, channel: str) -> None:
+        if channel in self.rooms:
+            self._rooms.note_missed(self, channel)
+
+
+class MyRooms:
+    def __init__(
+        self,
+        *,
+        keeper: Keeper,
+        rows: MemberRows,
+        lists: Lists,
+        heads: Heads,
+        permissions: Permissions,
+        rights: Rights,
+        admission: Admission,
+        lifecycle: Lifecycle,
+    ) -> None:
+        self._keeper = keeper
+        self._rows = rows
+        self._lists = lists
+        self._heads = heads
+        self._permissions = permissions
+        self._rights = rights
+        self._admission = admission
+        self._lifecycle = lifecycle
+        self._views: dict[str, set[View]] = {}
+        """By user."""
+        self._missing: set[View] = set()
+        self._telling = False
+
+    @property
+    def any(self) -> bool:
+        """Whether anybody looks."""
+        return bool(self._views)
+
+    # --- the use cases ------------------------------------------------------------------------------------------------
+
+    async def page(self, principal: Principal, after: str | None, limit: int, *, address: str = "") -> RoomsPage:
+        """The user's rooms behind the one that `after` names, the one with the newest message first."""
+        self._admission.spend(principal, address)
+        _check_user(principal)
+        async with self._rights.reading(principal, ROOMS):
+            self._lifecycle.check()
+            rooms = self._shown(principal, await self._lists.of(principal.user or ""))
+        start = next((index + 1 for index, room in enumerate(rooms) if room.channel == after), 0)
+        limit = min(limit, MAX_ROOMS)
+        return {"rooms": [_row(room) for room in rooms[start : start + limit]], "more": start + limit < len(rooms)}
+
+    async def subscribe(self, principal: Callable[[], Principal], listener: Listener) -> View:
+        """A view that is to be started once its reply is sent. `principal`: who the session is, from time to time."""
+        _check_user(principal())
+        async with self._rights.reading(principal(), ROOMS):
+            self._lifecycle.check()
+        view = View(self, principal, listener)
+        self._views.setdefault(view.user, set()).add(view)
+        return view
+
+    # --- a view's life ------------------------------------------------------------------------------------------------
+
+    def begin(self, view: View) -> None:
+        self._keeper.spawn("my rooms", self._begin(view))
+
+    def end(self, view: View) -> None:
+        self._missing.discard(view)
+        self._forget(view, tuple(view.rooms))
+        views = self._views.get(view.user)
+        if views is not None:
+            views.discard(view)
+            if not views:
+                del self._views[view.user]
+
+    def _forget(self, view: View, channels: Iterable[str]) -> None:
+        for channel in channels:
+            view.rooms.pop(channel, None)
+            view.missed.discard(channel)
+            self._heads.leave(channel, view)
+
+    async def _begin(self, view: View) -> None:
+        rooms: list[Room] = []
+        run = view.run = object()
+        view.begun = False
+        while not view.closed:
+            try:
+                rooms = self._shown(view.principal(), await self._lists.of(view.user))
+                self._forget(view, tuple(view.rooms))
+                for room in rooms:
+                    self._heads.watch(room.channel, view)
+                await self._heads.step({room.channel: room.reach for room in rooms})
+                break
+            except Error as error:
+                if not await self._wait(view, error):
+                    return
+        pages = [rooms[index : index + PAGE] for index in range(0, len(rooms), PAGE)] or [[]]
+        for number, page in enumerate(pages):
+            if view.closed or view.suspended or view.run is not run:
+                break
+            for room in page:
+                view.rooms[room.channel] = room.role, room.read.offset
+                if not self._is_now(room):
+                    self.note_missed(view, room.channel)
+            push = RoomsPush([_row(room) for room in page], number < len(pages) - 1)
+            if not number:
+                push.start = True
+            view.push(push)
+            await view.listener.drained()
+        view.begun = view.run is run and not view.suspended
+        if view.closed:
+            for room in rooms:
+                self._heads.leave(room.channel, view)
+
+    async def _wait(self, view: View, error: Error) -> bool:
+        """Before another attempt; False: it would be in vain, and the view stays empty."""
+        if not error.retry:
+            logger.warning("my rooms: %s", error.reason)
+            return False
+        await asyncio.sleep(error.retry_after or AGAIN_AFTER)
+        return not view.closed
+
+    def _is_now(self, room: Room) -> bool:
+        """Whether the room has been told up to where this row was read."""
+        at = self._heads.at(room.channel)
+        return at is not None and at.head == room.reach.head
+
+    def _shown(self, principal: Principal, rooms: Sequence[Room]) -> list[Room]:
+        """Those that the principal may read, the one with the newest message first."""
+        shown = [room for room in rooms if self._permissions.shows(principal, room.channel, room.role)]
+        return sorted(shown, key=lambda room: (-room.reach.time, room.channel))
+
+    # --- single rooms -------------------------------------------------------------------------------------------------
+
+    def note_missed(self, view: View, channel: str) -> None:
+        """The row is to be told anew, when the client reads again."""
+        view.missed.add(channel)
+        self._missing.add(view)
+        if not self._telling:
+            self._telling = True
+            self._keeper.spawn("rooms that were missed", self._tell_missed())
+
+    async def _tell_missed(self) -> None:
+        try:
+            while self._missing:
+                wanted = {
+                    (view.user, channel)
+                    for view in self._missing
+                    if view.begun and view.listener.writable and not view.suspended
+                    for channel in view.missed
+                }
+                if not wanted or not await self._tell_rows(wanted):
+                    await asyncio.sleep(AGAIN_AFTER)
+                self._missing = {view for view in self._missing if view.missed and not view.closed}
+        finally:
+            self._telling = False
+
+    def changed(self, changes: Iterable[tuple[str, str, str | None]]) -> None:
+        """Who has become what where: (user, channel, role, or None: no member any more)."""
+        for user, channel, role in changes:
+            for view in tuple(self._views.get(user, ())):
+                if role is None and view.begun and channel in view.rooms:
+                    self._tell_gone(view, channel)
+                else:
+                    self.note_missed(view, channel)
+
+    def recheck(self, user: str, channels: Iterable[str]) -> None:
+        """The user's roles in these have changed, to whatever."""
+        for view in tuple(self._views.get(user, ())):
+            for channel in channels:
+                self.note_missed(view, channel)
+
+    def check(self, view: View) -> None:
+        """Something was taken back: rooms that may not be read any more are none."""
+        principal = view.principal()
+        for channel, (role, _) in tuple(view.rooms.items()):
+            if not self._permissions.shows(principal, channel, role):
+                self._tell_gone(view, channel)
+
+    async def compare(self) -> None:
+        """Look for what nobody was told, while other nodes were not heard: other roles, and markers that have moved."""
+        users = list(self._views)
+        for index in range(0, len(users), PAGE):
+            found = await self._rows.of_users(users[index : index + PAGE])
+            for user, rows in found.items():
+                now = {row["_id"]["c"]: (row["role"], row["o"]) for row in rows}
+                for view in tuple(self._views.get(user, ())):
+                    for channel in now.keys() | view.rooms.keys():
+                        if now.get(channel) != view.rooms.get(channel):
+                            self.note_missed(view, channel)
+
+    def _tell_gone(self, view: View, channel: str) -> None:
+        self._forget(view, (channel,))
+        view.push(RoomPush(channel, None))
+
+    async def _tell_rows(self, wanted: set[Membership]) -> bool:
+        """Tell views the rows of these as they are now; False: not all could be told."""
+        for user, channel in wanted:
+            for view in self._views.get(user, ()):
+                self._heads.watch(channel, view)
+        try:
+            rooms = await self._lists.some(list(wanted))
+            await self._heads.step({room.channel: room.reach for room in rooms.values()})
+        except Error as error:
+            logger.warning("my rooms: %s", error.reason)
+            return False
+        done = True
+        for user, channel in wanted:
+            room = rooms.get((user, channel))
+            for view in tuple(self._views.get(user, ())):
+                if channel not in view.missed or not view.begun or view.suspended:
+                    if channel not in view.rooms:
+                        self._heads.leave(channel, view)
+                elif room is None or not self._permissions.shows(view.principal(), channel, room.role):
+                    if channel in view.rooms:
+                        self._tell_gone(view, channel)
+                    self._forget(view, (channel,))
+                elif self._is_now(room):
+                    view.missed.discard(channel)
+                    view.rooms[channel] = room.role, room.read.offset
+                    view.push(_told(room))
+                else:
+                    done = False
+        return done
+
+    # --- markers ------------------------------------------------------------------------------------------------------
+
+    def read(self, reads: Iterable[Read]) -> None:
+        """How far users have read: their other sessions see it."""
+        for user, channel, epoch, offset, amendments in reads:
+            if user in self._views:
+                self._read(user, channel, Position(epoch, offset), amendments)
+
+    def _read(self, user: str, channel: str, position: Position, amendments: int) -> None:
+        at = self._heads.at(channel)
+        # Where something was amended behind the marker, some of that may have been erased: it has to be read.
+        plain = at is not None and at.head.epoch == position.epoch and at.amendments <= amendments
+        for view in tuple(self._views.get(user, ())):
+            if not view.begun or not view.listener.writable or channel in view.missed:
+                self.note_missed(view, channel)
+            elif channel in view.rooms and not view.suspended:
+                push = ReadPush(channel, user, str(position))
+                if plain:
+                    push.seen = position.offset - amendments
+                    view.rooms[channel] = view.rooms[channel][0], position.offset
+                else:
+                    self.note_missed(view, channel)
+                view.push(push)
+
+
+def _check_user(principal: Principal) -> None:
+    if principal.server or principal.user is None:
+        raise Error("permission_denied", f"{principal.name} has no rooms")
+
+
+def _row(room: Room) -> RoomRow:
+    count = room.reach
+    newest = str(Position(count.head.epoch, count.newest)) if count.newest else None
+    return RoomRow(
+        room.channel, room.role, str(room.read), str(count.head), count.messages, room.unread, 0, newest,
+        count.time or None,
+    )  # fmt: skip
+
+
+def _told(room: Room) -> RoomPush:
+    row = _row(room)
+    return RoomPush(
+        row.channel, row.role, row.read, row.head, row.count, row.unread, row.mentions, row.newest, row.time
+    )

@@ -1,0 +1,229 @@
+"""My rooms and markers: how far each member has read, and what each sees of it, exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from server.core.principals import Principal
+from tests.integration.conftest import SETTINGS
+from tests.support.client import Client, Push, make_token
+from tests.support.nodes import Instance, instances
+from tests.support.processes import Mongod
+from tests.support.waiting import until
+
+SECRET = str(SETTINGS["auth.secret"])
+KEY = "the operator's own key"
+OPTIONS: dict[str, Any] = {
+    **SETTINGS,
+    "auth.api_keys": {
+        "ops": {
+            "sha256": hashlib.sha256(KEY.encode()).hexdigest(), "admin": True, "channels": {"room:*": ["publish"]},
+        },
+    },
+    "namespaces.room": {
+        "members": True, "join": "anyone", "subscribe": "member", "publish": "member", "amend": ["own", "server"],
+    },
+    "limits.members_per_channel": 0,
+    "limits.memberships_per_user": 0,
+    "limits.requests_per_second": 0,
+}  # fmt: skip
+
+
+def token(user: str, **claims: Any) -> str:
+    return make_token(SECRET, user, iat=int(time.time() - 10), **claims)
+
+
+class Rooms:
+    """What a client that follows the protocol's words knows of its rooms."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.loaded = False
+        self.pushes: list[Push] = []
+
+    async def follow(self, client: Client) -> Rooms:
+        client.on_stray = self.take
+        await client.subscribe("$rooms", on_push=self.take)
+        return self
+
+    def take(self, push: Push) -> None:
+        self.pushes.append(push)
+        kind = push["type"]
+        if kind == "rooms":
+            if push.get("start"):
+                self.rows = {}
+            for row in push["rooms"]:
+                self._put(row)
+            self.loaded = not push["more"]
+        elif kind == "room":
+            if push["role"] is None:
+                self.rows.pop(push["channel"], None)
+            else:
+                self._put(push)
+        elif kind == "activity" and push["channel"] in self.rows:
+            row = self.rows[push["channel"]]
+            row |= {name: push[name] for name in ("head", "count", "newest")}
+            row["seen"] += sum(1 for offset in push.get("deleted", ()) if offset > offset_of(row["read"]))
+        elif kind == "read" and push["channel"] in self.rows and "seen" in push:
+            self.rows[push["channel"]] |= {"read": push["cursor"], "seen": push["seen"]}
+
+    def _put(self, row: dict[str, Any]) -> None:
+        self.rows[row["channel"]] = {**row, "seen": row["count"] - row["unread"]}
+
+    def unread(self) -> dict[str, int]:
+        return {channel: max(0, row["count"] - row["seen"]) for channel, row in self.rows.items()}
+
+
+def offset_of(cursor: str) -> int:
+    return int(cursor.rpartition(":")[2])
+
+
+@asynccontextmanager
+async def one(mongod: Mongod, **options: Any) -> AsyncIterator[tuple[Instance, AsyncExitStack]]:
+    async with AsyncExitStack() as stack, instances(1, mongod.uri, OPTIONS | options) as (instance,):
+        yield instance, stack
+
+
+async def rooms_of(instance: Instance, user: str, **query: Any) -> list[dict[str, Any]]:
+    tail = "".join(f"&{name}={value}" for name, value in query.items())
+    status, body = await instance.call("GET", f"/v1/rooms?limit=100{tail}", token=token(user))
+    assert status == 200, body
+    rooms: list[dict[str, Any]] = body["rooms"]
+    return rooms
+
+
+async def unread(instance: Instance, user: str) -> dict[str, int]:
+    return {row["channel"]: row["unread"] for row in await rooms_of(instance, user)}
+
+
+@pytest.mark.gen_test
+async def test_markers_and_unread(mongod: Mongod) -> None:
+    """New members start at the head; others' messages are unread, one's own are not; markers move on, and back only if
+    that is said; edits, and what is erased, do not count."""
+    async with one(mongod) as (instance, stack):
+        ann, bob = await instance.user(stack, token("ann")), await instance.user(stack, token("bob"))
+        await ann.request("join", channel="room:a")
+        for n in range(3):
+            await ann.publish("room:a", n)
+        await bob.request("join", channel="room:a")
+        assert await unread(instance, "bob") == {"room:a": 0}
+        receipts = [await ann.publish("room:a", n, key=f"k{n}") for n in range(4)]
+        (row,) = await rooms_of(instance, "bob")
+        assert row == {
+            "channel": "room:a", "role": "member", "read": row["read"], "head": receipts[-1]["cursor"], "count": 7,
+            "unread": 4, "mentions": 0, "newest": receipts[-1]["cursor"], "time": row["time"],
+        }  # fmt: skip
+        assert offset_of(row["read"]) == 3
+        assert await unread(instance, "ann") == {"room:a": 0}
+        reply = await bob.request("read", channel="room:a", cursor=receipts[1]["cursor"])
+        assert (reply["channel"], reply["cursor"]) == ("room:a", receipts[1]["cursor"])
+        assert await unread(instance, "bob") == {"room:a": 2}
+        reply = await bob.request("read", channel="room:a", cursor=receipts[0]["cursor"])
+        assert reply["cursor"] == receipts[1]["cursor"]
+        await ann.request("amend", channel="room:a", of=7, op="delete")
+        assert await unread(instance, "bob") == {"room:a": 1}
+        await ann.request("amend", channel="room:a", of=6, op="edit", data="x")
+        assert await unread(instance, "bob") == {"room:a": 1}
+        reply = await bob.request("read", channel="room:a", cursor=receipts[0]["cursor"], set=True)
+        assert reply["cursor"] == receipts[0]["cursor"]
+        assert await unread(instance, "bob") == {"room:a": 2}
+        status, body = await instance.call(
+            "POST", "/v1/channels/room:a/read", {"cursor": receipts[3]["cursor"][:-1] + "999"}, token("bob")
+        )
+        assert (status, offset_of(body["cursor"])) == (200, 9)
+        assert await unread(instance, "bob") == {"room:a": 0}
+        for command, fields in (("read", {"cursor": "0"}), ("join", {})):
+            with pytest.raises(Exception, match="permission_denied"):
+                await (await instance.user(stack, None)).request(command, channel="room:a", **fields)
+        cid = await instance.user(stack, token("cid"))
+        with pytest.raises(Exception, match="permission_denied"):
+            await cid.request("read", channel="room:a", cursor="0")
+
+
+@pytest.mark.gen_test
+async def test_a_retry_moves_the_marker_as_well(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the message and the marker something fails: the publisher is not told that all is well, and the same
+    publish again makes up for it."""
+    async with one(mongod) as (instance, stack):
+        ann = await instance.user(stack, token("ann"))
+        await ann.request("join", channel="room:a")
+        amendments = instance.node.log.counts.amendments
+
+        async def fail(channel: str, offset: int) -> int | None:
+            raise OSError
+
+        monkeypatch.setattr(instance.node.log.counts, "amendments", fail)
+        with pytest.raises(Exception, match="internal"):
+            await ann.publish("room:a", 1, key="k")
+        assert await unread(instance, "ann") == {"room:a": 1}
+        monkeypatch.setattr(instance.node.log.counts, "amendments", amendments)
+        assert (await ann.publish("room:a", 1, key="k"))["duplicate"]
+        assert await unread(instance, "ann") == {"room:a": 0}
+
+
+@pytest.mark.gen_test
+async def test_my_rooms_live(mongod: Mongod) -> None:
+    """Pages of fifty, the newest first; then what comes, who joins and leaves, and what the user's other sessions have
+    read. Guests and API keys have none."""
+    async with one(mongod) as (instance, stack):
+        names = [f"room:{n:03}" for n in range(120)]
+        ops = Principal("ops", server=True, admin=True)
+        for name in names:
+            await instance.node.rooms.members.set_role(ops, name, "ann", "member")
+        for name in names[::-1]:
+            await instance.call("POST", f"/v1/channels/{name}/messages", {"data": 1}, KEY)
+        ann, bob = await instance.user(stack, token("ann")), await instance.user(stack, token("bob"))
+        mine = await Rooms().follow(ann)
+        await until(lambda: mine.loaded, 3, "all pages")
+        assert [len(push["rooms"]) for push in mine.pushes] == [50, 50, 20]
+        assert [push["more"] for push in mine.pushes] == [True, True, False]
+        assert mine.unread() == dict.fromkeys(names, 1)
+        times = [row["time"] for push in mine.pushes for row in push["rooms"]]
+        assert times == sorted(times, reverse=True)
+        first = await rooms_of(instance, "ann")
+        assert [row["channel"] for row in first + await rooms_of(instance, "ann", after=first[-1]["channel"])] == [
+            row["channel"] for push in mine.pushes for row in push["rooms"]
+        ]
+        await bob.request("join", channel=names[5])
+        await bob.publish(names[5], 2)
+        await until(lambda: mine.unread()[names[5]] == 2, 3, "activity")
+        activity = next(push for push in mine.pushes if push["type"] == "activity")
+        assert activity == {
+            "type": "activity", "channel": names[5], "head": activity["head"], "count": 2, "newest": activity["head"],
+        }  # fmt: skip
+        other = await instance.user(stack, token("ann"))
+        theirs = await Rooms().follow(other)
+        await until(lambda: theirs.loaded, 3, "the other session's rooms")
+        await other.request("read", channel=names[5], cursor=activity["head"])
+        await until(lambda: mine.unread()[names[5]] == 0, 3, "what was read elsewhere")
+        await other.request("read", channel=names[5], cursor="0", set=True)
+        await until(lambda: mine.unread()[names[5]] == 2, 3, "what was set back elsewhere")
+        await other.request("leave", channel=names[7])
+        await until(lambda: names[7] not in mine.rows, 3, "the room that was left")
+        await bob.publish(names[5], 3)
+        await ann.request("join", channel="room:new")
+        await until(lambda: mine.unread().get("room:new") == 0, 3, "the new room")
+        await bob.request("amend", channel=names[5], of=2, op="delete")
+        await until(lambda: mine.unread()[names[5]] == 2, 3, "the erased one")
+        assert theirs.unread() == mine.unread() == await unread_everywhere(instance, "ann")
+        for bearer in (None, KEY):
+            client = await instance.user(stack, bearer)
+            with pytest.raises(Exception, match="permission_denied"):
+                await client.subscribe("$rooms")
+        for command in ("publish", "history", "presence"):
+            with pytest.raises(Exception, match=r"permission_denied|bad_request"):
+                await ann.request(command, channel="$rooms", data=1)
+        assert (await instance.call("GET", "/v1/rooms"))[0] == 403
+
+
+async def unread_everywhere(instance: Instance, user: str) -> dict[str, int]:
+    rows = await rooms_of(instance, user)
+    while len(page := await rooms_of(instance, user, after=rows[-1]["channel"])):
+        rows += page
+    return {row["channel"]: row["unread"] for row in rows}

@@ -1,0 +1,153 @@
+"""Unread counts against a plain count: any order of joining, leaving, publishing, erasing, editing and reading."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.integration.test_rooms import OPTIONS, Rooms, offset_of, rooms_of, token
+from tests.support.client import Client, Refused
+from tests.support.nodes import Instance, instances
+from tests.support.processes import Mongod, Redis
+from tests.support.waiting import until
+
+USERS = ("ann", "bob", "cid")
+CHANNELS = ("a", "b")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.sampled_from(USERS), st.sampled_from(CHANNELS), st.integers(1, 4)),
+        st.tuples(st.sampled_from(["join", "leave"]), st.sampled_from(USERS), st.sampled_from(CHANNELS), st.just(0)),
+        st.tuples(st.sampled_from(["delete", "edit"]), st.sampled_from(USERS), st.sampled_from(CHANNELS), st.integers(0, 9)),
+        st.tuples(st.sampled_from(["read", "set"]), st.sampled_from(USERS), st.sampled_from(CHANNELS), st.integers(0, 9)),
+    ),
+    min_size=20, max_size=40,
+)  # fmt: skip
+
+
+class Model:
+    """Of the rooms: who has read what. `messages`: offset → whether it is erased."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, dict[int, bool]] = {channel: {} for channel in CHANNELS}
+        self.writers: dict[tuple[str, int], str] = {}
+        self.heads = dict.fromkeys(CHANNELS, 0)
+        self.markers: dict[tuple[str, str], int] = {(user, channel): 0 for user in USERS for channel in CHANNELS}
+
+    def unread(self, user: str) -> dict[str, int]:
+        return {
+            channel: sum(1 for offset, erased in self.messages[channel].items() if offset > marker and not erased)
+            for (member, channel), marker in self.markers.items()
+            if member == user
+        }
+
+
+class Stage:
+    """Two nodes, and each user's client on both of them."""
+
+    def __init__(self, nodes: list[Instance], clients: dict[str, list[Client]]) -> None:
+        self.nodes = nodes
+        self.clients = clients
+        self.number = 0
+
+    async def play(self, steps: list[tuple[str, str, str, int]]) -> None:
+        self.number += 1
+        model = Model()
+        name = {channel: f"room:{channel}{self.number}" for channel in CHANNELS}
+        for user in USERS:
+            for channel in CHANNELS:
+                await self.clients[user][0].request("join", channel=name[channel])
+        live = [(user, await Rooms().follow(client)) for user in USERS for client in self.clients[user]]
+        for index, (what, user, channel, number) in enumerate(steps):
+            await self._step(model, name[channel], what, user, channel, number, index)
+        for user in USERS:
+            expected = {name[channel]: count for channel, count in model.unread(user).items()}
+            for node in self.nodes:
+                rows = [row for row in await rooms_of(node, user) if row["channel"] in name.values()]
+                assert {row["channel"]: row["unread"] for row in rows} == expected
+            for rooms in (rooms for one, rooms in live if one == user):
+
+                def ends(rooms: Rooms = rooms, expected: dict[str, int] = expected) -> bool:
+                    return {one: count for one, count in rooms.unread().items() if one in name.values()} == expected
+
+                await until(ends, 5, f"{expected} for {user}")
+        for user in USERS:
+            for client in self.clients[user]:
+                await client.unsubscribe("$rooms")
+            for channel in CHANNELS:
+                await self.clients[user][0].request("leave", channel=name[channel])
+
+    async def _step(self, model: Model, channel: str, what: str, user: str, room: str, number: int, index: int) -> None:
+        client = self.clients[user][index % 2]
+        member = (user, room) in model.markers
+        messages = model.messages[room]
+        chosen = sorted(messages)[number % len(messages)] if messages else None
+        try:
+            if what == "join":
+                await client.request("join", channel=channel)
+                model.markers.setdefault((user, room), model.heads[room])
+                return
+            if what == "leave":
+                await client.request("leave", channel=channel)
+                model.markers.pop((user, room), None)
+                return
+            if what == "publish":
+                receipts = await asyncio.gather(
+                    *(self.clients[user][n % 2].publish(channel, {"n": n}) for n in range(number))
+                )
+                for receipt in receipts:
+                    messages[receipt["offset"]] = False
+                    model.heads[room] = max(model.heads[room], receipt["offset"])
+                    model.markers[user, room] = max(model.markers[user, room], receipt["offset"])
+            elif chosen is not None and what in ("delete", "edit"):
+                data = {} if what == "delete" else {"data": f"edit {index}"}
+                receipt = await client.request("amend", channel=channel, of=chosen, op=what, **data)
+                model.heads[room] = receipt["offset"]
+                messages[chosen] = messages[chosen] or what == "delete"
+            elif chosen is not None:
+                epoch = (await client.request("history", channel=channel, limit=1))["head"].partition(":")[0]
+                back = what == "set"
+                answer = await client.request("read", channel=channel, cursor=f"{epoch}:{chosen}", set=back)
+                marker = chosen if back else max(chosen, model.markers[user, room])
+                model.markers[user, room] = marker
+                assert offset_of(answer["cursor"]) == marker
+            assert member or chosen is None
+        except Refused as refused:
+            if refused.code == "permission_denied":
+                assert not member
+            else:
+                assert refused.code == "not_found"  # it is erased
+                assert chosen is not None
+                assert messages[chosen]
+        except KeyError:
+            assert not member
+
+
+@pytest.fixture(scope="module")
+def stage(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Stage]]:
+    stack = AsyncExitStack()
+
+    async def begin() -> Stage:
+        redis = await stack.enter_async_context(Redis(tmp_path_factory.mktemp("rooms")))
+        options: dict[str, Any] = OPTIONS | {"namespaces.room": OPTIONS["namespaces.room"] | {"amend": "member"}}
+        nodes = await stack.enter_async_context(instances(2, mongod.uri, options, redis=redis.url))
+        clients = {user: [await node.user(stack, token(user)) for node in nodes] for user in USERS}
+        return Stage(nodes, clients)
+
+    with asyncio.Runner() as runner:
+        made = runner.run(begin())
+        yield runner, made
+        runner.run(stack.aclose())
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=STEPS)
+def test_unread_is_a_plain_count(stage: tuple[asyncio.Runner, Stage], steps: list[tuple[str, str, str, int]]) -> None:
+    """On both nodes, over REST and in what clients have counted themselves from what they were told."""
+    runner, made = stage
+    runner.run(made.play(steps))
