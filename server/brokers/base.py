@@ -110,8 +110,8 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     """With the beat: it knows of amendments, and counts them."""
     members: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Who has become what where: (user, channel, role or None). Only a hint."""
-    reads: list[tuple[str, str, str, int, int]] = field(default_factory=list)
-    """How far users have read: (user, channel, epoch, offset, amendments up to there)."""
+    reads: list[tuple[str, str, str, int, int, int]] = field(default_factory=list)
+    """How far users have read: (user, channel, epoch, offset, amendments up to there, how often it had moved then)."""
     directive: Directive | None = None
     revoked: bool = False
     """There is a new revocation: it is found without this, but later."""

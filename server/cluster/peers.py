@@ -71,7 +71,7 @@ class Peers:
         self.on_sweep: Callable[[], None] = lambda: None
         self.on_activity: Callable[[str, Position, Tally], None] = lambda channel, head, tally: None
         """As `on_head`, but only what is announced once a second. Set by the rooms, as the next two are."""
-        self.on_reads: Callable[[Sequence[tuple[str, str, str, int, int]]], None] = lambda reads: None
+        self.on_reads: Callable[[Sequence[tuple[str, str, str, int, int, int]]], None] = lambda reads: None
         self.on_members: Callable[[Sequence[tuple[str, str, str | None]]], None] = lambda changes: None
         """Called with who has become what where, on another node."""
         self._heard: dict[str, float] = {}

@@ -22,6 +22,8 @@ class Room(NamedTuple):
     channel: str
     role: str
     read: Position
+    moves: int
+    """How often that has changed."""
     reach: Count
     seen: int
     """How many of its messages are not unread: read, erased, or gone."""
@@ -73,7 +75,8 @@ class Lists:
             amendments = await self._counts.amendments(channel, start) or 0
         gone = erased_up_to(erased.get(channel, ()), start, count.head.offset)
         read = min(row["o"], count.head.offset)
-        return Room(channel, row["role"], Position(count.head.epoch, read), count, start - amendments + gone)
+        position = Position(count.head.epoch, read)
+        return Room(channel, row["role"], position, row["n"], count, start - amendments + gone)
 
 
 def start_of(row: Row, count: Count) -> tuple[int, int | None]:

@@ -21,8 +21,8 @@ from server.rooms.rows import Marker, MemberRows
 TOLD_EVERY: Final = 0.2
 """Seconds: of several moves within that the other sessions are told the last one."""
 
-Read = tuple[str, str, str, int, int]
-"""(user, channel, epoch, offset, amendments up to there)"""
+Read = tuple[str, str, str, int, int, int]
+"""(user, channel, epoch, offset, amendments up to there, how often it had moved then)"""
 _Question = tuple[Membership, Marker]
 
 
@@ -71,7 +71,7 @@ class Markers:
                 found = count.amended_floor if offset == count.floor else 0
             amendments = found
         right.again()
-        marker = await self._move(principal, channel, Marker(count.head.epoch, offset, amendments, back))
+        marker = await self._move(principal, channel, Marker(count.head.epoch, offset, amendments, back=back))
         if marker is None:
             raise Error("permission_denied", f"{principal.name} is no member of {channel}")
         return Position(marker.epoch, marker.offset)
@@ -111,4 +111,4 @@ class Markers:
 
     def _tell_news(self) -> None:
         news, self._news = self._news, {}
-        self._tell([(user, channel, one.epoch, one.offset, one.amendments) for (user, channel), one in news.items()])
+        self._tell([(*membership, *marker[:4]) for membership, marker in news.items()])

@@ -221,8 +221,9 @@ class Members:
 
     async def _made(self, principal: Principal, channel: str, seats: Sequence[Seat]) -> list[Row]:
         """Rows of new members. They have read what there was before them."""
-        head = (await self._log.head(channel)).position
-        place = {"o": head.offset, "e": head.epoch, "m": 0}
+        count = await self._log.counts.of(channel)
+        head, amendments = count.head, count.amendments
+        place = {"o": head.offset, "e": head.epoch, "m": amendments, "n": 0}
         now = self._clock.now_ms()
         return [
             {"_id": id_of(seat.user, channel), "role": seat.role, **place, "t": now, "by": principal.user}

@@ -125,7 +125,7 @@ class Rooms:
 
     def _hear_reads(self, reads: Sequence[Read]) -> None:
         self.mine.read(reads)
-        for user, channel, epoch, offset, _ in reads:
+        for user, channel, epoch, offset, *_ in reads:
             for client in tuple(self._admission.users.get(user, ())):
                 if client.listens(channel) and not client.listens(ROOMS):
                     client.tell(ReadPush(channel, user, f"{epoch}:{offset}"))

@@ -1,8 +1,9 @@
 """Memberships as MongoDB has them: membership and marker are one row.
 
-    members  {_id: {u: user, c: channel}, role, o, e, m, t: when, by: who has made it so, p?: 1}
+    members  {_id: {u: user, c: channel}, role, o, e, m, n, t: when, by: who has made it so, p?: 1}
 
 o, e, m: how far the user has read: an offset, its epoch, and how many of the entries up to it are no messages.
+n: how often that has moved.
 role: None of who is no member any more, as long as that is being told (p).
 p: the row has been changed, and not everybody may have heard of it yet.
 """
@@ -23,7 +24,7 @@ from server.mongo.databases import Database
 Row = dict[str, Any]
 
 _IS_MEMBER: Final = {"role": {"$ne": None}}
-_SHOWN: Final = {"role": 1, "o": 1, "e": 1, "m": 1}
+_SHOWN: Final = {"role": 1, "o": 1, "e": 1, "m": 1, "n": 1}
 
 
 class Member(NamedTuple):
@@ -50,6 +51,8 @@ class Marker(NamedTuple):
     offset: int
     amendments: int
     """Up to there."""
+    moves: int = 0
+    """How often it had moved when it came there: what is told of it may overtake other such news."""
     back: bool = False
     """It is to be there in any case; else only if it was not as far."""
 
@@ -177,11 +180,12 @@ def _of_user(user: str) -> Row:
 
 
 def marker_of(row: Row) -> Marker:
-    return Marker(row["e"], row["o"], row["m"])
+    return Marker(row["e"], row["o"], row["m"], row["n"])
 
 
 def _moved(membership: Membership, marker: Marker) -> UpdateOne:
     query: Row = {"_id": id_of(*membership), **_IS_MEMBER}
     if not marker.back:
         query["$or"] = [{"o": {"$lt": marker.offset}}, {"e": {"$ne": marker.epoch}}]
-    return UpdateOne(query, {"$set": {"e": marker.epoch, "o": marker.offset, "m": marker.amendments}})
+    place = {"e": marker.epoch, "o": marker.offset, "m": marker.amendments}
+    return UpdateOne(query, {"$set": place, "$inc": {"n": 1}})

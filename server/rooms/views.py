@@ -64,7 +64,7 @@ class View:
     def __init__(self, rooms: MyRooms, principal: Callable[[], Principal], listener: Listener) -> None:
         self.seat: Seat | None = None
         self.rooms: dict[str, tuple[str, int]] = {}
-        """Those that the client has been told of: the role, and the offset of the marker."""
+        """Those that the client has been told of: the role, and how often the marker had moved."""
         self.missed: set[str] = set()
         """Rooms of which something was not told, because the client did not read."""
         self.user = principal().user or ""
@@ -219,7 +219,7 @@ class MyRooms:
             if view.closed or view.suspended or view.run is not run:
                 break
             for room in page:
-                view.rooms[room.channel] = room.role, room.read.offset
+                view.rooms[room.channel] = room.role, room.moves
                 if not self._is_now(room):
                     self.note_missed(view, room.channel)
             push = RoomsPush([_row(room) for room in page], number < len(pages) - 1)
@@ -303,7 +303,7 @@ class MyRooms:
         for index in range(0, len(users), PAGE):
             found = await self._rows.of_users(users[index : index + PAGE])
             for user, rows in found.items():
-                now = {row["_id"]["c"]: (row["role"], row["o"]) for row in rows}
+                now = {row["_id"]["c"]: (row["role"], row["n"]) for row in rows}
                 for view in tuple(self._views.get(user, ())):
                     for channel in now.keys() | view.rooms.keys():
                         if now.get(channel) != view.rooms.get(channel):
@@ -337,7 +337,7 @@ class MyRooms:
                     self._forget(view, (channel,))
                 elif self._is_now(room):
                     view.missed.discard(channel)
-                    view.rooms[channel] = room.role, room.read.offset
+                    view.rooms[channel] = room.role, room.moves
                     view.push(_told(room))
                 else:
                     done = False
@@ -347,22 +347,22 @@ class MyRooms:
 
     def read(self, reads: Iterable[Read]) -> None:
         """How far users have read: their other sessions see it."""
-        for user, channel, epoch, offset, amendments in reads:
+        for user, channel, epoch, offset, amendments, moves in reads:
             if user in self._views:
-                self._read(user, channel, Position(epoch, offset), amendments)
+                self._read(user, channel, Position(epoch, offset), amendments, moves)
 
-    def _read(self, user: str, channel: str, position: Position, amendments: int) -> None:
+    def _read(self, user: str, channel: str, position: Position, amendments: int, moves: int) -> None:
         at = self._heads.at(channel)
         # Where something was amended behind the marker, some of that may have been erased: it has to be read.
         plain = at is not None and at.head.epoch == position.epoch and at.amendments <= amendments
         for view in tuple(self._views.get(user, ())):
             if not view.begun or not view.listener.writable or channel in view.missed:
                 self.note_missed(view, channel)
-            elif channel in view.rooms and not view.suspended:
+            elif channel in view.rooms and not view.suspended and moves > view.rooms[channel][1]:
                 push = ReadPush(channel, user, str(position))
+                view.rooms[channel] = view.rooms[channel][0], moves
                 if plain:
                     push.seen = position.offset - amendments
-                    view.rooms[channel] = view.rooms[channel][0], position.offset
                 else:
                     self.note_missed(view, channel)
                 view.push(push)
