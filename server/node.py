@@ -269,7 +269,7 @@ class Node:
             rights=self.rights, streams=self.streams, peers=self.peers, hub=self.hub, log=self.log,
             documents=self.documents, attendance=self.attendance, tickets=self.tickets, lifecycle=self.lifecycle,
         )  # fmt: skip
-        self.pattern_subscriptions = PatternSubscriptions(self.permissions, self.patterns, self.log, self.lifecycle)
+        self.pattern_subscriptions = PatternSubscriptions(self.rights, self.patterns, self.log, self.lifecycle)
         self.presence = PresenceService(
             attendance=self.attendance, last_seen=self.last_seen, rights=self.rights, admission=self.admission,
             lifecycle=self.lifecycle, limit=limits.presence_users,

@@ -140,6 +140,15 @@ class Rights:
         again()
         return again
 
+    def to_follow(self, who: Callable[[], Principal], pattern: str) -> Callable[[], None]:
+        """The right to subscribe to a pattern, as of now, of who that is at any time: what asks for it again."""
+
+        def again() -> None:
+            self._permissions.check_pattern(who(), pattern)
+
+        again()
+        return again
+
     def _to_documents(self, principal: Principal, action: Literal["read", "write"], name: str) -> Right[Collection]:
         check = partial(self._permissions.check_documents, principal, action, name)
         return Right(self._hooks, principal, check)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from server.access.permissions import Permissions
+from server.access.rights import Rights
 from server.core.cursors import BEGINNING
 from server.core.errors import bad_request
 from server.core.lifecycle import Lifecycle
@@ -17,8 +17,8 @@ from server.wire.pushes import Fields, GapPush
 
 
 class PatternSubscriptions:
-    def __init__(self, permissions: Permissions, patterns: Patterns, log: Log, lifecycle: Lifecycle) -> None:
-        self._permissions = permissions
+    def __init__(self, rights: Rights, patterns: Patterns, log: Log, lifecycle: Lifecycle) -> None:
+        self._rights = rights
         self._patterns = patterns
         self._log = log
         self._lifecycle = lifecycle
@@ -28,14 +28,14 @@ class PatternSubscriptions:
     ) -> tuple[Subscription, Fields, GapPush | None]:
         """As `Subscriptions.subscribe`. `who`: the subscriber's principal, at any time."""
         pattern = request.channel
-        self._permissions.check_pattern(who(), pattern)
+        check_again = self._rights.to_follow(who, pattern)
         for name in ("after", "last", "where", "snapshot", "conflate"):
             if getattr(request, name):
                 raise bad_request(f"{name}: {pattern} is a pattern, what matches it is delivered from now on")
         self._lifecycle.check_leaving()
         stream = await self._patterns.acquire(pattern, subscriber, who)
         try:
-            self._permissions.check_pattern(who(), pattern)  # again
+            check_again()
         except BaseException:
             self._patterns.release(subscriber, stream)
             raise

@@ -184,11 +184,12 @@ async def test_a_right_that_goes_meanwhile_is_gone(
 
 @pytest.mark.parametrize("kind", [Publisher, Amender, Subscriptions, History, DocumentService, PresenceService])
 def test_every_use_case_stands_in_the_table(kind: type) -> None:
-    """Whatever takes a principal is tried above, but what only admins' API keys may do: those are not revoked."""
+    """Whatever takes a principal is tried above, but what only admins' API keys may do, who are
+    not revoked, and what awaits nothing."""
     source = inspect.getsource(sys.modules[__name__])
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         asks = "principal" in inspect.signature(method).parameters
-        if asks and not name.startswith("_") and name not in ("view", "remove"):
+        if asks and not name.startswith("_") and name not in ("view", "check_view", "remove", "store"):
             assert f".{name}(ANN" in source, f"{kind.__name__}.{name}"
 
 
@@ -214,8 +215,10 @@ def test_rights_are_asked_for_in_one_place() -> None:
     elsewhere = {(path, name) for path, name in found if path != "server/access/rights.py"}
     assert elsewhere == {
         ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
-        ("server/cluster/directives.py", "subscribe"),  # of a back end, which gives the right itself
+        ("server/channels/publisher.py", "store"),  # what was accepted earlier; nothing waits
+        ("server/outbox/scheduled.py", "_look_again"),  # which of what waits for its time has lost its right
         ("server/cluster/directives.py", "subscribe"),  # whether there could be such a right at all; awaits nothing
+        ("server/delivery/patterns.py", "_ask"),  # as a message comes, of who has a pattern
         ("server/sessions/client.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
     }
 
