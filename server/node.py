@@ -10,6 +10,7 @@ import contextlib
 import logging
 import random
 import secrets
+import time
 from functools import partial
 from typing import Final
 
@@ -50,7 +51,7 @@ from server.core.errors import SHUTDOWN, Disconnect, Error
 from server.core.histogram import Histogram
 from server.core.lifecycle import Lifecycle
 from server.core.loop_share import LoopShare
-from server.core.names import namespace_of
+from server.core.names import ONLINE, namespace_of
 from server.core.tasks import Keeper
 from server.delivery.hub import Hub
 from server.delivery.patterns import Patterns
@@ -67,6 +68,7 @@ from server.outbox.outbox import Outbox
 from server.outbox.scheduled import Scheduler
 from server.presence.attendance import Attendance
 from server.presence.clients import Visitors
+from server.presence.decisions import Decisions
 from server.presence.last_seen import LastSeen
 from server.presence.service import PresenceService
 from server.rooms.rooms import Rooms
@@ -174,17 +176,15 @@ class Node:
         self.patterns = Patterns(self.broker, self.hub, self.keeper, self.permissions)
 
         def tells(channel: str) -> bool:
-            return (of := namespaces.get(namespace_of(channel))) is not None and of.join_leave
+            return (of := namespaces.get(namespace_of(channel))) is not None and of.join_leave and channel != ONLINE
 
+        wanted = config.wanted_events()
         self.attendance = Attendance(
-            self.id,
-            announce=self.announcer.announce,
-            deliver=self.streams.notify,
-            tells=tells,
-            limit=limits.presence_users,
-            clock=self.clock,
+            self.id, announce=self.announcer.announce, deliver=self.streams.notify, tells=tells,
+            limit=limits.presence_users, clock=self.clock,
             visitors=Visitors(self.id, deliver=self.hub.notify, tells=tells) if config.centrifugo.enabled else None,
-        )
+            decisions=Decisions(self.id, lambda one: self.consumers.decided(one), time.monotonic) if wanted else None,
+        )  # fmt: skip
         self.directory = Directory(
             self.id,
             broker=self.broker,
@@ -268,11 +268,12 @@ class Node:
         self.subscriptions = Subscriptions(
             rights=self.rights, streams=self.streams, peers=self.peers, hub=self.hub, log=self.log,
             documents=self.documents, attendance=self.attendance, tickets=self.tickets, lifecycle=self.lifecycle,
+            tell=self.consumers.subscribed if "subscribed" in wanted else None,
         )  # fmt: skip
         self.pattern_subscriptions = PatternSubscriptions(self.rights, self.patterns, self.log, self.lifecycle)
         self.presence = PresenceService(
             attendance=self.attendance, last_seen=self.last_seen, rights=self.rights, admission=self.admission,
-            lifecycle=self.lifecycle, limit=limits.presence_users,
+            lifecycle=self.lifecycle, limit=limits.presence_users, counts_connections="connected" in wanted,
         )  # fmt: skip
         self.calls = Calls(
             config, self.database, rights=self.rights, admission=self.admission, lifecycle=self.lifecycle,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from server.access.rights import Rights
@@ -44,7 +44,11 @@ class Subscriptions:
         attendance: Attendance,
         tickets: Tickets,
         lifecycle: Lifecycle,
+        tell: Callable[[str, str, str | None, str], None] | None = None,
     ) -> None:
+        """`tell("subscribed" or "unsubscribed", channel, user, session)`: for back ends that want to know; None: none
+        does."""
+        self._tell = tell
         self._rights = rights
         self._streams = streams
         self._peers = peers
@@ -131,6 +135,8 @@ class Subscriptions:
             leave = self._attendance.enter(
                 stream.channel, principal.user, principal.info, subscriber.id, principal.channel_info
             )
+        if self._tell is not None and not principal.server:
+            leave = self._told(stream.channel, principal.user, subscriber.id, leave)
         options: dict[str, Any] = {}
         if view is not None and snapshot:
             options = {"snapshot": lambda: self._snapshot(stream, view), "snapshot_due": snapshot_due}
@@ -146,6 +152,22 @@ class Subscriptions:
             view=view,
             **options,
         )
+
+    def _told(
+        self, channel: str, user: str | None, session: str, leave: Callable[[bool], None] | None
+    ) -> Callable[[bool], None]:
+        """Tell that there is a subscription; what is returned tells that there is none any more, beside what `leave`
+        does."""
+        tell = self._tell
+        assert tell is not None
+        tell("subscribed", channel, user, session)
+
+        def told(at_once: bool) -> None:
+            if leave is not None:
+                leave(at_once)
+            tell("unsubscribed", channel, user, session)
+
+        return told
 
     # --- where it begins ----------------------------------------------------------------------------------------------
 

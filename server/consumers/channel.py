@@ -8,6 +8,7 @@ from typing import Literal
 
 from server.consumers.batches import EPOCH_GAP, Batch, compose
 from server.consumers.cursors import Failure
+from server.consumers.events import Wanted
 from server.consumers.leases import group_of
 from server.core.cursors import Position
 from server.core.errors import Error
@@ -23,11 +24,15 @@ class Channel:
 
     __slots__ = (
         "consumer", "channel", "group", "position", "failure", "stored", "settings", "fence", "dirty",
-        "head", "buffer", "read", "gap", "batch", "oldest", "place", "stale",
+        "head", "buffer", "read", "gap", "batch", "oldest", "place", "stale", "_wanted",
     )  # fmt: skip
 
-    def __init__(self, consumer: str, channel: str, position: Position, head: Position, fence: int) -> None:
+    def __init__(
+        self, consumer: str, channel: str, position: Position, head: Position, fence: int, wanted: Wanted | None = None
+    ) -> None:
+        """`wanted`: of the events that it has; None: it has messages."""
         self.consumer = consumer
+        self._wanted = wanted
         self.channel = channel
         self.group = group_of(channel)
         self.position = position
@@ -82,7 +87,8 @@ class Channel:
             self.gap = self.gap or {"from": page.gap[0], "to": page.gap[1]}
             self.read = Position(self.read.epoch, page.gap[1])
         if page.messages:
-            self.buffer.extend(message for message in page.messages if not message.hidden)
+            wants = self._wanted.wants if self._wanted is not None else _is_shown
+            self.buffer.extend(message for message in page.messages if wants(message))
             self.read = page.messages[-1].position
         elif self.gap is None:
             self.head = (await log.head(self.channel)).position
@@ -99,6 +105,10 @@ class Channel:
         self.position = batch.position
         if self.buffer:
             self.oldest = self.buffer[0].time
+
+
+def _is_shown(message: Message) -> bool:
+    return not message.hidden
 
 
 def is_behind(position: Position, head: Position) -> bool:

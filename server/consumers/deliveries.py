@@ -20,6 +20,7 @@ from server.backend.answers import Busy, Failed, Reply
 from server.consumers.batches import Batch
 from server.consumers.channel import Channel, is_behind
 from server.consumers.cursors import Cursors, Failure, Stored
+from server.consumers.events import Wanted
 from server.consumers.figures import Figures, figures
 from server.consumers.leases import GROUPS, Leases, group_of
 from server.consumers.schedule import AGAIN, Schedule
@@ -28,6 +29,7 @@ from server.core.clock import Clock
 from server.core.config import Consumer, Retention
 from server.core.cursors import Position
 from server.core.errors import Error
+from server.core.names import HAPPENINGS
 from server.core.tasks import Keeper
 from server.log.log import Log
 from server.log.survey import Newest
@@ -79,6 +81,7 @@ class Deliveries:
     ) -> None:
         self.name = name
         self.options = options
+        self._wanted = Wanted(options)
         self._target = target
         self._parts = parts
         self._bury = bury
@@ -162,7 +165,8 @@ class Deliveries:
             if len(self._channels) + len(new) - len(self._idle) >= LAGGING:
                 self._more = True
                 break
-            one = new[channel] = Channel(self.name, channel, position, head, fence)
+            wanted = self._wanted if channel.startswith(HAPPENINGS) else None
+            one = new[channel] = Channel(self.name, channel, position, head, fence, wanted)
             if there is not None:
                 one.stored, one.failure, one.settings = there
         places = {one.channel: one.position.offset + 1 for one in new.values() if one.lags}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -14,6 +15,7 @@ from server.backend.backend import BackEnd, trust
 from server.consumers.batches import Batch, compose
 from server.consumers.cursors import Cursors
 from server.consumers.deliveries import Deliveries, Parts
+from server.consumers.events import Happenings
 from server.consumers.figures import Board, Figures
 from server.consumers.followed import Followed
 from server.consumers.leases import Leases, group_of
@@ -23,11 +25,12 @@ from server.core.clock import Clock
 from server.core.config import Config, Consumer
 from server.core.cursors import Position
 from server.core.errors import Error
-from server.core.names import DEAD
+from server.core.names import DEAD, HAPPENINGS
 from server.core.tasks import Keeper
 from server.log.log import Log
 from server.log.survey import Newest
 from server.mongo.databases import Database, DatabaseApart
+from server.presence.decisions import Decision
 from server.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,8 @@ class Consumers:
         self.cursors = Cursors(database, self._keeper, self._on_lost)
         parts = Parts(log, self.cursors, self.leases, self.states, self._keeper, clock, config.retention)
         durable = [name for name, namespace in config.known_namespaces().items() if namespace.durable]
-        self.followed = Followed({name: one.channels for name, one in self.options.items()}, durable)
+        self.followed = Followed({name: _patterns(one) for name, one in self.options.items()}, durable)
+        self.happenings = Happenings(config.wanted_events(), log, clock, self._keeper)
         trusted = trust(self.options.values())
         self._targets = {
             name: BackEnd(f"consumers.{name}", one, concurrency=one.concurrency, trusted=trusted, clock=clock)
@@ -114,6 +118,7 @@ class Consumers:
         if not self._opened:
             return
         self._opened = False
+        await self.happenings.flush(LEAVE_WITHIN)
         await asyncio.gather(*(one.schedule.leave(LEAVE_WITHIN) for one in self.deliveries.values()))
         await self.cursors.flush(LEAVE_WITHIN)
         await self._keeper.close()
@@ -138,6 +143,18 @@ class Consumers:
             self.note_head(channel, head)
             if self.leases.fence(group_of(channel)) is None or any(name in self.pulling for name in followers):
                 self._tell_soon(channel, head)
+
+    def decided(self, decision: Decision) -> None:
+        """It is this node's to tell of."""
+        kind, key, channel, user, info, unsure = decision
+        if unsure:
+            self._keeper.spawn("an event", self.happenings.note_unless_told(kind, key, channel=channel, user=user))
+        else:
+            self.happenings.note(kind, key, channel=channel, user=user, info=info)
+
+    def subscribed(self, kind: str, channel: str, user: str | None, session: str) -> None:
+        """Or unsubscribed, as `kind` says."""
+        self.happenings.note(kind, secrets.token_hex(12), channel=channel, user=user, session=session)
 
     def note_head(self, channel: str, head: Position) -> None:
         """Somebody says that the channel reaches `head`."""
@@ -289,3 +306,8 @@ class Consumers:
     async def _put_away(self, name: str, batch: Batch, error: str, attempts: int) -> None:
         body = {**msgspec.json.decode(batch.body), "error": error, "attempts": attempts}
         await self._log.append(self.dead_letter(name), None, batch.id, body, len(batch.body))
+
+
+def _patterns(consumer: Consumer) -> list[str]:
+    """Of what it follows: the channels of events among them, if it wants any."""
+    return [*consumer.channels, *([f"{HAPPENINGS}*"] if consumer.events else [])]

@@ -16,6 +16,11 @@ SYSTEM: Final = "$sys"
 NODES: Final = "$sys:nodes"
 EVENTS: Final = "$sys:events"
 SYSTEM_CHANNELS: Final = (NODES, EVENTS)
+HAPPENINGS: Final = "$sys:presence:"
+"""What the channels begin with in which events for consumers are kept (server/consumers/events.py). Nobody reads them
+but the server."""
+ONLINE: Final = "$sys:online"
+"""In the attendance: who is connected at all. No channel that anybody could name."""
 PERSONAL: Final = "$user"
 """What concerns a person and no room: `$user:ann` is read by ann alone and written by servers."""
 ROOMS: Final = "$rooms"

@@ -25,6 +25,7 @@ from msgspec import UNSET
 from server.brokers.base import AttendanceUpdate, Row
 from server.core.clock import Clock
 from server.presence.clients import Visitor, Visitors, chunks
+from server.presence.decisions import Decisions
 from server.wire.messages import Notice
 from server.wire.pushes import Fields, JoinPush, LeavePush, OccupancyPush
 
@@ -52,9 +53,10 @@ class _Entry(NamedTuple):
 class _Table:
     """Who is where on one node. The user None: its guests."""
 
-    __slots__ = ("channels", "number", "parts", "silent", "snapshot")
+    __slots__ = ("node", "channels", "number", "parts", "silent", "snapshot")
 
-    def __init__(self) -> None:
+    def __init__(self, node: str) -> None:
+        self.node = node
         self.channels: dict[str, dict[str | None, _Entry]] = {}
         self.number = 0
         """Of the last change that is in it."""
@@ -77,7 +79,7 @@ class Attendance:
 
     `announce(**fields)` reaches the peers; `deliver(notices)` the subscribers here, for channels where
     `tells(channel)`. `limit`: users above which a channel only tells their number; 0: never. `visitors`: who is there
-    client by client, where that can be asked for.
+    client by client, where that can be asked for; `decisions`: what back ends are told, where they want to be.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class Attendance:
         limit: int,
         clock: Clock | None = None,
         visitors: Visitors | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self._clock = clock or Clock()
         self._visitors = visitors
+        self._decisions = decisions
         self.departures: list[Departure] = []
         """Who has left since the list was last emptied."""
-        self._own = _Table()
+        self._own = _Table(node)
         self._tables = {node: self._own}
         self._node = node
         self._announce = announce
@@ -193,14 +197,14 @@ class Attendance:
         """Another node is alive and has announced so many changes."""
         table = self._tables.get(node)
         if table is None:
-            table = self._tables[node] = _Table()
+            table = self._tables[node] = _Table(node)
         table.silent = 0
         if number > table.number:
             self._ask(node)
 
     def hear(self, node: str, attendance: AttendanceUpdate) -> None:
         """Another node's changes, or a part of its table."""
-        table = self._tables.setdefault(node, _Table())
+        table = self._tables.setdefault(node, _Table(node))
         number = attendance.number
         if number <= table.number:
             return
@@ -257,6 +261,10 @@ class Attendance:
             users.pop(user, None)
             if not users:
                 del table.channels[channel]
+        if change and self._decisions is not None:
+            info = entry.info if entry is not None else None
+            died = None if table.node in self._tables else table.number
+            self._decisions.changed(channel, user, change, info, by=table.node, died=died)
         if user is not None and change:
             tables = self._users.setdefault(channel, {})
             before = tables.get(user, 0)
@@ -295,6 +303,8 @@ class Attendance:
                 table.silent += 1
                 if table.silent > LEASE:
                     self._forget(node, table)
+        if self._decisions is not None:
+            self._decisions.tick()
         crowded, self._crowded = self._crowded, set()
         for channel in crowded:
             self._told.add(channel)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from server.access.admission import Admission
 from server.access.rights import Rights
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
+from server.core.names import ONLINE
 from server.core.principals import Principal
 from server.presence.attendance import Attendance
 from server.presence.clients import Visitor
@@ -26,9 +28,11 @@ class Present(NamedTuple):
 class PresenceService:
     def __init__(
         self, *, attendance: Attendance, last_seen: LastSeen, rights: Rights, admission: Admission,
-        lifecycle: Lifecycle, limit: int,
+        lifecycle: Lifecycle, limit: int, counts_connections: bool = False,
     ) -> None:  # fmt: skip
-        """`limit`: users above which none is named; 0: always."""
+        """`limit`: users above which none is named; 0: always. `counts_connections`: back ends are told who is
+        connected at all."""
+        self._counts_connections = counts_connections
         self._limit = limit
         self._attendance = attendance
         self._last_seen = last_seen
@@ -62,9 +66,13 @@ class PresenceService:
             crowded = self._limit and users > self._limit
             return Present([] if crowded else present, len(present), users)
 
+    def online(self, user: str, session: str) -> Callable[[bool], None] | None:
+        """A connection of the user has come; the function returned says that it is gone. None: nobody wants to know."""
+        return self._attendance.enter(ONLINE, user, None, session) if self._counts_connections else None
+
     async def note_departures(self) -> None:
         """Write down who has left. What MongoDB does not take is kept for the next time."""
         departures, self._attendance.departures = self._attendance.departures, []
-        self._last_seen.note(departures)
+        self._last_seen.note(one for one in departures if one.channel != ONLINE)
         if self._lifecycle.opened:
             await self._last_seen.write()

@@ -44,6 +44,7 @@ class ConnectedClient:
 
     __slots__ = (
         "id", "origin", "subscriptions", "outbox", "_node", "_connection", "_seats", "_principal", "_ended", "_bound",
+        "_offline",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,8 @@ class ConnectedClient:
         self._ended = False
         self._bound: set[asyncio.Task[Any]] | None = None
         """What ends with it."""
+        self._offline: Callable[[bool], None] | None = None
+        """Says that the user has one connection less."""
         self.outbox = self._make_outbox(codec)
         node.admission.clients.add(self)
         if principal is not None:
@@ -171,10 +174,14 @@ class ConnectedClient:
         if revocable(principal):
             if principal.user is not None:
                 self._node.admission.users.setdefault(principal.user, set()).add(self)
+                self._offline = self._node.presence.online(principal.user, self.id)
             else:
                 self._node.admission.bearers.add(self)
 
     def _forget_user(self) -> None:
+        if self._offline is not None:
+            self._offline(False)
+            self._offline = None
         self._node.admission.bearers.discard(self)
         user = self._principal.user if self._principal is not None else None
         sessions = self._node.admission.users.get(user) if user is not None else None

@@ -20,7 +20,7 @@ from server.core.config.backends import MongoDB, Redis
 from server.core.config.calls import Call
 from server.core.config.centrifugo import Centrifugo
 from server.core.config.channels import BUILT_IN, Namespace, Retention, UserRate
-from server.core.config.consumers import Consumer
+from server.core.config.consumers import OPPOSITES, Consumer
 from server.core.config.documents import Collection
 from server.core.config.hooks import Hook
 from server.core.config.limits import Limits
@@ -104,6 +104,11 @@ class Config(Section):
     def known_namespaces(self) -> dict[str, Namespace]:
         """Those that are declared, and those that are built in."""
         return {**self.namespaces, **BUILT_IN}
+
+    def wanted_events(self) -> frozenset[str]:
+        """What any consumer is to be told of; of two that are opposites both, if one is."""
+        wanted = {kind for consumer in self.consumers.values() for kind in consumer.events}
+        return frozenset(kind for pair in OPPOSITES for kind in pair if wanted.intersection(pair))
 
     def quotas_enforced(self) -> bool:
         """`quotas.enforced`, where null is worked out."""

@@ -94,7 +94,7 @@ class Namespace(Section):
 
 
 BUILT_IN: Final[Mapping[str, Namespace]] = {
-    SYSTEM: Namespace(durable=False, subscribe="admin"),
+    SYSTEM: Namespace(durable=False, subscribe="admin", history=Retention(100_000, Seconds(7 * 86400))),
     PERSONAL: Namespace(publish="server", subscribe="owner", history=Retention(1000, Seconds(7 * 86400))),
     DEAD: Namespace(subscribe="admin"),
     ROOMS: Namespace(durable=False, subscribe="user"),

@@ -15,6 +15,12 @@ from server.core.names import DEAD, is_pattern
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
+OPPOSITES: Final = (
+    *(("join", "leave"), ("occupied", "vacated"), ("connected", "disconnected"), ("subscribed", "unsubscribed")),
+)
+"""The events that there are."""
+
+
 class Retries(Section):
     attempts: Count = 0
     """how often a batch is tried before it goes into the dead-letter channel; 0: for ever"""
@@ -27,6 +33,10 @@ class Retries(Section):
 class Consumer(Target):
     channels: list[str] = field(default_factory=list)
     """names and patterns: `["orders:*", "docs:orders"]`"""
+    events: list[
+        Literal["join", "leave", "occupied", "vacated", "connected", "disconnected", "subscribed", "unsubscribed"]
+    ] = field(default_factory=list)
+    """what happens to users and channels, [as well or instead](consumers.md#events); of `channels`, if there are any"""
     start: Literal["now", "beginning"] = field(default="now", name="from")
     """where it starts when it is new: at what is published from then on, or at all that is retained"""
     batch: Annotated[int, Meta(ge=1, le=500)] = 100
@@ -56,8 +66,10 @@ class Consumer(Target):
         if not _NAME.fullmatch(name):
             raise StartError(f"{path}: a name is [a-z][a-z0-9_-]*, 64 characters at most")
         self.check_target(path, needed=False)
-        if not self.channels:
-            raise StartError(f"{path}.channels: at least one")
+        if not self.channels and not self.events:
+            raise StartError(f"{path}.channels: at least one, or one of events")
+        if self.events and self.url is None and self.function is None:
+            raise StartError(f"{path}.events: they are pushed, to a url or a function")
         for pattern in self.channels:
             if not is_pattern(pattern):
                 raise StartError(f"{path}.channels: {pattern!r} has no namespace: chat:*")
