@@ -25,6 +25,7 @@ from handlers.pages import ROOT, STATIC, Page, PageFolder
 from handlers.presence import Presence
 from handlers.rooms import Marker, MyRooms
 from handlers.routing import Doors
+from handlers.scheduled import ScheduledMessage, ScheduledMessages
 from handlers.site import Site
 from handlers.users import DisconnectUser, RevokeUser, SubscribeUser, UnsubscribeUser, UnsubscribeUserFrom
 from handlers.websocket import WebSocketHandler
@@ -48,6 +49,8 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/events": JoinedEvents,
     "/v1/poll": Polls,
     "/v1/publish": Batch,
+    "/v1/scheduled": ScheduledMessages,
+    "/v1/scheduled/{scheduled}": ScheduledMessage,
     "/v1/call/{method}": Call,
     "/v1/tickets": Tickets,
     "/v1/nodes": Nodes,

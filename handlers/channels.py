@@ -17,7 +17,7 @@ from server.core.errors import Error, bad_request
 from server.log.log import Receipt
 from server.sessions.poll import Poll
 from server.wire.amendments import AmendedMessagePush
-from server.wire.commands import Amending, convert
+from server.wire.commands import Amending, At, convert
 from server.wire.rest import (
     MAX_BATCH,
     Accepted,
@@ -74,7 +74,10 @@ class Messages(Waiting):
     @operation("Publish a message", {201: Published, 200: Published, 202: Accepted})
     async def post(self, channel: str, body: PublishRequest, headers: IdempotencyHeader) -> None:
         """Answered when the message is durable. 200: it was stored by an earlier publish with the same key. 202: it is
-        ephemeral."""
+        ephemeral, or waits until `at`."""
+        if body.at is not None:
+            await self._publish_at(channel, body, body.at, body.key or headers.key)
+            return
         publishing = self.node.publisher.publish(
             self.principal,
             channel,
@@ -89,6 +92,15 @@ class Messages(Waiting):
             self.answer(Accepted(channel), 202)
             return
         self.answer(Published(channel, **receipt.fields()), 200 if receipt.duplicate else 201)
+
+    async def _publish_at(self, channel: str, body: PublishRequest, at: At, key: str | None) -> None:
+        done = await self.node.scheduler.publish(
+            self.principal, channel, body.data, at, key, address=self.client_address()
+        )
+        if isinstance(done, Receipt):
+            self.answer(Published(channel, **done.fields()), 200 if done.duplicate else 201)
+        else:
+            self.answer(Accepted(channel, *(done or ())), 202)
 
     @operation("Read the history, or wait for messages", {200: HistoryPage, 304: None})
     async def get(self, channel: str, query: HistoryQuery) -> None:
@@ -183,6 +195,8 @@ class Batch(BaseHandler):
         try:
             item = value if isinstance(value, PublishItem) else convert(value, PublishItem)
             channel = item.channel
+            if item.at is not None:
+                raise bad_request("at: messages for later go by themselves, to /v1/channels/{channel}/messages")
             return channel, self.node.publisher.publish(
                 self.principal,
                 channel,

@@ -21,6 +21,7 @@ from server.wire.rooms import MemberItem
 
 REFERENCE: Final = "#/components/schemas/{name}"
 PATH_PARAMETERS: Final[dict[str, Any]] = {
+    "scheduled": Annotated[str, Meta(description="What the publish has answered as `id`")],
     "channel": Channel,
     "collection": Annotated[str, Meta(description="A declared collection", examples=["orders"])],
     "consumer": Annotated[str, Meta(description="One of the configuration", examples=["mailer"])],

@@ -45,6 +45,7 @@ class _Collector(Collector):
         yield from self._documents()
         yield from self._consumers()
         yield from self._calls()
+        yield from self._outbox()
         broker = node.broker
         yield gauge("broker_up", "1: this node hears itself through its broker.", node.peers.unheard() is None)
         yield counter("broker_dropped", "Publications that could not be sent to the broker.", broker.dropped)
@@ -98,6 +99,18 @@ class _Collector(Collector):
             for outcome, values in sorted(pattern.seconds.items()):
                 family.add_metric([pattern.name.removeprefix("calls."), outcome], _buckets(values), values.sum)
         yield family
+
+    def _outbox(self) -> Iterator[Family]:
+        outbox = self._node.outbox
+        if not outbox.on:
+            return
+        yield gauge("outbox", "1: this node publishes what is in the outbox.", outbox.holds)
+        yield gauge(
+            "outbox_entries", "In the outbox, those for later among them.", outbox.waiting if outbox.holds else 0
+        )
+        yield gauge("outbox_lag_seconds", "The age of the oldest that is being published.", outbox.lag)
+        yield counter("outbox_published", "Entries that this node has published.", outbox.published)
+        yield counter("outbox_dead", "Entries that could not be published.", outbox.dead)
 
     def _documents(self) -> Iterator[Family]:
         documents, tailer = self._node.document_store, self._node.tailer
@@ -154,7 +167,7 @@ def counters(name: str, help: str, label: str, values: Mapping[str, int]) -> Cou
     return family
 
 
-def gauge(name: str, help: str, value: int) -> GaugeMetricFamily:
+def gauge(name: str, help: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"waterspout_{name}", help, value)
 
 

@@ -90,6 +90,7 @@ export class Waterspout extends Emitter<ClientEvents> {
   connect(): void;
   close(): void;
   request(type: string, fields?: object): Promise<any>;
+  cancel(scheduled: string): Promise<void>;
   call<Answer = any>(method: string, data?: any, options?: { key?: string; timeout?: number }): Promise<Answer>;
 }
 
@@ -122,8 +123,15 @@ export class Channel<Data = any> extends Emitter<ChannelEvents<Data>> {
   unsubscribe(): Promise<void>;
   publish(
     data: Data,
-    options?: { key?: string; tag?: string; echo?: boolean; ephemeral?: boolean },
-  ): Promise<{ offset?: number; cursor?: string; key?: string; duplicate?: boolean }>;
+    options?: { key?: string; tag?: string; echo?: boolean; ephemeral?: boolean; at?: number | string },
+  ): Promise<{
+    offset?: number;
+    cursor?: string;
+    key?: string;
+    duplicate?: boolean;
+    scheduled?: string;
+    at?: number;
+  }>;
   history(bounds?: { before?: string; after?: string; limit?: number }): Promise<{
     messages: Message<Data>[];
     cursor: string;

@@ -190,6 +190,17 @@ export class Waterspout extends Emitter {
   }
 
   /**
+   * Have a message not published that was to be later. Sent once: `not_found` if it is published already, `disconnected`
+   * after a loss.
+   *
+   * @param {string} scheduled  what `publish` has answered
+   * @returns {Promise<void>}
+   */
+  async cancel(scheduled) {
+    await this._once("cancel", { scheduled });
+  }
+
+  /**
    * Call a method of the product's own back end: what it answers. Rejected with `refused` (`reason`, `details`) where
    * it says no. With a `key` a retry gets the same answer: it is sent again by itself after a loss, and where the server
    * could not ask. Without one it is sent once, and a loss rejects with `disconnected`.

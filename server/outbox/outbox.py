@@ -114,6 +114,11 @@ class Outbox:
         self.behind_since: float | None = None
         """When the oldest entry was committed that is not published yet, in seconds since 1970."""
 
+    @property
+    def lag(self) -> float:
+        """Seconds that the oldest entry has waited of those that are being published."""
+        return 0.0 if self.behind_since is None else max(self._clock.time() - self.behind_since, 0.0)
+
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:

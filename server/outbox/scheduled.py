@@ -26,10 +26,12 @@ from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.documents import document_json
+from server.log.log import Receipt
 from server.mongo.client import brief, mapped
 from server.outbox.entries import entry_of, moment, name_of
 from server.outbox.outbox import Outbox
 from server.wire.codec import JSON
+from server.wire.commands import At
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +76,20 @@ class Scheduler:
         self._clock = clock
         outbox.on_lead = self.look_again
 
-    async def schedule(
-        self, principal: Principal, channel: str, data: Any, at: float | str, key: str | None, *, address: str = ""
-    ) -> Scheduled:
-        """Have it published at `at`: seconds since 1970, or a date as RFC 3339 has it. With a key it is one message
-        however often it is asked for; `conflict` if that has other data or another time."""
+    async def publish(
+        self, principal: Principal, channel: str, data: Any, at: At, key: str | None, *, address: str = ""
+    ) -> Scheduled | Receipt | None:
+        """Have it published at `at`, or at once if that is over. With a key it is one message however often it is asked
+        for; `conflict` if that has other data or another time. The answer to a publish, if it is one."""
         due = self._when(at)
+        if due > self._clock.time():
+            return await self._schedule(principal, channel, data, due, key, address)
+        publishing = self._publisher.publish(principal, channel, data, key, address=address)
+        return None if publishing is None else await publishing
+
+    async def _schedule(
+        self, principal: Principal, channel: str, data: Any, due: float, key: str | None, address: str
+    ) -> Scheduled:
         right = self._rights.to_publish(principal, channel)
         if principal.user is None:
             raise Error("permission_denied", f"{principal.name} may not schedule messages")
@@ -116,7 +126,7 @@ class Scheduler:
             raise Error("outcome_unknown", reason, retry_after=1.0) from error
         return Scheduled(name_of(entry["_id"]), due)
 
-    def _when(self, at: float | str) -> float:
+    def _when(self, at: At) -> float:
         if isinstance(at, str):
             try:
                 parsed = datetime.fromisoformat(at)
@@ -147,9 +157,11 @@ class Scheduler:
         which = self._own(principal) | ({} if channel is None else {"channel": channel})
         rows = []
         with mapped():
-            async for row in self._outbox.entries.find(which).sort([("at", 1), ("_id", 1)]).limit(limit):
-                rows.append(_shown(row))
-        return rows
+            for kind in ("date", "number"):  # MongoDB does not compare the two with each other
+                some = {"$and": [which, {"at": {"$type": kind}}]}
+                rows += [_shown(row) async for row in self._outbox.entries.find(some).sort("at", 1).limit(limit)]
+        rows.sort(key=lambda row: row["at"] or 0)
+        return rows[:limit]
 
     async def cancel(self, principal: Principal, identifier: str) -> None:
         """It will not be published. `not_found`: there is none, or it is published, or somebody else's."""

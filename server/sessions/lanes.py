@@ -13,6 +13,7 @@ from typing import Any
 from server.wire.commands import (
     Amend,
     Call,
+    Cancel,
     DocumentCommand,
     Fetch,
     Find,
@@ -21,13 +22,14 @@ from server.wire.commands import (
     Presence,
     Publish,
     RoomCommand,
+    Schedule,
     Subscribe,
     Unsubscribe,
     WorkCommand,
 )
 
-ChannelCommand = Subscribe | Unsubscribe | Publish | Amend | History | Presence | RoomCommand
-LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | Call
+ChannelCommand = Subscribe | Unsubscribe | Publish | Schedule | Amend | History | Presence | RoomCommand
+LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | Call | Cancel
 
 
 class Lanes:
@@ -96,7 +98,7 @@ class Lanes:
 def _name(command: LaneCommand) -> str:
     if isinstance(command, ChannelCommand):
         return command.channel
-    if isinstance(command, Call):
+    if isinstance(command, Call | Cancel):
         return f"call/{id(command)}"  # each has a lane of its own: none waits for another
     if isinstance(command, WorkCommand):  # a fetch may wait, and nobody is to wait for it but the next one
         return f"{command.consumer} {'fetch' if isinstance(command, Fetch) else id(command)}"

@@ -15,12 +15,14 @@ from server.wire.commands import (
     Ack,
     Amend,
     Call,
+    Cancel,
     Delete,
     Fetch,
     Find,
     Get,
     History,
     Join,
+    LaterCommand,
     Leave,
     ListMembers,
     Nack,
@@ -29,6 +31,7 @@ from server.wire.commands import (
     Put,
     Read,
     RoomCommand,
+    Schedule,
     SetMember,
     WorkCommand,
     WriteCommand,
@@ -38,7 +41,7 @@ Answer = Mapping[str, Any]
 """The fields of the reply."""
 Paged = History | Presence | Find | ListMembers
 """What is answered with a page: one at a time, as none may be dropped."""
-Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand | Call | WorkCommand
+Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand | Call | WorkCommand | LaterCommand
 
 
 async def answer(node: Node, principal: Principal, request: Request, client: ConnectedClient) -> Answer:
@@ -132,6 +135,18 @@ async def _read(node: Node, principal: Principal, request: Read, client: Connect
     return {"channel": request.channel, "cursor": str(cursor)}
 
 
+async def _schedule(node: Node, principal: Principal, request: Schedule, client: ConnectedClient) -> Answer:
+    done = await node.scheduler.publish(
+        principal, request.channel, request.data, request.at, request.key, address=client.address
+    )
+    return {"channel": request.channel, **(done.fields() if done else {})}
+
+
+async def _cancel(node: Node, principal: Principal, request: Cancel, client: ConnectedClient) -> Answer:
+    await node.scheduler.cancel(principal, request.scheduled)
+    return {}
+
+
 _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, ConnectedClient], Awaitable[Answer]]]] = {
     History: _history,
     Amend: _amend,
@@ -150,4 +165,6 @@ _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, Connect
     Ack: _ack,
     Nack: _nack,
     Read: _read,
+    Schedule: _schedule,
+    Cancel: _cancel,
 }

@@ -23,13 +23,14 @@ from redis.exceptions import RedisError
 from server.backend.urls import reach
 from server.brokers.redis import RedisBroker
 from server.brokers.topology import Endpoint
-from server.core.config import Config
+from server.core.config import Config, MongoDB
 from server.core.config.targets import Target
 from server.core.errors import StartError
 from server.mongo.client import brief, brief_refusal, connect
 from server.mongo.databases import Database
 from server.mongo.embedded import EmbeddedMongoDB
 from server.mongo.migration import is_older
+from server.outbox.entries import COLLECTION
 from server.wire.messages import Message
 
 WITHIN: Final = 5.0
@@ -113,7 +114,7 @@ async def mongodb(options: Config, uri: str) -> AsyncIterator[Finding]:
         return
     try:
         async with asyncio.timeout(4 * WITHIN):
-            async for finding in _mongodb(database):
+            async for finding in _mongodb(database, options.mongodb):
                 yield finding
     except TimeoutError:
         yield Finding("broken", "MongoDB: it does not answer in time", "look at its log, and at the network")
@@ -123,7 +124,7 @@ async def mongodb(options: Config, uri: str) -> AsyncIterator[Finding]:
         database.client.close()
 
 
-async def _mongodb(database: Database) -> AsyncIterator[Finding]:
+async def _mongodb(database: Database, options: MongoDB) -> AsyncIterator[Finding]:
     before = time.time()
     hello = await database.client.admin.command("hello")
     after = time.time()
@@ -168,6 +169,8 @@ async def _mongodb(database: Database) -> AsyncIterator[Finding]:
     else:
         yield Finding("ok", f"MongoDB: a write with majority and journal took {1000 * took:.0f} ms")
 
+    async for finding in _outbox(database, options):
+        yield finding
     names = {index["name"] async for index in messages.list_indexes()}
     missing = {"key", "head"} - names
     if not names:
@@ -189,6 +192,23 @@ async def _mongodb(database: Database) -> AsyncIterator[Finding]:
         )
     else:
         yield Finding("ok", "clock: agrees with MongoDB's")
+
+
+async def _outbox(database: Database, options: MongoDB) -> AsyncIterator[Finding]:
+    if options.outbox is False:
+        return
+    entries = database.client[options.outbox if isinstance(options.outbox, str) else database.name][COLLECTION]
+    try:
+        waiting = await entries.estimated_document_count()
+    except PyMongoError as error:
+        yield Finding("broken", f"MongoDB: {COLLECTION}: {brief(error)}", "the server's user needs readWrite there")
+        return
+    record = await database.own("meta").find_one({"_id": "outbox"}, {"until": 1}) or {}
+    until = record.get("until")
+    if waiting and (until is None or until.replace(tzinfo=UTC).timestamp() < time.time() - WITHIN):
+        yield Finding("note", f"outbox: {waiting} entries wait, and no server publishes them", "start one")
+    elif waiting:
+        yield Finding("ok", f"outbox: {waiting} entries, those for later among them")
 
 
 async def redis(options: Config) -> AsyncIterator[Finding]:

@@ -83,6 +83,24 @@ class Publish(Command, tag="publish"):
     """Pass it on without storing it, in a durable channel."""
 
 
+At = float | str
+"""Seconds since 1970, or a date and time with its zone (RFC 3339)."""
+
+
+class Schedule(Command, tag="publish"):
+    """A `publish` that says `at`."""
+
+    channel: str
+    data: Any
+    at: At
+    key: Key | None = None
+
+
+class Cancel(Command, tag="cancel"):
+    scheduled: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+    """What the reply to the publish said."""
+
+
 class Amending(Struct, kw_only=True):
     """What is to become of a message, whichever way it came: exactly one of these."""
 
@@ -272,9 +290,10 @@ class Read(Command, tag="read"):
 
 RoomCommand = Join | Leave | SetMember | ListMembers | Read
 WorkCommand = Fetch | Ack | Nack
+LaterCommand = Schedule | Cancel
 AnyCommand = (
     Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
-    | RoomCommand | Call | WorkCommand
+    | RoomCommand | Call | WorkCommand | LaterCommand
 )  # fmt: skip
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
@@ -301,6 +320,7 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "ack": Ack,
     "nack": Nack,
     "read": Read,
+    "cancel": Cancel,
 }
 
 
@@ -311,6 +331,8 @@ def parse_command(value: Any) -> AnyCommand:
     kind = _COMMANDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise bad_request(f"type: one of {', '.join(_COMMANDS)}")
+    if kind is Publish and value.get("at") is not None:
+        kind = Schedule
     command: AnyCommand = convert(value, kind)
     return command
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.core.errors import ERRORS, Error
 from server.wire.amendments import AmendedMessagePush, AmendPush
-from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, Key, Limit, Write
+from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, At, Key, Limit, Write
 
 MAX_BATCH: Final = 500
 MAX_WAIT: Final = 60
@@ -29,6 +29,7 @@ class PublishRequest(Struct):
     key: IdempotencyKey | None = None
     tag: Tag | None = None
     ephemeral: Passing = False
+    at: Annotated[At, Meta(description="Later: seconds since 1970, or a date and time with its zone")] | None = None
 
 
 class PublishItem(PublishRequest, kw_only=True):
@@ -72,10 +73,32 @@ class Published(Struct):
     duplicate: bool
 
 
-class Accepted(Struct):
-    """An ephemeral channel stores nothing."""
+class Accepted(Struct, omit_defaults=True):
+    """An ephemeral channel stores nothing; a message for later has an id by which it can be cancelled."""
 
     channel: Channel
+    id: str | None = None
+    at: float | None = None
+
+
+class ScheduledMessage(Struct):
+    id: str
+    channel: Channel | None
+    data: Datum
+    key: str | None
+    user: str | None
+    at: float | None
+
+
+class ScheduledPage(Struct):
+    """Those that are due first are in front."""
+
+    scheduled: list[ScheduledMessage]
+
+
+class ScheduledQuery(Struct):
+    channel: Channel | None = None
+    limit: Limit = DEFAULT_PAGE
 
 
 class ErrorBody(TypedDict):

@@ -134,8 +134,11 @@ export class Channel extends Emitter {
    * at all: `disconnected`.
    *
    * @param {any} data  any JSON value
-   * @param {{key?: string, tag?: string, echo?: boolean, ephemeral?: boolean}} [options]
-   * @returns {Promise<{offset?: number, cursor?: string, duplicate?: boolean}>}
+   * With `at` (seconds since 1970, or a date and time with its zone) it is accepted now and published then: the answer has
+   * `scheduled`, for `client.cancel`.
+   *
+   * @param {{key?: string, tag?: string, echo?: boolean, ephemeral?: boolean, at?: number | string}} [options]
+   * @returns {Promise<{offset?: number, cursor?: string, duplicate?: boolean, scheduled?: string, at?: number}>}
    */
   async publish(data, { key = randomKey(), ...options } = {}) {
     if (options.ephemeral) return this.#client._once("publish", { channel: this.name, data, ...options });

@@ -126,9 +126,14 @@ export class HttpLink extends Link {
         this.#listening.leave(channel);
         return {};
       case "publish": {
-        const { key, data, tag, ephemeral } = fields;
-        return requests.json("POST", `${path}/messages`, { body: { key, data, tag, ephemeral } });
+        const { key, data, tag, ephemeral, at } = fields;
+        const body = { key, data, tag, ephemeral, at };
+        const { id: scheduled, ...reply } = await requests.json("POST", `${path}/messages`, { body });
+        return { scheduled, ...reply };
       }
+      case "cancel":
+        await requests.json("DELETE", `/v1/scheduled/${segment("scheduled", fields.scheduled)}`);
+        return {};
       case "call": {
         const { method, data, key } = fields;
         const path = `/v1/call/${segment("method", method)}`;

@@ -67,6 +67,7 @@ const commands = {
   unsubscribe: ({ name }) => channel(name).unsubscribe(),
   publish: ({ name, data, options }) => channel(name).publish(data, options),
   history: ({ name, options }) => channel(name).history(options),
+  cancel: ({ name }) => client.cancel(name),
   call: ({ name, data, options }) => client.call(name, data, options),
   cursor: ({ name }) => channel(name).cursor,
   connect: () => client.connect(),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -543,6 +544,30 @@ def test_calls(node: list[str], running: Server, blocked: bool) -> None:
                 await ann.do("call", name="sleep", data=30, options={"timeout": 0.05})
             assert late.value.error["code"] == "outcome_unknown"
             assert await ann.do("call", name="sleep", data=0, options={"timeout": 20}) == "awake"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_messages_for_later(node: list[str], running: Server, blocked: bool) -> None:
+    """Published when they are due, cancelled before that; over a WebSocket and without one."""
+
+    async def run() -> None:
+        channel = room()
+        token = make_token(SECRET, "ann")
+        async with client(node, running.ws, blocked=blocked, token=token) as ann:
+            await ann.do("subscribe", name=channel)
+            soon, never = time.time() + 1, time.time() + 3600
+            kept = await ann.do("publish", name=channel, data="later", options={"at": soon})
+            assert ("offset" in kept, kept["at"]) == (False, pytest.approx(soon, abs=0.01))
+            gone = await ann.do("publish", name=channel, data="never", options={"at": never})
+            await ann.do("cancel", name=gone["scheduled"])
+            with pytest.raises(ClientError) as refused:
+                await ann.do("cancel", name=gone["scheduled"])
+            assert refused.value.error["code"] == "not_found"
+            at_once = await ann.do("publish", name=channel, data="at once", options={"at": 1})
+            assert at_once["offset"] == 1
+            assert await ann.received(2) == ["at once", "later"]
 
     asyncio.run(run())
 

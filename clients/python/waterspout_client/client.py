@@ -281,6 +281,7 @@ class Client:
         echo: bool = True,
         tag: str | None = None,
         ephemeral: bool = False,
+        at: float | str | None = None,
     ) -> asyncio.Future[Published]:
         """Queue a message at once, in the order of the calls; awaited, it returns when the message is stored.
 
@@ -293,16 +294,13 @@ class Client:
         echo       False: a subscription of this client does not get it live
         tag        what a conflating channel keeps the newest message of
         ephemeral  pass it on without storing it, in a durable channel that allows it
+        at         accepted now and published then: seconds since 1970, or a date and time with its zone
         """
         self._check_open()
         # Copied: the caller may change the object, and a retry with other data would be a conflict.
         fields = {"channel": channel, "data": json.loads(to_json(data)), "key": key or secrets.token_hex(16)}
-        if not echo:
-            fields["echo"] = False
-        if tag is not None:
-            fields["tag"] = tag
-        if ephemeral:
-            fields["ephemeral"] = True
+        more = {"echo": None if echo else False, "tag": tag, "ephemeral": ephemeral or None, "at": at}
+        fields |= {name: value for name, value in more.items() if value is not None}
         outbox = self._outboxes.get(channel)
         if outbox is not None:
             return outbox.put(fields)
@@ -361,6 +359,10 @@ class Client:
         reply = await self.request("presence", channel=channel)
         users = [User(one.get("user"), one.get("sessions", 1), one.get("info")) for one in reply.get("users", [])]
         return Presence(users, reply.get("count", len(users)), reply.get("guests", 0))
+
+    async def cancel(self, scheduled: str) -> None:
+        """Have what `publish` has answered so not be published; WaterspoutError `not_found` if it is already."""
+        await self.request("cancel", again=False, scheduled=scheduled)
 
     async def call(self, method: str, data: Any = None, *, key: str | None = None, timeout: float | None = None) -> Any:
         """What the product's own back end answers. WaterspoutError `refused`, with `reason` and `details`, if it says

@@ -113,11 +113,15 @@ class Published:
     key: str | None = None
     duplicate: bool = False
     """An earlier attempt, or somebody else with the same key, had stored it."""
+    scheduled: str | None = None
+    """It is published later: for `Client.cancel`."""
+    at: float | None = None
 
     @classmethod
     def of(cls, reply: Mapping[str, Any]) -> Published:
         get = reply.get
-        return cls(reply["channel"], get("offset"), get("cursor"), get("key"), get("duplicate") is True)
+        known = get("offset"), get("cursor"), get("key"), get("duplicate") is True, get("scheduled"), get("at")
+        return cls(reply["channel"], *known)
 
 
 @dataclass(frozen=True, slots=True)
