@@ -10,7 +10,8 @@ import { Refused } from "../account/session.js";
 import { $, element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
 import { Look } from "./look.js";
-import { forgetNodes, hearNode, showEvent, showNodes } from "./nodes.js";
+import { Documents } from "./documents.js";
+import { forgetNodes, hearNode, recallEvents, showEvent, showNodes } from "./nodes.js";
 import { Users } from "./users.js";
 import { count, rate } from "./words.js";
 
@@ -32,6 +33,8 @@ let client = null;
 let key = "";
 /** Who signs in with an account has no key. @type {Users | null} */
 let users = null;
+/** @type {Documents | null} */
+let documents = null;
 const account = await knock({ ask: false });
 
 /** @param {string} path @param {object} [body] @param {string} [method] */
@@ -66,6 +69,10 @@ async function showChannels() {
         return element("tr", "", name, ...numbers.map((text) => element("td", "number", text)));
       }),
     );
+    documents?.suggest(channels.map((/** @type {any} */ row) => row.channel));
+    const named = $("prefix").value.trim();
+    $("open").hidden = !/^[^:\s]+:\S+$/.test(named);
+    $("open").href = `#${encodeURIComponent(named)}`;
     const silent = missing.length ? ` Without ${missing.join(", ")}, which did not answer.` : "";
     $("channels-note").textContent = (channels.length ? "" : "No channel has subscribers.") + silent;
     $("more").hidden = next === null || shown >= 1000;
@@ -88,6 +95,7 @@ function openChannel() {
   }
   if (name === "main" || !client) return;
   $("channel").hidden = !name;
+  look?.close();
   look = name ? new Look(client, call, name) : null;
   if (!look) return;
   void lookInto();
@@ -150,6 +158,8 @@ async function enter(typed) {
     setInterval(() => document.hidden || void lookInto(), LOOK_EVERY),
   ];
   if (account.on) users = new Users(call);
+  documents = new Documents(call);
+  recallEvents();
   void showChannels();
   $("main").focus();
   openChannel();
@@ -167,9 +177,12 @@ function leave(why) {
   const left = client;
   client = null;
   key = "";
+  look?.close();
   look = null;
   users?.close();
   users = null;
+  documents?.close();
+  documents = null;
   try {
     sessionStorage.removeItem(KEY);
   } catch {

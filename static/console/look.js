@@ -7,6 +7,8 @@ import { at, count } from "./words.js";
 /** @typedef {(path: string, body?: object) => Promise<any>} Call  a request with the operator's key */
 
 const HISTORY = 20;
+/** Messages that are kept while a channel is followed. */
+const FOLLOWED = 200;
 
 export class Look {
   #client;
@@ -14,6 +16,12 @@ export class Look {
   #channel;
   /** What the server has refused is not asked for again: that would only fill the list of refusals. */
   #noHistory = "";
+  /** The newest first. @type {any[]} */
+  #messages = [];
+  #following = false;
+  #ours = new AbortController();
+  /** @type {(() => void)[]} */
+  #off = [];
 
   /** @param {Waterspout} client @param {Call} call @param {string} name */
   constructor(client, call, name) {
@@ -24,8 +32,43 @@ export class Look {
     for (const id of ["present", "history"]) $(id).replaceChildren();
     for (const id of ["present-note", "history-note"]) $(id).textContent = "";
     // What stands there is the server's or the database's own.
+    const { signal } = this.#ours;
+    $("filter").value = "";
+    $("filter").addEventListener("input", () => this.#draw(), { signal });
+    $("follow").addEventListener("click", () => this.#follow(!this.#following), { signal });
+    $("follow").hidden = name.startsWith("$sys:"); // these are followed above
+    this.#follow(false);
     $("publish").hidden = /^(docs:|\$sys:)/.test(name);
     this.say("");
+  }
+
+  close() {
+    this.#ours.abort();
+    this.#follow(false);
+  }
+
+  /** As they come, ephemeral ones too. @param {boolean} on */
+  #follow(on) {
+    if (this.#following && !on) void this.#channel.unsubscribe();
+    this.#following = on;
+    for (const off of this.#off.splice(0)) off();
+    $("follow").setAttribute("aria-pressed", String(on));
+    $("follow").textContent = on ? "Stop following" : "Follow live";
+    if (!on) return;
+    this.#off = [
+      this.#channel.on("message", (message) => {
+        this.#messages = [message, ...this.#messages].slice(0, FOLLOWED);
+        this.#draw();
+      }),
+      this.#channel.on("ended", (error) => {
+        this.#following = false;
+        this.#follow(false);
+        $("history-note").textContent = error.reason;
+      }),
+    ];
+    this.#messages = [];
+    this.#draw();
+    void this.#channel.subscribe({ last: HISTORY });
   }
 
   get name() {
@@ -40,12 +83,15 @@ export class Look {
 
   /** Ask again. @param {() => boolean} stands  whether this is still the channel that is looked at */
   async refresh(stands) {
-    const [present, history] = await Promise.allSettled([this.#presence(), this.#messages()]);
+    const [present, history] = await Promise.allSettled([this.#presence(), this.#following ? null : this.#history()]);
     if (!stands()) return;
     if (present.status === "rejected") $("present-note").textContent = present.reason.reason ?? present.reason.message;
     else this.#showPresent(present.value);
     if (history.status === "rejected") $("history-note").textContent = history.reason.reason;
-    else this.#showHistory(history.value);
+    else if (history.value) {
+      this.#messages = [...history.value].reverse();
+      this.#draw();
+    }
   }
 
   /** Who is there; null where nobody is counted, as the list of channels tells. */
@@ -56,7 +102,7 @@ export class Look {
     return row.users === undefined ? null : this.#channel.presence();
   }
 
-  async #messages() {
+  async #history() {
     if (this.#noHistory) throw { reason: this.#noHistory };
     try {
       return (await this.#channel.history({ limit: HISTORY })).messages;
@@ -66,14 +112,22 @@ export class Look {
     }
   }
 
-  /** @param {any[]} messages */
-  #showHistory(messages) {
-    $("history-note").textContent = messages.length ? "" : "There are none.";
+  /** Those that the filter lets through: with all its words, of the user whom it names. */
+  #draw() {
+    const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const messages = this.#messages.filter(({ user, data, tag }) => {
+      const text = `${JSON.stringify(data)} ${tag ?? ""}`.toLowerCase();
+      return words.every((/** @type {string} */ word) =>
+        word.startsWith("user:") ? (user ?? "").toLowerCase() === word.slice(5) : text.includes(word),
+      );
+    });
+    const none = this.#following ? "Nothing yet." : "There are none.";
+    $("history-note").textContent = messages.length ? "" : this.#messages.length ? "None are like that." : none;
     // Without a user a message is a guest's, but a change of documents the database's: whoever wrote is not in it.
     const nobody = this.name.startsWith("docs:") ? "change" : "guest";
-    const items = [...messages].reverse().map((message) =>
+    const items = messages.map((message) =>
       element(
-        "li", "", at(message.time), `${message.user ?? nobody} · ${message.offset}`,
+        "li", "", at(message.time), `${message.user ?? nobody} · ${message.offset ?? "ephemeral"}`,
         element("pre", "", JSON.stringify(message.data)),
       ),
     ); // prettier-ignore

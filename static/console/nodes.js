@@ -1,48 +1,17 @@
 /** What the nodes tell of themselves: a row each, figures over all of them, refusals and repairs. @module */
 
-import { $, element, svg } from "../page.js";
+import { $, element, forget, recall, remember } from "../page.js";
+import { Plot, showRanges } from "./plots.js";
 import { at, count, duration, millis, rate, size } from "./words.js";
 
-/** Seconds in the plots. */
-const SPAN = 90;
 /** Seconds after which a node that says nothing is said to be silent, and after which it is taken off the table. */
 const SILENT = 4;
 const GONE = 30;
-const EVENTS = 100;
-
-/** A figure over all nodes, with its last SPAN seconds as a plot. */
-class Figure {
-  /** @type {(number | null)[]} */
-  #past = [];
-  #value = element("b");
-  #plot = svg("svg", { class: "plot", viewBox: `0 0 ${SPAN - 1} 100`, preserveAspectRatio: "none", "aria-hidden": "true" });
-  #area = svg("polygon", {});
-  #line = svg("polyline", {});
-
-  /** @param {string} name @param {(rows: any[]) => number | null} sum @param {(value: number) => string} form */
-  constructor(name, sum, form) {
-    this.sum = sum;
-    this.form = form;
-    this.#plot.append(this.#area, this.#line);
-    $("figures").append(element("li", "", element("span", "", name), this.#value, this.#plot));
-  }
-
-  clear() {
-    this.#past = [];
-  }
-
-  /** @param {any[]} rows */
-  add(rows) {
-    const value = rows.length ? this.sum(rows) : null;
-    this.#value.textContent = value === null ? "–" : this.form(value);
-    this.#past = [...this.#past, value].slice(-SPAN);
-    const top = Math.max(1e-9, ...this.#past.map((one) => one ?? 0)) * 1.1;
-    const first = SPAN - this.#past.length;
-    const points = this.#past.map((one, index) => `${first + index},${(100 - (100 * (one ?? 0)) / top).toFixed(1)}`);
-    this.#line.setAttribute("points", points.join(" "));
-    this.#area.setAttribute("points", `${first},100 ${points.join(" ")} ${SPAN - 1},100`);
-  }
-}
+/** Events are kept for so long, over a reload of this tab as well, and so many. Milliseconds. */
+const KEEP = 3_600_000;
+const EVENTS = 500;
+/** Of those who were refused so many are named. */
+const NAMED = 8;
 
 /** @param {string} field @returns {(rows: any[]) => number} */
 const total = (field) => (rows) => rows.reduce((sum, row) => sum + (row[field] ?? 0), 0);
@@ -50,12 +19,12 @@ const total = (field) => (rows) => rows.reduce((sum, row) => sum + (row[field] ?
 const slowest = (rows) => rows.reduce((most, row) => (row.publish_p99 > (most ?? 0) ? row.publish_p99 : most), null);
 
 const figures = [
-  new Figure("Clients", total("connections"), count.format),
-  new Figure("Published /s", total("in"), rate),
-  new Figure("Delivered /s", total("out"), rate),
-  new Figure("Publish p99", slowest, millis),
-  new Figure("Refusals /s", total("refusals"), rate),
-  new Figure("Repairs /s", total("repairs"), rate),
+  new Plot("Clients", total("connections"), count.format),
+  new Plot("Published /s", total("in"), rate),
+  new Plot("Delivered /s", total("out"), rate),
+  new Plot("Publish p99", slowest, millis),
+  new Plot("Refusals /s", total("refusals"), rate),
+  new Plot("Repairs /s", total("repairs"), rate),
 ];
 
 /** What each node said last. @type {Map<string, {row: any, heard: number}>} */
@@ -86,8 +55,48 @@ export function showNodes() {
   for (const figure of figures) figure.add(rows);
 }
 
+/** The newest last. @type {{event: any, time: number}[]} */
+let events = [];
+
+/** What this tab has heard before it was loaded anew. */
+export function recallEvents() {
+  showRanges();
+  const kept = recall("sessionStorage", "console.events");
+  events = Array.isArray(kept) ? kept.filter(({ time }) => Date.now() - time < KEEP) : [];
+  for (const { event, time } of events) listEvent(event, time);
+  showRefused();
+}
+
 /** @param {any} event @param {number} time */
 export function showEvent(event, time) {
+  events.push({ event, time });
+  const old = events.findIndex((one) => Date.now() - one.time < KEEP);
+  events.splice(0, Math.max(old, events.length - EVENTS, 0));
+  remember("sessionStorage", "console.events", events);
+  listEvent(event, time);
+  showRefused();
+}
+
+/** Who was refused what, the most often first. */
+function showRefused() {
+  /** @type {Map<string, {code: string, who: string, times: number}>} */
+  const met = new Map();
+  for (const { event } of events) {
+    if (event.event !== "refusal") continue;
+    const who = event.user ?? event.address;
+    const one = met.get(`${event.code} ${who}`) ?? { code: event.code, who, times: 0 };
+    one.times += event.count ?? 1;
+    met.set(`${event.code} ${who}`, one);
+  }
+  const most = [...met.values()].sort((one, other) => other.times - one.times).slice(0, NAMED);
+  $("refused-most").replaceChildren(
+    ...most.map(({ code, who, times }) => element("li", "", element("b", "", code), ` ${who} × ${count.format(times)}`)),
+  );
+  $("refused-title").hidden = !most.length;
+}
+
+/** @param {any} event @param {number} time */
+function listEvent(event, time) {
   const times = event.count > 1 ? ` × ${count.format(event.count)}` : "";
   const item = element("li", "", at(time));
   if (event.event === "refusal") {
@@ -109,6 +118,8 @@ export function hearNode(row) {
 export function forgetNodes() {
   nodes.clear();
   for (const figure of figures) figure.clear();
-  for (const id of ["nodes", "events"]) $(id).replaceChildren();
+  events = [];
+  forget("sessionStorage", "console.events");
+  for (const id of ["nodes", "events", "refused-most"]) $(id).replaceChildren();
   $("no-events").hidden = false;
 }

@@ -149,3 +149,70 @@ def test_a_look_makes_no_refusals(browsing: Browsing, operated: Server, artifact
             assert len([one for one in refused if "dash:market" in one]) <= 1, refused
 
     browsing.run(run())
+
+
+def test_operators_follow_and_search(browsing: Browsing, operated: Server, artifacts: Path) -> None:
+    """A channel is followed live, through a filter; documents are found and opened; the figures have a range, and are
+    read with the keyboard; who is refused most is named, and what was told is still there after a reload."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new, Client([operated.ws], token=make_token(SECRET, "ann")) as ann:
+            for number in range(25):
+                document = {"status": "open" if number % 5 else "paid", "number": number}
+                await operated.request("PUT", f"/v1/documents/orders/{number:02}", document, token=OPERATOR)
+            tab = await new()
+            page = tab.page
+            await page.goto(f"{operated.base}/console/")
+            await page.fill("#key", OPERATOR)
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#nodes .status[data-status=ready]")
+
+            await page.fill("#prefix", "chat:followed")
+            await page.keyboard.press("Enter")
+            await page.click("#open")
+            await page.click("#follow")
+            await page.wait_for_selector("#history-note >> text=Nothing yet.")
+            await page.wait_for_selector("#channels >> text=chat:followed")
+            await ann.publish("chat:followed", {"text": "Rain in the north"})
+            await ann.publish("chat:followed", {"text": "Sun"}, ephemeral=True)
+            await page.wait_for_selector("#history li:nth-child(2)")
+            await page.fill("#filter", "rain user:ann")
+            await page.wait_for_selector("#history:has(li:only-child) >> text=Rain in the north")
+            await page.fill("#filter", "user:bob")
+            await page.wait_for_selector("#history-note >> text=None are like that.")
+            await page.fill("#filter", "")
+            await page.wait_for_selector("#history >> text=ephemeral")
+            await page.click("#follow")
+            await page.wait_for_selector("#follow[aria-pressed=false]")
+
+            await page.fill("#collection", "orders")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#documents-list li:nth-child(20)")
+            await page.click("#documents-more")
+            await page.wait_for_selector("#documents-list li:nth-child(25)")
+            await page.fill("#where", '{"status": "paid"}')
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#documents-list:not(:has(li:nth-child(6))) li:nth-child(5)")
+            await page.click("#documents-list summary")
+            await page.wait_for_selector("#documents-list pre >> text=_rev")
+            await page.fill("#where", '{"status": "nowhere"}')
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#documents-note >> text=None are like that.")
+
+            frame = page.get_by_role("slider", name="Clients, over time")
+            await frame.focus()
+            await page.keyboard.press("ArrowLeft")
+            await page.wait_for_function("() => / at \\d\\d:\\d\\d:\\d\\d/.test(document.activeElement.ariaValueText)")
+            await page.click("#ranges >> text=15 min")
+            await page.wait_for_selector("#figures .from:text-is('−15 min')")
+
+            with pytest.raises(Refused):
+                await ann.subscribe("nowhere:a")
+            await page.wait_for_selector("#refused-most >> text=/unknown_channel.*ann × 1/")
+            assert await tab.pale() == []
+            assert await tab.fits()
+            await page.reload()
+            await page.wait_for_selector("#events >> text=no namespace is declared for nowhere:a")
+            await page.wait_for_selector("#refused-most >> text=ann × 1")
+
+    browsing.run(run())
