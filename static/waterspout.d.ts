@@ -18,6 +18,34 @@ export interface Message<Data = any> {
   tag?: string;
   /** The one that was subscribed to, if it was one: then `channel` is another, and there is neither offset, cursor nor key. */
   pattern?: string;
+  /** Where messages can be amended: the offset of what has made it what it is. */
+  version?: number;
+  edited?: boolean;
+  /** It was erased: then `data` is null. */
+  deleted?: { user?: string | null; time?: number };
+  pinned?: boolean;
+}
+
+/** What becomes of the message `of`: of an edit `data` is the new data, of a pin whether it is one. */
+export interface Amend {
+  type: "amend";
+  channel: string;
+  offset: number;
+  cursor: string;
+  of: number;
+  op: "edit" | "delete" | "pin";
+  key: string;
+  user: string | null;
+  time: number;
+  version: number;
+  data?: any;
+}
+
+export interface Amended {
+  offset: number;
+  cursor: string;
+  key: string;
+  duplicate: boolean;
 }
 
 /** Messages that are gone for good, both ends inclusive. */
@@ -96,6 +124,7 @@ export class Waterspout extends Emitter<ClientEvents> {
 
 export interface ChannelEvents<Data = any> {
   message: Message<Data>;
+  amend: Amend;
   gap: Gap;
   dropped: { count: number };
   join: { user: string; info?: any };
@@ -132,8 +161,13 @@ export class Channel<Data = any> extends Emitter<ChannelEvents<Data>> {
     scheduled?: string;
     at?: number;
   }>;
+  edit(of: number, data: Data, options?: { key?: string }): Promise<Amended>;
+  remove(of: number, options?: { key?: string }): Promise<Amended>;
+  pin(of: number, pinned?: boolean, options?: { key?: string }): Promise<Amended>;
+  timeline(): Timeline<Data>;
   history(bounds?: { before?: string; after?: string; limit?: number }): Promise<{
     messages: Message<Data>[];
+    amends?: Amend[];
     cursor: string;
     head: string;
     more: boolean;
@@ -141,6 +175,33 @@ export class Channel<Data = any> extends Emitter<ChannelEvents<Data>> {
   }>;
   presence(options?: { left?: number }): Promise<{ users: Member[]; count: number; guests: number; left?: any[] }>;
   members(): Members;
+}
+
+/** A message as it is shown. What is being sent has no offset yet; what was refused has an error. */
+export type Shown<Data = any> = Partial<Message<Data>> & {
+  key: string;
+  data: Data | null;
+  pending?: boolean;
+  error?: WaterspoutError;
+};
+
+export class Timeline<Data = any> extends Emitter<{
+  change: void;
+  refused: { error: WaterspoutError; message?: Message<Data> };
+}> {
+  private constructor();
+  readonly channel: Channel<Data>;
+  readonly messages: Shown<Data>[];
+  readonly more: boolean | null;
+  start(options?: { last?: number }): Promise<{ cursor?: string | null; head?: string; recovered?: boolean }>;
+  close(): void;
+  loadOlder(limit?: number): Promise<boolean>;
+  send(data: Data, options?: { key?: string }): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
+  again(key: string): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
+  discard(key: string): void;
+  edit(offset: number, data: Data): Promise<Amended>;
+  remove(offset: number): Promise<Amended>;
+  pin(offset: number, pinned?: boolean): Promise<Amended>;
 }
 
 /** Its former name. */

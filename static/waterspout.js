@@ -25,6 +25,7 @@ import { CLOSED, complain, deferred, Emitter, handled, jitter, LOST, plain, Wate
 
 export { Channel } from "./waterspout/channel.js";
 export { Collection, LiveCopy } from "./waterspout/documents.js";
+export { Timeline } from "./waterspout/timeline.js";
 export { Members } from "./waterspout/presence.js";
 export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 
@@ -32,8 +33,8 @@ export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 /** @typedef {"websocket" | "sse" | "poll"} Transport */
 /** @typedef {import("./waterspout/documents.js").Document} Document */
 
-/** What may be asked again by itself where the server says `unavailable`: reads, and calls with a key. */
-const HARMLESS = ["history", "presence", "get", "find", "call"];
+/** What may be asked again by itself where the server says `unavailable`: reads, and calls and amendments with a key. */
+const HARMLESS = ["history", "presence", "get", "find", "call", "amend"];
 
 /**
  * One message of a channel. Those of ephemeral channels have neither offset, cursor nor key.
@@ -46,6 +47,10 @@ const HARMLESS = ["history", "presence", "get", "find", "call"];
  * @property {string | null} user null for guests
  * @property {number} time        milliseconds since 1970, by the server's clock
  * @property {any} data           whatever was published: check it
+ * @property {number} [version]   where messages can be amended: the offset of what has made it what it is
+ * @property {boolean} [edited]
+ * @property {{user?: string | null, time?: number}} [deleted]  it was erased: then `data` is null
+ * @property {boolean} [pinned]
  */
 
 /**
@@ -240,7 +245,7 @@ export class Waterspout extends Emitter {
           if (!error) resolve(reply);
           else if (!again()) reject(error);
           else if (error.code === LOST.code) this.#next(attempt);
-          else if (error.retry && error.code === "unavailable" && HARMLESS.includes(type))
+          else if (error.retry && HARMLESS.includes(type) && (error.code === "unavailable" || type === "amend"))
             this.#next(attempt, error.retryAfter ?? jitter(attempts++, 0.2, 5));
           else reject(error);
         });

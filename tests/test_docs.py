@@ -131,7 +131,8 @@ def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
         pytest.skip("curl is not installed")
     if page in IN_A_BROWSER and chromium() is not None:
         pytest.skip("followed by the tests with a browser")
-    reader = Reader(tmp_path, {"auth.api_keys": KEYS})
+    room = {"publish": "server", "subscribe": "server", "amend": "own"}
+    reader = Reader(tmp_path, {"auth.api_keys": KEYS, "namespaces.room": room})
     try:
         reader.follow(page)
     finally:

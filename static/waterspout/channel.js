@@ -2,6 +2,7 @@
 
 import { Outbox } from "./outbox.js";
 import { Members } from "./presence.js";
+import { Timeline } from "./timeline.js";
 import { complain, deferred, Emitter, handled, jitter, LOST, plain, randomKey, WaterspoutError } from "./tools.js";
 
 const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
@@ -14,7 +15,7 @@ const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
  * A channel: what comes from it and what goes to it.
  *
  * Events: the server's pushes by their type, `message`, `gap {from, to, reason}` (these messages are gone for good),
- * `dropped {count}`, `join {user}`, `leave {user}`, `snapshot`, `progress`…; and `subscribed {cursor, head, recovered, resumed}`, `live {count, resumed}`
+ * `dropped {count}`, `amend {of, op, data}`, `join {user}`, `leave {user}`, `snapshot`, `progress`…; and `subscribed {cursor, head, recovered, resumed}`, `live {count, resumed}`
  * (caught up, after so many messages), `ended` (a WaterspoutError: the server has ended the subscription or refuses it;
  * with the code `closed` the whole client, and `connect` goes on with it).
  */
@@ -146,6 +147,38 @@ export class Channel extends Emitter {
     const published = this.#outbox.put(plain({ channel: this.name, key, data, ...options }));
     this.#note();
     return published;
+  }
+
+  /**
+   * Change what a message says, where the namespace lets you; resolves when that is stored. Sent again through losses,
+   * with the same key.
+   *
+   * @param {number} of  the message's offset
+   * @param {any} data @param {{key?: string}} [options]
+   * @returns {Promise<{offset: number, cursor: string, duplicate: boolean}>}
+   */
+  edit(of, data, options) {
+    return this.#amend({ of, op: "edit", data, ...options });
+  }
+
+  /** Erase a message for everybody, for good; as `edit`. @param {number} of @param {{key?: string}} [options] */
+  remove(of, options) {
+    return this.#amend({ of, op: "delete", ...options });
+  }
+
+  /** @param {number} of @param {boolean} [pinned] @param {{key?: string}} [options] */
+  pin(of, pinned = true, options) {
+    return this.#amend({ of, op: "pin", data: pinned, ...options });
+  }
+
+  /** @param {{of: number, op: string, data?: any, key?: string}} fields */
+  #amend(fields) {
+    return this.#client.request("amend", { channel: this.name, key: randomKey(), ...fields });
+  }
+
+  /** The messages as they are shown: merged, live, and edited at once. */
+  timeline() {
+    return new Timeline(this);
   }
 
   /**

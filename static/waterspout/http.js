@@ -9,6 +9,7 @@ const MAX_CHANNELS = 128;
 /** What is carried out in order. @type {Record<string, string | undefined>} */
 const LANES = {
   publish: "publish",
+  amend: "publish",
   subscribe: "subscribe",
   unsubscribe: "subscribe",
   get: "document",
@@ -134,6 +135,12 @@ export class HttpLink extends Link {
       case "cancel":
         await requests.json("DELETE", `/v1/scheduled/${segment("scheduled", fields.scheduled)}`);
         return {};
+      case "amend": {
+        const { of, op, data, key } = fields;
+        const one = `${path}/messages/${of}`;
+        if (op === "delete") return requests.json("DELETE", one, { headers: { "Idempotency-Key": key } });
+        return requests.json("PATCH", one, { body: { key, ...(op === "pin" ? { pin: data } : { data }) } });
+      }
       case "call": {
         const { method, data, key } = fields;
         const path = `/v1/call/${segment("method", method)}`;
@@ -226,6 +233,9 @@ export class HttpLink extends Link {
       messages.unshift(...page.messages);
     }
     if (last) pushes.push(...messages);
+    // Behind the last message there may be what has become of others; that is in them already.
+    if (last && messages.length && messages.at(-1).cursor !== head)
+      pushes.push({ type: "progress", channel, cursor: head });
     listening.follow(channel, head, view);
     return { cursor: last && messages.length ? undefined : head, head, recovered: true };
   }

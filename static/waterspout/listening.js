@@ -174,9 +174,10 @@ export class Listening {
     const rest = { wait: POLL_SECONDS, ...(this.#place ? { after: this.#place } : {}) };
     const limit = AbortSignal.timeout(POLL_SECONDS * 1000 + this.#patience);
     const response = await this.#ask("/v1/poll", channels, rest, AbortSignal.any([signal, limit]));
-    const { messages, gaps, cursor: place } = await response.json();
+    const { messages, amends = [], gaps, cursor: place } = await response.json();
     for (const gap of gaps) this.#deliver({ type: "gap", ...gap });
-    for (const message of messages) this.#deliver(message);
+    const pushes = amends.length ? [...messages, ...amends].sort((one, other) => one.offset - other.offset) : messages;
+    for (const push of pushes) this.#deliver(push);
     this.#place = place;
     this.#events.heard();
   }

@@ -33,7 +33,7 @@ function channel(name) {
   const subscription = client.channel(name);
   if (!heard.has(name)) {
     heard.add(name);
-    for (const type of ["message", "gap", "dropped", "live", "subscribed"]) {
+    for (const type of ["message", "amend", "gap", "dropped", "live", "subscribed"]) {
       subscription.on(type, (event) => tell({ ...event, event: type, channel: name }));
     }
     subscription.on("ended", ({ code, reason }) => tell({ event: "ended", channel: name, code, reason }));
@@ -52,6 +52,13 @@ function watch({ name, where, as = name }) {
   copy.on("ended", ({ code, reason }) => tell({ event: "ended", code, reason }));
 }
 
+/** Timelines, likewise. */
+const timelines = new Map();
+const shown = ({ offset, data, version, edited, deleted, pinned, pending, error }) => ({
+  ...{ offset, data, version, edited, pinned, pending, error: error?.code },
+  ...(deleted ? { deleted: true } : {}),
+});
+
 const commands = {
   watch,
   copy: ({ name }) => [...copies.get(name).documents.values()],
@@ -66,6 +73,18 @@ const commands = {
   subscribe: ({ name, options }) => channel(name).subscribe(options),
   unsubscribe: ({ name }) => channel(name).unsubscribe(),
   publish: ({ name, data, options }) => channel(name).publish(data, options),
+  edit: ({ name, of, data, options }) => channel(name).edit(of, data, options),
+  remove: ({ name, of, options }) => channel(name).remove(of, options),
+  pin: ({ name, of, pinned }) => channel(name).pin(of, pinned),
+  timeline: ({ name, as = name, options }) => {
+    const timeline = channel(name).timeline();
+    timelines.set(as, timeline);
+    timeline.on("change", () => tell({ event: "shown", messages: timeline.messages.map(shown) }));
+    timeline.on("refused", ({ error, message }) => tell({ event: "refused", code: error.code, offset: message?.offset }));
+    return timeline.start(options);
+  },
+  shown: ({ name }) => timelines.get(name).messages.map(shown),
+  inTimeline: ({ name, call, args }) => timelines.get(name)[call](...args),
   history: ({ name, options }) => channel(name).history(options),
   cancel: ({ name }) => client.cancel(name),
   call: ({ name, data, options }) => client.call(name, data, options),

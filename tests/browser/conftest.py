@@ -81,6 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "auth.api_keys": keys,
         "namespaces.club": {"publish": "anyone"},
         "namespaces.stock": {"publish": "anyone", "subscribe": "anyone", "patterns": True},
+        "namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own"},
         "calls": METHODS,
     }
     one = Server(directory, mongod.uri, settings=settings)

@@ -20,6 +20,8 @@ from waterspout_client.cursors import Cursors, FileCursors
 from waterspout_client.documents import Change, Collection, Found, Replaced, Watch
 from waterspout_client.errors import Unsubscribed, WaterspoutError
 from waterspout_client.events import (
+    Amend,
+    Deleted,
     Dropped,
     Event,
     Gap,
@@ -36,12 +38,15 @@ from waterspout_client.events import (
 from waterspout_client.pace import Limited
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Subscription
+from waterspout_client.timeline import Shown, Timeline
 
 __all__ = [
+    "Amend",
     "Change",
     "Client",
     "Collection",
     "Cursors",
+    "Deleted",
     "Dropped",
     "Event",
     "FileCursors",
@@ -57,9 +62,11 @@ __all__ = [
     "Presence",
     "Published",
     "Replaced",
+    "Shown",
     "State",
     "StateChange",
     "Subscription",
+    "Timeline",
     "Token",
     "Unsubscribed",
     "User",

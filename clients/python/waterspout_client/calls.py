@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from waterspout_client.codec import to_json
 from waterspout_client.errors import WaterspoutError
 from waterspout_client.events import Push
 from waterspout_client.link import Link
@@ -23,7 +26,16 @@ AGAIN = ("disconnected", "unavailable")
 
 async def ask(link: Links, kind: str, fields: Push, again: bool) -> Push:
     """See `Client.request`."""
-    fields = {name: value for name, value in fields.items() if value is not None}
+    return await _until_done(link, kind, {name: value for name, value in fields.items() if value is not None}, again)
+
+
+async def amend(link: Links, channel: str, of: int, op: str, key: str | None, **data: Any) -> Push:
+    """See `Client.edit`."""
+    fields = {"channel": channel, "of": of, "op": op, "key": key or secrets.token_hex(16)}
+    return await _until_done(link, "amend", fields | json.loads(to_json(data)), True)
+
+
+async def _until_done(link: Links, kind: str, fields: Push, again: bool) -> Push:
     for attempt in itertools.count():
         try:
             return await (await link()).ask(kind, **fields)

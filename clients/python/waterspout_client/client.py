@@ -14,17 +14,19 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from waterspout_client import calls
+from waterspout_client.amending import Amending
 from waterspout_client.codec import Encoding, codec, to_json
 from waterspout_client.cursors import Cursors, load
 from waterspout_client.documents import Collection
 from waterspout_client.errors import WaterspoutError
-from waterspout_client.events import Gap, Message, Page, Presence, Published, Push, User
+from waterspout_client.events import Page, Presence, Published, Push
 from waterspout_client.link import ABNORMAL, End, Link, open_link, websocket_url
 from waterspout_client.outbox import Outbox, jitter
 from waterspout_client.pace import Limited
 from waterspout_client.served import Served
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Stream, Subscription
+from waterspout_client.timeline import Timeline
 
 logger = logging.getLogger("waterspout_client")
 
@@ -37,7 +39,7 @@ Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A JWT or an API key, or a function that is asked for one at each connection and before one expires."""
 
 
-class Client:
+class Client(Amending):
     """`async with Client("http://127.0.0.1:8888") as client: …`. It connects at once, in the background: publishes
     wait in their queues meanwhile, `subscribe` and the other commands for their answers.
 
@@ -347,18 +349,15 @@ class Client:
     ) -> Page:
         """A page of the past, oldest first, bounds exclusive; with neither bound the newest. It may be shorter than
         `limit` (100; 1,000 at most): go on while `more`."""
-        reply = await self.request("history", channel=channel, after=after, before=before, limit=limit)
-        gap = reply.get("gap")
-        return Page(
-            [Message.of(push) for push in reply["messages"]], reply["cursor"], reply.get("head"), reply["more"],
-            Gap.of(gap, channel) if gap else None,
-        )  # fmt: skip
+        return Page.of(await self.request("history", channel=channel, after=after, before=before, limit=limit))
+
+    def timeline(self, channel: str, *, last: int = 50) -> Timeline:
+        """The channel's messages as they are shown: merged, live, and edited at once."""
+        return Timeline(self, channel, last)
 
     async def presence(self, channel: str) -> Presence:
         """Who is here now."""
-        reply = await self.request("presence", channel=channel)
-        users = [User(one.get("user"), one.get("sessions", 1), one.get("info")) for one in reply.get("users", [])]
-        return Presence(users, reply.get("count", len(users)), reply.get("guests", 0))
+        return Presence.of(await self.request("presence", channel=channel))
 
     async def cancel(self, scheduled: str) -> None:
         """Have what `publish` has answered so not be published; WaterspoutError `not_found` if it is already."""

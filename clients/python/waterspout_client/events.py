@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Push: TypeAlias = dict[str, Any]
 """One object from the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Who has erased a message, and when (milliseconds since 1970)."""
+
+    user: str | None
+    time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +38,48 @@ class Message:
     tag: str | None = None
     pattern: str | None = None
     """The one that was subscribed to, if it was one."""
+    version: int = 0
+    """Where messages can be amended: the offset of the amendment that has made it what it is."""
+    edited: bool = False
+    deleted: Deleted | None = None
+    """It was erased: then `data` is None."""
+    pinned: bool = False
 
     @classmethod
     def of(cls, push: Mapping[str, Any]) -> Message:
         get = push.get
+        gone = get("deleted")
         return cls(
             push["channel"], get("data"), get("user"), get("time", 0),
-            get("offset"), get("cursor"), get("key"), get("tag"), get("pattern"),
+            get("offset"), get("cursor"), get("key"), get("tag"), get("pattern"), get("version", 0),
+            get("edited") is True, None if gone is None else Deleted(gone.get("user"), gone.get("time", 0)),
+            get("pinned") is True,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """Something has become of the message `of`: of an edit `data` is the new data, of a pin whether it is one."""
+
+    channel: str
+    of: int
+    op: str
+    """`edit`, `delete` or `pin`. More may come: ignore what you do not know."""
+    data: Any
+    user: str | None
+    time: int
+    offset: int
+    cursor: str
+    version: int
+    """Of the message with this: one that has a newer one already is left alone."""
+    key: str | None = None
+
+    @classmethod
+    def from_push(cls, push: Mapping[str, Any]) -> Amend:
+        get = push.get
+        return cls(
+            push["channel"], push["of"], push["op"], get("data"), get("user"), get("time", 0), push["offset"],
+            push["cursor"], get("version", push["offset"]), get("key"),
         )  # fmt: skip
 
 
@@ -99,7 +142,7 @@ class Occupancy:
     guests: int = 0
 
 
-Event: TypeAlias = Message | Gap | Dropped | Live | Join | Leave | Occupancy
+Event: TypeAlias = Message | Amend | Gap | Dropped | Live | Join | Leave | Occupancy
 """More kinds may come: ignore what you do not know."""
 
 
@@ -135,6 +178,16 @@ class Page:
     more: bool
     """Whether there is more the way of reading."""
     gap: Gap | None
+    amends: list[Amend] = field(default_factory=list)
+    """With `after`: what became of older messages."""
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Page:
+        gap = reply.get("gap")
+        return cls(
+            [Message.of(push) for push in reply["messages"]], reply["cursor"], reply.get("head"), reply["more"],
+            Gap.of(gap, reply["channel"]) if gap else None, [Amend.from_push(push) for push in reply.get("amends", [])],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +203,8 @@ class Presence:
     count: int
     """Of users; where there are very many, the list is left empty."""
     guests: int = 0
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Presence:
+        users = [User(one.get("user"), one.get("sessions", 1), one.get("info")) for one in reply.get("users", [])]
+        return cls(users, reply.get("count", len(users)), reply.get("guests", 0))

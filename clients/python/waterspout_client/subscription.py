@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from waterspout_client.cursors import Cursors
 from waterspout_client.errors import Unsubscribed, WaterspoutError
-from waterspout_client.events import Dropped, Event, Gap, Join, Leave, Live, Message, Occupancy, Push
+from waterspout_client.events import Amend, Dropped, Event, Gap, Join, Leave, Live, Message, Occupancy, Push
 from waterspout_client.link import Link
 from waterspout_client.outbox import jitter
 
@@ -256,6 +256,8 @@ class Stream(Generic[T]):
         cursor = push.get("cursor")
         if kind == "message":
             self._put(Message.of(push), cursor)
+        elif kind == "amend":
+            self._put(Amend.from_push(push), cursor)
         elif kind == "gap":
             self._put(Gap.of(push, self.channel), cursor)
             if "snapshot" in self._options:

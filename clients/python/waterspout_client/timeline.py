@@ -1,0 +1,216 @@
+"""A channel's messages as they are shown: merged, live, and changed by whoever may."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from waterspout_client.errors import WaterspoutError
+from waterspout_client.events import Amend, Deleted, Gap, Message, Page, Published
+from waterspout_client.subscription import Subscription
+
+
+class Room(Protocol):
+    """What a timeline needs of a client."""
+
+    def publish(self, channel: str, data: Any, *, key: str | None = None) -> Any: ...
+
+    def subscribe(self, channel: str, *, last: int | None = None) -> Subscription: ...
+
+    async def history(self, channel: str, *, before: str | None = None, limit: int | None = None) -> Page: ...
+
+    async def edit(self, channel: str, of: int, data: Any) -> Published: ...
+
+    async def remove(self, channel: str, of: int) -> Published: ...
+
+    async def pin(self, channel: str, of: int, pinned: bool = True) -> Published: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A message as it is shown. `pending`: it is, or is changed into, what is not known to be stored yet; `error`: it
+    could not be sent, and stays until it is sent `again` or `discard`ed."""
+
+    message: Message
+    pending: bool = False
+    error: WaterspoutError | None = None
+
+
+@dataclass(slots=True)
+class _Wish:
+    change: Callable[[Message], Message]
+    stored: int | None = None
+    """Where the amendment is, once that is known."""
+
+
+class Timeline:
+    """`async with client.timeline("room:tea") as timeline: async for messages in timeline: …`
+
+    `messages` is what there is to show, oldest first and behind it what is being sent; the loop goes round whenever
+    something has come. What this program does shows at once, and is taken back if the server refuses it."""
+
+    def __init__(self, client: Room, channel: str, last: int) -> None:
+        self.channel = channel
+        self.more: bool | None = None
+        """Whether there are older messages than those shown; None until it is known."""
+        self._client = client
+        self._last = last
+        self._subscription: Subscription | None = None
+        self._known: dict[int, Message] = {}
+        self._wanted: dict[int, list[_Wish]] = {}
+        self._sending: dict[str, Shown] = {}
+        self._oldest: str | None = None
+        self._seen = 0
+
+    async def __aenter__(self) -> Self:
+        self._subscription = self._client.subscribe(self.channel, last=self._last)
+        await self._subscription.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._subscription is not None:
+            await self._subscription.__aexit__(kind, error, trace)
+
+    async def __aiter__(self) -> AsyncIterator[list[Shown]]:
+        if self._subscription is None:
+            raise RuntimeError("use `async with`: it subscribes, and unsubscribes")
+        async for event in self._subscription:
+            match event:
+                case Message(offset=int()):
+                    self._take(event)
+                case Amend():
+                    self._amend(event)
+                case Gap():
+                    self._lose(event)
+                case _:
+                    pass
+            yield self.messages
+
+    @property
+    def messages(self) -> list[Shown]:
+        known = [self._as_wanted(message) for _, message in sorted(self._known.items())]
+        return [*known, *self._sending.values()]
+
+    async def load_older(self, limit: int = 50) -> bool:
+        """The page before the oldest message; whether there are more."""
+        oldest = self._oldest
+        page = await self._client.history(self.channel, before=oldest, limit=limit)
+        if oldest != self._oldest:
+            return self.more is not False  # begun anew meanwhile
+        for message in page.messages:
+            self._put(message)
+        if page.messages:
+            self._oldest = page.messages[0].cursor
+        self.more = page.more
+        return page.more
+
+    async def send(self, data: Any, *, key: str | None = None) -> Published:
+        """Publish; it is shown at once. What is refused stays in the list with its `error`."""
+        key = key or secrets.token_hex(16)
+        draft = Message(self.channel, data, None, 0, key=key)
+        self._sending[key] = Shown(draft, pending=True)
+        try:
+            published: Published = await self._client.publish(self.channel, data, key=key)
+        except WaterspoutError as error:
+            if key in self._sending:
+                self._sending[key] = Shown(draft, error=error)
+            raise
+        return published
+
+    async def again(self, key: str) -> Published:
+        """Of a message that was refused."""
+        return await self.send(self._sending[key].message.data, key=key)
+
+    def discard(self, key: str) -> None:
+        """Of a message that was refused."""
+        self._sending.pop(key, None)
+
+    async def edit(self, offset: int, data: Any) -> Published:
+        """Shown at once, and taken back if it is refused."""
+        wish = _Wish(lambda message: replace(message, data=data, edited=True))
+        return await self._want(offset, wish, self._client.edit(self.channel, offset, data))
+
+    async def remove(self, offset: int) -> Published:
+        """Erase it for everybody, for good."""
+        wish = _Wish(lambda message: replace(message, data=None, deleted=Deleted(None, 0)))
+        return await self._want(offset, wish, self._client.remove(self.channel, offset))
+
+    async def pin(self, offset: int, pinned: bool = True) -> Published:
+        wish = _Wish(lambda message: replace(message, pinned=pinned))
+        return await self._want(offset, wish, self._client.pin(self.channel, offset, pinned))
+
+    async def _want(self, offset: int, wish: _Wish, asked: Any) -> Published:
+        self._wanted.setdefault(offset, []).append(wish)
+        try:
+            published: Published = await asked
+        except BaseException:
+            self._drop(offset, wish)
+            raise
+        wish.stored = published.offset
+        self._settle(offset)
+        return published
+
+    def _settle(self, offset: int) -> None:
+        """What is stored up to what has come is in the message itself."""
+        for wish in tuple(self._wanted.get(offset, ())):
+            if wish.stored is not None and wish.stored <= self._seen:
+                self._drop(offset, wish)
+
+    def _drop(self, offset: int, wish: _Wish) -> None:
+        left = [one for one in self._wanted.get(offset, ()) if one is not wish]
+        if left:
+            self._wanted[offset] = left
+        else:
+            self._wanted.pop(offset, None)
+
+    def _as_wanted(self, message: Message) -> Shown:
+        wanted = self._wanted.get(message.offset or 0)
+        if not wanted or message.deleted is not None:
+            return Shown(message)
+        for wish in wanted:
+            message = wish.change(message)
+        return Shown(message, pending=True)
+
+    # --- what comes ---------------------------------------------------------------------------------------------------
+
+    def _take(self, message: Message) -> None:
+        self._seen = message.offset or 0
+        if self._oldest is None:
+            self._oldest, self.more = message.cursor, self._seen > 1
+        self._sending.pop(message.key or "", None)
+        self._put(message)
+
+    def _put(self, message: Message) -> None:
+        """The newer of the two."""
+        assert message.offset is not None
+        known = self._known.get(message.offset)
+        if known is None or message.version >= known.version:
+            self._known[message.offset] = message
+
+    def _amend(self, amend: Amend) -> None:
+        self._seen = amend.offset
+        message = self._known.get(amend.of)
+        if message is not None and message.deleted is None:
+            if amend.op == "delete":
+                gone = Deleted(amend.user, amend.time)
+                message = replace(message, data=None, version=amend.version, edited=False, pinned=False, deleted=gone)
+            elif amend.op == "pin":
+                message = replace(message, pinned=amend.data is True)
+            elif amend.op == "edit" and amend.version > message.version:
+                message = replace(message, data=amend.data, version=amend.version, edited=True)
+            self._known[amend.of] = message
+        for offset in tuple(self._wanted):
+            self._settle(offset)
+
+    def _lose(self, gap: Gap) -> None:
+        """Trimmed, or another history altogether."""
+        for offset in tuple(self._known):
+            if gap.last is None or offset <= gap.last:
+                del self._known[offset]
+        if gap.last is None:
+            self._oldest, self.more, self._seen = None, None, 0

@@ -1,0 +1,116 @@
+"""The JavaScript client's timeline in Node against a real server: what is shown, of what is edited and erased too."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import SECRET
+from tests.browser.node_client import Client, ClientError, client, scenario
+from tests.support.client import make_token
+from tests.support.processes import Server
+from tests.support.waiting import until
+
+TOKEN = make_token(SECRET, "ann")
+SHOWN = dict[str, Any]
+
+
+def den() -> str:
+    return f"den:{secrets.token_hex(4)}"
+
+
+async def comes(one: Client, channel: str, expected: list[SHOWN]) -> None:
+    """Wait for just this to be shown."""
+    seen: list[SHOWN] = []
+
+    async def is_shown() -> bool:
+        seen[:] = await one.do("shown", name=channel)
+        return seen == expected
+
+    try:
+        await until(is_shown, 20, "what is shown")
+    except TimeoutError:
+        raise AssertionError(f"{seen} is shown, not {expected}") from None
+
+
+async def lived_through(node: list[str], server: Server, **options: Any) -> None:
+    channel = den()
+    async with client(node, server.ws, token=TOKEN, **options) as ann, client(node, server.ws, **options) as guest:
+        for one in (ann, guest):
+            await one.do("timeline", name=channel, options={"last": 10})
+        for number in range(3):
+            await ann.do("inTimeline", name=channel, call="send", args=[number])
+        told = await ann.do("inTimeline", name=channel, call="edit", args=[1, "zero"])
+        assert (told["offset"], told["duplicate"]) == (4, False)
+        await ann.do("inTimeline", name=channel, call="remove", args=[2])
+        await ann.do("inTimeline", name=channel, call="pin", args=[3])
+        expected: list[SHOWN] = [
+            {"offset": 1, "data": "zero", "version": 4, "edited": True},
+            {"offset": 2, "data": None, "version": 5, "deleted": True},
+            {"offset": 3, "data": 2, "pinned": True},
+        ]
+        for one in (ann, guest):
+            await comes(one, channel, expected)
+        async with client(node, server.ws, **options) as late:
+            await late.do("timeline", name=channel, options={"last": 2})
+            await comes(late, channel, expected[1:])
+            assert await late.do("inTimeline", name=channel, call="loadOlder", args=[]) is False
+            await comes(late, channel, expected)
+            await until(lambda: bool(late.told("live")), 20, "live")
+
+
+@scenario
+async def test_everybody_sees_the_same_over_websocket(node: list[str], server: Server) -> None:
+    """Live, for who comes late, and for who scrolls up."""
+    await lived_through(node, server)
+
+
+@scenario
+async def test_everybody_sees_the_same_over_an_event_stream(node: list[str], server: Server) -> None:
+    """As over WebSocket."""
+    await lived_through(node, server, transports=["sse"])
+
+
+@scenario
+async def test_everybody_sees_the_same_over_long_polls(node: list[str], server: Server) -> None:
+    """As over WebSocket."""
+    await lived_through(node, server, transports=["poll"])
+
+
+@scenario
+async def test_what_is_refused_is_taken_back(node: list[str], server: Server) -> None:
+    """It is shown at once, as pending; and as it was when the server has said no."""
+    channel = den()
+    async with client(node, server.ws, token=TOKEN) as ann, client(node, server.ws) as guest:
+        await guest.do("timeline", name=channel)
+        await ann.do("publish", name=channel, data="ann's")
+        await comes(guest, channel, [{"offset": 1, "data": "ann's"}])
+        with pytest.raises(ClientError, match="permission_denied"):
+            await guest.do("inTimeline", name=channel, call="edit", args=[1, "a guest's"])
+        await comes(guest, channel, [{"offset": 1, "data": "ann's"}])
+        shown = [event["messages"] for event in guest.told("shown")]
+        assert [{"offset": 1, "data": "a guest's", "edited": True, "pending": True}] in shown
+        assert guest.told("refused")[0]["offset"] == 1
+
+
+@scenario
+async def test_what_happened_while_away_comes_with_the_return(node: list[str], server: Server) -> None:
+    """An edit that was asked for before the server died is done once; those of others are there."""
+    channel = den()
+    async with client(node, server.ws, token=TOKEN) as ann:
+        await ann.do("timeline", name=channel)
+        await ann.do("inTimeline", name=channel, call="send", args=["a"])
+        await ann.do("inTimeline", name=channel, call="send", args=["b"])
+        await server.kill()
+        await ann.state("waiting")
+        edits = [ann.start("inTimeline", name=channel, call="edit", args=[1, f"a{number}"]) for number in range(3)]
+        await server.start()
+        for edit in edits:
+            async with asyncio.timeout(30):
+                assert (await edit)["offset"] > 2
+        await comes(
+            ann, channel, [{"offset": 1, "data": "a2", "version": 5, "edited": True}, {"offset": 2, "data": "b"}]
+        )

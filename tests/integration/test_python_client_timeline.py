@@ -1,0 +1,98 @@
+"""The Python client's timeline: what is shown of messages, of what is edited and erased too."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from server.node import Node
+from tests.support.client import make_token
+from tests.support.waiting import until
+from waterspout_client import Amend, Client, Message, Timeline, WaterspoutError
+
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+DEN = "den:a"
+TOKEN = make_token("a secret of at least thirty-two bytes", "ann")
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    return {"namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own"}}
+
+
+async def followed(timeline: Timeline) -> None:
+    async for _ in timeline:
+        pass
+
+
+def shown(timeline: Timeline) -> list[tuple[Any, ...]]:
+    """(offset, data, edited, erased, pinned), and whether it is pending."""
+    return [
+        (one.message.offset, one.message.data, one.message.edited, one.message.deleted is not None, one.message.pinned,
+         one.pending)
+        for one in timeline.messages
+    ]  # fmt: skip
+
+
+async def test_everybody_sees_the_same(base_url: str, http_server: object) -> None:
+    """Live, for who comes late, and for who scrolls up."""
+    ann, guest, late = Client(base_url, token=TOKEN), Client(base_url), Client(base_url)
+    mine, theirs, few = ann.timeline(DEN), guest.timeline(DEN), late.timeline(DEN, last=2)
+    async with ann, guest, mine, theirs:
+        following = [asyncio.create_task(followed(one)) for one in (mine, theirs)]
+        for number in range(3):
+            await mine.send(number)
+        assert (await mine.edit(1, None)).offset == 4
+        await mine.edit(1, "zero")
+        await mine.remove(2)
+        await mine.pin(3)
+        expected = [
+            (1, "zero", True, False, False, False),
+            (2, None, False, True, False, False),
+            (3, 2, False, False, True, False),
+        ]
+        await until(lambda: shown(mine) == shown(theirs) == expected, 10, "what is shown")
+        async with late, few:
+            following.append(asyncio.create_task(followed(few)))
+            await until(lambda: shown(few) == expected[1:], 10, "the newest two")
+            assert await few.load_older() is False
+            assert shown(few) == expected
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
+
+
+async def test_what_is_refused_is_taken_back(base_url: str, http_server: object, node: Node) -> None:
+    """It is shown at once, as pending; and as it was when the server has said no."""
+    async with Client(base_url, token=TOKEN) as ann, Client(base_url) as guest, guest.timeline(DEN) as timeline:
+        following = asyncio.create_task(followed(timeline))
+        await ann.publish(DEN, "ann's")
+        await until(lambda: bool(timeline.messages), 10, "the message")
+        edit = asyncio.create_task(timeline.edit(1, "a guest's"))
+        await asyncio.sleep(0)
+        assert shown(timeline) == [(1, "a guest's", True, False, False, True)]
+        with pytest.raises(WaterspoutError, match="permission_denied"):
+            await edit
+        assert shown(timeline) == [(1, "ann's", False, False, False, False)]
+        following.cancel()
+        await asyncio.wait([following])
+
+
+async def test_amendments_are_events(base_url: str, http_server: object) -> None:
+    """Of a subscription, beside the messages; in a page of history beside them."""
+    async with Client(base_url, token=TOKEN) as ann, ann.subscribe(DEN) as events:
+        first = await ann.publish(DEN, "a")
+        await ann.edit(DEN, 1, "b", key="e1")
+        assert (await ann.edit(DEN, 1, "b", key="e1")).duplicate
+        async for event in events:
+            if isinstance(event, Amend):
+                assert (event.of, event.op, event.data, event.version) == (1, "edit", "b", 2)
+                break
+            assert not isinstance(event, Message) or event.data == "a"
+        page = await ann.history(DEN, after=first.cursor)
+        assert (page.messages, [amend.data for amend in page.amends]) == ([], ["b"])
+        (message,) = (await ann.history(DEN)).messages
+        assert (message.data, message.edited, message.version) == ("b", True, 2)
