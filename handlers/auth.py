@@ -3,7 +3,7 @@ own account it is who the token says."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
@@ -14,8 +14,12 @@ from server.core.config import is_loopback
 from server.core.errors import Error
 from server.core.principals import GUEST, Principal
 from server.wire.accounts import (
+    BackQuery,
+    Elsewhere,
+    ElsewhereRequest,
     EmailRequest,
     ExampleRequest,
+    FinishRequest,
     ForgotRequest,
     LoginRequest,
     OwnAccount,
@@ -29,6 +33,9 @@ from server.wire.accounts import (
     VerifyRequest,
     WaysIn,
 )
+
+if TYPE_CHECKING:
+    from server.access.accounts.openid import OpenID
 
 _FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
 
@@ -48,6 +55,7 @@ class Ways(BaseHandler):
                 "guests": config.guests,
                 "accounts": accounts is not None,
                 "mail": accounts is not None and accounts.mail.goes,
+                "providers": [] if accounts is None or accounts.openid is None else accounts.openid.shown(),
                 "examples": examples,
             }
         )
@@ -130,6 +138,42 @@ class Verify(AccountHandler):
         self.answer(shown(await self.accounts.recovery.verify(body.token)))
 
 
+class ElsewhereHandler(AccountHandler):
+    openid: OpenID
+
+    async def authenticate(self) -> Principal:
+        guest = await super().authenticate()
+        if self.accounts.openid is None:
+            raise Error("not_found", "auth.oidc has no providers")
+        self.openid = self.accounts.openid
+        return guest
+
+
+class BeginElsewhere(ElsewhereHandler):
+    @operation("Begin to sign in elsewhere", {200: Elsewhere})
+    async def post(self, provider: str, body: ElsewhereRequest) -> None:
+        """Answers where the browser has to go. It comes back to the page `return` with `#sign-in=CODE`, or with
+        `#sign-in-refused=REASON`."""
+        self.answer({"url": await self.openid.begin(provider, body.back, body.challenge)})
+
+
+class BackFromElsewhere(ElsewhereHandler):
+    @operation("Come back from where one has signed in", {303: None})
+    async def get(self, provider: str, query: BackQuery) -> None:
+        """For the provider: the browser goes on to the page that has begun it."""
+        back = await self.openid.come_back(provider, query.state, code=query.code, issuer=query.iss, error=query.error)
+        self.set_status(303)
+        self.set_header("Location", back)
+        self.set_header("Referrer-Policy", "no-referrer")
+
+
+class FinishElsewhere(ElsewhereHandler):
+    @operation("Finish signing in elsewhere", {200: Tokens})
+    async def post(self, body: FinishRequest) -> None:
+        """With the code that has come back, and the verifier of the challenge: once, within a minute."""
+        self.answer(await self.openid.finish(body.code, body.verifier, self.visit()))
+
+
 class OwnHandler(AccountHandler):
     """Who asks is who the token says."""
 
@@ -207,6 +251,9 @@ ROUTES: Final[dict[str, type[BaseHandler]]] = {
     "/v1/auth/example": Example,
     "/v1/auth/refresh": Refresh,
     "/v1/auth/logout": Logout,
+    "/v1/auth/oidc": FinishElsewhere,
+    "/v1/auth/oidc/{provider}": BeginElsewhere,
+    "/v1/auth/oidc/{provider}/callback": BackFromElsewhere,
     "/v1/auth/forgot": Forgot,
     "/v1/auth/reset": Reset,
     "/v1/auth/verify": Verify,

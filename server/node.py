@@ -140,6 +140,7 @@ class Node:
             self.accounts = Accounts(
                 config.auth,
                 config.server.public_url,
+                config.origins,
                 self.database,
                 self.authenticator,
                 self.revocations,

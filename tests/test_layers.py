@@ -107,7 +107,9 @@ LIBRARIES = {
     "jwt": {"access.auth", "access.keys"},
     "cryptography": {"access.keys", "access.tickets"},
     "argon2": {"access.accounts"},
-    "httpx": {"backend", "access.keys"},
+    "httpx": {"backend", "access.keys", "access.accounts.openid"},
+    "authlib": {"access.accounts.openid"},
+    "joserfc": {"access.accounts.openid"},
     "google": {"centrifugo.protobuf", "centrifugo.client_pb2"},
 }
 # What only waits for nobody and looks at nothing: no network, no clock, no chance, no other processes.

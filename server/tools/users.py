@@ -86,6 +86,7 @@ async def _run(flags: argparse.Namespace, options: Config) -> None:
     accounts = Accounts(
         options.auth,
         options.server.public_url,
+        options.origins,
         database,
         Authenticator(options.auth, clock),
         revocations,

@@ -29,6 +29,30 @@ class ExampleRequest(Struct):
     user: str
 
 
+class ElsewhereRequest(Struct, rename={"back": "return"}):
+    """`return`: the page to come back to; `challenge`: the base64url of the SHA-256 of a random text, the verifier,
+    that the page keeps."""
+
+    back: Annotated[str, Meta(max_length=1024, examples=["/chat/"])]
+    challenge: Annotated[str, Meta(max_length=43)]
+
+
+class Elsewhere(TypedDict):
+    url: Annotated[str, Meta(description="Where the browser goes")]
+
+
+class BackQuery(Struct):
+    state: str = ""
+    code: str | None = None
+    iss: str | None = None
+    error: str | None = None
+
+
+class FinishRequest(Struct):
+    code: Annotated[str, Meta(max_length=255, description="As it stands behind `#sign-in=`")]
+    verifier: Annotated[str, Meta(max_length=255)]
+
+
 OneTimeToken = Annotated[str, Meta(max_length=255, description="As it was mailed; good once")]
 
 
@@ -71,6 +95,13 @@ class Tokens(TypedDict):
     refresh_token: str
 
 
+class Provider(TypedDict):
+    """Where one can sign in with an account one has there."""
+
+    name: str
+    title: str
+
+
 class WaysIn(TypedDict):
     """What a page needs to know before anybody has signed in. `mail`: a forgotten password can be reset, and addresses
     are verified; `examples`: whom one click signs in as, in development."""
@@ -78,6 +109,7 @@ class WaysIn(TypedDict):
     guests: bool
     accounts: bool
     mail: bool
+    providers: list[Provider]
     examples: list[str]
 
 

@@ -128,14 +128,25 @@ export class Account {
     return this.#dialog.ask(why);
   }
 
+  /** From a provider, if this is such a page. */
+  async comeBack() {
+    if (!this.on) return;
+    this.#refused = await this.#session.comeBack();
+    this.user = this.#session.user;
+  }
+
+  /** Why a provider has not let somebody in. */
+  #refused = "";
+
   /** Resolves when somebody may go on: a user, or a guest where guests may. */
   async admit() {
     if (!this.on) return;
     this.#showMenu();
+    if (this.#ways.guests && this.#refused && !this.user) void this.signIn(`${this.#refused}.`);
     while (!this.#ways.guests && !this.user) {
       this.#away();
       // Closed without signing in: the button in the bar asks again.
-      if (await this.#ask("This server lets in users only.")) this.user = this.#session.user;
+      if (await this.#ask(this.#refused ? `${this.#refused}.` : "This server lets in users only.")) this.user = this.#session.user;
       else await new Promise((resolve) => (this.#again = resolve));
     }
     this.#showMenu();
@@ -193,13 +204,14 @@ export class Account {
 /** @param {{ask?: boolean}} [options]  not `ask`: a page that is of use to anybody @returns {Promise<Account>} */
 export async function enter({ ask = true } = {}) {
   /** @type {Ways} */
-  let ways = { guests: true, accounts: false, mail: false, examples: [] };
+  let ways = { guests: true, accounts: false, mail: false, providers: [], examples: [] };
   try {
     ways = await call("");
   } catch {
     // The server is away: the page's connection says so.
   }
   const account = new Account(ways);
+  await account.comeBack();
   if (ask || ways.guests) await account.admit();
   else account.showOnly();
   return account;

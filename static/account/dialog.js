@@ -86,7 +86,7 @@ export class SignInDialog {
       this.#submit();
     });
     const more = element("p", "account-more", this.#other, this.#forgot);
-    this.#dialog.append(close, this.#title, this.#why, form, more, ...this.#examples());
+    this.#dialog.append(close, this.#title, this.#why, form, more, ...this.#elsewhere(), ...this.#examples());
     this.#dialog.addEventListener("close", () => {
       this.#password.input.value = "";
       for (const done of this.#waiting.splice(0)) done(this.#session.user !== null);
@@ -104,6 +104,18 @@ export class SignInDialog {
       this.#name.input.focus();
     }
     return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** Where one may have an account already. */
+  #elsewhere() {
+    if (!this.#ways.providers.length || !crypto.subtle) return []; // a page that came over plain HTTP cannot
+    const buttons = this.#ways.providers.map(({ name, title }) => {
+      const button = element("button", "quiet-button", `Sign in with ${title}`);
+      button.type = "button";
+      button.addEventListener("click", () => void this.#trying(() => this.#session.goElsewhere(name)));
+      return button;
+    });
+    return [element("p", "account-providers", ...buttons)];
   }
 
   /** In development: one click, no password. */

@@ -7,7 +7,7 @@
 
 import { forget, recall, remember } from "../page.js";
 
-/** @typedef {{guests: boolean, accounts: boolean, mail: boolean, examples: string[]}} Ways */
+/** @typedef {{guests: boolean, accounts: boolean, mail: boolean, providers: {name: string, title: string}[], examples: string[]}} Ways */
 /** @typedef {{user: string, token: string, refresh_token: string, until: number}} Kept */
 
 const KEY = "account";
@@ -15,6 +15,12 @@ const KEY = "account";
 const LEFT = 120_000;
 /** Without Web Locks (a page that came over plain HTTP) tabs could not take turns, so that each has its own sign-in. */
 const STORAGE = "locks" in navigator ? "localStorage" : "sessionStorage";
+
+const ELSEWHERE = "elsewhere";
+
+/** @param {Uint8Array} bytes */
+const base64url = (bytes) =>
+  btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 
 /** What the server says no with. */
 export class Refused extends Error {
@@ -87,6 +93,32 @@ export class Session {
   /** @param {string} path @param {object} body  such as the name and the password */
   async signIn(path, body) {
     this.take(await call(path, body));
+  }
+
+  /** Go to where somebody has an account already, and come back to this page. @param {string} provider */
+  async goElsewhere(provider) {
+    const verifier = base64url(crypto.getRandomValues(new Uint8Array(32)));
+    const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(verifier));
+    const challenge = base64url(new Uint8Array(digest));
+    const { url } = await call(`/oidc/${provider}`, { return: location.pathname + location.search, challenge });
+    remember("sessionStorage", ELSEWHERE, { verifier, hash: location.hash });
+    location.assign(url);
+  }
+
+  /** Whoever comes back is signed in then; the address is as it was before. @returns {Promise<string>}  why not, if so */
+  async comeBack() {
+    const [, kind, value] = /^#(sign-in(?:-refused)?)=(.*)/.exec(location.hash) ?? [];
+    if (!kind) return "";
+    const gone = recall("sessionStorage", ELSEWHERE);
+    forget("sessionStorage", ELSEWHERE);
+    history.replaceState(null, "", location.pathname + location.search + (gone?.hash ?? ""));
+    if (kind !== "sign-in") return decodeURIComponent(value);
+    try {
+      await this.signIn("/oidc", { code: value, verifier: gone?.verifier ?? "" });
+      return "";
+    } catch (/** @type {any} */ error) {
+      return String(error.message);
+    }
   }
 
   async signOut() {

@@ -6,10 +6,12 @@ import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.browser.tabs import Browsing, Tab
+from tests.support.openid import OpenIDProvider, installed
 from tests.support.processes import UNLIMITED, Mongod, Server
 from tests.support.waiting import until
 
@@ -27,6 +29,11 @@ def members(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "auth.development": True,
         "auth.operators": "claim:roles=operator",
     }
+    elsewhere = OpenIDProvider(tmp_path_factory.mktemp("elsewhere"), {"sub": "hal", "name": "Hal"})
+    if installed:
+        asyncio.run(elsewhere.start())
+        client = {"client_id": "x", "client_secret": "y", "title": "Example"}
+        settings["auth.oidc"] = {"example": {"issuer": elsewhere.issuer, **client}}
     server = Server(tmp_path_factory.mktemp("members"), mongod.uri, settings=settings)
     asyncio.run(server.start())
     seed = Server(server.directory, mongod.uri, settings=settings, name="seed", arguments=("seed",))
@@ -34,6 +41,7 @@ def members(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert asyncio.run(seed.wait_exit(60)) == 0
     yield server
     asyncio.run(server.stop())
+    asyncio.run(elsewhere.stop())
     server.clean()
 
 
@@ -221,5 +229,35 @@ def test_an_operator_looks_after_users(browsing: Browsing, members: Server, arti
             await gil.page.wait_for_selector("dialog[open]")
             assert all("401" in complaint for complaint in gil.complaints)
             gil.complaints.clear()
+
+    browsing.run(run())
+
+
+@pytest.mark.skipif(not installed, reason="the extra `oidc`, or a provider, is not installed")
+def test_signing_in_elsewhere(browsing: Browsing, members: Server, artifacts: Path) -> None:
+    """The button of a provider, its own page, and back to where one was; refused there, the dialog says so."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            page = tab.page
+            await opened(tab, members, "/chat/#kitchen")
+            await page.screenshot(path=artifacts / "sign-in-elsewhere.png")
+            await page.get_by_role("button", name="Sign in with Example").click()
+            await page.wait_for_url("**/oauth2/authorize?**")
+            state = parse_qs(urlsplit(page.url).query)["state"][0]
+            refused = f"/v1/auth/oidc/example/callback?error=access_denied&state={state}"
+            await page.goto(members.base + refused)  # which this provider sends without a state
+            await page.get_by_text("it was refused there").wait_for()
+            await page.get_by_role("button", name="Sign in with Example").click()
+            await page.get_by_role("button", name="hal").click()
+            await tab.state("open")
+            assert page.url == f"{members.base}/chat/#kitchen"
+            assert await page.inner_text("#title") == "kitchen"
+            await page.locator(".account-name", has_text="Hal").wait_for()
+            await page.goto(members.base + "/account/")
+            await page.get_by_text("This account has no password").wait_for()
+            assert all("404" in complaint for complaint in tab.complaints)  # the provider's page has no icon
+            tab.complaints.clear()
 
     browsing.run(run())

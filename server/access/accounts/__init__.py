@@ -3,6 +3,7 @@
     service.py      the use cases of who has an account: making one, signing in and out, the password, the sessions
     store.py        accounts        {_id: name in lower case, user: name, password: argon2 hash, info: JSON text, …}
     families.py     refresh_tokens  a sign-in, and which of its refresh tokens is the good one
+    openid.py                       signing in elsewhere
     administration.py               what operators do
     one_time.py     account_tokens  what is mailed, and good once
     recovery.py     forgotten passwords, addresses of e-mail        mail.py         who sends what is mailed

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from server.access.accounts.administration import Administration
 from server.access.accounts.attempts import FREE_ADDRESS, Attempts
@@ -26,12 +26,15 @@ from server.access.throttle import Throttle
 from server.core.addresses import address_key
 from server.core.clock import Clock
 from server.core.config import Auth
-from server.core.errors import Error
+from server.core.errors import Error, StartError
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.mongo.client import agreed
 from server.mongo.databases import Database
 from server.wire.accounts import SessionRow, Tokens
+
+if TYPE_CHECKING:
+    from server.access.accounts.openid import OpenID
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +43,14 @@ EXAMPLES: Final = 20
 
 
 class Accounts:
-    """`url`: what users call the server. `take_back` carries a revocation out, on every node."""
+    """`url`: what users call the server; `origins`: of pages besides its own. `take_back` carries a revocation out, on
+    every node."""
 
     def __init__(
         self,
         config: Auth,
         url: str,
+        origins: Sequence[str],
         database: Database,
         authenticator: Authenticator,
         revocations: Revocations,
@@ -69,6 +74,18 @@ class Accounts:
         self._attempts = Attempts()
         self._registrations = Throttle(FREE_ADDRESS)
 
+        self.openid: OpenID | None = None
+        if config.oidc:
+            self.openid = _openid(config)(
+                config,
+                url,
+                origins,
+                store=self.store,
+                tokens=self.tokens,
+                log_in=self.log_in,
+                check_free=self.check_free,
+                clock=clock,
+            )
         self.administration = Administration(
             store=self.store,
             families=self.families,
@@ -96,6 +113,8 @@ class Accounts:
     async def close(self) -> None:
         self.passwords.close()
         await self.mail.close()
+        if self.openid is not None:
+            await self.openid.close()
 
     # --- in and out: each answers {"user", "token", "expires", "refresh_token"} ---------------------------------------
 
@@ -285,3 +304,13 @@ class Accounts:
         if account is None or not account.example:
             raise Error("not_found", "user: no example user")
         return await self.log_in(account, visit, "example")
+
+
+def _openid(config: Auth) -> type[OpenID]:
+    """Here, as it stands on a library that is not always installed, and is needed by who has providers only."""
+    try:
+        from server.access.accounts.openid import OpenID
+    except ImportError as error:
+        missing = f"auth.oidc.{next(iter(config.oidc))}: it needs Authlib: pip install 'waterspout[oidc]'"
+        raise StartError(f"{missing} ({error.name} is missing)") from None
+    return OpenID

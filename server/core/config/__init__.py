@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import field
 
-from server.core.config.auth import ApiKey, Auth
+from server.core.config.auth import ApiKey, Auth, Provider
 from server.core.config.backends import MongoDB, Redis
 from server.core.config.calls import Call
 from server.core.config.centrifugo import Centrifugo
@@ -172,6 +172,7 @@ _NAMED: Final = {
     "consumers": Consumer,
     "calls": Call,
     "auth.api_keys": ApiKey,
+    "auth.oidc": Provider,
 }
 """Sections whose entries have names of the user's own."""
 

@@ -55,6 +55,35 @@ class Mail(Target):
         return self.url is not None or self.function is not None
 
 
+class Provider(Section):
+    issuer: str
+    """its `iss`, `https`, or `http` on loopback: where `/.well-known/openid-configuration` is"""
+    client_id: str
+    client_secret: str | None = None
+    """null: a public client, with PKCE alone. Better from the environment"""
+    title: str | None = None
+    """on the button; null: the name"""
+    scopes: list[str] = field(default_factory=lambda: ["openid", "profile", "email"])
+    """what it is asked for"""
+    algorithms: list[str] = field(default_factory=lambda: ["RS256", "PS256", "ES256", "EdDSA"])
+    """of its ID tokens"""
+    registers: bool = True
+    """whoever comes for the first time gets an account; else only who has one already"""
+
+    def check(self, path: str) -> None:
+        if not _safe(self.issuer) or "#" in self.issuer or "?" in self.issuer:
+            raise StartError(f"{path}.issuer: https, or http on loopback")
+        if "openid" not in self.scopes:
+            raise StartError(f"{path}.scopes: openid is needed")
+        if not self.algorithms or not ASYMMETRIC.issuperset(self.algorithms):
+            raise StartError(f"{path}.algorithms: some of {', '.join(sorted(ASYMMETRIC))}")
+
+
+def _safe(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+
+
 class Auth(Section):
     secret: str | None = None
     """the shared key of JSON Web Tokens, 32 bytes at least. Null: such tokens are refused; guests, API keys and the
@@ -88,6 +117,9 @@ class Auth(Section):
     """accounts kept in MongoDB, at [`/v1/auth/…`](protocol.md). Tokens are signed with `auth.secret`; if that is null,
     with one that is made at the first start and kept in MongoDB"""
     mail: Mail = field(default_factory=Mail)
+    oidc: dict[str, Provider] = field(default_factory=dict)
+    """where users may sign in with an account that they have there, by name
+    ([accounts](accounts.md#signing-in-elsewhere)). Needs the extra `oidc` (Authlib)"""
     operators: Rule = "nobody"
     """users who are operators, as an API key is that is `admin`: `claim:roles=operator`. They may use the console"""
     development: bool = False
@@ -101,6 +133,12 @@ class Auth(Section):
     def check(self, path: str) -> None:
         check_rule(f"{path}.operators", self.operators)
         self.mail.check_target(f"{path}.mail", needed=False)
+        for name, provider in self.oidc.items():
+            if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", name):
+                raise StartError(f"{path}.oidc.{name}: a name is [a-z][a-z0-9-]*, 32 characters at most")
+            provider.check(f"{path}.oidc.{name}")
+        if self.oidc and not self.accounts:
+            raise StartError(f"{path}.oidc: accounts are what it signs in to; set auth.accounts as well")
         for name, key in self.api_keys.items():
             key.check(f"{path}.api_keys.{name}")
         for name, secret in (("secret", self.secret), ("previous_secret", self.previous_secret)):
@@ -111,10 +149,8 @@ class Auth(Section):
         if self.previous_secret is not None and self.secret is None:
             raise StartError(f"{path}.previous_secret is of use beside auth.secret only")
         self._check_algorithms(path)
-        if self.jwks_url is not None:
-            url = urlsplit(self.jwks_url)
-            if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
-                raise StartError(f"{path}.jwks_url: https, or http on loopback")
+        if self.jwks_url is not None and not _safe(self.jwks_url):
+            raise StartError(f"{path}.jwks_url: https, or http on loopback")
 
     def _check_algorithms(self, path: str) -> None:
         unknown = set(self.algorithms) - SHARED - ASYMMETRIC
