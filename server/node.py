@@ -187,19 +187,10 @@ class Node:
             decisions=Decisions(self.id, lambda one: self.consumers.decided(one), time.monotonic) if wanted else None,
         )  # fmt: skip
         self.directory = Directory(
-            self.id,
-            broker=self.broker,
-            announcer=self.announcer,
-            streams=self.streams,
-            hub=self.hub,
-            log=self.log,
-            attendance=self.attendance,
-            admission=self.admission,
-            incidents=self.incidents,
-            namespaces=namespaces,
-            status=self.lifecycle.status,
-            published=lambda: self.publisher.published,
-        )
+            self.id, broker=self.broker, announcer=self.announcer, streams=self.streams, hub=self.hub, log=self.log,
+            attendance=self.attendance, admission=self.admission, incidents=self.incidents, namespaces=namespaces,
+            status=self.lifecycle.status, published=lambda: self.publisher.published,
+        )  # fmt: skip
         self.directives = Directives(
             admission=self.admission, permissions=self.permissions, revocations=self.revocations,
             announcer=self.announcer, lifecycle=self.lifecycle, clock=self.clock,

@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 import sys
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -45,6 +48,8 @@ _USERS: Final[dict[str, list[str]]] = {**{name: [] for name in _CUSTOMERS[:3]}, 
 _STEPS: Final = ("placed", "paid", "packed", "shipped")
 COLLECTIONS: Final = ("products", "stock", "orders", "instruments", "trades")
 _DECLARE: Final = ": copy them from config.yaml into the configuration, under `collections`, and start the server again"
+_PLACE: Final = "shop.place"
+"""What places an order, where there is such a call."""
 _KEPT: Final = 200
 """Orders and trades; older ones are deleted, so that a demonstration may run for days."""
 
@@ -76,7 +81,9 @@ async def _run(options: Config, simulate: bool) -> None:
     database = connect(options.mongodb, uri)
     try:
         await Documents(database, options.collections, options.mongodb, 0).open()
-        shop = Example(database, frozenset(options.collections), random.Random())
+        # The shop of examples/shop has a back end of its own, which sells.
+        url = f"http://127.0.0.1:{options.server.port}/v1/call/{_PLACE}" if _PLACE in options.calls else None
+        shop = Example(database, frozenset(options.collections), random.Random(), url)
         for name, count in (await shop.fill()).items():
             print(f"{name}: {count} documents", flush=True)
         if options.auth.accounts and options.auth.development:
@@ -115,7 +122,11 @@ async def _embedded(data_dir: Path) -> tuple[str, EmbeddedMongoDB | None]:
 class Example:
     """Only what is declared is written."""
 
-    def __init__(self, database: Database, declared: frozenset[str], chance: random.Random) -> None:
+    def __init__(
+        self, database: Database, declared: frozenset[str], chance: random.Random, place: str | None = None
+    ) -> None:
+        """`place`: the URL of the call that places an order; None: it is written."""
+        self._place = place
         self._database = database
         self._declared = declared
         self._chance = chance
@@ -188,6 +199,13 @@ class Example:
             return
         products = await self._database["products"].find().to_list(None)
         order = self._new_order(products)
+        if self._place is not None:
+            refused = await asyncio.to_thread(_call, self._place, order)
+            if refused is not None:  # what is sold out is delivered anew
+                refill = {"$set": {"left": self._chance.randrange(20, 60)}}
+                await self._database["stock"].update_one({"_id": refused}, refill)
+            await self._forget("orders", "created")
+            return
         await self._database["orders"].insert_one(order)
         if "stock" in self._declared:
             for line in order["lines"]:
@@ -202,7 +220,8 @@ class Example:
         if "orders" not in self._declared:
             return
         orders = self._database["orders"]
-        for status, following in itertools.pairwise(_STEPS):
+        steps = itertools.pairwise(_STEPS) if self._place is None else [("packed", "shipped")]
+        for status, following in steps:
             waiting = await orders.count_documents({"status": status})
             for _ in range(min(2, waiting - self._chance.randint(1, 3))):
                 await orders.update_one({"status": status}, {"$set": {"status": following}})
@@ -233,6 +252,21 @@ class Example:
         if self._written[name] % 50 == 0:
             old = await self._database[name].find({}, {"_id": 1}).sort(field, -1).skip(_KEPT).to_list(1000)
             await self._database[name].delete_many({"_id": {"$in": [one["_id"] for one in old]}})
+
+
+def _call(url: str, order: Document) -> str | None:
+    """Place an order as a page would: the product that is sold out; None: it is placed, or the server is away."""
+    lines = [{"product": line["product"], "quantity": line["quantity"]} for line in order["lines"]]
+    body = {"data": {"lines": lines, "customer": order["customer"]}, "key": order["_id"]}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=10):
+            return None
+    except urllib.error.HTTPError as error:
+        details = json.loads(error.read()).get("details")
+        error.close()
+        return details.get("product") if isinstance(details, dict) else None
+    except OSError:
+        return None
 
 
 def _slug(name: str) -> str:
