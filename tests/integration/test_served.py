@@ -20,6 +20,7 @@ from handlers import make_app
 from handlers.server import HTTPServer
 from server.core import config
 from server.core.errors import Error
+from server.core.tasks import Keeper
 from server.node import Node
 from tests.integration.conftest import SETTINGS
 from tests.support.centrifugo import Wire
@@ -483,10 +484,11 @@ async def events(base: str, path: str, bearer: str, count: int) -> list[str]:
         base + path, headers={"Authorization": f"Bearer {bearer}"}, streaming_callback=take, request_timeout=20,
         raise_error=False,
     )  # fmt: skip
+    enough = asyncio.ensure_future(done.wait())
     try:
-        async with asyncio.timeout(10):
-            await asyncio.wait([asyncio.ensure_future(done.wait()), fetching], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([enough, fetching], timeout=10, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        enough.cancel()
         client.close()
         fetching.cancel()
     return got or [json.loads(rest)["code"]]
@@ -505,3 +507,70 @@ async def test_listening_without_naming_channels(rest: Base) -> None:
     assert sorted(message["data"] for message in json.loads(response.body)["messages"]) == [1, 2]
     response = await AsyncHTTPClient().fetch(rest.base + "/v1/poll", raise_error=False)
     assert json.loads(response.body)["reason"] == "channel: required, as the token subscribes to none"
+
+
+# --- what concerns a person and no room -------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_the_channel_of_a_user(url: str, rest: Base) -> None:
+    """`$user:ann` is there without a declaration, at every door: read by Ann alone, written by back ends alone, and
+    durable; no right that a token or a key carries reaches it."""
+    mine = "/v1/channels/$user:ann"
+    everything = {"*": ["publish", "subscribe"], "$user:*": ["publish", "subscribe"]}
+    async with Client(url, token=token()) as ann, Client(url, token=token("bob", channels=everything)) as bob:
+        own = await ann.subscribe("$user:ann", last=5)
+        for client in (ann, bob):
+            with pytest.raises(Refused, match=r"may not publish in \$user:ann"):
+                await client.publish("$user:ann", "forged")
+        with pytest.raises(Refused, match=r"bob may not subscribe in \$user:ann"):
+            await bob.subscribe("$user:ann")
+        with pytest.raises(Refused, match="may not subscribe"):
+            await bob.history("$user:ann")
+        for bearer, status in ((token(), 403), (None, 403), ("no admin", 201), (KEY, 201)):
+            assert (await rest.call(f"{mine}/messages", {"data": f"{bearer}"}, bearer))[0] == status
+        assert [message["data"] for message in await own.messages(2)] == ["no admin", KEY]
+        assert [message["user"] for message in (await ann.history("$user:ann"))["messages"]] == ["shop", "ops"]
+    async with Client(url, token="no admin") as shop:
+        await shop.publish("$user:ann", "by a WebSocket")
+        with pytest.raises(Refused, match="may not subscribe"):
+            await shop.subscribe("$user:ann")
+    (event,) = await events(rest.base, f"{mine}/events?last=1", token(), 1)
+    assert json.loads(event)["data"] == "by a WebSocket"
+    assert await events(rest.base, f"{mine}/events", token("bob"), 1) == ["permission_denied"]
+    for bearer, status in ((token(), 200), (token("bob"), 403)):
+        address, headers = f"{rest.base}{mine}/messages?after=0&wait=1", {"Authorization": f"Bearer {bearer}"}
+        response = await AsyncHTTPClient().fetch(address, headers=headers, raise_error=False)
+        assert response.code == status
+    async with Wire(rest.base) as wire:
+        await wire.connect(token=token())
+        assert "error" not in await wire.ask(subscribe={"channel": "$user:ann"})
+        assert (await wire.ask(subscribe={"channel": "$user:bob"}))["error"]["code"] == 103
+        assert (await wire.ask(publish={"channel": "$user:ann", "data": 1}))["error"]["code"] == 103
+        assert (await rest.call(f"{mine}/messages", {"data": "hi"}, "no admin"))[0] == 201
+        assert [pub["data"] for pub in await wire.pubs(1)] == ["hi"]
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_who_has_none_of_it_pays_nothing(url: str, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection of whose token names no channel, where no hook is asked and no pattern listened to, begins no task
+    and asks nobody; nor does a message."""
+    begun: list[str] = []
+    spawn = Keeper.spawn
+
+    def noting(keeper: Keeper, name: str, *arguments: Any, **options: Any) -> Any:
+        if keeper is node.keeper:
+            begun.append(name)
+        return spawn(keeper, name, *arguments, **options)
+
+    monkeypatch.setattr(Keeper, "spawn", noting)
+    async with Client(url, token=token()) as ann:
+        await ann.ping()
+        assert begun == []
+        await ann.publish("chat:a", 1)
+        assert begun == []
+        assert not node.directives.any
+        assert node.patterns.count == 0
