@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 from pymongo import MongoClient
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from tornado.httpclient import AsyncHTTPClient
 from tornado.ioloop import IOLoop
 
@@ -92,6 +93,28 @@ async def test_batches_in_order(node: Node, receiver: Receiver) -> None:
     assert first["messages"][0]["cursor"] == history[0].cursor
     assert not receiver.faults
     assert not receiver.duplicates.total()
+
+
+@pytest.mark.gen_test
+async def test_signed_as_the_specification_says(node: Node, receiver: Receiver, mongod: Mongod) -> None:
+    """Another's library verifies the requests, each try with the same id; and finds out what was altered."""
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    await node.close()
+    answers = iter((500, 204))
+    receiver.rule = lambda request: next(answers)
+    one = config.Consumer(
+        url=receiver.url, secret=secret, channels=["chat:*"], retries=config.Retries(first=config.Seconds(0.02))
+    )
+    async with another(node, mongod, consumers={"signed": one}) as second:
+        await publish(second, "chat:a", 1)
+        await receiver.until_taken("chat:a", 1)
+    first, again = receiver.headers
+    for headers, body in zip(receiver.headers, receiver.bodies, strict=True):
+        assert Webhook(secret).verify(body, headers)["messages"][0]["data"] == 1
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(body + b" ", headers)
+    ids = {name: {headers[name] for headers in (first, again)} for name in ("Webhook-Id", "Webhook-Signature")}
+    assert len(ids["Webhook-Id"]) == 1
 
 
 @pytest.mark.gen_test

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
 
+import waterspout_client
 from server.core import config
 from server.core.errors import Error
 from server.core.principals import Principal
@@ -201,6 +203,28 @@ async def test_over_a_websocket(base_url: str, http_server: object, node: Node) 
         assert job["delivery"] == 2
         await client.request("ack", consumer="jobs", ids=[job["id"]])
         assert (await client.request("fetch", consumer="jobs"))["messages"] == []
+
+
+@pytest.mark.gen_test
+async def test_the_python_client(base_url: str, http_server: object, node: Node) -> None:
+    """A job is done when the loop asks for the next one; one that was given back comes again, and so does, at once,
+    what a loop had when it was left."""
+    await publish(node, "chat:a", *range(6))
+    got: list[tuple[Any, int]] = []
+    async with waterspout_client.Client(base_url, token=KEY) as client:
+        async with aclosing(client.consume("jobs")) as jobs:
+            async for job in jobs:
+                got.append((job.data, job.delivery))
+                if job.delivery == 1 and job.data == 2:
+                    await job.nack()
+                if job.delivery == 2:
+                    break
+        assert got == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (2, 2)]
+        async with aclosing(client.consume("jobs")) as jobs:
+            job = await anext(jobs)
+            assert (job.data, job.delivery) == (2, 3)
+            await job.ack()
+    assert await fetch(node, "jobs", wait=0) == []
 
 
 @pytest.mark.gen_test

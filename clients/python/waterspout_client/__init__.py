@@ -35,6 +35,7 @@ from waterspout_client.events import (
     Published,
     User,
 )
+from waterspout_client.jobs import Job
 from waterspout_client.pace import Limited
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Subscription
@@ -52,6 +53,7 @@ __all__ = [
     "FileCursors",
     "Found",
     "Gap",
+    "Job",
     "Join",
     "Leave",
     "Limited",

@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -20,6 +20,7 @@ from waterspout_client.cursors import Cursors, load
 from waterspout_client.documents import Collection
 from waterspout_client.errors import WaterspoutError
 from waterspout_client.events import Page, Presence, Published, Push
+from waterspout_client.jobs import Job, consume
 from waterspout_client.link import ABNORMAL, End, Link, open_link, websocket_url
 from waterspout_client.outbox import Outbox, jitter
 from waterspout_client.pace import Limited
@@ -343,6 +344,10 @@ class Client(Amending):
         """What the server subscribes this client to (the token's `subscribe`, or a back end), one by one as it comes,
         each to be used with `async with` and `async for`: `async for subscription in client.served(): …`"""
         return self._served.each()
+
+    def consume(self, consumer: str, *, limit: int = 10) -> AsyncGenerator[Job, None]:
+        """`async for job in client.consume("packing"): …`. A job is done when the loop asks for the next one."""
+        return consume(self, consumer, limit)
 
     async def history(
         self, channel: str, *, after: str | None = None, before: str | None = None, limit: int | None = None

@@ -20,7 +20,7 @@ from server.core.config.backends import MongoDB, Redis
 from server.core.config.calls import Call
 from server.core.config.centrifugo import Centrifugo
 from server.core.config.channels import BUILT_IN, Namespace, Retention, UserRate
-from server.core.config.consumers import OPPOSITES, Consumer
+from server.core.config.consumers import OPPOSITES, Consumer, Retries
 from server.core.config.documents import Collection
 from server.core.config.hooks import Hook
 from server.core.config.limits import Limits
@@ -51,6 +51,7 @@ __all__ = [
     "Quotas",
     "Redis",
     "Retention",
+    "Retries",
     "Seconds",
     "Section",
     "Server",
