@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from itertools import islice
 from typing import Literal
@@ -60,12 +61,20 @@ class Channel:
     def lags(self) -> bool:
         return bool(self.batch or self.gap or self.buffer) or is_behind(self.position, self.head)
 
-    async def next(self, log: Log, most: int) -> Batch | None:
+    def far_behind(self, most: int) -> bool:
+        """By more than a batch of so many messages."""
+        return self.head.offset - self.position.offset > most
+
+    async def next(self, log: Log, most: int, reading: asyncio.Lock) -> Batch | None:
         """What is to be delivered next, with at most so many messages; None: nothing, for now. `unavailable` if it
-        cannot be read at the moment."""
+        cannot be read at the moment. `reading`: held while a large page is read."""
         if self.batch is None and self.lags:
             if not self.buffer and self.gap is None:
-                await self._fill(log)
+                if self.far_behind(most):
+                    async with reading:
+                        await self._fill(log)
+                else:
+                    await self._fill(log)
             if self.buffer or self.gap is not None:
                 messages = list(islice(self.buffer, most))
                 batch = compose(self.consumer, self.channel, messages, self.gap, self.read, most)

@@ -18,6 +18,7 @@ import msgspec
 
 from server.backend.answers import Busy, Failed, Reply
 from server.consumers.batches import Batch
+from server.consumers.catching_up import CatchingUp
 from server.consumers.channel import Channel, is_behind
 from server.consumers.cursors import Cursors, Failure, Stored
 from server.consumers.events import Wanted
@@ -62,6 +63,7 @@ class Parts(NamedTuple):
     keeper: Keeper
     clock: Clock
     retention: Callable[[str], Retention | None]
+    catching_up: CatchingUp
 
 
 class Deliveries:
@@ -270,7 +272,8 @@ class Deliveries:
 
     async def _work(self, one: Channel) -> float | None:
         while self._may(one):
-            batch = await one.next(self._parts.log, self.options.batch)
+            catching_up = self._parts.catching_up
+            batch = await one.next(self._parts.log, self.options.batch, catching_up.reading)
             if batch is None and one.position != one.stored:
                 self._parts.cursors.note(one)
             if batch is None or not self._may(one):
@@ -278,6 +281,8 @@ class Deliveries:
             pause = await self._deliver(one, batch)
             if pause is not None:
                 return pause
+            if one.far_behind(self.options.batch):
+                await catching_up.rest(batch.messages)
             if self.schedule.others_wait:
                 break
         return None

@@ -13,6 +13,7 @@ import msgspec
 
 from server.backend.backend import BackEnd, trust
 from server.consumers.batches import Batch, compose
+from server.consumers.catching_up import CatchingUp
 from server.consumers.cursors import Cursors
 from server.consumers.deliveries import Deliveries, Parts
 from server.consumers.events import Happenings
@@ -63,10 +64,12 @@ class Consumers:
         self._clock = clock
         self._announce = announce
         self._keeper = Keeper()
+        self._catching_up = CatchingUp()
         self.states = States(apart, self.options, clock)
         self.leases = Leases(apart, node, busy=self._is_busy, changed=self._on_groups, told=self._on_told)
         self.cursors = Cursors(database, self._keeper, self._on_lost)
-        parts = Parts(log, self.cursors, self.leases, self.states, self._keeper, clock, config.retention)
+        retention, paced = config.retention, self._catching_up
+        parts = Parts(log, self.cursors, self.leases, self.states, self._keeper, clock, retention, paced)
         durable = [name for name, namespace in config.known_namespaces().items() if namespace.durable]
         self.followed = Followed({name: _patterns(one) for name, one in self.options.items()}, durable)
         self.happenings = Happenings(config.wanted_events(), log, clock, self._keeper)
@@ -126,6 +129,7 @@ class Consumers:
             pulled.close()
         for target in self._targets.values():
             await target.close()
+        self._catching_up.close()
         if self._timer is not None:
             self._timer.cancel()
         with suppress(Error, TimeoutError):
