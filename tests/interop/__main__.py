@@ -15,11 +15,12 @@ from pathlib import Path
 
 from tests.interop import suites
 from tests.interop.fetched import Missing
+from tests.interop.product import product
 from tests.interop.programs import STEPS, available
 from tests.interop.storm import storm
 from tests.support.process import ROOT
 
-PARTS = ("behaviours", "centrifuge-js", "centrifuge-python", "cent", "storm")
+PARTS = ("behaviours", "centrifuge-js", "centrifuge-python", "cent", "storm", "product")
 COUNT = 2000
 
 
@@ -86,12 +87,17 @@ async def _storm(directory: Path, count: int) -> None:
         _row(name, 0, 0, 0, [f"not run: {reason}"])
 
 
+async def _product(directory: Path, count: int) -> None:
+    _results("", await product(directory))
+
+
 _PARTS = {
     "behaviours": _behaviours,
     "centrifuge-js": _centrifuge_js,
     "centrifuge-python": _centrifuge_python,
     "cent": _cent,
     "storm": _storm,
+    "product": _product,
 }
 
 if __name__ == "__main__":

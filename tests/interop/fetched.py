@@ -36,6 +36,13 @@ def axe() -> Path:
     return home / "node_modules" / "axe-core" / "axe.min.js"
 
 
+def mongodb() -> Path:
+    """The folder with MongoDB's driver for Node and its shell in node_modules."""
+    tool("node")
+    command = ["npm", "install", "--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund"]
+    return _made("mongodb", "mongodb", lambda home: run(command, home))
+
+
 def go() -> Path:
     """The program."""
     tool("go")
