@@ -234,6 +234,7 @@ class Node:
         self.outbox = Outbox(
             self.database_apart, config.mongodb, node=self.id, publisher=self.publisher, log=self.log, clock=self.clock
         )
+        self.directory.besides = self.outbox.figures
         self.scheduler = Scheduler(
             self.outbox, permissions=self.permissions, rights=self.rights, admission=self.admission, quotas=self.quotas,
             publisher=self.publisher, lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock,

@@ -67,6 +67,8 @@ class Directory:
         self._rates = Rates()
         self._repaired = 0
         self._beats = 0
+        self.besides: Callable[[], Fields] = dict
+        """What else the node tells of itself."""
         self._peers: dict[str, Fields] = {}
         """The other nodes within hearing, and what each has last told of itself."""
         self._own: Fields = {}
@@ -195,4 +197,4 @@ class Directory:
         }
         quick, slow = self._rates.quantiles(self._log.publish_seconds, 0.5, 0.99)
         now = asyncio.get_running_loop().time()
-        return self._rates.look(now, counters) | {"publish_p50": quick, "publish_p99": slow}
+        return self._rates.look(now, counters) | {"publish_p50": quick, "publish_p99": slow} | self.besides()

@@ -119,6 +119,13 @@ class Outbox:
         """Seconds that the oldest entry has waited of those that are being published."""
         return 0.0 if self.behind_since is None else max(self._clock.time() - self.behind_since, 0.0)
 
+    def figures(self) -> dict[str, Any]:
+        """{"outbox": {"waiting", "lag" in seconds, "published", "dead"}} on the node that publishes."""
+        if not self.holds:
+            return {}
+        lag = round(self.lag, 1)
+        return {"outbox": {"waiting": self.waiting, "lag": lag, "published": self.published, "dead": self.dead}}
+
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:

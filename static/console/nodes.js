@@ -43,6 +43,11 @@ export function showNodes() {
     word.dataset.status = status;
     const reasons = silent ? [`for ${duration(Math.round((now - heard) / 1000))}`] : row.reasons;
     for (const reason of reasons) word.append(element("small", "", reason));
+    if (!silent && row.outbox) {
+      const { waiting, lag, dead } = row.outbox;
+      const words = `outbox: ${count.format(waiting)} wait, ${lag} s behind, ${count.format(dead)} dead`;
+      word.append(element("small", "outbox", words));
+    }
     const title = element("th", "", element("code", "", name));
     title.scope = "row";
     const numbers = [

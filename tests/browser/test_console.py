@@ -24,6 +24,7 @@ def operated(mongod: Mongod, tmp_path: Path) -> Iterator[Server]:
         "shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest()},
     }
     settings = {**UNLIMITED, "auth.secret": SECRET, "auth.api_keys": keys, "mongodb.database": "console"}
+    settings["mongodb.outbox"] = True
     server = Server(tmp_path, mongod.uri, settings=settings)
     asyncio.run(server.start())
     yield server
@@ -55,6 +56,7 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             await page.keyboard.press("Enter")
             await page.wait_for_selector("body[data-state=open]")
             await page.wait_for_selector("#nodes .status[data-status=ready]")
+            assert await page.locator("#nodes .outbox").inner_text() == "outbox: 0 wait, 0 s behind, 0 dead"
             assert await page.locator("#nodes tr").count() == 1
             assert OPERATOR not in page.url
 

@@ -16,6 +16,7 @@ from pymongo.errors import PyMongoError
 
 from server.core.config import Retention, Seconds
 from server.core.cursors import BEGINNING
+from server.core.principals import Principal
 from server.node import Node
 from tests.support.processes import Mongod
 from tests.support.waiting import until
@@ -170,6 +171,16 @@ async def test_what_cannot_be_published_is_among_the_dead_and_nothing_stops(
         assert (told["code"], named in told["reason"], told["entry"]) == (code, True, {"_id": str(number), **row}), told
     assert secret not in caplog.text
     await until(lambda: node.outbox.published == 2)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_operators_see_how_it_is(node: Node, direct: Any) -> None:
+    """In what the publishing node says of itself each second: what waits, how far it is behind, what has failed."""
+    direct.waterspout_outbox.insert_many([{"channel": "orders:a", "data": 1}, {"data": 2}])
+    direct.waterspout_outbox.insert_one({"channel": "orders:a", "data": 3, "at": datetime.now(UTC) + timedelta(days=1)})
+    operator = Principal("operator", server=True, admin=True)
+    expected = {"waiting": 1, "lag": 0.0, "published": 1, "dead": 1}
+    await until(lambda: node.directory.nodes(operator)["nodes"][0].get("outbox") == expected)
 
 
 @pytest.mark.gen_test(timeout=30)
