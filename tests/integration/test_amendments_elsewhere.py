@@ -1,0 +1,128 @@
+"""Amendments beyond the native doors: hooks, clients of Centrifugo's protocol, back ends that consume, other nodes."""
+
+from __future__ import annotations
+
+import sys
+import types
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from server.brokers.base import Announcement
+from server.core.errors import Error
+from server.core.principals import Principal
+from server.node import Node
+from server.wire.commands import Amending
+from tests.support.centrifugo import Wire, one_server, token
+from tests.support.client import Client, Refused, make_token
+from tests.support.processes import Mongod, Server
+
+SECRET = "a secret of at least thirty-two bytes"
+ANN = Principal(user="ann")
+ROOM = "room:a"
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    asked: list[dict[str, Any]] = []
+
+    async def rule(question: dict[str, Any]) -> Any:
+        asked.append(question)
+        if question.get("data") == "rude":
+            return {"allow": False, "reason": "mind your words"}
+        if question.get("op") == "delete":
+            return {"allow": question["of"] != 1, "reason": "the first one stays"}
+        data = question.get("data")
+        return {"data": data.upper()} if isinstance(data, str) else None
+
+    module = types.ModuleType("rules_of_amendments")
+    module.rule = rule  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rules_of_amendments", module)
+    return asked
+
+
+@pytest.fixture
+def settings(questions: object) -> dict[str, object]:
+    room = {"publish": "anyone", "subscribe": "anyone", "amend": "own"}
+    return {
+        "hooks": {"filter": {"function": "rules_of_amendments:rule"}},
+        "namespaces.room": room,
+        "namespaces.nice": room | {"hook": "filter"},
+    }
+
+
+@pytest.fixture
+def url(base_url: str, http_server: object) -> str:
+    return base_url.replace("http", "ws") + "/v1/ws"
+
+
+@pytest.mark.gen_test
+async def test_the_hook_is_asked_about_what_an_edit_says(url: str, questions: list[dict[str, Any]]) -> None:
+    """As about a publish, so that an edit is no way past it; about erasing by a name of its own."""
+    async with Client(url, token=make_token(SECRET, "ann")) as ann:
+        for _ in range(2):
+            await ann.publish("nice:a", "hello")
+        with pytest.raises(Refused, match="mind your words"):
+            await ann.request("amend", channel="nice:a", of=1, op="edit", data="rude")
+        await ann.request("amend", channel="nice:a", of=1, op="edit", data="bye", key="e")
+        with pytest.raises(Refused, match="the first one stays"):
+            await ann.request("amend", channel="nice:a", of=1, op="delete")
+        await ann.request("amend", channel="nice:a", of=2, op="delete")
+        page = await ann.history("nice:a")
+        assert [one["data"] for one in page["messages"]] == ["BYE", None]
+    edit = next(one for one in questions if one.get("data") == "bye")
+    assert {name: edit[name] for name in ("action", "op", "of", "key")} == {
+        "action": "publish", "op": "edit", "of": 1, "key": "e"
+    }  # fmt: skip
+    erasing = [one for one in questions if one.get("op") == "delete"]
+    assert [(one["action"], one["of"], "data" in one) for one in erasing] == [("amend", 1, False), ("amend", 2, False)]
+
+
+@pytest.mark.gen_test
+async def test_a_node_that_does_not_count_stops_amending(node: Node) -> None:
+    """Until it is gone: what it writes would make the numbers wrong."""
+    await node.log.append(ROOM, "ann", "k", 1, 1)
+    node.peers.hear(Announcement("old", beat=True))
+    with pytest.raises(Error, match="older version"):
+        await node.amender.amend(ANN, ROOM, 1, Amending(data=2))
+    node.peers.hear(Announcement("old", beat=True, amends=True))
+    assert (await node.amender.amend(ANN, ROOM, 1, Amending(data=2))).position.offset == 2
+
+
+@pytest.fixture(scope="module")
+def centrifugo(tmp_path_factory: pytest.TempPathFactory, mongod: Mongod) -> Iterator[Server]:
+    room = {"publish": "anyone", "subscribe": "anyone", "amend": "own"}
+    yield from one_server(tmp_path_factory.mktemp("centrifugo_amend"), mongod, **{"namespaces.room": room})
+
+
+@pytest.mark.gen_test
+async def test_clients_of_centrifugos_protocol_get_publications(centrifugo: Server) -> None:
+    """With the new data and tags that say what it is; live, recovered and in the history."""
+    channel = f"room:{uuid.uuid4().hex[:8]}"
+    async with Wire(centrifugo) as wire:
+        await wire.connect()
+        began = await wire.subscribe(channel)
+        async with Client(centrifugo.ws, token=token(sub="ann", exp=600)) as ann:
+            await ann.publish(channel, {"text": "a"})
+            await ann.publish(channel, {"text": "b"})
+            await ann.request("amend", channel=channel, of=1, op="edit", data={"text": "A"})
+            await ann.request("amend", channel=channel, of=2, op="delete")
+        live = await wire.pubs(4)
+        assert [(pub["offset"], pub["data"], pub.get("tags")) for pub in live] == [
+            (1, {"text": "a"}, None),
+            (2, {"text": "b"}, None),
+            (3, {"text": "A"}, {"amend": "edit", "of": "1"}),
+            (4, None, {"amend": "delete", "of": "2"}),
+        ]
+        page = await wire.ask(history={"channel": channel, "limit": 10})
+        assert [(pub["data"], pub["tags"]) for pub in page["history"]["publications"]] == [
+            ({"text": "A"}, {"edited": "true"}),
+            (None, {"deleted": "true"}),
+        ]
+    async with Wire(centrifugo) as again:
+        await again.connect()
+        await again.subscribe(channel, recover=True, epoch=began["epoch"], offset=1)
+        recovered = await again.pubs(3)
+        assert [(pub["offset"], pub["data"]) for pub in recovered] == [(2, None), (3, {"text": "A"}), (4, None)]
