@@ -58,6 +58,9 @@ export class Page {
         older: () => void this.room.older(),
         again: (key) => this.room.again(key),
         discard: (key) => this.discard(this.room, key),
+        mayChange: ({ user }) => account.user !== null && account.user !== undefined && user === account.user,
+        edit: (message, text) => void this.#change(this.room.edit(message, text)),
+        erase: (message) => void this.#change(this.room.erase(message)),
       },
     );
     this.#transcript.onTrim = (first) => this.room.trimmed(first);
@@ -183,6 +186,16 @@ export class Page {
     void this.room.sayTyping(this.#composer.name, true);
   }
 
+  /** An edit, or an erasure, that may be refused. @param {Promise<any>} change */
+  async #change(change) {
+    try {
+      await change;
+    } catch (/** @type {any} */ error) {
+      const words = error.code === "permission_denied" ? "messages are not changed in this room" : error.reason;
+      this.#banner.say("bad", `Not done: ${words}.`);
+    }
+  }
+
   // what a room tells
 
   /** @param {Room} room */
@@ -200,6 +213,11 @@ export class Page {
   /** @param {Room} room @param {Entry[]} entries */
   prepend(room, entries) {
     if (room === this.room) this.#transcript.prepend(entries);
+  }
+
+  /** @param {Room} room @param {Entry} entry */
+  replace(room, entry) {
+    if (room === this.room) this.#transcript.replace(/** @type {Message} */ (entry));
   }
 
   /** @param {Room} room @param {Draft} draft */

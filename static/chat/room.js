@@ -76,6 +76,7 @@ export class Room {
       channel.on("subscribed", ({ resumed }) => (this.#marked = !resumed)),
       channel.on("message", (push) => (push.offset === undefined ? this.#takeTyping(push) : this.#take(push))),
       channel.members().on("change", () => page.present(this)),
+      channel.on("amend", (push) => this.#amend(push)),
       channel.on("gap", (gap) => this.#takeGap(gap)),
       channel.on("live", (event) => page.caughtUp(this, event)),
       channel.on("ended", (error) => page.ended(this, error)),
@@ -165,6 +166,28 @@ export class Room {
     if (this.more === null) this.more = message.offset > 1;
     this.#add(message);
     if (!message.mine) this.page.heard(this);
+  }
+
+  /** @param {any} push */
+  #amend({ of, op, data, version, cursor }) {
+    this.cursor = cursor;
+    this.#saveSoon();
+    const index = this.entries.findIndex((entry) => "offset" in entry && entry.offset === of);
+    const entry = /** @type {Message | undefined} */ (this.entries[index]);
+    if (!entry || entry.erased || (op !== "delete" && (op !== "edit" || version <= entry.version))) return;
+    const what = op === "delete" ? { deleted: {} } : { data, version, edited: true };
+    this.entries[index] = readMessage({ ...entry, ...what }, (key) => this.#isMine(key));
+    this.page.replace(this, this.entries[index]);
+  }
+
+  /** @param {Message} message @param {string} text */
+  edit({ offset, name }, text) {
+    return this.channel.edit(offset, { name, text });
+  }
+
+  /** @param {Message} message */
+  erase({ offset }) {
+    return this.channel.remove(offset);
   }
 
   /** Here begins what nobody has seen; where it began the last time is of no interest any more. */

@@ -16,6 +16,10 @@ import { element } from "../page.js";
  * @property {string} text
  * @property {boolean} mine
  * @property {boolean} raw   not from a chat page: `text` is its data as JSON
+ * @property {string | null} user
+ * @property {number} version  the offset of its last edit
+ * @property {boolean} edited
+ * @property {boolean} erased
  */
 
 /** @typedef {{line: string, kind: "gap" | "away"}} Line  a remark between messages */
@@ -79,7 +83,9 @@ export class Transcript {
 
   /**
    * @param {Record<"scroller" | "log" | "outbox" | "edge" | "newest", HTMLElement>} parts
-   * @param {{older: () => void, again: (key: string) => void, discard: (key: string) => void}} actions
+   * @param {{older: () => void, again: (key: string) => void, discard: (key: string) => void,
+   *   mayChange: (message: Message) => boolean, edit: (message: Message, text: string) => void,
+   *   erase: (message: Message) => void}} actions
    */
   constructor({ scroller, log, outbox, edge, newest }, actions) {
     this.#scroller = scroller;
@@ -146,6 +152,19 @@ export class Transcript {
     });
   }
 
+  /** It was edited or erased. @param {Message} entry */
+  replace(entry) {
+    const old = [...this.#rows.children].find((row) => /** @type {any} */ (this.#entries.get(row))?.offset === entry.offset);
+    if (!old) return;
+    this.#quietly(() => {
+      const row = this.#row(entry);
+      old.replaceWith(row);
+      this.#arrange(row);
+      const next = row.nextElementSibling;
+      if (next?.matches(".message")) this.#arrange(next);
+    });
+  }
+
   /** Show an own message on its way, or what has become of it. @param {Draft} draft */
   draft(draft) {
     const row = this.#draftRow(draft);
@@ -205,8 +224,35 @@ export class Transcript {
     return row;
   }
 
-  /** @param {{name: string, text: string, time: number, mine: boolean, raw?: boolean}} message */
-  #message({ name, text, time, mine, raw }) {
+  /** Two buttons, for whose message it is. @param {Message} message @param {HTMLElement} row */
+  #tools(message, row) {
+    const edit = element("button", "", "Edit");
+    edit.addEventListener("click", () => this.#edit(message, row));
+    const erase = element("button", "", "Erase");
+    erase.addEventListener("click", () => this.actions.erase(message));
+    return element("p", "tools", edit, erase);
+  }
+
+  /** Its words become a field. @param {Message} message @param {HTMLElement} row */
+  #edit(message, row) {
+    const field = element("textarea", "editing");
+    field.value = message.text;
+    field.ariaLabel = "Edit the message";
+    const words = /** @type {HTMLElement} */ (row.querySelector(".text"));
+    field.addEventListener("keydown", (event) => {
+      if (event.isComposing || (event.key !== "Escape" && (event.key !== "Enter" || event.shiftKey))) return;
+      event.preventDefault();
+      const text = field.value.trim();
+      field.replaceWith(words);
+      if (event.key === "Enter" && text && text !== message.text) this.actions.edit(message, text);
+    });
+    words.replaceWith(field);
+    field.focus();
+  }
+
+  /** @param {Partial<Message> & {name: string, text: string, time: number, mine: boolean}} message */
+  #message(message) {
+    const { name, text, time, mine, raw, edited, erased } = message;
     const avatar = element("span", `avatar ${hue(name)}`, initial(name));
     avatar.ariaHidden = "true";
     const when = element("time", "", clock.format(time));
@@ -214,11 +260,19 @@ export class Transcript {
     when.title = full.format(time);
     const author = element("b", "", name);
     author.dir = "auto";
-    const words = element("p", raw ? "text raw" : "text", ...linked(text));
+    if (edited && !erased) when.textContent += " · edited";
+    const words = erased
+      ? element("p", "text erased", "This message was erased")
+      : element("p", raw ? "text raw" : "text", ...linked(text));
     words.dir = "auto";
     words.title = full.format(time);
     const body = element("div", "body", element("p", "meta", author, when), words);
-    return element("li", `message${mine ? " mine" : ""}`, avatar, body);
+    const row = element("li", `message${mine ? " mine" : ""}`, avatar, body);
+    if (!erased && !raw && message.offset !== undefined) {
+      const one = /** @type {Message} */ (message);
+      if (this.actions.mayChange(one)) body.append(this.#tools(one, row));
+    }
+    return row;
   }
 
   /** @param {Draft} draft */

@@ -33,13 +33,15 @@ const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
 /** What a message of the channel says to people. Never throws.
  *
  * @param {any} push @param {(key: string) => boolean} isMine @returns {Message} */
-export function readMessage({ key, offset, cursor, time, user, data }, isMine) {
+export function readMessage({ key, offset, cursor, time, user, data, version = 0, edited = false, deleted }, isMine) {
+  if (deleted) data = { name: cleanName(user), text: "" };
   const spoken = data !== null && typeof data === "object" && typeof data.text === "string";
   const raw = !spoken && typeof data !== "string";
   const text = String(raw ? JSON.stringify(data) : spoken ? data.text : data);
   const name = cleanName(user) || (spoken && cleanName(data.name)) || "Anonymous"; // whom the server knows is nobody else
   const when = Number.isFinite(time) && Math.abs(time) < 8.64e15 ? time : Date.now();
-  return { key, offset, cursor, time: when, name, text: text.replace(TURNS, "").slice(0, MAX_TEXT), mine: isMine(key), raw };
+  const words = { name, text: text.replace(TURNS, "").slice(0, MAX_TEXT), mine: isMine(key), raw };
+  return { key, offset, cursor, time: when, user, version, edited, erased: deleted !== undefined, ...words };
 }
 
 /** @param {number} count @param {string} noun */

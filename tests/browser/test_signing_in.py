@@ -28,6 +28,7 @@ def members(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "auth.guests": False,
         "auth.development": True,
         "auth.operators": "claim:roles=operator",
+        "namespaces.chat.amend": "own",
     }
     elsewhere = OpenIDProvider(tmp_path_factory.mktemp("elsewhere"), {"sub": "hal", "name": "Hal"})
     if installed:
@@ -111,6 +112,43 @@ def test_one_click_signs_in_as_an_example_user(browsing: Browsing, members: Serv
             await tab.state("open")
             await tab.page.get_by_role("heading", name="Orders (").wait_for()
             assert await tab.fits()
+
+    browsing.run(run())
+
+
+def test_ones_own_messages_are_edited_and_erased(browsing: Browsing, members: Server, artifacts: Path) -> None:
+    """On the chat page: the others see it at once, and after a reload; and have no buttons for what is not theirs."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tabs = []
+            for user in ("bob", "ann"):
+                tab = await new()
+                await opened(tab, members, "/chat/#amended")
+                await tab.page.get_by_role("button", name=user).click()
+                await tab.state("open")
+                tabs.append(tab.page)
+            bob, ann = tabs
+            for text in ("Tea is at for", "a secret"):
+                await bob.get_by_label("Message", exact=True).fill(text)
+                await bob.keyboard.press("Enter")
+            await ann.wait_for_selector("#log li:has-text('a secret')")
+            assert await ann.locator("#log .tools").count() == 0
+            for index, name in ((0, "Edit"), (1, "Erase")):
+                row = bob.locator("#log .message").nth(index)
+                await row.hover()
+                await row.get_by_role("button", name=name).click()
+                if name == "Edit":
+                    await bob.get_by_label("Edit the message").fill("Tea is at four")
+                    await bob.keyboard.press("Enter")
+            for page in (bob, ann):
+                await page.wait_for_selector("#log li:has-text('Tea is at four')")
+                await page.wait_for_selector("#log li:has-text('This message was erased')")
+            await bob.screenshot(path=artifacts / "amended.png")
+            await ann.reload()
+            await ann.wait_for_selector("#log li:has-text('This message was erased')")
+            assert "secret" not in await ann.inner_text("body")
+            assert "edited" in await ann.inner_text("#log")
 
     browsing.run(run())
 
