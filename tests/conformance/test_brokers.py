@@ -338,6 +338,33 @@ def test_the_last_word_counts(world: World, steps: str, begins_subscribed: bool)
     run(test)
 
 
+def test_a_followed_namespace_arrives_whole(world: World) -> None:
+    """All that anybody publishes in it, subscribed to or not, beside what subscriptions bring; nothing of others, and
+    nothing any more once it is not followed. (Redis's sharded pub/sub has no such thing.)"""
+    if "sharded" in world.kind:
+        return
+
+    async def test() -> None:
+        async with world.peer() as peer:
+            followed: list[Message] = []
+            peer.broker.on_all = followed.extend
+            await peer.broker.follow("chat")
+            await peer.broker.subscribe("chat:a")
+            for channel in ("chat:a", "chatter:a", "chat:b*[", "live:a"):
+                peer.broker.publish([message(channel, channel)])
+            await until(lambda: len(followed) >= 2, what="what is followed")
+            await peer.got("chat:a")
+            await peer.fence()
+            assert [one.channel for one in followed] == ["chat:a", "chat:b*["]
+            await peer.broker.unfollow("chat")
+            await peer.fence()
+            peer.broker.publish([message(1, "chat:c")])
+            await peer.fence()
+            assert len(followed) == 2
+
+    run(test)
+
+
 def test_announcements_are_heard_by_everybody(world: World) -> None:
     """A node hears its own announcements, whole, without subscribing to anything."""
     heads = {"chat:a": ("e", 2**63 - 1), "chat:日本": ("f", 0)}
