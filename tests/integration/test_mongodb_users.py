@@ -18,6 +18,7 @@ from tests.support.waiting import until
 SETTINGS: dict[str, Any] = {
     **UNLIMITED,
     "auth.accounts": True,
+    "mongodb.outbox": True,
     "namespaces.room": {"publish": "anyone", "subscribe": "anyone", "presence": True, "history": {"size": 5}},
     "collections.items": {"read": "anyone", "write": "anyone", "indexes": ["n"], "unique": ["serial"], "owner": None},
 }
@@ -72,6 +73,7 @@ async def test_the_documented_rights_are_enough_for_everything(guarded: Mongod, 
                 ("POST", "/v1/auth/register", {"user": "ann", "password": "correct-horse-battery"}, 201),
                 ("POST", "/v1/auth/login", {"user": "ann", "password": "correct-horse-battery"}, 200),
                 ("DELETE", "/v1/documents/items/a", None, 204),
+                ("POST", "/v1/channels/room:later/messages", {"data": 1, "at": 1}, 201),
             ):
                 answer = await other.request(method, path, body)
                 assert answer.status == status, (method, path, answer)

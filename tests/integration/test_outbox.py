@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,10 +15,12 @@ from bson import Decimal128, Int64, ObjectId
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from server.core import config
 from server.core.config import Retention, Seconds
 from server.core.cursors import BEGINNING
 from server.core.principals import Principal
 from server.node import Node
+from tests.integration.conftest import SETTINGS as INTEGRATION
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -328,3 +331,22 @@ async def test_a_drop_of_the_collection_or_the_database_does_not_end_it(
             return False
 
     await until(there, 10)
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("outbox", [None, "another database"])
+async def test_where_it_is_and_when_it_begins(node: Node, mongod: Mongod, outbox: str | None) -> None:
+    """By itself, once there is such a collection; or in another database of the same cluster, from the start."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    there = name if outbox is None else f"{name}_product"
+    values = {"mongodb.database": name, "mongodb.outbox": outbox and there, "namespaces.orders": {}}
+    second = Node(config.load(None, {}, (INTEGRATION | values).items()), mongod.uri)
+    await second.start()
+    try:
+        assert second.outbox.on == (outbox is not None)
+        with MongoClient[Any](mongod.uri) as client:
+            client[there].waterspout_outbox.insert_one({"channel": "orders:a", "data": 1})
+            assert [one.data for one in await published(second, "orders:a", 1)] == [1]
+            await emptied(client[there])
+    finally:
+        await second.close()
