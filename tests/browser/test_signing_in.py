@@ -23,7 +23,7 @@ def members(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """No guests; examples of `run.py seed`, since it is a machine of a developer."""
     settings = {
         **UNLIMITED,
-        "mongodb.database": "members",
+        "mongodb.database": "signing-in",
         "auth.accounts": True,
         "auth.guests": False,
         "auth.development": True,

@@ -57,7 +57,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, mongod: Mongod) -> Iterator[Server]:
-    settings = {**UNLIMITED, "mongodb.database": "openapi"}
+    settings = {**UNLIMITED, "mongodb.database": "openapi", "auth.accounts": True}
     one = Server(tmp_path_factory.mktemp("openapi"), mongod.uri, settings=settings)
     asyncio.run(one.start())
     yield one

@@ -157,11 +157,11 @@ class OpenID:
     def _check_back(self, back: str) -> None:
         """A path of the server's own, or a page of an origin that is listed: nobody sends a code anywhere else."""
         own = back.startswith("/") and not back.startswith(("//", "/\\"))
-        if back.isprintable() and "#" not in back and "\\" not in back and " " not in back:
+        if back.isascii() and back.isprintable() and "#" not in back and "\\" not in back and " " not in back:
             parts = urlsplit(back)
             if own or f"{parts.scheme}://{parts.netloc}" in self._origins:
                 return
-        raise bad_request("return: a path of this server, or a page of one of the `origins`, without #")
+        raise bad_request("return: a path of this server, or a page of one of the `origins`, in ASCII and without #")
 
     async def _account(self, provider: str, options: Options, claims: Mapping[str, Any]) -> Account:
         """Whose identity that is, or a new account."""
