@@ -250,6 +250,7 @@ class Node:
             revocations=self.revocations, moderation=self.moderation, admission=self.admission,
             announcer=self.announcer, peers=self.peers, publisher=self.publisher,
         )  # fmt: skip
+        self.rooms.on_members = self.patterns.forget_all
         self.documents = DocumentService(
             collections=config.collections, store=self.document_store, tailer=self.tailer, log=self.log,
             rights=self.rights, admission=self.admission, quotas=self.quotas, lifecycle=self.lifecycle,

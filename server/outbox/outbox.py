@@ -31,6 +31,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure, PyMongoError
 
+from server.access.memberships import Unloaded
 from server.channels.publisher import Publisher
 from server.core.clock import Clock
 from server.core.config import MongoDB
@@ -393,6 +394,10 @@ class Outbox:
         while True:
             try:
                 return self._publisher.store(entry.principal, entry.channel, entry.data, entry.key)
+            except Unloaded as missing:
+                with suppress(Error):
+                    await missing.load()
+                    continue
             except Error as error:
                 if error.code != "unavailable":
                     raise

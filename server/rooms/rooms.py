@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from server.access.admission import Admission
 from server.access.memberships import Memberships
@@ -60,6 +60,8 @@ class Rooms:
         self._admission = admission
         self._announcer = announcer
         self._peers = peers
+        self.on_members: Callable[[], None] = lambda: None
+        """Called when somebody has become a member somewhere, or none any more."""
         self._unheard = False
         self._looking = False
         self.members = Members(
@@ -117,6 +119,7 @@ class Rooms:
     def _hear_members(self, changes: Sequence[Change]) -> None:
         for user, channel, _ in changes:
             self._memberships.forget(user, channel)
+        self.on_members()
         self.mine.changed(changes)
 
     def _tell_reads(self, reads: Sequence[Read]) -> None:

@@ -198,6 +198,25 @@ async def test_who_is_revoked_meanwhile_does_not_join(mongod: Mongod, monkeypatc
 
 
 @pytest.mark.gen_test
+async def test_what_a_member_has_scheduled(mongod: Mongod) -> None:
+    """It is published when it is due, though nobody remembers that they are a member; and not, if they are none."""
+    async with one(mongod, **{"mongodb.outbox": True}) as (instance, _):
+        for user in ("ann", "bob"):
+            assert await put(instance, "room:a", user, "member") == 200
+            principal = instance.node.identities.authenticate(token(user))
+            await instance.node.scheduler.schedule(principal, "room:a", user, time.time() + 2.0, None)
+            instance.node.memberships.forget(user, "room:a")
+        assert (await instance.call("DELETE", "/v1/channels/room:a/members/bob", token=KEY))[0] == 204
+
+        async def published() -> list[Any]:
+            _, page = await instance.call("GET", "/v1/channels/room:a/messages", token=KEY)
+            return [message["data"] for message in page["messages"]]
+
+        await until(published, 10, "the message")
+        assert await published() == ["ann"]
+
+
+@pytest.mark.gen_test
 async def test_many_at_once_and_never_too_many(mongod: Mongod) -> None:
     """Each of a batch is made or refused by itself; the limits hold however many come at the same moment."""
     async with one(mongod) as (instance, _):
