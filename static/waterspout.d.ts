@@ -109,6 +109,7 @@ export class Waterspout extends Emitter<ClientEvents> {
   readonly transport: Transport | null;
   readonly session: { session?: string; user?: string | null; node?: string; [field: string]: any } | null;
   channel<Data = any>(name: string): Channel<Data>;
+  rooms(): Rooms;
   collection<Fields = Record<string, any>>(name: string): Collection<Fields>;
   watch<Fields = Record<string, any>>(
     collection: string,
@@ -175,6 +176,36 @@ export class Channel<Data = any> extends Emitter<ChannelEvents<Data>> {
   }>;
   presence(options?: { left?: number }): Promise<{ users: Member[]; count: number; guests: number; left?: any[] }>;
   members(): Members;
+  join(): Promise<{ channel: string; user: string; role: string }>;
+  leave(): Promise<{ channel: string; user: string; role: null }>;
+  setMember(user: string, role: string | null): Promise<{ channel: string; user: string; role: string | null }>;
+  memberships(page?: {
+    after?: string;
+    limit?: number;
+  }): Promise<{ members: { user: string; role: string; joined: number }[]; more: boolean }>;
+  markRead(cursor?: string | null, options?: { set?: boolean }): Promise<{ channel: string; cursor: string }>;
+}
+
+/** A channel that the user is a member of; in a `change` with the role null: no more. */
+export interface Room {
+  channel: string;
+  role: string | null;
+  read: string;
+  head: string;
+  count: number;
+  unread: number;
+  mentions: number;
+  newest: string | null;
+  time: number | null;
+}
+
+export class Rooms extends Emitter<{ change: Room | null; ended: WaterspoutError }> {
+  private constructor();
+  readonly rooms: Map<string, Room>;
+  readonly ready: boolean;
+  readonly unread: number;
+  list(): Room[];
+  close(): Promise<void>;
 }
 
 /** A message as it is shown. What is being sent has no offset yet; what was refused has an error. */

@@ -21,20 +21,23 @@ import { Channels } from "./waterspout/channels.js";
 import { Connection } from "./waterspout/connection.js";
 import { Cursors } from "./waterspout/cursors.js";
 import { Collection, LiveCopy } from "./waterspout/documents.js";
+import { ROOM_PUSHES, Rooms } from "./waterspout/rooms.js";
 import { CLOSED, complain, deferred, Emitter, handled, jitter, LOST, plain, WaterspoutError } from "./waterspout/tools.js";
 
 export { Channel } from "./waterspout/channel.js";
 export { Collection, LiveCopy } from "./waterspout/documents.js";
 export { Timeline } from "./waterspout/timeline.js";
 export { Members } from "./waterspout/presence.js";
+export { Rooms } from "./waterspout/rooms.js";
 export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 
 /** @typedef {import("./waterspout/connection.js").Link} Link */
 /** @typedef {"websocket" | "sse" | "poll"} Transport */
 /** @typedef {import("./waterspout/documents.js").Document} Document */
 
-/** What may be asked again by itself where the server says `unavailable`: reads, and calls and amendments with a key. */
-const HARMLESS = ["history", "presence", "get", "find", "call", "amend"];
+/** What may be asked again by itself where the server says `unavailable`: reads, calls and amendments with a key, and
+ * what does no harm twice. */
+const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join", "leave", "member", "members", "read"];
 
 /**
  * One message of a channel. Those of ephemeral channels have neither offset, cursor nor key.
@@ -98,6 +101,8 @@ export class Waterspout extends Emitter {
   #caughtUp = null;
   /** @internal */
   _channels = new Channels();
+  /** @type {Rooms | null} */
+  #rooms = null;
 
   /** The reply to `connect`: `session`, `user`, `node`… @type {any} */
   session = null;
@@ -151,6 +156,11 @@ export class Waterspout extends Emitter {
     let channel = this._channels.get(name);
     if (!channel) this._channels.add((channel = new Channel(this, name)));
     return channel;
+  }
+
+  /** The channels that this user is a member of, live, with how many messages of each are unread. */
+  rooms() {
+    return (this.#rooms ??= new Rooms(this));
   }
 
   /** A collection of documents. @param {string} name @returns {Collection} */
@@ -277,6 +287,7 @@ export class Waterspout extends Emitter {
 
   /** @param {any} push */
   #take(push) {
+    if (ROOM_PUSHES.includes(push.type)) return this.#rooms?._take(push);
     if (push.type !== "subscribed") return this._channels.get(push.pattern ?? push.channel)?._take(push);
     const channel = this.channel(push.channel);
     channel._serve(push, () => this.emit("subscribed", { channel }));

@@ -16,7 +16,6 @@ from server.core.errors import Disconnect, Error
 from server.core.principals import GUEST, Principal
 from server.core.rates import Buckets
 from server.core.seats import Seats
-from server.wire.pushes import Push
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +54,6 @@ class Client(Protocol):
 
     def listens(self, channel: str) -> bool:
         """Whether it is subscribed to it."""
-
-    def tell(self, push: Push) -> None:
-        """Send a push that must not be dropped."""
 
     def check_subscriptions(self) -> None:
         """End the subscriptions that the principal has no right to any more."""

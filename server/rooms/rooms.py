@@ -17,7 +17,6 @@ from server.core.clock import Clock
 from server.core.config import Limits
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
-from server.core.names import ROOMS
 from server.core.tasks import Keeper
 from server.log.log import Log
 from server.mongo.databases import Database
@@ -27,7 +26,6 @@ from server.rooms.markers import Markers, Read
 from server.rooms.members import Change, Members
 from server.rooms.rows import MemberRows
 from server.rooms.views import MyRooms
-from server.wire.rooms import ReadPush
 
 
 class Rooms:
@@ -57,7 +55,6 @@ class Rooms:
         self._keeper = keeper
         self._rows = rows = MemberRows(database)
         self._memberships = memberships
-        self._admission = admission
         self._announcer = announcer
         self._peers = peers
         self.on_members: Callable[[], None] = lambda: None
@@ -127,11 +124,8 @@ class Rooms:
         self._hear_reads(reads)
 
     def _hear_reads(self, reads: Sequence[Read]) -> None:
+        # Nobody else: clients that know nothing of markers would take their cursors for that of the channel.
         self.mine.read(reads)
-        for user, channel, epoch, offset, *_ in reads:
-            for client in tuple(self._admission.users.get(user, ())):
-                if client.listens(channel) and not client.listens(ROOMS):
-                    client.tell(ReadPush(channel, user, f"{epoch}:{offset}"))
 
     # --- what nobody was told -----------------------------------------------------------------------------------------
 

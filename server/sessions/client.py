@@ -195,9 +195,6 @@ class ConnectedClient:
         assert self._principal is not None
         return self._principal
 
-    def tell(self, push: Push) -> None:
-        self._push(push)
-
     def listens(self, channel: str) -> bool:
         return channel in self.subscriptions
 

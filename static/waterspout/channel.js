@@ -3,7 +3,8 @@
 import { Outbox } from "./outbox.js";
 import { Members } from "./presence.js";
 import { Timeline } from "./timeline.js";
-import { complain, deferred, Emitter, handled, jitter, LOST, plain, randomKey, WaterspoutError } from "./tools.js";
+import { Membered } from "./rooms.js";
+import { complain, deferred, handled, jitter, LOST, plain, randomKey, WaterspoutError } from "./tools.js";
 
 const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
 
@@ -19,7 +20,7 @@ const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
  * (caught up, after so many messages), `ended` (a WaterspoutError: the server has ended the subscription or refuses it;
  * with the code `closed` the whole client, and `connect` goes on with it).
  */
-export class Channel extends Emitter {
+export class Channel extends Membered {
   #client;
   /** @type {any} What to subscribe with, while the subscription is wanted. */
   #wanted = null;
@@ -56,10 +57,9 @@ export class Channel extends Emitter {
 
   /** @param {Waterspout} client @param {string} name */
   constructor(client, name) {
-    super();
+    super(client, name);
     this.#client = client;
     this.#outbox = new Outbox(client, () => this.#note());
-    this.name = name;
     /** The position behind what was handed on: opaque, good on every transport. @type {string | null} */
     this.cursor = null;
   }

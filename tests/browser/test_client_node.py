@@ -437,7 +437,7 @@ def test_members(node: list[str], running: Server, transport: str) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("cases", ["client", "http", "faults", "wire", "where"])
+@pytest.mark.parametrize("cases", ["client", "http", "faults", "wire", "where", "rooms"])
 def test_on_a_scripted_server(node: list[str], cases: str) -> None:
     """What a real server does not do on demand: *.test.mjs have the cases."""
     script = ROOT / f"tests/browser/{cases}.test.mjs"

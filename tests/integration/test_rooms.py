@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import waterspout_client
 from server.core.principals import Principal
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Push, make_token
@@ -220,6 +221,66 @@ async def test_my_rooms_live(mongod: Mongod) -> None:
             with pytest.raises(Exception, match=r"permission_denied|bad_request"):
                 await ann.request(command, channel="$rooms", data=1)
         assert (await instance.call("GET", "/v1/rooms"))[0] == 403
+
+
+@pytest.mark.gen_test
+async def test_with_the_python_client(mongod: Mongod) -> None:
+    """Joining, the list with its counts, reading and leaving, as its user sees them."""
+    async with (
+        one(mongod) as (instance, _),
+        waterspout_client.Client(instance.base, token=token("ann")) as ann,
+        waterspout_client.Client(instance.base, token=token("bob")) as bob,
+    ):
+        for client in (ann, bob):
+            assert await client.room("room:a").join() == "member"
+        assert [one.user for one in await ann.room("room:a").members()] == ["ann", "bob"]
+        async with ann.rooms() as rooms:
+            room = await anext(rooms)
+            assert (room.channel, room.role, room.unread) == ("room:a", "member", 0)
+            published = await bob.publish("room:a", 1)
+            while not rooms.unread:
+                room = await anext(rooms)
+            assert (room.channel, room.unread, room.newest) == ("room:a", 1, published.cursor)
+            assert await ann.room("room:a").mark_read(room.head) == published.cursor
+            while rooms.unread:
+                room = await anext(rooms)
+            assert await ann.room("room:a").mark_read("0", back=True)
+            while not rooms.unread:
+                room = await anext(rooms)
+            await ann.room("room:a").leave()
+            while room.role is not None:
+                room = await anext(rooms)
+            assert not rooms.all
+
+
+@pytest.mark.gen_test
+async def test_what_many_members_cost(mongod: Mongod) -> None:
+    """A message in a room of a thousand is one entry and one move of its writer's marker, and nothing for the others;
+    where nobody has rooms, nothing is asked of MongoDB for them at all."""
+    async with one(mongod) as (instance, stack):
+        node = instance.node
+        ops = Principal("ops", server=True, admin=True)
+        many = [node.rooms.members.check(f"u{n}", "member") for n in range(500)]
+        await node.rooms.members.set_roles(ops, "room:a", many)
+        await node.rooms.members.set_roles(ops, "room:a", [seat._replace(user="v" + seat.user) for seat in many])
+        ann = await instance.user(stack, token("u1"))
+        mine = await Rooms().follow(await instance.user(stack, token("u2")))
+        await until(lambda: mine.loaded, 3, "the rooms")
+        writes = await mongod_writes(node)
+        for n in range(5):
+            await ann.publish("room:a", n)
+        await until(lambda: mine.unread() == {"room:a": 5}, 3, "activity")
+        assert await mongod_writes(node) - writes <= 2 * 5 + 20  # the entries, the markers, and what nodes do anyway
+        reads = node.log.counts.reads
+        for n in range(5):
+            await instance.call("POST", "/v1/channels/chat:off/messages", {"data": n})
+        assert node.log.counts.reads == reads
+
+
+async def mongod_writes(node: Any) -> int:
+    status = await node.database.client.admin.command("serverStatus")
+    document = status["metrics"]["document"]
+    return int(document["inserted"] + document["updated"] + document["deleted"])
 
 
 async def unread_everywhere(instance: Instance, user: str) -> dict[str, int]:

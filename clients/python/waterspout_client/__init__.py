@@ -37,6 +37,7 @@ from waterspout_client.events import (
 )
 from waterspout_client.jobs import Job
 from waterspout_client.pace import Limited
+from waterspout_client.rooms import Member, Membership, Room, Rooms
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Subscription
 from waterspout_client.timeline import Shown, Timeline
@@ -58,12 +59,16 @@ __all__ = [
     "Leave",
     "Limited",
     "Live",
+    "Member",
+    "Membership",
     "Message",
     "Occupancy",
     "Page",
     "Presence",
     "Published",
     "Replaced",
+    "Room",
+    "Rooms",
     "Shown",
     "State",
     "StateChange",

@@ -24,6 +24,7 @@ from waterspout_client.jobs import Job, consume
 from waterspout_client.link import ABNORMAL, End, Link, open_link, websocket_url
 from waterspout_client.outbox import Outbox, jitter
 from waterspout_client.pace import Limited
+from waterspout_client.rooms import PUSHES, ROOMS, Membership, Rooms
 from waterspout_client.served import Served
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Stream, Subscription
@@ -227,7 +228,8 @@ class Client(Amending):
             return self._early.append(push)
         if push.get("type") == "subscribed":
             return self._served.take(push, self._open_link)
-        stream = self._streams.get(push.get("pattern") or push.get("channel", ""))
+        name = ROOMS if push.get("type") in PUSHES else push.get("pattern") or push.get("channel", "")
+        stream = self._streams.get(name)
         if stream is not None:
             stream.take(push)
 
@@ -373,6 +375,14 @@ class Client(Amending):
         no; `outcome_unknown` after `timeout` seconds. With a `key` a retry gets the same answer: it is sent again by
         itself after a loss, and where the server could not ask. Without one it is sent once; a loss: `disconnected`."""
         return await calls.call(self._link, method, data, key, timeout)
+
+    def room(self, channel: str) -> Membership:
+        """Being a member of a channel: join, leave, members, and how far it is read."""
+        return Membership(self, channel)
+
+    def rooms(self) -> Rooms:
+        """The channels that this user is a member of, live, each with how many of its messages are unread."""
+        return Rooms(self, self._max_pending)
 
     def collection(self, name: str) -> Collection:
         """The live documents of a collection."""

@@ -1,0 +1,133 @@
+"""Channels with members: who belongs to one, how far it is read, and the list of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from waterspout_client.events import Live, Push
+from waterspout_client.subscription import Home, Item, Stream
+
+ROOMS = "$rooms"
+PUSHES = ("rooms", "room", "activity", "read")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A channel that this user is a member of."""
+
+    channel: str
+    role: str | None
+    """None: no member any more."""
+    read: str = "0"
+    """The cursor up to which it is read."""
+    head: str = "0"
+    count: int = 0
+    """Messages so far."""
+    unread: int = 0
+    mentions: int = 0
+    newest: str | None = None
+    """The cursor of the newest message."""
+    seen: int = 0
+    """So many of them are not unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    user: str
+    role: str
+    joined: int
+    """Milliseconds since 1970."""
+
+
+class Asking(Protocol):
+    async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push: ...
+
+
+class Membership:
+    """What `client.room("chat:tea")` gives: all of it does no harm twice, so it is sent again after a loss."""
+
+    def __init__(self, client: Asking, channel: str) -> None:
+        self._client = client
+        self.channel = channel
+
+    async def join(self) -> str:
+        """Become a member, where anyone may; the role."""
+        return str((await self._client.request("join", channel=self.channel))["role"])
+
+    async def leave(self) -> None:
+        await self._client.request("leave", channel=self.channel)
+
+    async def set_member(self, user: str, role: str = "member") -> None:
+        """For who may: make the user a member with this role."""
+        await self._client.request("member", channel=self.channel, user=user, role=role)
+
+    async def members(self, *, after: str | None = None, limit: int | None = None) -> list[Member]:
+        """By name, the first `limit` (100) behind the name `after`."""
+        reply = await self._client.request("members", channel=self.channel, after=after, limit=limit)
+        return [Member(one["user"], one["role"], one["joined"]) for one in reply["members"]]
+
+    async def mark_read(self, cursor: str, *, back: bool = False) -> str:
+        """It is read up to there; with `back` no further. The cursor where the marker is now."""
+        fields = {"set": True} if back else {}
+        return str((await self._client.request("read", channel=self.channel, cursor=cursor, **fields))["cursor"])
+
+
+class Rooms(Stream[Room]):
+    """`async with client.rooms() as rooms: async for room in rooms: …`: each room as it has changed; one with the role
+    None is no room any more. `rooms.all` has all of them."""
+
+    def __init__(self, home: Home, max_pending: int) -> None:
+        super().__init__(home, ROOMS, {}, max_pending=max_pending)
+        self.all: dict[str, Room] = {}
+
+    @property
+    def unread(self) -> int:
+        """Of all rooms together."""
+        return sum(room.unread for room in self.all.values())
+
+    def _make(self, item: Item) -> Room | None:
+        if not isinstance(item, Live) or item.channel == ROOMS:
+            return None
+        return self.all.get(item.channel) or Room(item.channel, None)
+
+    def take(self, push: Push) -> None:
+        if push["type"] not in PUSHES:
+            return super().take(push)
+        if push["type"] == "rooms" and push.get("start"):
+            self.all.clear()
+        for room in self._changed(push):
+            if room.role is None:
+                self.all.pop(room.channel, None)
+            else:
+                self.all[room.channel] = room
+            if len(self._items) < self._max_pending or self._make_room():
+                self._put(Live(room.channel, False), None)
+
+    def _changed(self, push: Push) -> list[Room]:
+        kind = push["type"]
+        if kind == "rooms":
+            return [_row(row) for row in push["rooms"]]
+        if kind == "room":
+            return [_row(push) if push["role"] is not None else Room(push["channel"], None)]
+        room = self.all.get(push["channel"])
+        if room is None:
+            return []
+        if kind == "read":
+            room = replace(room, read=push["cursor"], seen=push.get("seen", room.seen))
+        else:
+            erased = sum(1 for offset in push.get("deleted", ()) if offset > _offset(room.read))
+            room = replace(room, head=push["head"], count=push["count"], newest=push["newest"], seen=room.seen + erased)
+        return [replace(room, unread=max(0, room.count - room.seen))]
+
+
+def _row(row: Push) -> Room:
+    count, unread = row["count"], row["unread"]
+    return Room(
+        row["channel"], row["role"], row["read"], row["head"], count, unread, row["mentions"], row["newest"],
+        count - unread,
+    )  # fmt: skip
+
+
+def _offset(cursor: str) -> int:
+    return int(cursor.rpartition(":")[2])

@@ -1,0 +1,179 @@
+/** The channels that a user is a member of. @module */
+
+import { deferred, Emitter } from "./tools.js";
+
+/** @typedef {import("../waterspout.js").Waterspout} Waterspout */
+/** @typedef {{channel: string, role: string, read: string, head: string, count: number, unread: number, mentions: number,
+ *   newest: string | null, time: number | null}} Room */
+
+/** Milliseconds between two markers of a channel that are sent. */
+const MARK_EVERY = 2000;
+
+/** The pushes that are about rooms. */
+export const ROOM_PUSHES = ["rooms", "room", "activity", "read"];
+
+/**
+ * My rooms, live: with how many messages of each are unread. The server tells all members the same; what is unread for
+ * this one is counted here.
+ *
+ * Events: `change` with the Room that has changed, or null where all are new; `ended` with a WaterspoutError.
+ */
+export class Rooms extends Emitter {
+  #channel;
+  /** How many messages of a room are not unread. @type {Map<string, number>} */
+  #seen = new Map();
+  /** The order: who had the last message has the greatest number. @type {Map<string, number>} */
+  #order = new Map();
+  #first = 0;
+  #last = 0;
+  /** By channel. @type {Map<string, Room>} */
+  rooms = new Map();
+  /** All pages have come. */
+  ready = false;
+
+  /** @param {Waterspout} client */
+  constructor(client) {
+    super();
+    this.#channel = client.channel("$rooms");
+    this.#channel.on("ended", (error) => this.emit("ended", error));
+    this.#channel.subscribe().catch(() => {});
+  }
+
+  /** How many messages are unread, of all rooms together. */
+  get unread() {
+    return [...this.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+  }
+
+  /** The one with the newest message first. @returns {Room[]} */
+  list() {
+    const place = (/** @type {Room} */ room) => this.#order.get(room.channel) ?? 0;
+    return [...this.rooms.values()].sort((one, other) => place(other) - place(one));
+  }
+
+  /** No more of it. @returns {Promise<void>} */
+  close() {
+    return this.#channel.unsubscribe();
+  }
+
+  /** @internal @param {any} push */
+  _take(push) {
+    if (push.type === "rooms") {
+      if (push.start) {
+        for (const all of [this.rooms, this.#seen, this.#order]) all.clear();
+        this.ready = false;
+      }
+      for (const row of push.rooms) this.#put(row, --this.#first);
+      this.ready = !push.more;
+      return this.emit("change", null);
+    }
+    if (push.type === "room") {
+      const { type: _, ...row } = push;
+      if (row.role !== null) return this.emit("change", this.#put(row, this.#order.get(row.channel) ?? ++this.#last));
+      const room = this.rooms.get(row.channel);
+      for (const all of [this.rooms, this.#seen, this.#order]) all.delete(row.channel);
+      return room && this.emit("change", { ...room, role: null });
+    }
+    const room = this.rooms.get(push.channel);
+    if (!room) return;
+    let seen = this.#seen.get(room.channel) ?? 0;
+    if (push.type === "read") {
+      room.read = push.cursor;
+      seen = push.seen ?? seen;
+    } else {
+      if (push.newest !== room.newest) this.#order.set(room.channel, ++this.#last);
+      seen += (push.deleted ?? []).filter((/** @type {number} */ offset) => offset > offsetOf(room.read)).length;
+      Object.assign(room, { head: push.head, count: push.count, newest: push.newest });
+    }
+    this.#seen.set(room.channel, seen);
+    room.unread = Math.max(0, room.count - seen);
+    this.emit("change", room);
+  }
+
+  /** @param {Room} row @param {number} place */
+  #put(row, place) {
+    const room = { ...row };
+    this.rooms.set(room.channel, room);
+    this.#seen.set(room.channel, room.count - room.unread);
+    this.#order.set(room.channel, place);
+    return room;
+  }
+}
+
+/** What a channel has where it has members. */
+export class Membered extends Emitter {
+  #client;
+  /** @type {Marker | null} */
+  #marker = null;
+  /** @type {string | null} */
+  cursor = null;
+
+  /** @param {Waterspout} client @param {string} name */
+  constructor(client, name) {
+    super();
+    this.#client = client;
+    this.name = name;
+  }
+
+  /** Become a member, where anyone may. @returns {Promise<{role: string}>} */
+  join() {
+    return this.#client.request("join", { channel: this.name });
+  }
+
+  /** Be a member no more. @returns {Promise<{role: null}>} */
+  leave() {
+    return this.#client.request("leave", { channel: this.name });
+  }
+
+  /** Give a user a role, or with null take the membership away. @param {string} user @param {string | null} role */
+  setMember(user, role) {
+    return this.#client.request("member", { channel: this.name, user, role });
+  }
+
+  /** Who is a member, by name, the first `limit` (100) behind the name `after`. @param {{after?: string, limit?: number}} [page]
+   * @returns {Promise<{members: {user: string, role: string, joined: number}[], more: boolean}>} */
+  memberships(page = {}) {
+    return this.#client.request("members", { channel: this.name, ...page });
+  }
+
+  /** It is read up to the cursor, by default to where we are; with `set` also back. Sent every two seconds at most.
+   *
+   * @param {string | null} [cursor] @param {{set?: boolean}} [options] @returns {Promise<{cursor: string}>} */
+  markRead(cursor = this.cursor, options = {}) {
+    const send = (/** @type {object} */ fields) => this.#client.request("read", fields);
+    return (this.#marker ??= new Marker(send)).move({ channel: this.name, cursor, ...options });
+  }
+}
+
+/** How far a channel is read. It may be said at every scroll: of what is said within two seconds the last is sent. */
+export class Marker {
+  #send;
+  /** @type {{promise: Promise<any>, resolve: (reply: any) => void, reject: (error: any) => void} | null} */
+  #next = null;
+  /** @type {object} */
+  #fields = {};
+  #sent = -Infinity;
+
+  /** @param {(fields: object) => Promise<any>} send */
+  constructor(send) {
+    this.#send = send;
+  }
+
+  /** @param {object} fields @returns {Promise<{cursor: string}>} */
+  move(fields) {
+    this.#fields = fields;
+    if (this.#next) return this.#next.promise;
+    const { promise } = (this.#next = deferred());
+    setTimeout(() => this.#go(), Math.max(0, this.#sent + MARK_EVERY - performance.now()));
+    return promise;
+  }
+
+  #go() {
+    const next = this.#next;
+    this.#next = null;
+    this.#sent = performance.now();
+    this.#send(this.#fields).then(next?.resolve, next?.reject);
+  }
+}
+
+/** @param {string} cursor */
+const offsetOf = (cursor) => Number(cursor.slice(cursor.lastIndexOf(":") + 1));

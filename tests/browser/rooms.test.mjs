@@ -1,0 +1,83 @@
+// My rooms, of static/waterspout.js, against a scripted socket: what is counted from what the server tells all members.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { begin } from "./scripted-socket.mjs";
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const row = (channel, count, unread, read) => ({
+  channel, role: "member", read: `e:${read}`, head: `e:${count}`, count, unread, mentions: 0, newest: `e:${count}`, time: 1,
+});
+
+test("rows, activity, what was erased and what was read make the unread counts", async (t) => {
+  const { client, sockets } = begin(t);
+  const rooms = client.rooms();
+  assert.equal(client.rooms(), rooms);
+  const changes = [];
+  rooms.on("change", (room) => changes.push(room?.channel ?? null));
+  await pause(5);
+  const [socket] = sockets;
+  assert.equal(socket.sent.find((command) => command.type === "subscribe").channel, "$rooms");
+  socket.push({ type: "rooms", rooms: [row("room:a", 5, 2, 3), row("room:b", 4, 0, 4)], more: true, start: true });
+  assert.equal(rooms.ready, false);
+  socket.push({ type: "rooms", rooms: [row("room:c", 0, 0, 0)], more: false });
+  assert.equal(rooms.ready, true);
+  assert.deepEqual(rooms.list().map((room) => room.channel), ["room:a", "room:b", "room:c"]);
+  assert.equal(rooms.unread, 2);
+  socket.push({ type: "activity", channel: "room:b", head: "e:6", count: 6, newest: "e:6" });
+  assert.deepEqual(rooms.list().map((room) => room.channel), ["room:b", "room:a", "room:c"]);
+  assert.equal(rooms.rooms.get("room:b").unread, 2);
+  socket.push({ type: "activity", channel: "room:a", head: "e:7", count: 5, newest: "e:5", deleted: [2, 5] });
+  assert.equal(rooms.rooms.get("room:a").unread, 1); // one of them had been read
+  assert.equal(rooms.list()[0].channel, "room:b"); // what is erased moves no room up
+  socket.push({ type: "read", channel: "room:b", user: "ann", cursor: "e:6", seen: 6 });
+  socket.push({ type: "read", channel: "room:a", user: "ann", cursor: "e:4" });
+  assert.equal(rooms.rooms.get("room:b").unread, 0);
+  assert.equal(rooms.rooms.get("room:a").unread, 1);
+  socket.push({ type: "room", channel: "room:c", role: null });
+  socket.push({ type: "room", ...row("room:d", 9, 9, 0) });
+  assert.deepEqual(rooms.list().map((room) => room.channel), ["room:d", "room:b", "room:a"]);
+  assert.deepEqual(changes, [null, null, "room:b", "room:a", "room:b", "room:a", "room:c", "room:d"]);
+  socket.drop(1006);
+  await pause(60);
+  const again = sockets[1].sent.find((command) => command.type === "subscribe");
+  assert.equal(again.after, "e:0"); // as this server has replied: markers are no cursors of the view
+  sockets[1].push({ type: "rooms", rooms: [row("room:a", 1, 1, 0)], more: false, start: true });
+  assert.deepEqual([...rooms.rooms.keys()], ["room:a"]);
+});
+
+test("of what is said to be read within two seconds the last is sent", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("room:a");
+  await channel.subscribe();
+  sockets[0].push({ type: "message", channel: "room:a", offset: 1, cursor: "e:1", data: 1 });
+  const read = () => sockets[0].sent.filter((command) => command.type === "read");
+  const first = channel.markRead();
+  await pause(5);
+  assert.deepEqual(read().map(({ cursor }) => cursor), ["e:1"]);
+  sockets[0].reply(read()[0], { channel: "room:a", cursor: "e:1" });
+  assert.equal((await first).cursor, "e:1");
+  void channel.markRead("e:2").catch(() => {});
+  void channel.markRead("e:3", { set: true }).catch(() => {});
+  await pause(50);
+  assert.equal(read().length, 1);
+});
+
+test("being a member is asked for as the protocol says", async (t) => {
+  const { client, sockets } = begin(t);
+  const channel = client.channel("room:a");
+  await pause(5);
+  channel.join().catch(() => {});
+  channel.setMember("bob", "moderator").catch(() => {});
+  channel.memberships({ limit: 5 }).catch(() => {});
+  channel.leave().catch(() => {});
+  await pause(5);
+  const sent = sockets[0].sent.slice(1).map(({ id: _, ...command }) => command);
+  assert.deepEqual(sent, [
+    { type: "join", channel: "room:a" },
+    { type: "member", channel: "room:a", user: "bob", role: "moderator" },
+    { type: "members", channel: "room:a", limit: 5 },
+    { type: "leave", channel: "room:a" },
+  ]);
+});
