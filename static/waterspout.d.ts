@@ -138,7 +138,19 @@ export interface ChannelEvents<Data = any> {
   ended: WaterspoutError;
 }
 
-export class Channel<Data = any> extends Emitter<ChannelEvents<Data>> {
+/** What a channel has where it has members. */
+declare class Membered<Events> extends Emitter<Events> {
+  join(): Promise<{ channel: string; user: string; role: string }>;
+  leave(): Promise<{ channel: string; user: string; role: null }>;
+  setMember(user: string, role: string | null): Promise<{ channel: string; user: string; role: string | null }>;
+  memberships(page?: {
+    after?: string;
+    limit?: number;
+  }): Promise<{ members: { user: string; role: string; joined: number }[]; more: boolean }>;
+  markRead(cursor?: string | null, options?: { set?: boolean }): Promise<{ channel: string; cursor: string }>;
+}
+
+export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
   private constructor();
   readonly name: string;
   readonly state: "idle" | "joining" | "replaying" | "live";
@@ -176,14 +188,6 @@ export class Channel<Data = any> extends Emitter<ChannelEvents<Data>> {
   }>;
   presence(options?: { left?: number }): Promise<{ users: Member[]; count: number; guests: number; left?: any[] }>;
   members(): Members;
-  join(): Promise<{ channel: string; user: string; role: string }>;
-  leave(): Promise<{ channel: string; user: string; role: null }>;
-  setMember(user: string, role: string | null): Promise<{ channel: string; user: string; role: string | null }>;
-  memberships(page?: {
-    after?: string;
-    limit?: number;
-  }): Promise<{ members: { user: string; role: string; joined: number }[]; more: boolean }>;
-  markRead(cursor?: string | null, options?: { set?: boolean }): Promise<{ channel: string; cursor: string }>;
 }
 
 /** A channel that the user is a member of; in a `change` with the role null: no more. */
