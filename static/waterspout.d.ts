@@ -220,10 +220,12 @@ export type Shown<Data = any> = Partial<Message<Data>> & {
   error?: WaterspoutError;
 };
 
-export class Timeline<Data = any> extends Emitter<{
+export interface TimelineEvents<Data = any> {
   change: void;
   refused: { error: WaterspoutError; message?: Message<Data> };
-}> {
+}
+
+export class Timeline<Data = any> extends Emitter<TimelineEvents<Data>> {
   private constructor();
   readonly channel: Channel<Data>;
   readonly messages: Shown<Data>[];
