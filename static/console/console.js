@@ -9,6 +9,7 @@ import { enter as knock } from "../account/account.js";
 import { Refused } from "../account/session.js";
 import { $, element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
+import { Consumers } from "./consumers.js";
 import { Look } from "./look.js";
 import { Documents } from "./documents.js";
 import { forgetNodes, hearNode, recallEvents, showEvent, showNodes } from "./nodes.js";
@@ -35,6 +36,8 @@ let key = "";
 let users = null;
 /** @type {Documents | null} */
 let documents = null;
+/** @type {Consumers | null} */
+let consumers = null;
 const account = await knock({ ask: false });
 
 /** @param {string} path @param {object} [body] @param {string} [method] */
@@ -155,10 +158,12 @@ async function enter(typed) {
   timers = [
     setInterval(showNodes, 1000),
     setInterval(() => document.hidden || void showChannels(), LOOK_EVERY),
+    setInterval(() => document.hidden || void consumers?.show(), LOOK_EVERY),
     setInterval(() => document.hidden || void lookInto(), LOOK_EVERY),
   ];
   if (account.on) users = new Users(call);
   documents = new Documents(call);
+  consumers = new Consumers(call);
   recallEvents();
   void showChannels();
   $("main").focus();
@@ -183,6 +188,8 @@ function leave(why) {
   users = null;
   documents?.close();
   documents = null;
+  consumers?.close();
+  consumers = null;
   try {
     sessionStorage.removeItem(KEY);
   } catch {

@@ -25,6 +25,7 @@ def operated(mongod: Mongod, tmp_path: Path) -> Iterator[Server]:
     }
     settings = {**UNLIMITED, "auth.secret": SECRET, "auth.api_keys": keys, "mongodb.database": "console"}
     settings["mongodb.outbox"] = True
+    settings["consumers.packer"] = {"channels": ["chat:*"], "from": "beginning"}
     server = Server(tmp_path, mongod.uri, settings=settings)
     asyncio.run(server.start())
     yield server
@@ -59,6 +60,13 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             assert await page.locator("#nodes .outbox").inner_text() == "outbox: 0 wait, 0 s behind, 0 dead"
             assert await page.locator("#nodes tr").count() == 1
             assert OPERATOR not in page.url
+            packer = page.locator("#consumer-rows tr", has_text="packer")
+            await packer.get_by_role("button", name="Pause packer").click()
+            await page.wait_for_selector("text=packer is paused.")
+            follows, behind, _, state, act = await packer.locator("td").all_inner_texts()
+            assert (follows, behind, state, act) == ("chat:*", "1", "paused", "Go on")
+            await packer.get_by_role("button", name="Go on packer").click()
+            await page.wait_for_selector("text=packer goes on.")
 
             with pytest.raises(Refused):
                 await ann.subscribe("nowhere:a")

@@ -1,0 +1,73 @@
+/** What follows channels and events for back ends: how far behind each is, and what an operator does with one. @module */
+
+import { $, element } from "../page.js";
+import { count } from "./words.js";
+
+/** @typedef {(path: string, body?: object) => Promise<any>} Call  a request with the operator's rights */
+
+/** @param {any} row */
+function doing(row) {
+  if (row.why) return `${row.state}: ${row.why}`;
+  return row.error ? `${row.state}, ${count.format(row.attempts)} attempts: ${row.error}` : row.state;
+}
+
+export class Consumers {
+  #call;
+
+  /** @param {Call} call */
+  constructor(call) {
+    this.#call = call;
+    void this.show();
+  }
+
+  async show() {
+    try {
+      const { consumers } = await this.#call("/v1/consumers");
+      const held = document.activeElement?.getAttribute("data-consumer");
+      $("consumers").hidden = !consumers.length;
+      $("consumer-rows").replaceChildren(...consumers.map((/** @type {any} */ row) => this.#row(row)));
+      if (held) [...$("consumer-rows").querySelectorAll("button")].find((one) => one.dataset.consumer === held)?.focus();
+    } catch (/** @type {any} */ error) {
+      $("consumers-note").textContent = String(error.message);
+    }
+  }
+
+  /** @param {any} row */
+  #row(row) {
+    const name = element("th", "", row.name);
+    name.scope = "row";
+    const running = row.state === "running";
+    const button = element("button", "quiet-button", running ? "Pause" : "Go on");
+    button.type = "button";
+    button.dataset.consumer = row.name;
+    button.setAttribute("aria-label", `${button.textContent} ${row.name}`);
+    button.addEventListener("click", () => void this.#turn(row.name, running ? "pause" : "resume"));
+    const numbers = [count.format(row.lag.messages), count.format(Math.round(row.lag.seconds))];
+    return element(
+      "tr",
+      "",
+      name,
+      element("td", "", row.channels.join(", ")),
+      ...numbers.map((text) => element("td", "number", text)),
+      element("td", "", doing(row)),
+      element("td", "", button),
+    );
+  }
+
+  /** @param {string} name @param {"pause" | "resume"} how */
+  async #turn(name, how) {
+    try {
+      await this.#call(`/v1/consumers/${encodeURIComponent(name)}/${how}`, {});
+      $("consumers-note").textContent = how === "pause" ? `${name} is paused.` : `${name} goes on.`;
+    } catch (/** @type {any} */ error) {
+      $("consumers-note").textContent = String(error.message);
+    }
+    await this.show();
+  }
+
+  close() {
+    $("consumers").hidden = true;
+    $("consumer-rows").replaceChildren();
+    $("consumers-note").textContent = "";
+  }
+}
