@@ -14,7 +14,7 @@ CEILING: Final = 100_000.0
 """Messages a second."""
 PROBE: Final = 0.02
 """Seconds between looks at how late the loop is, while anybody catches up."""
-LATE: Final = 0.002
+LATE: Final = 0.001
 """Seconds that are late."""
 
 
@@ -41,7 +41,7 @@ class CatchingUp:
         loop = asyncio.get_running_loop()
         now = loop.time()
         late = now - self._due
-        self.rate = max(FLOOR, self.rate * 0.8) if late > LATE else min(CEILING, self.rate * 1.02)
+        self.rate = max(FLOOR, self.rate * 0.7) if late > LATE else min(CEILING, self.rate * 1.005)
         self._probe = None
         if now < self._free_at + 1.0:
             self._due = now + PROBE
