@@ -140,8 +140,14 @@ async def test_23_published_is_what_was_committed(replicated_world: World, repli
         servers = await world.start_servers([redis.url] * 2)
 
         async def strike(kill: bool) -> None:
+            """While messages are stored and their entries cannot be deleted."""
             struck = servers[next(turn) % 2]
+            await replica_set.fail_command(
+                {"failCommands": ["delete"], "closeConnection": True, "appName": "waterspout"}
+            )
+            await products.until_committed(20)
             await (struck.kill() if kill else struck.stop())
+            await replica_set.clear_fail_points()
             await asyncio.sleep(0.2)
             await struck.start()
 
