@@ -204,7 +204,7 @@ async def test_what_a_member_has_scheduled(mongod: Mongod) -> None:
         for user in ("ann", "bob"):
             assert await put(instance, "room:a", user, "member") == 200
             principal = instance.node.identities.authenticate(token(user))
-            await instance.node.scheduler.schedule(principal, "room:a", user, time.time() + 2.0, None)
+            await instance.node.scheduler.publish(principal, "room:a", user, time.time() + 2.0, None)
             instance.node.memberships.forget(user, "room:a")
         assert (await instance.call("DELETE", "/v1/channels/room:a/members/bob", token=KEY))[0] == 204
 
