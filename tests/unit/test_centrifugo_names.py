@@ -32,8 +32,9 @@ def test_without_a_namespace_such_a_name_is_unknown() -> None:
 
 
 def test_every_error_has_a_number() -> None:
-    """All codes of the catalogue do, and those that may pass are temporary."""
+    """All codes of the catalogue do, and those that may pass are temporary. What a back end has refused has its own."""
     fields = {code: error_fields(Error(code, "why")) for code in ERRORS}
+    assert fields.pop("refused") == {"code": 422, "message": "why"}
     assert all(100 <= one["code"] <= 111 and one["message"] == "why" for one in fields.values())
     assert {code for code, one in fields.items() if one.get("temporary")} == {
         *("internal", "unavailable", "outcome_unknown", "rate_limited")

@@ -102,7 +102,7 @@ def test_the_catalogue_is_the_contracts() -> None:
     assert statuses == {
         "bad_request": 400, "unauthenticated": 401, "token_expired": 401, "permission_denied": 403,
         "unknown_channel": 404, "not_found": 404, "conflict": 409, "too_large": 413, "rate_limited": 429,
-        "limit_exceeded": 429, "unavailable": 503, "outcome_unknown": 503, "internal": 500,
+        "refused": 422, "limit_exceeded": 429, "unavailable": 503, "outcome_unknown": 503, "internal": 500,
     }  # fmt: skip
     assert Error("conflict", "revision", status=412).status == 412
 

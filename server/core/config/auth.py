@@ -59,6 +59,7 @@ class Provider(Section):
     issuer: str
     """its `iss`, `https`, or `http` on loopback: where `/.well-known/openid-configuration` is"""
     client_id: str
+    """by which it knows this server"""
     client_secret: str | None = None
     """null: a public client, with PKCE alone. Better from the environment"""
     title: str | None = None
