@@ -14,7 +14,7 @@ from server.access.rights import Right, Rights
 from server.core.config import Namespace
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
-from server.core.names import namespace_of
+from server.core.names import DOCUMENTS, namespace_of
 from server.core.principals import Principal
 from server.log.log import Log, Receipt
 from server.wire.amendments import AmendedMessage, Op
@@ -51,6 +51,8 @@ class Amender:
 
     async def get(self, principal: Principal, channel: str, offset: int, *, address: str = "") -> MessagePush:
         """The message at `offset` as it is now, for who may read the channel; `not_found` if there is none."""
+        if namespace_of(channel) == DOCUMENTS:  # who may read a collection need not see all of its documents
+            raise bad_request(f"channel: {channel} has changes of documents, which are read as its history")
         self._admission.spend(principal, address)
         async with self._rights.reading(principal, channel) as namespace:
             if not namespace.durable:

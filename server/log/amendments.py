@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 
 from server.core.clock import Clock
 from server.core.errors import Error
-from server.log.foundation import Foundation
+from server.log.foundation import PENDING_INDEX, Foundation
 from server.log.pending import Pending, PendingAmendment, Receipt
 from server.log.reader import Reader
 from server.log.rows import Row, content, counted, id_of
@@ -118,7 +118,8 @@ class Amendments:
         """Fold what was left behind, so many seconds ago. Called once a second."""
         old = {"p": 1, "t": {"$lte": self._clock.now_ms() - int(seconds * 1000)}}
         try:
-            rows: list[Row] = await self._messages.find(old).limit(AT_ONCE).to_list(AT_ONCE)
+            found = self._messages.find(old).hint(PENDING_INDEX)  # which MongoDB does not choose for all channels
+            rows: list[Row] = await found.limit(AT_ONCE).to_list(AT_ONCE)
             for row in rows:
                 entry = counted(row, "")
                 if isinstance(entry, Amendment):

@@ -40,6 +40,8 @@ LOOK_EVERY: Final = 1.0
 LOOK_WITHIN: Final = 2.5
 MESSAGES_INDEX: Final = "main"
 """Of what is no amendment, newest first."""
+PENDING_INDEX: Final = "pending"
+"""Of the few amendments that are not folded yet: who looks for them must not go through everything else."""
 _NO_INDEX: Final = (67, 85, 86)
 """CannotCreateIndex, IndexOptionsConflict, IndexKeySpecsConflict: so is it with these."""
 _NAMES_COLLECTIONS: Final = 17
@@ -227,7 +229,7 @@ class Foundation:
         await self._create_index("head", "_id.c -_id.o")
         if self.amends:
             await self._create_index(MESSAGES_INDEX, "_id.c z -_id.o")
-            await self._create_index("pending", "_id.c _id.o", partialFilterExpression={"p": 1})
+            await self._create_index(PENDING_INDEX, "_id.c _id.o", partialFilterExpression={"p": 1})
 
     async def _create_index(self, name: str, fields: str, **options: Any) -> None:
         key = [(one.removeprefix("-"), DESCENDING if one[0] == "-" else ASCENDING) for one in fields.split()]
@@ -261,7 +263,7 @@ class Foundation:
         await self._channels.update_many({"epoch": {"$exists": True}}, {"$unset": {"epoch": ""}})
         first: list[dict[str, Any]] = [
             {"$sort": {"_id.c": -1, "_id.o": 1}},
-            {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}}},
+            {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}, "m": {"$first": "$m"}, "z": {"$first": "$z"}}},
         ]
         last: list[dict[str, Any]] = [
             {"$sort": {"_id.c": 1, "_id.o": -1}},
@@ -269,13 +271,23 @@ class Foundation:
         ]
         floors = {row["_id"]: row["floor"] async for row in self._channels.find({"floor": {"$exists": True}})}
         heads = {row["_id"]: row["o"] async for row in self._messages.aggregate(last)}
-        firsts = {row["_id"]: row["o"] async for row in self._messages.aggregate(first)}
+        firsts: dict[str, int] = {}
+        amended: dict[str, int] = {}
+        async for row in self._messages.aggregate(first):
+            firsts[row["_id"]] = row["o"]
+            if row.get("m"):  # so many of what is below the floor are amendments
+                amended[row["_id"]] = row["m"] - (row.get("z") is not None)
         mended = {
             name: offset - 1 for name, offset in firsts.items() if not offset - 1 <= floors.get(name, 0) <= heads[name]
         }
         mended |= dict.fromkeys(floors.keys() - heads.keys(), 0)
         await self._mark_amended()
-        updates = [UpdateOne({"_id": name}, {"$set": {"floor": floor}}, upsert=True) for name, floor in mended.items()]
+        updates = [
+            UpdateOne({"_id": name}, {"$set": {"floor": floor, "m": amended[name]}}, upsert=True)
+            if name in amended
+            else UpdateOne({"_id": name}, {"$set": {"floor": floor}, "$unset": {"m": ""}}, upsert=True)
+            for name, floor in mended.items()
+        ]
         if updates:
             await self._channels.bulk_write(updates, ordered=False)
 

@@ -271,7 +271,9 @@ class Reader:
 
     async def original(self, channel: str, offset: int) -> AmendedMessage | None:
         """The message at `offset` as it is now; None if there is none (any more)."""
-        pending = await self._pending.ask(channel)
+        # Where nothing was ever amended there is no index of it either, and the whole channel would be looked through.
+        amended = self._foundation.amends or self.overlays.known(channel)
+        pending = await self._pending.ask(channel) if amended else ()
         with mapped():
             rows = await self._find({"filter": {"_id": id_of(channel, offset)}}, 1)
         floor, epoch, _ = await self.state(channel)

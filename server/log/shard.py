@@ -271,7 +271,7 @@ class Shard:
             tallies = await self._reader.tallies(heads, self._session)
             for lane in unknown:
                 head = heads[lane.channel].position
-                if heads[lane.channel].amended and lane.channel not in tallies:
+                if heads[lane.channel].amended and head.offset and lane.channel not in tallies:
                     raise Error("unavailable", f"{lane.channel} was trimmed just now")
                 lane.used = head.offset > 0
                 if lane.head is None or head.offset > lane.head.offset:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import types
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
+from pymongo import MongoClient
 
 from server.brokers.base import Announcement
 from server.core.errors import Error
@@ -17,6 +20,7 @@ from server.node import Node
 from server.wire.commands import Amending
 from tests.support.centrifugo import Wire, one_server, token
 from tests.support.client import Client, Refused, make_token
+from tests.support.logs import fresh, opened
 from tests.support.processes import Mongod, Server
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -50,6 +54,7 @@ def settings(questions: object) -> dict[str, object]:
         "hooks": {"filter": {"function": "rules_of_amendments:rule"}},
         "namespaces.room": room,
         "namespaces.nice": room | {"hook": "filter"},
+        "collections.notes": {"read": "owner", "write": "owner", "owner": "by"},
     }
 
 
@@ -78,6 +83,43 @@ async def test_the_hook_is_asked_about_what_an_edit_says(url: str, questions: li
     }  # fmt: skip
     erasing = [one for one in questions if one.get("op") == "delete"]
     assert [(one["action"], one["of"], "data" in one) for one in erasing] == [("amend", 1, False), ("amend", 2, False)]
+
+
+@pytest.mark.gen_test
+async def test_single_messages_are_no_way_to_the_documents_of_others(url: str, base_url: str) -> None:
+    """Changes of documents are shown to their owners, which is for the history to see to."""
+    async with Client(url, token=make_token(SECRET, "ann")) as ann, httpx.AsyncClient() as http:
+        seen = await ann.subscribe("docs:notes")
+        await ann.request("put", collection="notes", document_id="a", document={"text": "a secret"})
+        offset = (await seen.message())["offset"]
+        for user in ("ann", "bob"):
+            answer = await http.get(
+                f"{base_url}/v1/channels/docs:notes/messages/{offset}",
+                headers={"Authorization": f"Bearer {make_token(SECRET, user)}"},
+            )
+            assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+            assert "secret" not in answer.text
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("amends", [True, False])
+async def test_what_is_pending_is_found_without_a_look_at_all_else(mongod: Mongod, amends: bool) -> None:
+    """Once a second in all channels, and for whoever asks for one message."""
+    options = fresh()
+    with MongoClient[Any](mongod.uri) as client:
+        async with opened(mongod.uri, options, amends=amends) as log:
+            await asyncio.gather(*(log.append(ROOM, None, str(number), number, 1) for number in range(50)))
+            database = client[options.database]
+            database.command("profile", 2)
+            assert await log.amendments.original(ROOM, 1)
+            if amends:
+                await log.amendments.refold(0)
+            database.command("profile", 0)
+            messages = f"{options.database}.{options.prefix}messages"
+            looked = list(database["system.profile"].find({"ns": messages, "op": "query"}))
+            assert looked
+            assert all(one["docsExamined"] <= 1 for one in looked), [one["planSummary"] for one in looked]
+        client.drop_database(options.database)
 
 
 @pytest.mark.gen_test

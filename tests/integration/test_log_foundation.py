@@ -115,6 +115,35 @@ async def test_older_data_restored_under_a_running_node_have_a_new_epoch(
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_a_channel_with_amendments_goes_on_after_its_messages_were_lost(
+    mongod: Mongod, options: MongoDB, direct: MongoClient[dict[str, Any]]
+) -> None:
+    """What is stored of a channel may be of another moment than its messages: it can be published to nevertheless, as
+    can all others, and its messages are counted right."""
+    rows = direct[options.database]["waterspout.messages"]
+    async with opened(mongod.uri, options, amends=True) as log:
+        await asyncio.gather(*(log.append(CHANNEL, None, str(number), number, 10) for number in range(1, 4)))
+        original = await log.amendments.original(CHANNEL, 1)
+        assert original is not None
+        await log.amendments.append(original, "edit", 7, user=None, key="e", size=1)
+        await log.append(CHANNEL, None, "5", 5, 10)
+        old = log.epoch
+        backup = dump(direct, options.database)
+        backup["waterspout.messages"] = [row for row in backup["waterspout.messages"] if row["_id"]["o"] == 5]
+        restore(direct, options.database, backup)
+        await until(lambda: log.epoch != old)
+        count = await log.counts.of(CHANNEL)
+        assert (count.floor, count.amended_floor, count.messages) == (4, 1, 4)
+        old = log.epoch
+        rows.drop()
+        await until(lambda: log.epoch != old)
+        receipts = await asyncio.gather(*(log.append(name, None, "new", 1, 10) for name in (CHANNEL, "chat:b")))
+        assert [receipt.position.offset for receipt in receipts] == [1, 1]
+        count = await log.counts.of(CHANNEL)
+        assert (count.floor, count.amended_floor, count.messages) == (0, 0, 1)
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_an_older_state_in_the_same_collections_is_noticed(
     mongod: Mongod, options: MongoDB, direct: MongoClient[dict[str, Any]]
 ) -> None:
