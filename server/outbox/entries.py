@@ -51,15 +51,15 @@ def entry_of(raw: bytes) -> Entry:
         raise bad_request("user: a text, or nothing")
     if key is not None and not (isinstance(key, str) and 1 <= len(key) <= MAX_KEY):
         raise bad_request(f"key: a text of 1 to {MAX_KEY} characters, or nothing")
-    by = fields.get("by")
-    if by is None:
-        if "data" not in fields:
-            raise bad_request("data: required")
+    by, text = fields.get("by"), fields.get("text")
+    if "data" in fields:
         data = document_json.plain(fields["data"])
         principal = Principal(user=user, server=True, channels=ANYWHERE)
-    else:
-        data = JSON.decode(fields["text"].encode())
+    elif isinstance(text, str) and isinstance(by, dict) and isinstance(by.get("rights"), str):
+        data = JSON.decode(text.encode())
         principal = Principal(**JSON.decode(by["rights"].encode()))
+    else:
+        raise bad_request("data: required")
     return Entry(fields["_id"], channel, data, key or name_of(fields["_id"]), principal, moment(fields.get("at")))
 
 

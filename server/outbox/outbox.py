@@ -18,7 +18,9 @@ One node at a time, by a lease, follows the collection's change stream, publishe
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -47,7 +49,6 @@ from server.mongo.leases import RENEW, Lease
 from server.mongo.streams import AWAIT, ChangeStream, following, is_lost
 from server.outbox.entries import COLLECTION, FURTHEST, Entry, entry_of, for_the_dead
 from server.wire.codec import JSON
-from server.wire.commands import MAX_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -310,7 +311,9 @@ class Outbox:
         """When the next one is due."""
         self._due_at = None
         for kind in ("date", "number"):
-            found = await self.entries.find_one({"at": {"$type": kind}}, {"at": 1}, sort=[("at", 1)])
+            # What is no time, the stream shows: it must not hide those behind it.
+            which = {"$type": kind, "$not": {"$type": ["array", "decimal"]}, "$ne": math.nan}
+            found = await self.entries.find_one({"at": which}, {"at": 1}, sort=[("at", 1)])
             if found is not None:
                 self._note_due(_seconds(found["at"]))
 
@@ -382,8 +385,10 @@ class Outbox:
         futures = []
         for row, error in dead:
             data = for_the_dead(bytes(row.raw), error)
-            key = f"outbox {data['id']}"[:MAX_KEY]
-            futures.append(self._log.append(DEAD_CHANNEL, None, key, data, len(JSON.encode(data)), patient=True))
+            text = JSON.encode(data)
+            # Not the `_id`: a product may use it once more, for an entry that says something else.
+            key = hashlib.blake2b(text, digest_size=16).hexdigest()
+            futures.append(self._log.append(DEAD_CHANNEL, None, key, data, len(text), patient=True))
             self.dead += 1
             logger.warning("an entry of the outbox cannot be published (%s): see %s", error.code, DEAD_CHANNEL)
         await self._wait(futures)
@@ -427,7 +432,10 @@ def _slices(places: Sequence[Place]) -> Iterable[list[Place]]:
 
 
 def _seconds(at: Any) -> float:
-    return int(at) / 1000 if isinstance(at, DatetimeMS) else float(at)
+    """0 for what is no time, and is found among those that are: an array, a decimal number."""
+    if isinstance(at, DatetimeMS):
+        return int(at) / 1000
+    return float(at) if isinstance(at, int | float) else 0.0
 
 
 def _hashable(identifier: Any) -> Any:

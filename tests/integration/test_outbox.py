@@ -177,6 +177,44 @@ async def test_what_cannot_be_published_is_among_the_dead_and_nothing_stops(
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_an_id_may_die_more_than_once(node: Node, direct: Any) -> None:
+    """Each time it says something else, which administrators see; what follows is published."""
+    for wrong in (1, 2, 2):
+        direct.waterspout_outbox.insert_one({"_id": "again", "channel": wrong, "data": 0})
+        await emptied(direct)
+    direct.waterspout_outbox.insert_one({"channel": "orders:a", "data": "the last"})
+    await published(node, "orders:a", 1)
+    assert [one.data["entry"]["channel"] for one in await messages(node, "dead:outbox")] == [1, 2]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_fields_that_have_the_names_of_our_own_stop_nothing(node: Node, direct: Any) -> None:
+    """A product may write `by` beside its data; without data it is among the dead."""
+    for number, by in enumerate(("ann", {"user": "ann"}, None)):
+        direct.waterspout_outbox.insert_one({"channel": "orders:a", "data": number, "by": by, "text": number})
+        direct.waterspout_outbox.insert_one({"channel": "orders:a", "by": by, "text": "1"})
+    await emptied(direct)
+    assert [one.data for one in await messages(node, "orders:a")] == [0, 1, 2]
+    assert node.outbox.dead == 3
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_times_that_are_none_stop_nothing_where_they_were_written_while_nobody_looked(
+    node: Node, direct: Any
+) -> None:
+    """They are among the dead, and what is due behind them is published."""
+    await until(lambda: followed(direct))
+    await node.outbox.close()
+    wrong: list[Any] = [Decimal128("1"), [1], [1e9], float("nan"), float("-inf"), {"$date": 1}]
+    direct.waterspout_outbox.insert_many([{"channel": "orders:a", "data": "wrong", "at": at} for at in wrong])
+    direct.waterspout_outbox.insert_one({"channel": "orders:a", "data": "due", "at": 1})
+    await node.outbox.open()
+    await emptied(direct)
+    assert [one.data for one in await messages(node, "orders:a")] == ["due"]
+    assert node.outbox.dead == len(wrong)
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_operators_see_how_it_is(node: Node, direct: Any) -> None:
     """In what the publishing node says of itself each second: what waits, how far it is behind, what has failed."""
     direct.waterspout_outbox.insert_many([{"channel": "orders:a", "data": 1}, {"data": 2}])
