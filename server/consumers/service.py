@@ -309,7 +309,11 @@ class Consumers:
 
     async def _put_away(self, name: str, batch: Batch, error: str, attempts: int) -> None:
         body = {**msgspec.json.decode(batch.body), "error": error, "attempts": attempts}
-        await self._log.append(self.dead_letter(name), None, batch.id, body, len(batch.body))
+        try:
+            await self._log.append(self.dead_letter(name), None, batch.id, body, len(batch.body))
+        except Error as failure:
+            if failure.code != "conflict":  # it is there from an earlier time, with another error
+                raise
 
 
 def _patterns(consumer: Consumer) -> list[str]:

@@ -164,6 +164,29 @@ async def test_the_dead(node: Node, receiver: Receiver) -> None:
 
 
 @pytest.mark.gen_test
+async def test_the_dead_may_die_again_of_something_else(
+    base_url: str, http_server: object, node: Node, receiver: Receiver
+) -> None:
+    """After a reset, with another answer of the back end: it is there once, and the rest goes on."""
+    status = 500
+    receiver.rule = lambda request: status if request["messages"][0]["data"] == "poison" else 204
+    await publish(node, "feed:a", "poison")
+
+    async def letters() -> Any:
+        return await history_of(node, OPS, "dead:tried")
+
+    await until(letters)
+    status = 503
+    before = len(receiver.bodies)
+    reset = {"channel": "feed:a", "to": "beginning"}
+    assert (await rest(base_url, "POST", "/v1/consumers/tried/reset", reset))[0] == 200
+    await until(lambda: len(receiver.bodies) >= before + 3)
+    await publish(node, "feed:a", "well")
+    await until(lambda: receiver.data("feed:a") == ["well"])
+    assert [one.data["error"] for one in await letters()] == ["answered 500"]
+
+
+@pytest.mark.gen_test
 async def test_it_goes_on_where_it_was(node: Node, receiver: Receiver, mongod: Mongod) -> None:
     """After a restart nothing is missing and nothing comes twice; what was published meanwhile comes as well."""
     await publish(node, "chat:a", 1, 2)
