@@ -84,7 +84,7 @@ class KeptAnswers:
                     now = self._clock.time()
                     expired = row["expires"].replace(tzinfo=UTC).timestamp() <= now
                     if expired or ("answer" not in row and row["until"] <= now * 1000):
-                        if await self._take_over(row["owner"], wanted):
+                        if await self._take_over(row, wanted):
                             return None
                     elif row["data"] != wanted.data:
                         raise conflict()
@@ -124,9 +124,10 @@ class KeptAnswers:
             return False
         return True
 
-    async def _take_over(self, before: str, wanted: Reservation) -> bool:
+    async def _take_over(self, before: dict[str, Any], wanted: Reservation) -> bool:
+        """False: meanwhile its owner has renewed it, or kept an answer; or another one was faster."""
         update = {"$set": self._owned(wanted), "$unset": {"answer": ""}}
-        query = {"_id": wanted.identifier, "owner": before}
+        query = {name: before[name] for name in ("_id", "owner", "until", "expires")}
         return (await self._rows.update_one(query, update)).modified_count > 0
 
     def _owned(self, wanted: Reservation) -> dict[str, object]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import types
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ import server.calls.kept
 import waterspout_client
 from server.access.revocations import Revocation
 from server.backend import Refused as No
+from server.calls.kept import KeptAnswers, Reservation
 from server.core import config
 from server.core.errors import STALLED, Disconnect, Error, StartError
 from server.core.principals import Principal
@@ -358,6 +359,37 @@ async def test_calls_with_one_key_at_the_same_time_ask_once(node: Node, theirs: 
         ends = await asyncio.gather(*calls, return_exceptions=True)
     assert sorted(map(str, ends)) == ["done", "outcome_unknown: calls.orders.*: answered 500"]
     assert len(theirs.asked) == 3
+
+
+class AfterEachLook:
+    """The database, where something happens between a look at a row and what is done about it."""
+
+    def __init__(self, database: Any, then: Callable[[], Awaitable[Any]]) -> None:
+        self._database, self._then = database, then
+
+    def own(self, name: str) -> Any:
+        self._rows = self._database.own(name)
+        return self
+
+    async def find_one(self, which: Any) -> Any:
+        row = await self._rows.find_one(which)
+        await self._then()
+        return row
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_is_kept_in_the_last_moment_is_not_overwritten(node: Node) -> None:
+    """Its lease was over when the next one looked, and the answer there before that one could take the key."""
+    late, rows = Reservation("a key", "data", "late"), node.database.own("calls")
+    first = KeptAnswers(node.database, 60.0, node.clock)
+    assert await first.reserve(late, 5.0) is None
+    await rows.update_one({"_id": "a key"}, {"$set": {"until": 1}})
+    between: Any = AfterEachLook(node.database, lambda: first.keep(late, b"1"))
+    second = KeptAnswers(between, 60.0, node.clock)
+    assert await second.reserve(Reservation("a key", "data", "next"), 5.0) == b"1"
 
 
 @pytest.mark.gen_test
