@@ -40,11 +40,15 @@ def find(root: str, path: str) -> str | None:
     if "\0" in name or "\\" in name or parts[0] in _RESERVED or _hidden(parts):
         return None
     real = os.path.realpath(f"{root}/{name}")
-    if real != root and (not real.startswith(root + os.sep) or _hidden(real[len(root) + 1 :].split(os.sep))):
-        return None
-    wanted = f"{real}/index.html" if os.path.isdir(real) else real
-    there = os.path.isfile(wanted) and not (wanted == real and name.endswith("/"))
-    return name if there else None
+    folder = os.path.isdir(real)
+    wanted = os.path.realpath(f"{real}/index.html") if folder else real
+    there = _inside(root, real) and _inside(root, wanted) and os.path.isfile(wanted)
+    return name if there and (folder or not name.endswith("/")) else None
+
+
+def _inside(root: str, real: str) -> bool:
+    """Whether a real path is of the folder's own, and not hidden there."""
+    return real == root or (real.startswith(root + os.sep) and not _hidden(real[len(root) + 1 :].split(os.sep)))
 
 
 def _hidden(parts: list[str]) -> bool:
@@ -70,8 +74,8 @@ class Fallback(Matcher):
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         person = request.method in ("GET", "HEAD") and wants_page(request.headers.get("Accept", ""))
-        reserved = request.path.split("/")[1] in _RESERVED
-        there = person and not reserved and os.path.isfile(os.path.join(self._root, FALLBACK))
+        reserved = request.path.removeprefix("/").partition("/")[0] in _RESERVED
+        there = person and not reserved and find(self._root, FALLBACK) is not None
         return {"path_args": [FALLBACK.encode()]} if there else None
 
 

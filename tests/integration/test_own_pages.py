@@ -92,6 +92,10 @@ def site(tmp_path: Path) -> Path:
     (site / "out.txt").symlink_to(tmp_path / "secret.txt")
     (site / "elsewhere").symlink_to(tmp_path)
     (site / "shown.txt").symlink_to(site / ".env")
+    for page, text in (("out", tmp_path / "secret.txt"), ("hidden", site / ".env")):
+        (site / page).mkdir()
+        (site / page / "index.html").symlink_to(text)
+    (site / "200.html").symlink_to(tmp_path / "secret.txt")
     return site
 
 
@@ -122,6 +126,7 @@ async def test_a_folder_of_pages(io_loop: object, mongod: Mongod, site: Path) ->
         assert (await http.get("/feed/")).status_code == 200
         assert (await http.post("/")).status_code == 405
         assert (await http.get("/nowhere", headers=PAGE)).status_code == 404
+        (site / "200.html").unlink()
         (site / "200.html").write_text("<p>the application</p>")
         fallback = await http.get("/orders/7", headers=PAGE)
         assert (fallback.status_code, fallback.text) == (200, "<p>the application</p>")
@@ -134,7 +139,16 @@ async def test_what_is_not_in_the_folder(io_loop: object, mongod: Mongod, site: 
     """No way leads out of it, by dots, however they are written, or by links; names that begin with a dot are none."""
     paths = [
         *("/.env", "/.git/config", "/.git/", "/%2e%65nv", "/shown.txt", "/out.txt", "/elsewhere/secret.txt", "/empty/"),
-        *("/empty/.keep", "/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/chat/../../secret.txt", "/%00"),
+        *(
+            "/out/",
+            "/hidden/",
+            "/empty/.keep",
+            "/../secret.txt",
+            "/%2e%2e/secret.txt",
+            "/..%2fsecret.txt",
+            "/chat/../../secret.txt",
+            "/%00",
+        ),
         *("/chat/..%2f..%2fsecret.txt", "/..%5csecret.txt", "//secret.txt", "/%ff", "/secret.txt", "/index.html/"),
         *("/x/.well-known/security.txt", "/assets/"),
     ]
@@ -143,6 +157,9 @@ async def test_what_is_not_in_the_folder(io_loop: object, mongod: Mongod, site: 
             answer = await http.request("GET", http.base_url.copy_with(raw_path=path.encode()))
             assert answer.status_code == 404, path
             assert "a secret" not in answer.text, path
+        for path in ("/nowhere", "nowhere"):
+            answer = await http.get("/", headers=PAGE, extensions={"target": path.encode()})
+            assert (answer.status_code, "a secret" in answer.text) == (404, False), path
         assert (await http.get("/")).headers["content-security-policy"] == "default-src 'self'"
 
 
