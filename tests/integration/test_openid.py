@@ -156,7 +156,7 @@ async def test_what_is_refused_there_is_told_on_the_page(fetch: Any, begin: Any)
     )
     foreign = ("https://evil.example.com/", "//evil.example.com", "/\\evil.example.com", "javascript:alert(1)")
     alike = ("https://shop.example.com.evil.com/", "https://shop.example.com@evil.com/")
-    for bad in (*foreign, *alike, "chat/", "/a#b", "/a\nb", "/чат/"):
+    for bad in (*foreign, *alike, "http://[", "//[", "chat/", "/a#b", "/a\nb", "/чат/"):
         answer = await fetch("/auth/oidc/example", {"return": bad, "challenge": CHALLENGE})
         assert answer.code == 400, bad
     assert (await fetch("/auth/oidc/example", {"return": "/", "challenge": "short"})).code == 400

@@ -23,6 +23,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -158,9 +159,10 @@ class OpenID:
         """A path of the server's own, or a page of an origin that is listed: nobody sends a code anywhere else."""
         own = back.startswith("/") and not back.startswith(("//", "/\\"))
         if back.isascii() and back.isprintable() and "#" not in back and "\\" not in back and " " not in back:
-            parts = urlsplit(back)
-            if own or f"{parts.scheme}://{parts.netloc}" in self._origins:
-                return
+            with suppress(ValueError):  # such as a [ in its host
+                parts = urlsplit(back)
+                if own or f"{parts.scheme}://{parts.netloc}" in self._origins:
+                    return
         raise bad_request("return: a path of this server, or a page of one of the `origins`, in ASCII and without #")
 
     async def _account(self, provider: str, options: Options, claims: Mapping[str, Any]) -> Account:
