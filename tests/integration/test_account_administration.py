@@ -143,6 +143,22 @@ async def test_other_roles_count_at_once(ask: Any, sign_in: Any) -> None:
 
 
 @pytest.mark.gen_test
+async def test_an_address_that_is_corrected_is_not_changed_back(ask: Any, node: Node) -> None:
+    """What was mailed to a mistyped address, a stranger's, verifies nothing after an operator has corrected it; an
+    invitation, which was handed over, is good all the same."""
+    assert node.accounts is not None
+    status, made = await ask("POST", "/accounts", {"user": "ann", "email": "an@example.com"})
+    assert status == 201
+    mailed = await node.accounts.tokens.issue("verify", 60, "ann", {"email": "an@example.com"})
+    assert (await ask("PATCH", "/accounts/ann", {"email": "ann@example.com", "verified": True}))[0] == 200
+    assert (await ask("POST", "/auth/verify", {"token": mailed}, None))[0] == 401
+    own = (await ask("GET", "/accounts/ann"))[1]
+    assert (own["email"], own["verified"]) == ("ann@example.com", True)
+    body = {"token": made["invitation"]["token"], "password": PASSWORD}
+    assert (await ask("POST", "/auth/reset", body, None))[0] == 204
+
+
+@pytest.mark.gen_test
 async def test_invitations_resets_and_sessions(ask: Any, sign_in: Any) -> None:
     """Who is made without a password gets a link; an operator's reset leaves the password as it is until it is used;
     sessions are ended one by one, or all."""

@@ -201,12 +201,36 @@ async def test_an_address_is_changed_with_the_password_and_proved(ask: Any, back
     assert (status, own["email"], own["verified"]) == (202, "ann@example.com", True)
     letter = (await mailed(back_end, 2))[-1]
     assert letter["email"] == "ann@example.org"
+    assert (await ask("forgot", {"user": "ann"}))[0] == 202
+    reset = (await mailed(back_end, 3))[-1]
+    assert (reset["kind"], reset["email"]) == ("reset", "ann@example.com")
     status, own = await ask("verify", {"token": letter["token"]})
     assert (own["email"], own["verified"]) == ("ann@example.org", True)
+    assert (await ask("reset", {"token": reset["token"], "password": OTHER}))[0] == 401, "it went to the old address"
     status, own = await ask("email", {"email": None, "password": PASSWORD}, ann["token"])
     assert (status, own["email"], own["verified"]) == (202, None, False)
     status, own = await ask("me", {"info": {"name": "Ann"}}, ann["token"], method="PATCH")
     assert (status, own["info"]) == (200, {"name": "Ann"})
+
+
+@pytest.mark.gen_test
+async def test_a_token_that_is_none_costs_no_hash(ask: Any, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing takes its time on purpose and only so many at a time: strangers do not make the server do it for nothing,
+    or those who log in would wait for them."""
+    assert node.accounts is not None
+    hashed: list[str] = []
+    hash_it = node.accounts.passwords.hash
+
+    async def counted(password: str) -> str:
+        hashed.append(password)
+        return await hash_it(password)
+
+    monkeypatch.setattr(node.accounts.passwords, "hash", counted)
+    assert (await ask("reset", {"token": "none", "password": PASSWORD}))[0] == 401
+    assert hashed == []
+    token = await node.accounts.tokens.issue("verify", 60, "ann")
+    assert (await ask("reset", {"token": token, "password": PASSWORD}))[0] == 401
+    assert hashed == [], "good for something else"
 
 
 @pytest.mark.gen_test

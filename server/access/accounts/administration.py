@@ -141,6 +141,8 @@ class Administration:
         if not values:
             return before
         account = _there(await self._store.change(before.id, values), user)
+        if email is not UNSET:
+            await self._tokens.withdraw_mailed(account.id)
         if account.disabled:
             await self._tokens.withdraw(account.id)
             await self._end(account)

@@ -55,10 +55,21 @@ class OneTimeTokens:
             found = await self._tokens.find_one_and_delete(query)
         return None if found is None else Redeemed(found["user"], found["about"])
 
+    async def holds(self, purpose: str, secret: str) -> bool:
+        """Whether it could be redeemed now: for who has work to do before that, which strangers are not to cause."""
+        query = {"_id": digest(secret), "purpose": purpose, "expires": {"$gt": self._now()}}
+        with mapped():
+            return await self._tokens.find_one(query, {"_id": 1}) is not None
+
     async def withdraw(self, user: str) -> None:
         """All that are about this account."""
         with mapped():
             await self._tokens.delete_many({"user": user})
+
+    async def withdraw_mailed(self, user: str) -> None:
+        """Those of them that were mailed: to an address that may be another one now."""
+        with mapped():
+            await self._tokens.delete_many({"user": user, "about.email": {"$exists": True}})
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.time(), UTC)

@@ -85,6 +85,9 @@ class Recovery:
         """The password is the new one from now on, and whoever was signed in is so no longer. `unauthenticated`: the
         token is not good, or was used."""
         password = as_password(password)
+        refusal = Error("unauthenticated", "token: not valid, or not any more; ask for another one")
+        if not await self._tokens.holds("reset", token):
+            raise refusal  # before the work, which would be anybody's to cause
         hashed = await self._passwords.hash(password)  # first, so that one that cannot be hashed now costs no token
         redeemed = await self._tokens.redeem("reset", token)
         values: dict[str, object] = {"password": hashed, "example": False}
@@ -92,7 +95,7 @@ class Recovery:
         if redeemed is not None and redeemed.user is not None:
             account = await self._store.find(redeemed.user)
         if redeemed is None or account is None or account.disabled:
-            raise Error("unauthenticated", "token: not valid, or not any more; ask for another one")
+            raise refusal
         await self._store.change(account.id, values)
         await self._tokens.withdraw(account.id)
         await self._end(account)
@@ -124,4 +127,5 @@ class Recovery:
             account = await self._store.change(redeemed.user, {"email": redeemed.about["email"], "verified": True})
         if account is None:
             raise Error("unauthenticated", "token: not valid, or not any more; ask for another one")
+        await self._tokens.withdraw_mailed(account.id)
         return account
