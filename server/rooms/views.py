@@ -203,16 +203,21 @@ class MyRooms:
         rooms: list[Room] = []
         run = view.run = object()
         view.begun = False
-        while not view.closed:
+        while not view.closed and view.run is run:  # else another one tells all, or nobody
             try:
-                rooms = self._shown(view.principal(), await self._lists.of(view.user))
-                self._forget(view, tuple(view.rooms))
+                found = self._shown(view.principal(), await self._lists.of(view.user))
+                if view.closed or view.run is not run:
+                    break
+                self._forget(view, [*view.rooms, *(room.channel for room in rooms)])
+                rooms = found
                 for room in rooms:
                     self._heads.watch(room.channel, view)
                 await self._heads.step({room.channel: room.reach for room in rooms})
                 break
             except Error as error:
                 if not await self._wait(view, error):
+                    if view.closed or view.run is run:
+                        self._forget(view, [room.channel for room in rooms])
                     return
         pages = [rooms[index : index + PAGE] for index in range(0, len(rooms), PAGE)] or [[]]
         for number, page in enumerate(pages):
@@ -227,7 +232,8 @@ class MyRooms:
                 push.start = True
             view.push(push)
             await view.listener.drained()
-        view.begun = view.run is run and not view.suspended
+        if view.run is run:
+            view.begun = not view.suspended
         if view.closed:
             for room in rooms:
                 self._heads.leave(room.channel, view)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import waterspout_client
+from server.core.errors import Error
 from server.core.principals import Principal
+from server.wire.codec import JSON
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Push, make_token
 from tests.support.nodes import Instance, instances
@@ -221,6 +223,64 @@ async def test_my_rooms_live(mongod: Mongod) -> None:
             with pytest.raises(Exception, match=r"permission_denied|bad_request"):
                 await ann.request(command, channel="$rooms", data=1)
         assert (await instance.call("GET", "/v1/rooms"))[0] == 403
+
+
+class Sink:
+    """Somebody who reads whatever comes."""
+
+    codec = JSON
+    writable = True
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+
+    def put(self, data: bytes) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_rooms_go_on_after_mongodb_was_away(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that was in vain is repeated, unless somebody else has told all meanwhile; and of who has gone before that
+    nothing is left."""
+    async with one(mongod) as (instance, stack):
+        ann = await instance.user(stack, token("ann"))
+        await ann.request("join", channel="room:a")
+        mine, heads = instance.node.rooms.mine, instance.node.rooms.heads
+        failures: list[str] = []
+
+        def fails_once_for_each(look: Any) -> Any:
+            async def failing(*args: Any) -> Any:
+                if len(failures) < 2:
+                    failures.append("")
+                    raise Error("unavailable", "MongoDB is away", retry_after=0.2)
+                return await look(*args)
+
+            return failing
+
+        with monkeypatch.context() as patched:
+            patched.setattr(heads, "step", fails_once_for_each(heads.step))
+            first, gone = Sink("first"), Sink("gone")
+            view = await mine.subscribe(lambda: Principal("ann"), first)
+            view.start()
+            await until(lambda: len(failures) == 1)
+            other = await mine.subscribe(lambda: Principal("ann"), gone)
+            other.start()
+            await until(lambda: len(failures) == 2)
+            view.suspend(lambda: None)
+            view.unsuspend()
+            await until(lambda: view.begun and other.begun)  # the other one has waited longer than the first
+        assert view.begun
+        assert view.rooms.keys() == {"room:a"}
+        with monkeypatch.context() as patched:
+            failures.clear()
+            patched.setattr(heads, "step", fails_once_for_each(heads.step))
+            third = await mine.subscribe(lambda: Principal("ann"), Sink("third"))
+            third.start()
+            await until(lambda: len(failures) == 1)
+            for one_of_them in (view, other, third):
+                one_of_them.close()
+            await until(lambda: not heads.watched)
 
 
 @pytest.mark.gen_test
