@@ -321,20 +321,17 @@ class Outbox:
         self._due_at = at if self._due_at is None else min(self._due_at, at)
 
     async def _hand_out_due(self, stream: ChangeStream) -> None:
-        """What is due: from now on it cannot be cancelled."""
-        while True:
-            now = self._clock.time()
-            rows: list[Any] = []
-            for upto in (datetime.fromtimestamp(now, UTC), now):
-                due = self.entries.find({"at": {"$lte": upto}}, _SIZE).sort([("at", 1), ("_id", 1)]).limit(SLICE)
-                rows += [row async for row in due]
-            if not rows:
-                break
-            rows.sort(key=lambda row: _seconds(row["at"]))
-            ids = [row["_id"] for row in rows]
-            await self.entries.update_many({"_id": {"$in": ids}}, {"$set": {"taken": True}})
-            await self._hand_out([Place(row["_id"], row["size"]) for row in rows], stream)
-            await self._renew_if_due()
+        """What is due: from now on it cannot be cancelled. A slice of it; what has been committed meanwhile
+        does not wait for the rest."""
+        now = self._clock.time()
+        rows: list[Any] = []
+        for upto in (datetime.fromtimestamp(now, UTC), now):
+            due = self.entries.find({"at": {"$lte": upto}}, _SIZE).sort([("at", 1), ("_id", 1)]).limit(SLICE)
+            rows += [row async for row in due]
+        rows.sort(key=lambda row: _seconds(row["at"]))
+        ids = [row["_id"] for row in rows]
+        await self.entries.update_many({"_id": {"$in": ids}}, {"$set": {"taken": True}})
+        await self._hand_out([Place(row["_id"], row["size"]) for row in rows], stream)
         await self._look_for_due()
 
     async def _hand_out(self, places: Sequence[Place], stream: ChangeStream) -> None:

@@ -15,6 +15,7 @@ from bson import Decimal128, Int64, ObjectId
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+import server.outbox.outbox
 from server.core import config
 from server.core.config import Retention, Seconds
 from server.core.cursors import BEGINNING
@@ -320,6 +321,22 @@ async def test_later_is_exact_to_about_a_second(node: Node, direct: Any) -> None
     await until(lambda: direct.waterspout_outbox.count_documents({}) == 1)
     direct.waterspout_outbox.update_one({"data": 4}, {"$set": {"at": now}})
     assert [one.data for one in await published(node, "orders:a", 4)] == [1, 2, 3, 4]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_is_committed_does_not_wait_for_all_that_is_due(
+    node: Node, direct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much somebody has scheduled for one moment."""
+    monkeypatch.setattr(server.outbox.outbox, "SLICE", 5)
+    await until(lambda: followed(direct))
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    later = [{"channel": "orders:a", "data": "later", "at": soon} for _ in range(400)]
+    direct.waterspout_outbox.insert_many(later)
+    await published(node, "orders:a", 1)
+    direct.waterspout_outbox.insert_one({"channel": "orders:a", "data": "now"})
+    found = await published(node, "orders:a", len(later) + 1)
+    assert "now" in [one.data for one in found[:-1]]
 
 
 @pytest.mark.gen_test(timeout=60)
