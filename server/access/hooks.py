@@ -125,9 +125,12 @@ class _Asked:
         own = question if self.options.function is None else copy.deepcopy(question)
         try:
             reply = await self._backend.ask(own, timeout=self.options.timeout)
-            if not reply.ok:
+            if self.options.function is not None and (refusal := reply.problem()) is not None:
+                answer = {"allow": False, "reason": refusal.get("reason")}  # it has raised `Refused`
+            elif reply.ok:
+                answer = reply.value()
+            else:
                 raise Failed(f"answered {reply.status}")
-            answer = reply.value()
             if not isinstance(answer, Mapping | None):
                 raise Failed("answered neither an object nor nothing")
             understood = None if kind is None else _understood(answer or {}, kind)

@@ -20,6 +20,7 @@ from tornado.web import Application, RequestHandler
 
 import server.access.hooks
 import server.backend.backend
+from server.backend import Refused as No
 from server.core import config
 from server.core.errors import StartError
 from server.node import Node
@@ -110,6 +111,8 @@ def sync_rule(question: dict[str, Any]) -> Any:
     if question["action"] == "subscribe":
         return {"allow": not question["channel"].endswith("secret"), "reason": "it is a secret"}
     data, question["data"] = question["data"], "changed in place, which does not count"
+    if data == "no":
+        raise No("not this")
     if data == "crash":
         raise RuntimeError(f"the payload is {data}")
     return {"data": object()} if data == "odd" else {"data": data.upper()} if data.islower() else None
@@ -362,6 +365,8 @@ async def test_functions(url: str, kind: str, caplog: pytest.LogCaptureFixture) 
         assert [m["data"] for m in await subscription.messages(2)] == ["QUIET", "As It Is"]
         with pytest.raises(Refused, match="permission_denied: it is a secret"):
             await client.subscribe(f"{kind}:secret")
+        with pytest.raises(Refused, match="permission_denied: not this"):
+            await client.publish(f"{kind}:x", "no")
         for data in ("crash", "odd"):
             with pytest.raises(Refused, match="unavailable"):
                 await client.publish(f"{kind}:x", data)
