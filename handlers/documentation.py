@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 from collections.abc import Generator
+from contextlib import suppress
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -31,8 +32,9 @@ class Made(Page):
 
     async def get(self, path: str, include_body: bool = True) -> None:
         named = Path(self.get_absolute_path(self.root, path))
-        if named.is_file():
-            await asyncio.to_thread(self.content, named)  # made once, and not on the loop
+        with suppress(OSError):  # such as of a name that is too long: then there is nothing of that name
+            if named.is_file():
+                await asyncio.to_thread(self.content, named)  # made once, and not on the loop
         await super().get(path, include_body)
 
     def get_content_size(self) -> int:

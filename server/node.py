@@ -63,7 +63,7 @@ from server.log.log import Log
 from server.mongo.client import connect, connect_apart
 from server.mongo.clock import COMPARE_EVERY, compare
 from server.mongo.migration import Migration
-from server.mongo.opening import Opening, renew_if_unknown
+from server.mongo.opening import Opening, find_replica_set, renew_if_unknown
 from server.outbox.outbox import Outbox
 from server.outbox.scheduled import Scheduler
 from server.presence.attendance import Attendance
@@ -291,7 +291,8 @@ class Node:
             self.keeper.every("retention", self.config.mongodb.trim_interval, self.log.trimmer.step)
         self.keeper.every("clock", COMPARE_EVERY, self._compare_clocks)
         opening = Opening(self.database, self.lifecycle)
-        # First of all, for the others ask for the time.
+        await opening.persist(partial(find_replica_set, self.database))
+        # Before all that ask for the time.
         await opening.persist(partial(compare, self.database_apart, self.clock))
         await opening.persist(Migration(self.database_apart).run)
         for part in (self.log, self.last_seen, self.revocations, self.tickets):

@@ -18,6 +18,7 @@ from tornado.websocket import websocket_connect
 
 import run
 from server.core import config
+from server.core.histogram import Histogram
 from server.metrics import registry
 from server.node import Node
 from tests.support.processes import LOOPBACK, ROOT, UNLIMITED, Mongod, Process, Server, free_port
@@ -49,7 +50,11 @@ def exposed() -> dict[str, set[str]]:
 
     async def scrape() -> dict[str, set[str]]:
         consumers = {"one": config.Consumer(channels=["chat:*"], function="collections:Counter")}
-        node = Node(config.Config(consumers=consumers), "mongodb://127.0.0.1:1/")
+        calls = {"shop.*": config.Call(function="collections:Counter")}
+        node = Node(config.Config(consumers=consumers, calls=calls), "mongodb://127.0.0.1:1/")
+        node.outbox.on = True
+        for pattern in node.calls.patterns.values():
+            pattern.seconds["ok"] = Histogram(1.0)
         node.incidents.disconnects["4000"] += 1  # these two have no samples before
         node.incidents.limits["burst"] += 1
         samples: dict[str, set[str]] = {}

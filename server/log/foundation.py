@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
-from server.core.errors import Error, StartError
+from server.core.errors import StartError
 from server.core.tasks import Keeper
 from server.log.rows import id_of
 from server.mongo.client import UNAUTHORIZED, brief, mapped
@@ -98,13 +98,6 @@ class Foundation:
         """`unavailable` if MongoDB is not there (try again), StartError if it will never do."""
         with mapped():
             hello = await self._database.client.admin.command("hello")
-            if "setName" not in hello:
-                if hello.get("isreplicaset"):
-                    raise Error(
-                        "unavailable", "MongoDB: the replica set is not initiated: run rs.initiate() in mongosh"
-                    )
-                text = "a replica set is needed (one node will do), this is a standalone mongod"
-                raise StartError(f"mongodb.uri: {text}")
             self._names_collections = hello["maxWireVersion"] >= _NAMES_COLLECTIONS
             await self._establish()
         self._errors_before_look = self._errors

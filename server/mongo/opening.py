@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from server.core.errors import Error, StartError
 from server.core.lifecycle import Lifecycle
-from server.mongo.client import UNAUTHORIZED, brief
+from server.mongo.client import UNAUTHORIZED, brief, mapped
 from server.mongo.databases import Database, DatabaseApart
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,17 @@ class Opening:
             return None
         fields = ", ".join((cause.details or {}).get("keyPattern", ()))
         return f"{_LASTING[cause.code].format(database=self._name, fields=fields)} ({brief(cause)})"
+
+
+async def find_replica_set(database: Database) -> None:
+    """`unavailable` if there is none yet, StartError if there will be none."""
+    with mapped():
+        hello = await database.client.admin.command("hello")
+    if "setName" not in hello:
+        if hello.get("isreplicaset"):
+            raise Error("unavailable", "MongoDB: the replica set is not initiated: run rs.initiate() in mongosh")
+        text = "a replica set is needed (one node will do), this is a standalone mongod"
+        raise StartError(f"mongodb.uri: {text}")
 
 
 async def renew_if_unknown(*databases: Database | DatabaseApart) -> None:

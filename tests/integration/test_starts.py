@@ -70,7 +70,7 @@ async def a_view(mongod: Mongod, client: Any) -> list[str]:
 
 
 async def an_index_of_another(mongod: Mongod, client: Any) -> list[str]:
-    client.indexed.messages.create_index("other", name="key")
+    client.indexed["waterspout.messages"].create_index("other", name="key")
     return flags(mongod.uri_of(ROOT_USER), "indexed")
 
 
