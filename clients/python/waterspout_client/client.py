@@ -13,13 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from waterspout_client import calls
-from waterspout_client.amending import Amending
 from waterspout_client.codec import Encoding, codec, to_json
+from waterspout_client.commands import Commands
 from waterspout_client.cursors import Cursors, load
 from waterspout_client.documents import Collection
 from waterspout_client.errors import WaterspoutError
-from waterspout_client.events import Page, Presence, Published, Push
+from waterspout_client.events import Published, Push
 from waterspout_client.jobs import Job, consume
 from waterspout_client.link import ABNORMAL, End, Link, open_link, websocket_url
 from waterspout_client.outbox import Outbox, jitter
@@ -41,7 +40,7 @@ Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A JWT or an API key, or a function that is asked for one at each connection and before one expires."""
 
 
-class Client(Amending):
+class Client(Commands):
     """`async with Client("http://127.0.0.1:8888") as client: …`. It connects at once, in the background: publishes
     wait in their queues meanwhile, `subscribe` and the other commands for their answers.
 
@@ -351,30 +350,9 @@ class Client(Amending):
         """`async for job in client.consume("packing"): …`. A job is done when the loop asks for the next one."""
         return consume(self, consumer, limit)
 
-    async def history(
-        self, channel: str, *, after: str | None = None, before: str | None = None, limit: int | None = None
-    ) -> Page:
-        """A page of the past, oldest first, bounds exclusive; with neither bound the newest. It may be shorter than
-        `limit` (100; 1,000 at most): go on while `more`."""
-        return Page.of(await self.request("history", channel=channel, after=after, before=before, limit=limit))
-
     def timeline(self, channel: str, *, last: int = 50) -> Timeline:
         """The channel's messages as they are shown: merged, live, and edited at once."""
         return Timeline(self, channel, last)
-
-    async def presence(self, channel: str) -> Presence:
-        """Who is here now."""
-        return Presence.of(await self.request("presence", channel=channel))
-
-    async def cancel(self, scheduled: str) -> None:
-        """Have what `publish` has answered so not be published; WaterspoutError `not_found` if it is already."""
-        await self.request("cancel", again=False, scheduled=scheduled)
-
-    async def call(self, method: str, data: Any = None, *, key: str | None = None, timeout: float | None = None) -> Any:
-        """What the product's own back end answers. WaterspoutError `refused`, with `reason` and `details`, if it says
-        no; `outcome_unknown` after `timeout` seconds. With a `key` a retry gets the same answer: it is sent again by
-        itself after a loss, and where the server could not ask. Without one it is sent once; a loss: `disconnected`."""
-        return await calls.call(self._link, method, data, key, timeout)
 
     def room(self, channel: str) -> Membership:
         """Being a member of a channel: join, leave, members, and how far it is read."""
@@ -387,12 +365,6 @@ class Client(Amending):
     def collection(self, name: str) -> Collection:
         """The live documents of a collection."""
         return Collection(self, name, self._max_pending)
-
-    async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push:
-        """Send one command and return its reply; fields that are None are left out. It is sent again when the server
-        asks for that. After a loss, or `outcome_unknown`, it is sent `again`, or WaterspoutError says so: it is unknown
-        then whether the command was carried out."""
-        return await calls.ask(self._link, kind, fields, again)
 
     # --- for the streams ----------------------------------------------------------------------------------------------
 
