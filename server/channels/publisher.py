@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -38,6 +38,7 @@ class _Draft(NamedTuple):
     skip: str | None
     ephemeral: bool
     address: str
+    by_server: bool
 
 
 class Publisher:
@@ -105,36 +106,40 @@ class Publisher:
         size = self.size_of(data)
         self._admission.spend(principal, address, channel)
         ephemeral = ephemeral or not namespace.durable
+        by_server = principal.server and namespace.amends
         waits = self._waiting and (session, channel) in self._waiting
         if known and not waits and not self._hooks.wanted(namespace.hook, "publish"):
             try:
-                receipt = self._accept(principal, channel, data, key, tag, skip, ephemeral, address, size)
+                receipt = self._accept(principal, channel, data, key, tag, skip, ephemeral, address, by_server, size)
                 return self._own(principal, channel, receipt) if namespace.members else receipt
             except Error as error:
                 if not _is_about_new_channels(error):
                     raise
         self._lifecycle.check()
         right = self._rights.to_publish(principal, channel)
-        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address)
+        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address, by_server)
         lane = None if session is None else (session, channel)
-        task = self._keeper.spawn(f"publish in {channel}", self._ask_and_accept(lane, right, draft), awaited=True)
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-        return task
+        return self._spawn(channel, self._ask_and_accept(lane, right, draft))
 
     def store(self, principal: Principal, channel: str, data: Any, key: str) -> asyncio.Future[Receipt | None] | None:
         """What was accepted earlier, as `publish` does it but without asking for more than the right and the size, and
         without a deadline: whoever does not want it any more cancels the future."""
         namespace = self._permissions.check(principal, "publish", channel)
-        size = self.size_of(data)
-        return self._accept(principal, channel, data, key, None, None, not namespace.durable, "", size, accepted=True)
+        size, by_server = self.size_of(data), principal.server and namespace.amends
+        return self._accept(
+            principal, channel, data, key, None, None, not namespace.durable, "", by_server, size, accepted=True
+        )
 
     def _own(
         self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None] | None
     ) -> asyncio.Future[Receipt | None] | None:
         if receipt is None or principal.server or principal.user is None or self.on_own is None:
             return receipt
-        task = self._keeper.spawn(f"publish in {channel}", self._then_own(principal, channel, receipt), awaited=True)
+        return self._spawn(channel, self._then_own(principal, channel, receipt))
+
+    def _spawn(self, channel: str, work: Coroutine[Any, Any, Receipt | None]) -> asyncio.Task[Receipt | None]:
+        """A publish that `drain` waits for."""
+        task = self._keeper.spawn(f"publish in {channel}", work, awaited=True)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return task
@@ -160,7 +165,7 @@ class Publisher:
 
     def _accept(
         self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None,
-        ephemeral: bool, address: str, size: int, *, exists: bool = False, accepted: bool = False,
+        ephemeral: bool, address: str, by_server: bool, size: int, *, exists: bool = False, accepted: bool = False,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
             self._broker.publish([Message(channel, "", 0, key or "", principal.user, now_ms(), data, tag, skip)])
@@ -178,7 +183,7 @@ class Publisher:
         try:
             receipt = self._log.append(
                 channel, principal.user, key or self._keys.next(), data, size, skip,
-                by_server=principal.server and self._permissions.amends(channel), patient=accepted,
+                by_server=by_server, patient=accepted,
             )  # fmt: skip
         except Error:
             if charge is not None:
