@@ -270,11 +270,11 @@ class Subscription:
             return False
         if messages[0].offset != self._position.offset + 1 or messages[-1].offset > sequencer.position.offset:
             return False
-        frames = [message.frame(self._subscriber.codec) for message in messages]
-        if sum(map(len, frames)) > CHUNK:
+        data = b"".join([message.frame(self._subscriber.codec) for message in messages])
+        if len(data) > CHUNK:
             return False
         if not isinstance(messages[0], Counted):
-            self._send(messages, b"".join(frames))
+            self._send(messages, data)
             return True
         for amendment, run in runs(messages):
             if amendment is None:
