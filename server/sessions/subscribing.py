@@ -17,13 +17,14 @@ from server.access.revocations import Revocation
 from server.brokers.base import Directive
 from server.core.errors import Error, bad_request
 from server.core.principals import Principal, Start
+from server.delivery.subscription import Subscription
 from server.node import Node
 from server.sessions.client import ConnectedClient
 from server.sessions.grants import Grant, Grants
 from server.sessions.outbox import Connection
 from server.wire.codec import Codec
 from server.wire.commands import Command, Subscribe, Unsubscribe
-from server.wire.pushes import SubscribedPush, UnsubscribedPush
+from server.wire.pushes import GapPush, SubscribedPush, UnsubscribedPush
 
 AGAIN_AFTER: Final = 1.0
 """Seconds until what could not be begun for now is tried again, if the error does not say when."""
@@ -149,15 +150,8 @@ class SubscribingClient(ConnectedClient):
             self.subscriptions.pop(channel).close(for_good=True)
             return
         self._push(self._told(command, fields))
-        if self._principal is not principal or (
-            command.right is not None and self.grants.held(channel) is not command.right
-        ):  # fewer rights since, perhaps
-            self.check_subscriptions()
-            if channel not in self.subscriptions:
-                return
-        if gap is not None:
-            self._push(gap)
-        subscription.start()
+        lost = command.right is not None and self.grants.held(channel) is not command.right
+        self._go_on(channel, subscription, gap, unsure=lost or self._principal is not principal)
 
     def _is_over(self, command: Served) -> bool:
         """Whether a back end has taken back meanwhile what one had wanted."""
@@ -209,7 +203,12 @@ class SubscribingClient(ConnectedClient):
         if self._ended:
             return
         self._reply(command, **fields)
-        if self._principal is not principal:  # refreshed meanwhile, perhaps with fewer rights
+        self._go_on(channel, subscription, gap, unsure=self._principal is not principal)
+
+    def _go_on(self, channel: str, subscription: Subscription, gap: GapPush | None, *, unsure: bool) -> None:
+        """Behind the word that it is subscribed. `unsure`: refreshed meanwhile, or revoked, so perhaps there are fewer
+        rights."""
+        if unsure:
             self.check_subscriptions()
             if channel not in self.subscriptions:
                 return
