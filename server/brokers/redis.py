@@ -17,7 +17,6 @@ import random
 import re
 from collections import deque
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
 
@@ -35,6 +34,7 @@ from server.brokers.following import Following
 from server.brokers.links import LINK_ERRORS, TIMEOUT, NoLink, brief
 from server.brokers.topology import Endpoint, Topology
 from server.core.config import Redis as Options
+from server.core.in_turn import InTurn
 from server.core.tasks import Keeper, end
 from server.wire.messages import Message
 
@@ -63,7 +63,7 @@ class RedisBroker:
         self._confirmed: set[str] = set()
         """Topics Redis has confirmed on the present link."""
         self._waiting: dict[str, asyncio.Future[None]] = {}
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._changing = InTurn()
         self._topology: Topology | None = None
         self._pubsubs: dict[Redis, Any] = {}
         self._missing: set[str] = set()
@@ -173,8 +173,7 @@ class RedisBroker:
     async def _apply(self, topic: str) -> None:
         """Bring Redis in line with what is wanted now: one change of a topic at a time, so that the last word counts
         and no confirmation is taken for that of another change."""
-        lock = self._locks.setdefault(topic, asyncio.Lock())
-        async with lock:
+        async with self._changing.take(topic):
             if not self._linked or (topic in self._wanted) == (topic in self._confirmed):
                 return
             try:

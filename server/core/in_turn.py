@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Hashable
+from weakref import WeakValueDictionary
 
 
 class InTurn:
     """A lock for each key, as long as somebody has it or waits for it."""
 
-    __slots__ = ("_locks", "_wanted")
+    __slots__ = ("_locks",)
 
     def __init__(self) -> None:
-        self._locks: dict[Hashable, asyncio.Lock] = {}
-        self._wanted: dict[Hashable, int] = {}
+        self._locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def take(self, key: Hashable) -> AsyncIterator[None]:
-        """In the order of asking."""
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        self._wanted[key] = self._wanted.get(key, 0) + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            self._wanted[key] -= 1
-            if not self._wanted[key]:
-                del self._wanted[key], self._locks[key]
+    def take(self, key: Hashable) -> asyncio.Lock:
+        """For `async with`: in the order of asking."""
+        return self._locks.setdefault(key, asyncio.Lock())
