@@ -75,7 +75,8 @@ class Log:
     ) -> None:
         clock = clock or Clock()
         timeout = float(options.publish_timeout)
-        listener = Listener(partial(self._committed, on_commit), on_head, on_contention, on_epoch)
+        on_commit = partial(self._committed, on_commit) if amends else on_commit
+        listener = Listener(on_commit, on_head, on_contention, on_epoch)
         self._keeper = Keeper()
         self._on_amended = on_amended
         self._listener = listener
