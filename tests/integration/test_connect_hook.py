@@ -47,6 +47,17 @@ class Gate:
         finally:
             self.under_way -= 1
 
+    def think(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """From now on it takes its time: that it has begun to think, and that it may answer."""
+        thinking, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait(question: dict[str, Any]) -> None:
+            thinking.set()
+            await go_on.wait()
+
+        self.rule = wait
+        return thinking, go_on
+
 
 @pytest.fixture
 def gate() -> Gate:
@@ -219,13 +230,7 @@ async def test_a_thousand_at_once(url: str, gate: Gate, node: Node) -> None:
 @pytest.mark.gen_test
 async def test_rights_are_asked_for_again(url: str, gate: Gate, node: Node) -> None:
     """A token that is revoked while the hook thinks lets nobody in; nor one that is, by an event stream."""
-    thinking, go_on = asyncio.Event(), asyncio.Event()
-
-    async def wait(question: dict[str, Any]) -> None:
-        thinking.set()
-        await go_on.wait()
-
-    gate.rule = wait
+    thinking, go_on = gate.think()
     operator = GUEST.__class__(user="ops", server=True, admin=True)
     async with Client(url, greet=False) as ann:
         connecting = asyncio.ensure_future(ann.request("connect", token=token()))
@@ -242,13 +247,7 @@ async def test_rights_are_asked_for_again(url: str, gate: Gate, node: Node) -> N
 @pytest.mark.gen_test
 async def test_who_is_subscribed_while_the_hook_thinks(url: str, gate: Gate, node: Node) -> None:
     """What a back end wants for a user who is about to come in, it has as soon as it is in, and not before."""
-    thinking, go_on = asyncio.Event(), asyncio.Event()
-
-    async def wait(question: dict[str, Any]) -> None:
-        thinking.set()
-        await go_on.wait()
-
-    gate.rule = wait
+    thinking, go_on = gate.think()
     operator = GUEST.__class__(user="ops", server=True, admin=True)
     async with Client(url, greet=False) as ann:
         connecting = asyncio.ensure_future(ann.request("connect", token=token()))

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,10 +13,7 @@ from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
-from tornado.testing import bind_unused_port
 
-from handlers import make_app
-from handlers.server import HTTPServer
 from server.core import config
 from server.core.errors import StartError
 from server.core.principals import GUEST, Principal
@@ -26,6 +22,7 @@ from tests.integration.conftest import SETTINGS
 from tests.integration.test_served import Base, come, events
 from tests.support.centrifugo import Wire
 from tests.support.client import Client, Push, Refused, make_token
+from tests.support.nodes import instances
 from tests.support.processes import Mongod, Redis
 from tests.support.waiting import until
 from waterspout_client import Client as PythonClient
@@ -308,19 +305,8 @@ async def _two(stream: Any) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def nodes(mongod: Mongod, redis: str) -> AsyncIterator[list[str]]:
-    database = f"test_{uuid.uuid4().hex[:12]}"
-    async with AsyncExitStack() as stack:
-        made = []
-        for _ in range(2):
-            given = SETTINGS | OPTIONS | {"mongodb.database": database, "redis.url": redis, "redis.prefix": "a*[b"}
-            node = Node(config.load(None, {}, given.items()), mongod.uri)
-            await node.start()
-            stack.push_async_callback(node.close)
-            listener, port = bind_unused_port()
-            web = HTTPServer(make_app(node), [listener])
-            stack.callback(web.stop)
-            made.append(f"ws://127.0.0.1:{port}/v1/ws")
-        yield made
+    async with instances(2, mongod.uri, SETTINGS | OPTIONS | {"redis.prefix": "a*[b"}, redis=redis) as made:
+        yield [one.ws for one in made]
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -6,25 +6,21 @@ import asyncio
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
-from tornado.testing import bind_unused_port
 
-from handlers import make_app
-from handlers.server import HTTPServer
-from server.core import config
 from server.core.errors import Error
 from server.core.tasks import Keeper
 from server.node import Node
 from tests.integration.conftest import SETTINGS
 from tests.support.centrifugo import Wire
 from tests.support.client import Client, Push, Refused, make_token
+from tests.support.nodes import instances
 from tests.support.processes import Mongod, Redis
 from tests.support.waiting import until
 
@@ -424,19 +420,8 @@ async def test_who_is_there(url: str, rest: Base) -> None:
 
 @asynccontextmanager
 async def nodes(mongod: Mongod, redis: str) -> AsyncIterator[list[tuple[Node, Base]]]:
-    database = f"test_{uuid.uuid4().hex[:12]}"
-    async with AsyncExitStack() as stack:
-        made = []
-        for _ in range(2):
-            given = SETTINGS | OPTIONS | {"mongodb.database": database, "redis.url": redis}
-            node = Node(config.load(None, {}, given.items()), mongod.uri)
-            await node.start()
-            stack.push_async_callback(node.close)
-            listener, port = bind_unused_port()
-            web = HTTPServer(make_app(node), [listener])
-            stack.callback(web.stop)
-            made.append((node, Base(f"http://127.0.0.1:{port}")))
-        yield made
+    async with instances(2, mongod.uri, SETTINGS | OPTIONS, redis=redis) as made:
+        yield [(one.node, Base(one.base)) for one in made]
 
 
 @pytest.mark.gen_test(timeout=60)
