@@ -15,16 +15,14 @@ from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
-from tornado.testing import bind_unused_port
 
 import server.access.revocations
-from handlers import make_app
-from handlers.server import HTTPServer
 from server.core import config
 from server.core.clock import Clock
 from server.node import Node
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Refused, make_token
+from tests.support.nodes import served
 from tests.support.processes import Mongod, Redis
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
@@ -88,12 +86,7 @@ async def instances(
         for uri, clock in zip_longest(mongodb_uris, clocks):
             given = SETTINGS | OPTIONS | {"mongodb.database": database, "redis.url": redis} | options
             node = Node(config.load(None, {}, given.items()), uri, clock=clock)
-            await node.start()
-            stack.push_async_callback(node.close)
-            listener, port = bind_unused_port()
-            web = HTTPServer(make_app(node), [listener])
-            stack.callback(web.stop)
-            made.append(Instance(node, f"http://127.0.0.1:{port}"))
+            made.append(Instance(node, await stack.enter_async_context(served(node))))
         yield made
 
 

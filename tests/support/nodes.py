@@ -56,11 +56,18 @@ async def instances(
         for _ in range(number):
             given = {**settings, "mongodb.database": database, "redis.url": redis}
             node = Node(config.load(None, {}, given.items()), mongodb_uri)
-            await node.start()
-            stack.push_async_callback(node.close)
-            listener, port = bind_unused_port()
-            web = HTTPServer(make_app(node), [listener])
-            stack.push_async_callback(web.close_all_connections)
-            stack.callback(web.stop)
-            made.append(Instance(node, f"http://127.0.0.1:{port}"))
+            made.append(Instance(node, await stack.enter_async_context(served(node))))
         yield made
+
+
+@asynccontextmanager
+async def served(node: Node) -> AsyncIterator[str]:
+    """The node with its doors open, as long as it is wanted: the base of its URLs."""
+    async with AsyncExitStack() as stack:
+        await node.start()
+        stack.push_async_callback(node.close)
+        listener, port = bind_unused_port()
+        web = HTTPServer(make_app(node), [listener])
+        stack.push_async_callback(web.close_all_connections)
+        stack.callback(web.stop)
+        yield f"http://127.0.0.1:{port}"
