@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from handlers.auth import AccountHandler, shown
+from handlers.auth import OwnHandler, shown
 from handlers.base import BaseHandler
 from handlers.operations import operation
 from server.access.accounts.administration import Administration
 from server.access.accounts.store import Account
-from server.core.principals import Principal
 from server.wire.accounts import (
     AccountRow,
     AccountsPage,
@@ -22,11 +21,7 @@ from server.wire.accounts import (
 )
 
 
-class OperatorHandler(AccountHandler):
-    async def authenticate(self) -> Principal:
-        await super().authenticate()
-        return await BaseHandler.authenticate(self)
-
+class OperatorHandler(OwnHandler):
     @property
     def administration(self) -> Administration:
         return self.accounts.administration
