@@ -102,11 +102,6 @@ export class Account {
     this.#session.take(tokens);
   }
 
-  /** After the sign-in has ended by the user's own will. */
-  async leave() {
-    await this.#session.signOut();
-  }
-
   /** Whether mails are sent here. */
   get mail() {
     return this.#ways.mail;

@@ -6,6 +6,7 @@
  */
 
 import { forget, recall, remember } from "../page.js";
+import { claims } from "../waterspout/requests.js";
 
 /** @typedef {{guests: boolean, accounts: boolean, mail: boolean, providers: {name: string, title: string}[], examples: string[]}} Ways */
 /** @typedef {{user: string, token: string, refresh_token: string, until: number}} Kept */
@@ -35,23 +36,20 @@ export class Refused extends Error {
   }
 }
 
-/** One request to `/v1/auth…`. @param {string} path @param {any} [body] @param {{token?: string | null, method?: string}} [options] @returns {Promise<any>} */
-export async function call(path, body, { token = null, method = body === undefined ? "GET" : "POST" } = {}) {
+/** One request to the REST API. @param {string} path @param {any} [body] @param {{token?: string | null, method?: string}} [options] @returns {Promise<any>} */
+export async function request(path, body, { token = null, method = body === undefined ? "GET" : "POST" } = {}) {
   /** @type {Record<string, string>} */
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (token) headers.Authorization = `Bearer ${token}`;
-  const answer = await fetch(`/v1/auth${path}`, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+  const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
   const value = answer.status === 204 ? null : await answer.json().catch(() => null);
   if (!answer.ok) throw new Refused(answer.status, value);
   return value;
 }
 
-/** What a token says. @param {string} token @returns {any} */
-function claims(token) {
-  const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-  return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part), (letter) => letter.charCodeAt(0))));
-}
+/** One to `/v1/auth…`. @param {string} path @param {any} [body] @param {{token?: string | null, method?: string}} [options] @returns {Promise<any>} */
+export const call = (path, body, options) => request(`/v1/auth${path}`, body, options);
 
 export class Session {
   /** Called when another tab has signed in or out. */

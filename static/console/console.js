@@ -6,7 +6,7 @@
  */
 
 import { enter as knock } from "../account/account.js";
-import { Refused } from "../account/session.js";
+import { request } from "../account/session.js";
 import { $, element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
 import { Consumers } from "./consumers.js";
@@ -41,16 +41,9 @@ let consumers = null;
 const account = await knock({ ask: false });
 
 /** @param {string} path @param {object} [body] @param {string} [method] */
-async function call(path, body, method = body ? "POST" : "GET") {
-  const bearer = key || (await account.token());
-  const answer = await fetch(path, {
-    method,
-    headers: { Authorization: `Bearer ${bearer}`, ...(body && { "Content-Type": "application/json" }) },
-    body: body && JSON.stringify(body),
-  });
-  const value = answer.status === 204 ? null : await answer.json().catch(() => null);
-  if (!answer.ok) throw new Refused(answer.status, value);
-  return value;
+async function call(path, body, method) {
+  const token = key || String(await account.token()); // who has signed out is refused, and not a guest
+  return request(path, body, { token, method });
 }
 
 // --- the channels ---------------------------------------------------------------------------------------------------
