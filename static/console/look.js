@@ -1,6 +1,7 @@
 /** A look into one channel: who is there, its newest messages, a test message. @module */
 
 import { $, element } from "../page.js";
+import { button } from "./button.js";
 import { at, count } from "./words.js";
 
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
@@ -159,20 +160,8 @@ export class Look {
 
   /** @param {string} user */
   #person(user) {
-    const word = element("span", "", "Disconnect");
-    const button = element("button", "quiet-button", word, element("span", "hidden-label", ` ${user}`));
-    button.type = "button";
-    let sure = false;
-    const ask = (/** @type {boolean} */ asked) => {
-      sure = asked;
-      word.textContent = asked ? "Really disconnect?" : "Disconnect";
-    };
-    button.addEventListener("click", () => {
-      if (sure) void this.#disconnect(user);
-      ask(!sure);
-    });
-    button.addEventListener("blur", () => ask(false));
-    const item = element("li", "", element("span", "", user, element("small")), button);
+    const disconnect = button("Disconnect", () => this.#disconnect(user), true, user);
+    const item = element("li", "", element("span", "", user, element("small")), disconnect);
     item.dataset.user = user;
     return item;
   }

@@ -2,6 +2,7 @@
 
 import { browser, field, said } from "../account/dialog.js";
 import { $, element } from "../page.js";
+import { button } from "./button.js";
 
 const PAGE = 50;
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -9,23 +10,6 @@ const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle
 const at = (time) => (time ? when.format(time) : "–");
 
 /** @typedef {(path: string, body?: object, method?: string) => Promise<any>} Call */
-
-/** @param {string} words @param {() => unknown} act @param {boolean} [grave]  asked once more before it is done */
-function button(words, act, grave = false) {
-  const made = element("button", "quiet-button", words);
-  made.type = "button";
-  let sure = !grave;
-  const ask = (/** @type {boolean} */ asked) => {
-    sure = asked || !grave;
-    made.textContent = asked && grave ? `Really ${words.toLowerCase()}?` : words;
-  };
-  made.addEventListener("click", () => {
-    if (sure) void act();
-    ask(!sure);
-  });
-  made.addEventListener("blur", () => ask(false));
-  return made;
-}
 
 export class Users {
   #call;
