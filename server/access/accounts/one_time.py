@@ -50,16 +50,14 @@ class OneTimeTokens:
 
     async def redeem(self, purpose: str, secret: str) -> Redeemed | None:
         """What it was issued for, once; None: it is not one, or was used, or is too old."""
-        query = {"_id": digest(secret), "purpose": purpose, "expires": {"$gt": self._now()}}
         with mapped():
-            found = await self._tokens.find_one_and_delete(query)
+            found = await self._tokens.find_one_and_delete(self._good(purpose, secret))
         return None if found is None else Redeemed(found["user"], found["about"])
 
     async def holds(self, purpose: str, secret: str) -> bool:
         """Whether it could be redeemed now: for who has work to do before that, which strangers are not to cause."""
-        query = {"_id": digest(secret), "purpose": purpose, "expires": {"$gt": self._now()}}
         with mapped():
-            return await self._tokens.find_one(query, {"_id": 1}) is not None
+            return await self._tokens.find_one(self._good(purpose, secret), {"_id": 1}) is not None
 
     async def withdraw(self, user: str) -> None:
         """All that are about this account."""
@@ -70,6 +68,9 @@ class OneTimeTokens:
         """Those of them that were mailed: to an address that may be another one now."""
         with mapped():
             await self._tokens.delete_many({"user": user, "about.email": {"$exists": True}})
+
+    def _good(self, purpose: str, secret: str) -> dict[str, Any]:
+        return {"_id": digest(secret), "purpose": purpose, "expires": {"$gt": self._now()}}
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.time(), UTC)
