@@ -6,12 +6,16 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser.tabs import Browsing, Tab
 from tests.support.client import Client, Refused, make_token
 from tests.support.processes import UNLIMITED, Mongod, Server
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 SECRET = "a secret of at least thirty-two bytes"
 OPERATOR, SHOP = "the-key-of-the-operator", "the-key-of-a-shop"
@@ -31,6 +35,13 @@ def operated(mongod: Mongod, tmp_path: Path) -> Iterator[Server]:
     yield server
     asyncio.run(server.stop())
     server.clean()
+
+
+async def enter(page: Page, operated: Server, at: str = "") -> None:
+    """As an operator, by the keyboard."""
+    await page.goto(f"{operated.base}/console/{at}")
+    await page.fill("#key", OPERATOR)
+    await page.keyboard.press("Enter")
 
 
 def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> None:
@@ -110,9 +121,7 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             await page.wait_for_selector("#key:focus")
 
             phone = await new("dark", phone=True)
-            await phone.page.goto(f"{operated.base}/console/#chat%3Alobby")
-            await phone.page.fill("#key", OPERATOR)
-            await phone.page.keyboard.press("Enter")
+            await enter(phone.page, operated, "#chat%3Alobby")
             await phone.page.wait_for_selector("#history >> text=from the console")
             await phone.page.wait_for_selector("#nodes .status[data-status=ready]")
             width = await phone.page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -137,9 +146,7 @@ def test_a_look_makes_no_refusals(browsing: Browsing, operated: Server, artifact
             answer = await operated.request("PUT", "/v1/documents/orders/7", {"status": "open"}, token=OPERATOR)
             assert answer.status in (200, 201), answer
             page = (await new()).page
-            await page.goto(f"{operated.base}/console/#feed%3Anews")
-            await page.fill("#key", OPERATOR)
-            await page.keyboard.press("Enter")
+            await enter(page, operated, "#feed%3Anews")
             await page.wait_for_selector("#present-note >> text=not counted")
             await page.wait_for_selector("#history >> text=Rain")
             assert await page.locator("#publish").is_visible()
@@ -172,9 +179,7 @@ def test_operators_follow_and_search(browsing: Browsing, operated: Server, artif
                 await operated.request("PUT", f"/v1/documents/orders/{number:02}", document, token=OPERATOR)
             tab = await new()
             page = tab.page
-            await page.goto(f"{operated.base}/console/")
-            await page.fill("#key", OPERATOR)
-            await page.keyboard.press("Enter")
+            await enter(page, operated)
             await page.wait_for_selector("#nodes .status[data-status=ready]")
 
             await page.fill("#prefix", "chat:followed")
