@@ -133,9 +133,12 @@ async def test_the_documentation_as_pages(new: NewTab[Tab], server: Server, arti
             await wide.page.screenshot(path=artifacts / "documentation-wide.png")
             await phone.page.screenshot(path=artifacts / "documentation-phone.png")
     assert len(headings) == len(list((ROOT / "docs").glob("*.md"))) + 3  # README.md twice, CHANGELOG.md
+    answered: dict[str, int] = {}
     for link, page in linked.items():
         path, _, heading = link.partition("#")
-        assert (await server.get(path)).status in (200, 301), f"{page}: {link}"
+        if path not in answered:  # many links lead to a heading of the same page
+            answered[path] = (await server.get(path)).status
+        assert answered[path] in (200, 301), f"{page}: {link}"
         assert not heading or heading == "main" or heading in headings.get(path, {heading}), f"{page}: {link}"
 
 
