@@ -91,9 +91,9 @@ class Trimmer:
         window = self._options.dedupe_window
         with mapped():
             position, old, amended = (await self._reader.heads([channel]))[channel]
-            head, floor = position.offset, old
-            if retention.size and head - retention.size > floor:
-                floor = max(floor, await self._too_many(channel, head, retention.size, amended))
+            head, floor, full = position.offset, old, 0
+            if retention.size and head - retention.size > old:
+                floor = full = max(old, await self._too_many(channel, head, retention.size, amended))
             if retention.ttl:
                 floor = max(floor, await self.last_older_than(channel, old, head, retention.ttl))
             if floor > old:
@@ -105,7 +105,7 @@ class Trimmer:
                 old_enough = {"t": {"$lt": self._clock.now_ms() - int(window * 1000)}}
                 await self._messages.delete_many({**between(channel, 0, min(floor, head - 1)), **old_enough})
             oldest = await self._messages.find_one(between(channel, floor, head), {"t": 1}, sort=[("_id", ASCENDING)])
-            too_many = retention.size and floor < await self._too_many(channel, head, retention.size, amended)
+            too_many = floor < full
         if oldest and (too_many or retention.ttl):
             kept = window if too_many else max(retention.ttl, window)
             wait = oldest["t"] / 1000 + kept - self._clock.time() + 0.001
