@@ -40,6 +40,10 @@ class Count(NamedTuple):
     def messages(self) -> int:
         return self.head.offset - self.amendments
 
+    @property
+    def newest_cursor(self) -> str | None:
+        return str(Position(self.head.epoch, self.newest)) if self.newest else None
+
 
 class Erasure(NamedTuple):
     """The message at `offset` was erased by the entry at `at`."""

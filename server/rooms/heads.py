@@ -148,8 +148,7 @@ class Heads:
                 self._tell(watchers, channel, count, deleted.get(channel, []))
 
     def _tell(self, watchers: set[Watcher], channel: str, count: Count, deleted: list[int]) -> None:
-        newest = str(Position(count.head.epoch, count.newest)) if count.newest else None
-        push = ActivityPush(channel, str(count.head), count.messages, newest)
+        push = ActivityPush(channel, str(count.head), count.messages, count.newest_cursor)
         if deleted:
             push.deleted = sorted(set(deleted))
         frames: dict[Codec, bytes] = {}

@@ -381,10 +381,9 @@ def _check_user(principal: Principal) -> None:
 
 def _row(room: Room) -> RoomRow:
     count = room.reach
-    newest = str(Position(count.head.epoch, count.newest)) if count.newest else None
     return RoomRow(
-        room.channel, room.role, str(room.read), str(count.head), count.messages, room.unread, 0, newest,
-        count.time or None,
+        room.channel, room.role, str(room.read), str(count.head), count.messages, room.unread, 0,
+        count.newest_cursor, count.time or None,
     )  # fmt: skip
 
 
