@@ -23,6 +23,13 @@ KNOWN: Final = 20_000
 AGAIN: Final = 1.0
 
 
+async def beginning(survey: Survey, channel: str, head: Position, since: int) -> Position:
+    """Where a consumer begins in a channel in which it has no cursor; `since`: see `Status`. `unavailable` without
+    MongoDB."""
+    offset = await survey.before(channel, since) if since and head.offset > 1 else 0
+    return head if offset is None else Position(head.epoch, offset)
+
+
 class Beginnings:
     """Of one consumer whose workers fetch: where a channel's messages are pushed, its cursor is read anyhow."""
 
@@ -52,9 +59,7 @@ class Beginnings:
 
     async def find(self, channel: str, head: Position) -> Position:
         """Where it is, of a channel without a cursor. `unavailable` without MongoDB."""
-        since = self._states[self._name].since
-        offset = await self._survey.before(channel, since) if since and head.offset > 1 else 0
-        return head if offset is None else Position(head.epoch, offset)
+        return await beginning(self._survey, channel, head, self._states[self._name].since)
 
     async def _write(self) -> None:
         while self._wanted:

@@ -18,6 +18,7 @@ import msgspec
 
 from server.backend.answers import Busy, Failed, Reply
 from server.consumers.batches import Batch
+from server.consumers.beginnings import beginning
 from server.consumers.catching_up import CatchingUp
 from server.consumers.channel import Channel, is_behind
 from server.consumers.cursors import Cursors, Failure, Stored
@@ -188,10 +189,7 @@ class Deliveries:
                 self._settle(one)
 
     async def _start(self, channel: str, head: Position) -> Position:
-        """Where the consumer begins in a channel in which it has no cursor."""
-        since = self._parts.states[self.name].since
-        offset = await self._parts.log.survey.before(channel, since) if since and head.offset > 1 else 0
-        return head if offset is None else Position(head.epoch, offset)
+        return await beginning(self._parts.log.survey, channel, head, self._parts.states[self.name].since)
 
     # --- what is in memory --------------------------------------------------------------------------------------------
 
