@@ -78,7 +78,6 @@ class Cursors:
         self._lost = lost
         self._dirty: dict[tuple[str, str], Moving] = {}
         self._writing: asyncio.Task[None] | None = None
-        self.writes = 0
 
     @property
     def idle(self) -> bool:
@@ -143,7 +142,6 @@ class Cursors:
 
     async def _write(self, cursors: Sequence[Moving], aims: Sequence[Position]) -> None:
         """Raises PyMongoError: nobody knows what of it is written."""
-        self.writes += 1
         updates = [_move(cursor) for cursor in cursors]
         refused: list[int] = []
         try:

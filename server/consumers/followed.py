@@ -56,6 +56,3 @@ class Followed:
             prefixes |= {f"{namespace}:"} if len(of_this) > MANY else of_this
         whole = [one for one in sorted(prefixes) if not any(one.startswith(other) for other in prefixes - {one})]
         return whole, sorted(name for name in names if not name.startswith(tuple(whole) or ("\0",)))
-
-    def __bool__(self) -> bool:
-        return bool(self._by_namespace)

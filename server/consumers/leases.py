@@ -64,7 +64,6 @@ class Leases:
         self._until = 0.0
         """By the event loop's time."""
         self._tellings: int | None = None
-        self._wanted = asyncio.Event()
         self.members = 0
 
     def start(self, keeper: Keeper) -> None:

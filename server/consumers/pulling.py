@@ -86,7 +86,7 @@ class Pulling:
         clock: Clock,
         bury: Callable[[str, Message, int], Awaitable[None]],
         tell: Callable[[str, Position], None],
-        look: Callable[[str], Coroutine[Any, Any, None]],
+        look: Callable[[str], Coroutine[Any, Any, object]],
         keeper: Keeper,
     ) -> None:
         self.name = name
@@ -99,7 +99,7 @@ class Pulling:
         self._tell = tell
         self._look = look
         self._keeper = keeper
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[object] | None = None
         self._heads: OrderedDict[str, Position] = OrderedDict()
         """Channels that may have something to hand out, whose turn is next first."""
         self._later: list[tuple[float, str, Position]] = []
@@ -258,7 +258,7 @@ class Pulling:
             self._looking = self._keeper.spawn(f"consumer {self.name}", self._look(self.name))
             self._looking.add_done_callback(self._looked)
 
-    def _looked(self, looking: asyncio.Task[None]) -> None:
+    def _looked(self, looking: asyncio.Task[object]) -> None:
         self._looking = None
 
     async def _take(self, channel: str, head: Position, most: int, lost: list[Lost]) -> list[Job]:

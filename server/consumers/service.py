@@ -87,7 +87,7 @@ class Consumers:
         self.pulling = {
             name: Pulling(
                 name, self.options[name], database, log=log, states=self.states, clock=clock, keeper=self._keeper,
-                bury=self._bury_message, tell=self._tell_soon, look=self.look_for,
+                bury=self._bury_message, tell=self._tell_soon, look=self.count,
             )
             for name in self._own
         }  # fmt: skip
@@ -229,10 +229,6 @@ class Consumers:
         for name, figures in waiting.items():
             self.pulling[name].last = figures
 
-    async def look_for(self, name: str) -> None:
-        """Find out what there is for the workers of a consumer."""
-        await self.count(name)
-
     async def count(self, name: str) -> Figures:
         """What waits for the workers of a consumer, on whichever node. `unavailable` without MongoDB."""
         figures = Figures()
@@ -299,15 +295,12 @@ class Consumers:
 
     # --- the dead -----------------------------------------------------------------------------------------------------
 
-    async def _bury(self, name: str, batch: Batch, error: str, attempts: int) -> None:
-        """Put what cannot be delivered into the dead-letter channel, once; `unavailable`, and then it is not there."""
-        await self._put_away(name, batch, error, attempts)
-
     async def _bury_message(self, name: str, message: Message, deliveries: int) -> None:
         batch = compose(name, message.channel, [message], None, message.position, 1)
-        await self._put_away(name, batch, "no worker has acknowledged it", deliveries)
+        await self._bury(name, batch, "no worker has acknowledged it", deliveries)
 
-    async def _put_away(self, name: str, batch: Batch, error: str, attempts: int) -> None:
+    async def _bury(self, name: str, batch: Batch, error: str, attempts: int) -> None:
+        """Put what cannot be delivered into the dead-letter channel, once; `unavailable`, and then it is not there."""
         body = {**msgspec.json.decode(batch.body), "error": error, "attempts": attempts}
         try:
             await self._log.append(self.dead_letter(name), None, batch.id, body, len(batch.body))

@@ -75,7 +75,6 @@ class Tailer:
         self._meta = database.own("meta")
         self._lease = Lease(database, "tailer", node)
         self._log = log
-        self._node = node
         self._prepare = prepare
         self._tails: dict[str, Tail] = {}
         self._keeper = Keeper()
