@@ -31,6 +31,7 @@ from server.core.errors import Error
 from server.documents import document_json
 from server.documents.document_json import Json
 from server.documents.failures import TOO_LATE, not_stored, refusal, unknown
+from server.mongo.client import DUPLICATE_KEY
 from server.mongo.databases import Database
 from server.mongo.deadlines import Deadlines
 
@@ -126,7 +127,7 @@ class Commands:
         for at, failure in failures.items():
             if failure.get("code") == TOO_LATE:
                 self._deadlines.doubt()
-            if failure.get("code") != 11000 or "_id" not in failure.get("keyPattern", {}):
+            if failure.get("code") != DUPLICATE_KEY or "_id" not in failure.get("keyPattern", {}):
                 error = refusal(OperationFailure("", failure.get("code"), failure))
                 results[indexes[at]] = Result(False, error)
         again = {at for at in failures if results[indexes[at]] is None}

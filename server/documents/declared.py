@@ -12,14 +12,13 @@ from server.core.config import Collection
 from server.core.errors import Error, StartError
 from server.documents.failures import is_passing
 from server.documents.queries import parse_sort
-from server.mongo.client import brief, mapped
+from server.mongo.client import DUPLICATE_KEY, brief, mapped
 from server.mongo.databases import Database
 
 logger = logging.getLogger(__name__)
 
 CREATIONS_KEPT: Final = 7 * 86400
 _UNAUTHORIZED: Final = 13
-_DUPLICATE_KEY: Final = 11000
 _IMAGES: Final = {"changeStreamPreAndPostImages": {"enabled": True}}
 
 
@@ -123,7 +122,7 @@ class Declared:
             except OperationFailure as error:
                 if is_passing(error):
                     raise
-                fix = "; delete the doubles and start again" if error.code == _DUPLICATE_KEY else ""
+                fix = "; delete the doubles and start again" if error.code == DUPLICATE_KEY else ""
                 raise StartError(f"collections.{name}: index {index}: {brief(error)}{fix}") from None
 
 

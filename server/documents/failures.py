@@ -20,7 +20,7 @@ from pymongo.errors import (
 )
 
 from server.core.errors import Error, bad_request
-from server.mongo.client import brief
+from server.mongo.client import DUPLICATE_KEY, brief
 
 TOO_LATE: Final = 241
 """ConversionFailure: of a write that began after its deadline (commands.py)."""
@@ -77,7 +77,7 @@ def mapped_write() -> Iterator[None]:
 
 def refusal(error: PyMongoError) -> Error:
     details = error.details or {} if isinstance(error, OperationFailure) else {}
-    if isinstance(error, DuplicateKeyError) or getattr(error, "code", None) == 11000:
+    if isinstance(error, DuplicateKeyError) or getattr(error, "code", None) == DUPLICATE_KEY:
         return taken(", ".join(details.get("keyPattern", {"_id": 1})))
     if isinstance(error, ServerSelectionTimeoutError | InvalidOperation):
         return Error("unavailable", f"MongoDB: {brief(error)}", retry_after=1.0)

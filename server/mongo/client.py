@@ -24,7 +24,7 @@ from server.mongo.databases import Database, DatabaseApart
 
 LINEARIZABLE: Final = ReadConcern("linearizable")
 UNAUTHORIZED: Final = 13
-_DUPLICATE_KEY: Final = 11000
+DUPLICATE_KEY: Final = 11000
 CURSOR_BATCH: Final = 50
 """Documents."""
 
@@ -108,7 +108,7 @@ def duplicates(error: PyMongoError) -> list[int] | None:
     more wrong than that. (Of writes in order all behind the first one were not tried.)"""
     details: Mapping[str, Any] = (error.details or {}) if isinstance(error, BulkWriteError) else {}
     errors = details.get("writeErrors", ())
-    if not errors or details.get("writeConcernErrors") or any(one["code"] != _DUPLICATE_KEY for one in errors):
+    if not errors or details.get("writeConcernErrors") or any(one["code"] != DUPLICATE_KEY for one in errors):
         return None
     return [one["index"] for one in errors]
 
