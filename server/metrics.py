@@ -133,7 +133,7 @@ class _Collector(Collector):
         yield family(
             "consumer_lag_seconds",
             "The age of the oldest message that is not delivered.",
-            lambda one: max(now - one.oldest, 0) / 1000 if one.oldest else 0,
+            lambda one: one.seconds(now),
         )
         yield family(
             "consumer_retention_used",

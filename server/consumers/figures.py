@@ -44,6 +44,10 @@ class Figures(msgspec.Struct):
     retention: float = 0.0
     """The share of what may be retained of a channel that waits there: from 1 on something is lost."""
 
+    def seconds(self, now: int) -> float:
+        """The age of the oldest of them."""
+        return max(now - self.oldest, 0) / 1000 if self.oldest else 0.0
+
     def add(self, other: Figures) -> None:
         self.channels += other.channels
         self.messages += other.messages

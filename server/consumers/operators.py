@@ -101,7 +101,7 @@ class ConsumerOperators:
 
     def _row(self, name: str, figures: Figures) -> Fields:
         options, status = self._consumers.options[name], self._consumers.states[name]
-        seconds = max(self._clock.now_ms() - figures.oldest, 0) / 1000 if figures.oldest else 0.0
+        seconds = figures.seconds(self._clock.now_ms())
         return {
             "name": name,
             "state": status.state,
