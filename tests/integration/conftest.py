@@ -17,6 +17,7 @@ from handlers.server import HTTPServer
 from server.core import config, logs
 from server.node import Node
 from tests.support.processes import Mongod
+from tests.support.receiver import Receiver
 
 SETTINGS = {
     "limits.connections_per_ip": 0,
@@ -42,6 +43,20 @@ def node(io_loop: IOLoop, mongod: Mongod, settings: dict[str, object]) -> Iterat
     io_loop.run_sync(node.start)
     yield node
     io_loop.run_sync(node.close)
+
+
+@pytest.fixture
+def receiver(io_loop: IOLoop) -> Iterator[Receiver]:
+    """A user's back end for consumers."""
+
+    async def start() -> Receiver:
+        one = Receiver()
+        one.start()
+        return one
+
+    one = io_loop.run_sync(start)
+    yield one
+    io_loop.run_sync(one.stop)
 
 
 @pytest.fixture

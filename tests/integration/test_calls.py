@@ -7,8 +7,7 @@ import hashlib
 import json
 import sys
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +26,7 @@ from server.core.principals import Principal
 from server.node import Node
 from tests.support.back_end import RAW_SECRET, SECRET, Answer, Asked, BackEnd
 from tests.support.client import Client, Codec, Refused, make_token
+from tests.support.nodes import another
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -106,17 +106,6 @@ async def rest(base: str, path: str, body: Any, **headers: str) -> tuple[int, An
 
 async def call(client: Client, method: str, data: Any = None, **fields: Any) -> Any:
     return (await client.request("call", method=method, data=data, **fields))["data"]
-
-
-@asynccontextmanager
-async def another(node: Node, mongod: Mongod) -> AsyncIterator[Node]:
-    """A second node on the same database."""
-    second = Node(node.config, mongod.uri)
-    await second.start()
-    try:
-        yield second
-    finally:
-        await second.close()
 
 
 def outcomes(node: Node, pattern: str) -> dict[str, int]:

@@ -12,12 +12,11 @@ from pymongo import MongoClient
 import server.consumers.leases
 from server.consumers.leases import GROUPS
 from server.node import Node
-from tests.integration.test_consumers import another, publish, receiver
+from tests.integration.test_consumers import publish
+from tests.support.nodes import another
 from tests.support.processes import Mongod
 from tests.support.receiver import SECRET, Receiver
 from tests.support.waiting import until
-
-__all__ = ["receiver"]
 
 
 @pytest.fixture

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from msgspec import structs
 from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from tornado.httpclient import AsyncHTTPClient
-from tornado.ioloop import IOLoop
 
 from server.core import config
 from server.core.principals import Principal
 from server.node import Node
+from tests.support.nodes import another
 from tests.support.processes import Mongod
 from tests.support.receiver import SECRET, Receiver
 from tests.support.waiting import until
@@ -26,18 +23,6 @@ from tests.support.waiting import until
 ANN = Principal("ann")
 KEY = "the operator's own key"
 OPS = Principal("ops", server=True, admin=True)
-
-
-@pytest.fixture
-def receiver(io_loop: IOLoop) -> Iterator[Receiver]:
-    async def start() -> Receiver:
-        one = Receiver()
-        one.start()
-        return one
-
-    one = io_loop.run_sync(start)
-    yield one
-    io_loop.run_sync(one.stop)
 
 
 @pytest.fixture
@@ -56,17 +41,6 @@ def settings(receiver: Receiver) -> dict[str, object]:
         },
         "mongodb.dedupe_window": 0,
     }
-
-
-@asynccontextmanager
-async def another(node: Node, mongod: Mongod, **changes: Any) -> AsyncIterator[Node]:
-    """A second node on the same database, with a configuration that differs in this."""
-    second = Node(structs.replace(node.config, **changes), mongod.uri)
-    await second.start()
-    try:
-        yield second
-    finally:
-        await second.close()
 
 
 async def publish(node: Node, channel: str, *data: Any) -> None:

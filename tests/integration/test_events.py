@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
-from tornado.ioloop import IOLoop
 
 import server.presence.attendance
 from server.core import config
@@ -24,18 +22,6 @@ from tests.support.receiver import SECRET, Receiver
 from tests.support.waiting import until
 
 OPERATOR = Principal("ops", server=True, admin=True)
-
-
-@pytest.fixture
-def receiver(io_loop: IOLoop) -> Iterator[Receiver]:
-    async def start() -> Receiver:
-        one = Receiver()
-        one.start()
-        return one
-
-    one = io_loop.run_sync(start)
-    yield one
-    io_loop.run_sync(one.stop)
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +21,7 @@ from server.core.cursors import BEGINNING
 from server.core.principals import Principal
 from server.node import Node
 from tests.integration.conftest import SETTINGS as INTEGRATION
+from tests.support.nodes import another
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -42,17 +42,6 @@ def settings() -> dict[str, object]:
 def direct(mongod: Mongod, node: Node) -> Iterator[Any]:
     with MongoClient[Any](mongod.uri) as client:
         yield client[node.config.mongodb.database]
-
-
-@asynccontextmanager
-async def another(node: Node, mongod: Mongod) -> AsyncIterator[Node]:
-    """A second node on the same database."""
-    second = Node(node.config, mongod.uri)
-    await second.start()
-    try:
-        yield second
-    finally:
-        await second.close()
 
 
 async def messages(node: Node, channel: str) -> list[Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from server.wire.messages import Change, Tail
 from tests.integration.test_revocations import instances
 from tests.support.client import Client
 from tests.support.documents import Copy, watch
+from tests.support.nodes import another
 from tests.support.processes import Mongod, Redis
 from tests.support.waiting import until
 
@@ -41,17 +41,6 @@ def url(base_url: str, http_server: object) -> str:
 def direct(mongod: Mongod, node: Node) -> Any:
     with MongoClient[Any](mongod.uri) as client:
         yield client[node.config.mongodb.database]
-
-
-@asynccontextmanager
-async def another(node: Node, mongod: Mongod) -> AsyncIterator[Node]:
-    """A second node on the same database."""
-    second = Node(node.config, mongod.uri)
-    await second.start()
-    try:
-        yield second
-    finally:
-        await second.close()
 
 
 async def logged(node: Node) -> list[Any]:

@@ -16,8 +16,9 @@ from server.core import config
 from server.core.errors import Error
 from server.core.principals import Principal
 from server.node import Node
-from tests.integration.test_consumers import ANN, OPS, another, history_of, publish
+from tests.integration.test_consumers import ANN, OPS, history_of, publish
 from tests.support.client import Client
+from tests.support.nodes import another
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from msgspec import structs
 from tornado.httpclient import AsyncHTTPClient
 from tornado.testing import bind_unused_port
 
@@ -16,6 +17,7 @@ from handlers.server import HTTPServer
 from server.core import config
 from server.node import Node
 from tests.support.client import Client
+from tests.support.processes import Mongod
 
 
 class Instance:
@@ -71,3 +73,14 @@ async def served(node: Node) -> AsyncIterator[str]:
         stack.push_async_callback(web.close_all_connections)
         stack.callback(web.stop)
         yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def another(node: Node, mongod: Mongod, **changes: Any) -> AsyncIterator[Node]:
+    """A second node on the same database, with a configuration that differs in this."""
+    second = Node(structs.replace(node.config, **changes), mongod.uri)
+    await second.start()
+    try:
+        yield second
+    finally:
+        await second.close()
