@@ -12,6 +12,7 @@ import random
 import secrets
 import time
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from server.access.accounts.service import Accounts
@@ -28,6 +29,7 @@ from server.access.revocations import Revocation, Revocations
 from server.access.rights import Rights
 from server.access.seals import Seals
 from server.access.tickets import Tickets
+from server.backend.backend import trust
 from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
 from server.calls.calls import Calls
@@ -159,7 +161,8 @@ class Node:
         self.permissions = Permissions(
             namespaces, self.revocations, config.auth.guests, config.collections, self.memberships
         )
-        self.hooks = Hooks(config.hooks, self.clock)
+        trusted = trust(chain(config.hooks.values(), config.calls.values(), config.consumers.values()))
+        self.hooks = Hooks(config.hooks, self.clock, trusted)
         self.arrivals = Arrivals(config.hooks, self.hooks, self.identities, self.keeper)
         self.rights = Rights(self.permissions, self.hooks)
         self.quotas = Quotas(config.quotas, enforced=config.quotas_enforced())
@@ -220,6 +223,7 @@ class Node:
             log=self.log,
             clock=self.clock,
             announce=lambda news: self.announcer.announce(news=news),
+            trusted=trusted,
         )
         self.consumer_operators = ConsumerOperators(self.consumers, self.log, self.lifecycle, self.clock)
         self.workers = Workers(self.consumers, self.lifecycle)
@@ -271,7 +275,7 @@ class Node:
         )  # fmt: skip
         self.calls = Calls(
             config, self.database, rights=self.rights, admission=self.admission, lifecycle=self.lifecycle,
-            keeper=self.keeper, clock=self.clock,
+            keeper=self.keeper, clock=self.clock, trusted=trusted,
         )  # fmt: skip
         parts = (self.log, self.tailer, self.revocations, self.consumers, self.outbox, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]

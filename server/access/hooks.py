@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from server.backend.answers import Busy, Failed
-from server.backend.backend import BackEnd, trust
+from server.backend.backend import BackEnd
 from server.backend.turns import Turns
 from server.core.clock import Clock
 from server.core.config import Hook
@@ -50,11 +50,13 @@ Kind = TypeVar("Kind", bound=Struct)
 
 
 class Hooks:
-    """`clock` dates the requests. StartError if a function cannot be imported."""
+    """`clock` dates the requests; `trusted`: see `server.backend.backend.trust`. StartError if a function cannot be
+    imported."""
 
-    def __init__(self, hooks: Mapping[str, Hook], clock: Clock | None = None) -> None:
+    def __init__(
+        self, hooks: Mapping[str, Hook], clock: Clock | None = None, trusted: ssl.SSLContext | None = None
+    ) -> None:
         clock = clock or Clock()
-        trusted = trust(hooks.values())
         self._hooks = {name: _Asked(name, hook, trusted, clock) for name, hook in hooks.items()}
 
     def wanted(self, name: str | None, action: str) -> bool:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import ssl
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from server.access.admission import Admission, counted
 from server.access.rights import Rights
-from server.backend.backend import trust
 from server.calls.answers import Answer
 from server.calls.kept import KeptAnswers, Reservation, conflict, digest
 from server.calls.pattern import TURN_WITHIN, Pattern, Unanswered
@@ -75,9 +75,8 @@ class _Question(NamedTuple):
 class Calls:
     def __init__(
         self, config: Config, database: Database, *, rights: Rights, admission: Admission, lifecycle: Lifecycle,
-        keeper: Keeper, clock: Clock,
+        keeper: Keeper, clock: Clock, trusted: ssl.SSLContext | None,
     ) -> None:  # fmt: skip
-        trusted = trust(config.calls.values())
         made = {name: Pattern(name, options, trusted, clock) for name, options in config.calls.items()}
         self.patterns: Mapping[str, Pattern] = dict(sorted(made.items(), key=lambda one: -len(one[0])))
         """By name, the longest first."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
-from server.backend.backend import BackEnd, trust
+from server.backend.backend import BackEnd
 from server.consumers.batches import Batch, compose
 from server.consumers.catching_up import CatchingUp
 from server.consumers.cursors import Cursors
@@ -58,6 +59,7 @@ class Consumers:
         log: Log,
         clock: Clock,
         announce: Callable[[dict[str, tuple[str, int]]], None],
+        trusted: ssl.SSLContext | None,
     ) -> None:
         self.options: Mapping[str, Consumer] = config.consumers
         self._log = log
@@ -73,7 +75,6 @@ class Consumers:
         durable = [name for name, namespace in config.known_namespaces().items() if namespace.durable]
         self.followed = Followed({name: _patterns(one) for name, one in self.options.items()}, durable)
         self.happenings = Happenings(config.wanted_events(), log, clock, self._keeper)
-        trusted = trust(self.options.values())
         self._targets = {
             name: BackEnd(f"consumers.{name}", one, concurrency=one.concurrency, trusted=trusted, clock=clock)
             for name, one in self.options.items()
