@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorClientSession
 
@@ -15,8 +15,6 @@ from server.mongo.client import brief_refusal
 from server.mongo.databases import Database
 
 logger = logging.getLogger(__name__)
-
-DUPLICATE_KEY: Final = 11000
 
 
 class Outcome(NamedTuple):

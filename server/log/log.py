@@ -89,7 +89,10 @@ class Log:
         self.counts = Counts(database, self._foundation, self._keeper)
         parts = (self._inserts, self._reader, listener, self.trimmer.note)
         self.changes = Changes(database, self._foundation, *parts)
-        self._shards = [Shard(database, node, self._foundation, self._pending, *parts) for _ in range(options.shards)]
+        self._shards = [
+            Shard(database, node, self._foundation, self._pending, options.dedupe_window, *parts)
+            for _ in range(options.shards)
+        ]
         self.amendments = Amendments(
             database, self._foundation, self._reader, self._pending, clock,
             lambda channel, entry: self._shard(channel).put(channel, entry),

@@ -15,12 +15,12 @@ from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from server.core.cursors import NO_TALLY, Position, Tally
 from server.core.errors import Error, WaterspoutError
 from server.log.foundation import Base, Foundation
-from server.log.inserts import DUPLICATE_KEY, Inserts
+from server.log.inserts import Inserts
 from server.log.pending import Pending, PendingPublish, Receipt
 from server.log.reader import Reader
 from server.log.rows import Row, tally_fields, tally_of
 from server.log.write_turns import WriteTurns
-from server.mongo.client import brief, brief_refusal
+from server.mongo.client import DUPLICATE_KEY, brief, brief_refusal
 from server.mongo.databases import Database
 from server.wire.messages import Message
 
@@ -48,13 +48,15 @@ class Listener(NamedTuple):
 class _Lane:
     """One channel's queue."""
 
-    __slots__ = ("channel", "waiting", "head", "tally", "used", "not_before", "failures", "turns")
+    __slots__ = ("channel", "waiting", "head", "known_at", "tally", "used", "not_before", "failures", "turns")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self.waiting: deque[PendingPublish] = deque()
         self.head: Position | None = None
         """The newest known position, or None: to be read."""
+        self.known_at = 0.0
+        """When it was the newest."""
         self.tally = NO_TALLY
         """Of the entries up to there."""
         self.used = False
@@ -68,7 +70,10 @@ _Batch = list[tuple[_Lane, list[PendingPublish]]]
 
 
 class Shard:
-    """`node`: our name among those that take turns.
+    """`node`: our name among those that take turns. `window`: seconds that messages stay stored at least.
+
+    A head is believed for half of that: whatever others have written behind it meanwhile is still there, so that the
+    unique index refuses a number that is taken, also if nobody could tell us. The other half is for what is under way.
 
     Inserts beside the batch go without the session, which cannot serve several at once. What one of them leaves in
     doubt is looked up by a majority read that need not be causally after it: if that misses a message, the next insert
@@ -80,6 +85,7 @@ class Shard:
         node: str,
         foundation: Foundation,
         pending: Pending,
+        window: float,
         inserts: Inserts,
         reader: Reader,
         listener: Listener,
@@ -89,6 +95,7 @@ class Shard:
         self._node = node
         self._foundation = foundation
         self._pending = pending
+        self._believed = window / 2
         self._inserts = inserts
         self._reader = reader
         self._listener = listener
@@ -133,11 +140,12 @@ class Shard:
         lane = self._lanes.get(channel)
         if lane is None:
             return
-        lane.turns.heard_of(node, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        lane.turns.heard_of(node, now)
         head = lane.head
         newer = head is not None and head.epoch == position.epoch and position.offset > head.offset
         if newer and tally.amendments >= lane.tally.amendments:  # else it is of a node that does not count
-            lane.head, lane.tally = position, tally
+            lane.head, lane.tally, lane.known_at = position, tally, now
 
     def contend(self, channel: str, node: str) -> None:
         """`node` cannot get its messages in: from now on, take turns with it."""
@@ -208,6 +216,8 @@ class Shard:
             if lane.not_before > now:
                 self._ready.append(lane)
                 continue
+            if now - lane.known_at > self._believed:
+                lane.head = None
             taken: list[PendingPublish] = []
             self._batch.append((lane, taken))
             while lane.waiting and messages < BATCH_MESSAGES:
@@ -267,6 +277,7 @@ class Shard:
             self._session = await self._database.client.start_session(causal_consistency=True)
         unknown = [lane for lane, _ in batch if lane.head is None]
         if unknown:
+            now = asyncio.get_running_loop().time()
             heads = await self._reader.heads([lane.channel for lane in unknown], self._session)
             tallies = await self._reader.tallies(heads, self._session)
             for lane in unknown:
@@ -275,7 +286,7 @@ class Shard:
                     raise Error("unavailable", f"{lane.channel} was trimmed just now")
                 lane.used = head.offset > 0
                 if lane.head is None or head.offset > lane.head.offset:
-                    lane.head, lane.tally = head, tallies.get(lane.channel, NO_TALLY)
+                    lane.head, lane.tally, lane.known_at = head, tallies.get(lane.channel, NO_TALLY), now
         doubtful = [(lane, entries) for lane, entries in batch if any(entry.in_doubt for entry in entries)]
         if doubtful:
             wanted: dict[tuple[str, str | None], list[str]] = {}
@@ -406,7 +417,7 @@ class Shard:
             messages.append(entry.message(lane.channel, epoch, offset))
             self._pending.settle(entry, Receipt(Position(epoch, offset), entry.key, False))
         if offset >= lane.head.offset:
-            lane.head, lane.tally = Position(epoch, offset), entry.tally
+            lane.head, lane.tally, lane.known_at = Position(epoch, offset), entry.tally, now
         lane.used = True
         lane.failures = 0
         lane.turns.wrote(now)

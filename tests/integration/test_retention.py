@@ -202,6 +202,19 @@ async def test_the_last_message_is_hidden_and_offsets_go_on(node: Node, mongod: 
 
 
 @pytest.mark.gen_test
+async def test_who_has_not_heard_of_what_is_gone_numbers_on_behind_it(node: Node, mongod: Mongod) -> None:
+    """A node that nobody can tell of the others' messages does not take the number of one that was trimmed since."""
+    await append(node, 1)
+    async with opened(mongod.uri, node.config.mongodb, node="another") as log:
+        for number in range(2, 6):
+            await log.append(CHANNEL, None, f"key {number}", number, 10)
+        await old_enough(node, 5)
+        assert await log.trimmer.trim(CHANNEL, Retention(size=1, ttl=Seconds(0))) == 4
+    await append(node, 6)
+    assert await stored(node) == [5, 6]
+
+
+@pytest.mark.gen_test
 async def test_a_retry_of_the_hidden_message(node: Node) -> None:
     """The hidden message is still there for its key: a late retry isn't stored a second time."""
     await filled(node, 5)
