@@ -1,10 +1,10 @@
 """Requests per CPU second of the server: publishing, reading history and batches over REST, and opening WebSockets,
 beside plain Tornado that echoes JSON and opens WebSockets.
 
-    .venv/bin/python -m bench.rest_load [--requests 6000] [--runs 3]
+    .venv/bin/python -m bench.rest_load [--requests 6000] [--runs 3] [--connections 32]
 
-Fixed work on CONNECTIONS kept connections, one request at a time on each; medians of the runs. History is of channels
-that nobody has open, with ten messages of 128 bytes each; a batch has twenty messages.
+Fixed work on `--connections` kept connections, one request at a time on each; medians of the runs. History is of
+channels that nobody has open, with ten messages of 128 bytes each; a batch has twenty messages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from statistics import median
 
 from tests.support.processes import LOOPBACK, UNLIMITED, Mongod, Server, free_port
 
-CONNECTIONS = 32
 CHANNELS = 500
 MESSAGES = 10
 BATCH = 20
@@ -73,13 +72,13 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ask(port: int, pid: int, request: Callable[[int], bytes], count: int, status: bytes) -> float:
+def ask(port: int, pid: int, connections: int, request: Callable[[int], bytes], count: int, status: bytes) -> float:
     """Requests per CPU second."""
     poller = select.epoll()
     sockets: dict[int, socket.socket] = {}
     pending: dict[int, bytes] = {}
     sent = done = 0
-    for _ in range(CONNECTIONS):
+    for _ in range(connections):
         one = socket.create_connection((LOOPBACK, port), timeout=30)
         sockets[one.fileno()] = one
         poller.register(one.fileno(), select.EPOLLIN)
@@ -155,16 +154,18 @@ async def main(options: argparse.Namespace) -> None:
         async with Mongod(Path(directory)) as mongod:
             server = Server(Path(directory), mongod.uri, settings=SETTINGS)
             async with server:
-                await asyncio.to_thread(ask, server.port, server.pid, publish, CHANNELS * MESSAGES, b" 201 ")
+                await asyncio.to_thread(
+                    ask, server.port, server.pid, options.connections, publish, CHANNELS * MESSAGES, b" 201 "
+                )
             for _ in range(options.runs):
                 async with server:
                     address = server.port, server.pid
-                    await measure("publish", ask, *address, publish, count, b" 201 ")
-                    await measure("history", ask, *address, history, count // 4, b" 200 ")
-                    await measure("batch of 20", ask, *address, batch, count // 20, b" 200 ")
+                    await measure("publish", ask, *address, options.connections, publish, count, b" 201 ")
+                    await measure("history", ask, *address, options.connections, history, count // 4, b" 200 ")
+                    await measure("batch of 20", ask, *address, options.connections, batch, count // 20, b" 200 ")
                     await measure("connect", connect, *address, count // 2)
                 with plain_tornado() as address:
-                    await measure("Tornado echo", ask, *address, echo, count, b" 201 ")
+                    await measure("Tornado echo", ask, *address, options.connections, echo, count, b" 201 ")
                     await measure("Tornado connect", connect, *address, count // 2)
     medians = {name: median(found) for name, found in figures.items()}
     for name, found in figures.items():
@@ -177,5 +178,6 @@ async def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=6000)
+    parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--runs", type=int, default=3)
     asyncio.run(main(parser.parse_args()))
