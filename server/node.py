@@ -242,6 +242,7 @@ class Node:
         self.scheduler = Scheduler(
             self.outbox, permissions=self.permissions, rights=self.rights, admission=self.admission, quotas=self.quotas,
             publisher=self.publisher, lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock,
+            most=limits.scheduled_per_user,
         )  # fmt: skip
         self.amender = Amender(
             rights=self.rights, hooks=self.hooks, admission=self.admission, quotas=self.quotas, log=self.log,
@@ -274,8 +275,8 @@ class Node:
             lifecycle=self.lifecycle, limit=limits.presence_users, counts_connections="connected" in wanted,
         )  # fmt: skip
         self.calls = Calls(
-            config, self.database, rights=self.rights, admission=self.admission, lifecycle=self.lifecycle,
-            keeper=self.keeper, clock=self.clock, trusted=trusted,
+            config, self.database, rights=self.rights, admission=self.admission, quotas=self.quotas,
+            lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock, trusted=trusted,
         )  # fmt: skip
         parts = (self.log, self.tailer, self.revocations, self.consumers, self.outbox, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]

@@ -121,6 +121,34 @@ export class Waterspout extends Emitter<ClientEvents> {
   request(type: string, fields?: object): Promise<any>;
   cancel(scheduled: string): Promise<void>;
   call<Answer = any>(method: string, data?: any, options?: { key?: string; timeout?: number }): Promise<Answer>;
+  consume<Data = any>(
+    consumer: string,
+    options?: { limit?: number; onGap?: (gap: LostJobs) => void },
+  ): AsyncGenerator<Job<Data>, void, void>;
+}
+
+/** A message to work on: one worker's until its lease is over. */
+export class Job<Data = any> {
+  private constructor();
+  readonly id: string;
+  readonly channel: string;
+  readonly offset: number;
+  readonly key: string;
+  readonly user: string | null;
+  readonly time: number;
+  readonly data: Data;
+  readonly delivery: number;
+  readonly settled: boolean;
+  ack(): Promise<void>;
+  nack(delay?: number): Promise<void>;
+}
+
+/** What retention has taken before it was handed out. */
+export interface LostJobs {
+  channel: string;
+  from: number | null;
+  to: number | null;
+  reason?: string;
 }
 
 export interface ChannelEvents<Data = any> {

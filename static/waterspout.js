@@ -21,11 +21,13 @@ import { Channels } from "./waterspout/channels.js";
 import { Connection } from "./waterspout/connection.js";
 import { Cursors } from "./waterspout/cursors.js";
 import { Collection, LiveCopy } from "./waterspout/documents.js";
+import { consume } from "./waterspout/jobs.js";
 import { ROOM_PUSHES, Rooms } from "./waterspout/rooms.js";
 import { CLOSED, complain, deferred, Emitter, handled, jitter, LOST, plain, WaterspoutError } from "./waterspout/tools.js";
 
 export { Channel } from "./waterspout/channel.js";
 export { Collection, LiveCopy } from "./waterspout/documents.js";
+export { Job } from "./waterspout/jobs.js";
 export { Timeline } from "./waterspout/timeline.js";
 export { Members } from "./waterspout/presence.js";
 export { Rooms } from "./waterspout/rooms.js";
@@ -37,7 +39,7 @@ export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 
 /** What may be asked again by itself where the server says `unavailable`: reads, calls and amendments with a key, and
  * what does no harm twice. */
-const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join", "leave", "member", "members", "read"];
+const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join", "leave", "member", "members", "read", "fetch", "ack", "nack"];
 
 /**
  * One message of a channel. Those of ephemeral channels have neither offset, cursor nor key.
@@ -239,6 +241,19 @@ export class Waterspout extends Emitter {
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /**
+   * Work for a consumer whose messages are handed out to workers: `for await (const job of client.consume("packing"))`.
+   * A job is done when the loop asks for the next one; what it has when it is left is another worker's at once. For API
+   * keys that may work for it.
+   *
+   * @param {string} consumer
+   * @param {{limit?: number, onGap?: (gap: {channel: string, from: number | null, to: number | null, reason?: string}) => void}} [options]
+   *   `limit`: messages that are fetched at once; `onGap` is told of those that were gone before anybody got them
+   */
+  consume(consumer, options = {}) {
+    return consume(this, consumer, options);
   }
 
   /** `again`: whether it is sent once more after a loss. @param {string} type @param {object} fields @param {() => boolean} again

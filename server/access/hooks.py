@@ -5,6 +5,9 @@ A hook is a URL of the user's back end, or a Python function. Both get the same 
     {"action": "publish", "channel": "chat:lobby", "user": "ann", "server": false, "claims": {…}, "data": …}
     → nothing, or {"allow": true}; {"allow": false, "reason": "…"}; {"data": …} changes what is published
 
+To say no it may as well answer as to a call: with a status of 400 to 499 and problem+json (a function raises
+`Refused`).
+
 A request is signed: see `server/backend/signing.py`.
 
 A hook has CONCURRENT questions at a time; the others wait for their turn, and their time runs from when they are asked.
@@ -23,7 +26,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from server.backend.answers import Busy, Failed
+from server.backend.answers import Busy, Failed, reason_of
 from server.backend.backend import BackEnd
 from server.backend.turns import Turns
 from server.core.clock import Clock
@@ -127,8 +130,8 @@ class _Asked:
         own = question if self.options.function is None else copy.deepcopy(question)
         try:
             reply = await self._backend.ask(own, timeout=self.options.timeout)
-            if self.options.function is not None and (refusal := reply.problem()) is not None:
-                answer = {"allow": False, "reason": refusal.get("reason")}  # it has raised `Refused`
+            if (problem := reply.problem()) is not None:
+                answer = {"allow": False, "reason": reason_of(problem)}
             elif reply.ok:
                 answer = reply.value()
             else:

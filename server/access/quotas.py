@@ -102,6 +102,10 @@ class Charge:
         for account in self._accounts:
             account.left[KINDS.index(kind)] += amount
 
+    def take_more(self, kind: str, amount: int) -> None:
+        """Of `kind` so much more was stored, which could not be known before; it may be more than is left."""
+        self.give_back(kind, -amount)
+
     def give_all_back(self) -> None:
         """Nothing was stored."""
         for kind, amount in zip(KINDS, self._taken, strict=True):
@@ -122,15 +126,15 @@ class Quotas:
         self,
         principal: Principal,
         address: str,
-        namespace: str,
+        namespace: str | None,
         *,
         new_channels: int = 0,
         messages: int = 0,
         size: int = 0,
         new_documents: int = 0,
     ) -> Charge | None:
-        """Take all of it, or nothing: `limit_exceeded` names the first quota that has no room. None: whoever stores
-        something here is not counted."""
+        """Take all of it, or nothing: `limit_exceeded` names the first quota that has no room. `namespace`: None where
+        it is stored in none. None: whoever stores something here is not counted."""
         if principal.server or not self.limited:
             return None
         wanted = (new_channels, messages, size, new_documents)
@@ -138,7 +142,7 @@ class Quotas:
             own = self._guests.account(address_key(address), wanted)
         else:
             own = self._users.account(principal.user, wanted)
-        common = self._namespaces.account(namespace, wanted)
-        own.take(wanted)
-        common.take(wanted)
-        return Charge(wanted, own, common)
+        accounts = [own] if namespace is None else [own, self._namespaces.account(namespace, wanted)]
+        for one in accounts:
+            one.take(wanted)
+        return Charge(wanted, *accounts)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Final
 
 from server.core.errors import Error
 from server.wire.codec import JSON
+
+REASON: Final = 1000
 
 
 class Failed(Exception):
@@ -71,6 +73,12 @@ class Reply:
         except Failed:
             return None
         return problem if isinstance(problem, Mapping) else None
+
+
+def reason_of(problem: Mapping[str, Any]) -> str:
+    """Why the back end says no: its `reason`, else its `detail` or `title`, at most REASON characters."""
+    texts = (problem.get(name) for name in ("reason", "detail", "title"))
+    return next((text for text in texts if isinstance(text, str) and text), "the back end says no")[:REASON]
 
 
 def seconds_until(retry_after: str | None, now: float) -> float | None:

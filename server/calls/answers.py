@@ -6,14 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from server.backend.answers import Failed, Reply
+from server.backend.answers import Failed, Reply, reason_of
 from server.core.errors import Error
 from server.wire.codec import JSON
 
 logger = logging.getLogger(__name__)
 
-REASON: Final = 1000
-"""Characters of a refusal's reason."""
 DETAILS_BYTES: Final = 1 << 14
 """Of its details, as JSON. If they are more the client gets none."""
 
@@ -64,10 +62,8 @@ class Answer(NamedTuple):
 
 
 def _refusal(status: int, problem: Mapping[str, Any]) -> Refusal:
-    texts = (problem.get(name) for name in ("reason", "detail", "title"))
-    reason = next((text for text in texts if isinstance(text, str) and text), "the back end says no")
     details = problem.get("details")
     if details is not None and len(JSON.encode(details)) > DETAILS_BYTES:
         logger.warning("a refusal's details are more than %d bytes: the client gets none", DETAILS_BYTES)
         details = None
-    return Refusal(status, reason[:REASON], details)
+    return Refusal(status, reason_of(problem), details)

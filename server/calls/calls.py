@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from server.access.admission import Admission, counted
+from server.access.quotas import Quotas
 from server.access.rights import Rights
 from server.calls.answers import Answer
 from server.calls.kept import KeptAnswers, Reservation, conflict, digest
@@ -74,14 +75,15 @@ class _Question(NamedTuple):
 
 class Calls:
     def __init__(
-        self, config: Config, database: Database, *, rights: Rights, admission: Admission, lifecycle: Lifecycle,
-        keeper: Keeper, clock: Clock, trusted: ssl.SSLContext | None,
+        self, config: Config, database: Database, *, rights: Rights, admission: Admission, quotas: Quotas,
+        lifecycle: Lifecycle, keeper: Keeper, clock: Clock, trusted: ssl.SSLContext | None,
     ) -> None:  # fmt: skip
         made = {name: Pattern(name, options, trusted, clock) for name, options in config.calls.items()}
         self.patterns: Mapping[str, Pattern] = dict(sorted(made.items(), key=lambda one: -len(one[0])))
         """By name, the longest first."""
         self._rights = rights
         self._admission = admission
+        self._quotas = quotas
         self._lifecycle = lifecycle
         self._keeper = keeper
         self._kept = KeptAnswers(database, config.mongodb.dedupe_window, clock)
@@ -203,9 +205,14 @@ class Calls:
             found = await self._kept.reserve(wanted, TURN_WITHIN + pattern.options.timeout)
             if found is not None:
                 return Answer.decode(found), True
+            charge = self._quotas.charge(question.principal, question.address, None, messages=1)
             renewing = self._keeper.spawn("lease of a key", self._kept.renew(wanted))
             try:
                 answer = await self._asked(pattern, question, may, wanted.identifier)
+            except BaseException:
+                if charge is not None:
+                    charge.give_all_back()
+                raise
             finally:
                 renewing.cancel()
         except BaseException as error:
@@ -214,8 +221,11 @@ class Calls:
             if isinstance(error, Error):
                 await asyncio.shield(releasing)
             raise
+        kept = answer.encode()
+        if charge is not None:
+            charge.take_more("bytes", len(kept))
         try:
-            if not await self._kept.keep(wanted, answer.encode()):
+            if not await self._kept.keep(wanted, kept):
                 logger.warning("%s: an answer came after its key had been given to another call", pattern.name)
         except Error as error:
             logger.warning("%s: an answer is not kept: %s", pattern.name, error.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
@@ -28,6 +29,16 @@ async def beginning(survey: Survey, channel: str, head: Position, since: int) ->
     MongoDB."""
     offset = await survey.before(channel, since) if since and head.offset > 1 else 0
     return head if offset is None else Position(head.epoch, offset)
+
+
+async def beginnings(survey: Survey, heads: Mapping[str, Position], since: int) -> dict[str, Position]:
+    """The same of many, some at a time."""
+    found: dict[str, Position] = {}
+    channels = iter(heads.items())
+    while some := list(islice(channels, TOGETHER)):
+        places = await asyncio.gather(*(beginning(survey, channel, head, since) for channel, head in some))
+        found.update((channel, place) for (channel, _), place in zip(some, places, strict=True))
+    return found
 
 
 class Beginnings:
@@ -67,9 +78,9 @@ class Beginnings:
             try:
                 there = await self._works.load(some)
                 new = {channel: head for channel, head in some.items() if channel not in there}
-                found = await asyncio.gather(*(self.find(channel, head) for channel, head in new.items()))
                 if new:
-                    await self._works.begin(dict(zip(new, found, strict=True)))
+                    since = self._states[self._name].since
+                    await self._works.begin(await beginnings(self._survey, new, since))
             except Error as error:
                 logger.warning("consumer %s: %s", self._name, error.reason)
                 await asyncio.sleep(AGAIN)

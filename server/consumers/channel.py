@@ -29,9 +29,8 @@ class Channel:
     )  # fmt: skip
 
     def __init__(
-        self, consumer: str, channel: str, position: Position, head: Position, fence: int, wanted: Wanted | None = None
+        self, consumer: str, channel: str, position: Position, head: Position, fence: int, wanted: Wanted
     ) -> None:
-        """`wanted`: of the events that it has; None: it has messages."""
         self.consumer = consumer
         self._wanted = wanted
         self.channel = channel
@@ -96,8 +95,7 @@ class Channel:
             self.gap = self.gap or {"from": page.gap[0], "to": page.gap[1]}
             self.read = Position(self.read.epoch, page.gap[1])
         if page.messages:
-            wants = self._wanted.wants if self._wanted is not None else _is_shown
-            self.buffer.extend(message for message in page.messages if wants(message))
+            self.buffer.extend(filter(self._wanted.wants, page.messages))
             self.read = page.messages[-1].position
         elif self.gap is None:
             self.head = (await log.head(self.channel)).position
@@ -114,10 +112,6 @@ class Channel:
         self.position = batch.position
         if self.buffer:
             self.oldest = self.buffer[0].time
-
-
-def _is_shown(message: Message) -> bool:
-    return not message.hidden
 
 
 def is_behind(position: Position, head: Position) -> bool:

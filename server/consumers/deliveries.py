@@ -18,7 +18,7 @@ import msgspec
 
 from server.backend.answers import Busy, Failed, Reply
 from server.consumers.batches import Batch
-from server.consumers.beginnings import beginning
+from server.consumers.beginnings import beginnings
 from server.consumers.catching_up import CatchingUp
 from server.consumers.channel import Channel, is_behind
 from server.consumers.cursors import Cursors, Failure, Stored
@@ -31,7 +31,6 @@ from server.core.clock import Clock
 from server.core.config import Consumer, Retention
 from server.core.cursors import Position
 from server.core.errors import Error
-from server.core.names import HAPPENINGS
 from server.core.tasks import Keeper
 from server.log.log import Log
 from server.log.survey import Newest
@@ -42,6 +41,8 @@ LAGGING: Final = 10_000
 """Channels with something new that one consumer has in memory; the others are looked for when these are done."""
 IDLE: Final = 1000
 """Channels without anything new that it still has there, which saves reading their cursors."""
+EARLY: Final = 0.2
+"""Seconds before its time from which on a try is no attempt."""
 ADMITTED: Final = 1000
 """Channels whose cursors are read together."""
 
@@ -158,9 +159,11 @@ class Deliveries:
     async def _admit(self, heads: Mapping[str, Position], stored: Mapping[tuple[str, str], Stored]) -> None:
         """Take these channels into memory, as far as there is room."""
         new: dict[str, Channel] = {}
+        unseen = {channel: head for channel, head in heads.items() if (self.name, channel) not in stored}
+        begin = await beginnings(self._parts.log.survey, unseen, self._parts.states[self.name].since)
         for channel, head in heads.items():
             there = stored.get((self.name, channel))
-            position = await self._start(channel, head) if there is None else there.position
+            position = begin[channel] if there is None else there.position
             fence = self._parts.leases.fence(group_of(channel))
             if channel in self._channels or fence is None:
                 self.wake(channel, head)
@@ -168,8 +171,7 @@ class Deliveries:
             if len(self._channels) + len(new) - len(self._idle) >= LAGGING:
                 self._more = True
                 break
-            wanted = self._wanted if channel.startswith(HAPPENINGS) else None
-            one = new[channel] = Channel(self.name, channel, position, head, fence, wanted)
+            one = new[channel] = Channel(self.name, channel, position, head, fence, self._wanted)
             if there is not None:
                 one.stored, one.failure, one.settings = there
         places = {one.channel: one.position.offset + 1 for one in new.values() if one.lags}
@@ -187,9 +189,6 @@ class Deliveries:
                 self.schedule.wait(one, pause)
             else:
                 self._settle(one)
-
-    async def _start(self, channel: str, head: Position) -> Position:
-        return await beginning(self._parts.log.survey, channel, head, self._parts.states[self.name].since)
 
     # --- what is in memory --------------------------------------------------------------------------------------------
 
@@ -304,12 +303,20 @@ class Deliveries:
                 await self._stop(self.name, error)
                 return AGAIN
         self.requests["failed"] += 1
+        if (early := self._early(one)) is not None and not retry_after:
+            return early
         attempts = (one.failure.attempts if one.failure else 0) + 1
         if 0 < self.options.retries.attempts <= attempts:
             await self._bury(self.name, batch, error, attempts)
             self._advance(one, batch, "dead")
             return None
         return self._fail(one, error, attempts, retry_after)
+
+    def _early(self, one: Channel) -> float | None:
+        """The seconds that were left when it was tried, because another channel's batch had arrived: that is no
+        attempt of its own. None: it was due."""
+        left = (one.failure.due - self._parts.clock.now_ms()) / 1000 if one.failure is not None else 0.0
+        return left if left > EARLY else None
 
     def _fail(self, one: Channel, error: str, attempts: int, retry_after: float | None) -> float:
         retries = self.options.retries

@@ -39,7 +39,8 @@ AGAIN: Final = 1.0
 
 
 class Wanted:
-    """What of the events a consumer wants: its `events`, of its `channels` if it has any."""
+    """What a consumer wants of a channel's messages: what is to be shown of them, and of the events its `events`, of
+    its `channels` if it has any."""
 
     __slots__ = ("_kinds", "_patterns")
 
@@ -48,6 +49,8 @@ class Wanted:
         self._patterns = options.channels
 
     def wants(self, message: Message) -> bool:
+        if message.hidden or not message.channel.startswith(HAPPENINGS):
+            return not message.hidden
         event = message.data
         channel = event.get("channel")
         return event["type"] in self._kinds and (

@@ -7,22 +7,23 @@ node has in memory is which channels may have something to hand out, and when th
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from server.consumers.beginnings import Beginnings
+from server.consumers.events import Wanted
 from server.consumers.figures import Figures
 from server.consumers.states import States
 from server.consumers.work import Receipt, Work, Works
+from server.core.alarms import Alarms
 from server.core.clock import Clock
 from server.core.config import Consumer
 from server.core.cursors import Position
 from server.core.errors import Error
+from server.core.in_turn import InTurn
 from server.core.tasks import Keeper
 from server.log.log import Log
 from server.log.survey import Newest
@@ -59,16 +60,7 @@ class Lost(NamedTuple):
     last: int | None
 
 
-class _Room:
-    """A channel that is being changed here: one change after the other, those that wait together."""
-
-    __slots__ = ("channel", "lock", "waiting", "users")
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.lock = asyncio.Lock()
-        self.waiting: list[tuple[Callable[[Work], Work], asyncio.Future[None]]] = []
-        self.users = 0
+Change = Callable[[Work], Work]
 
 
 class Pulling:
@@ -91,6 +83,7 @@ class Pulling:
     ) -> None:
         self.name = name
         self.options = options
+        self._wanted = Wanted(options)
         self._works = Works(database, name)
         self._log = log
         self._states = states
@@ -102,12 +95,14 @@ class Pulling:
         self._looking: asyncio.Task[object] | None = None
         self._heads: OrderedDict[str, Position] = OrderedDict()
         """Channels that may have something to hand out, whose turn is next first."""
-        self._later: list[tuple[float, str, Position]] = []
+        self._later: Alarms[tuple[str, Position]] = Alarms(self._free)
         self._tops: OrderedDict[str, Position] = OrderedDict()
         """How far channels reach."""
-        self._rooms: dict[str, _Room] = {}
+        self._turns = InTurn()
+        """Of those that change what is under way in a channel."""
+        self._changes: dict[str, list[tuple[Change, asyncio.Future[None]]]] = {}
+        """What waits for its turn in a channel, to be made together."""
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
         self.beginnings = Beginnings(name, self._works, log.survey, states, keeper)
         self._more = False
         self._asked = -ACTIVE
@@ -173,26 +168,16 @@ class Pulling:
         self.beginnings.forget()
 
     def _wait(self, channel: str, head: Position, until: int) -> None:
-        due = asyncio.get_running_loop().time() + (until - self._clock.now_ms()) / 1000
         if len(self._later) < 2 * CHANNELS:
-            heapq.heappush(self._later, (due, channel, head))
-        if self._timer is None or self._timer.when() > due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_at(due, self._free)
+            due = asyncio.get_running_loop().time() + (until - self._clock.now_ms()) / 1000
+            self._later.set(due, (channel, head))
 
-    def _free(self) -> None:
-        self._timer = None
-        now = asyncio.get_running_loop().time()
-        while self._later and self._later[0][0] <= now:
-            _, channel, head = heapq.heappop(self._later)
-            self.wake(channel, max(head, self._heads.get(channel, head), key=lambda one: one.offset))
-        if self._later:
-            self._timer = asyncio.get_running_loop().call_at(self._later[0][0], self._free)
+    def _free(self, place: tuple[str, Position]) -> None:
+        channel, head = place
+        self.wake(channel, max(head, self._heads.get(channel, head), key=lambda one: one.offset))
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._later.close()
         for waiter in self._waiters:
             waiter.cancel()
 
@@ -263,9 +248,8 @@ class Pulling:
 
     async def _take(self, channel: str, head: Position, most: int, lost: list[Lost]) -> list[Job]:
         try:
-            with self._room(channel) as room:
-                async with room.lock:
-                    return await self._hand_out(channel, head, most, lost)
+            async with self._turns.take(channel):
+                return await self._hand_out(channel, head, most, lost)
         except BaseException:
             self._heads.setdefault(channel, head)
             raise
@@ -327,10 +311,10 @@ class Pulling:
             gaps.append(Lost(channel, work.position.offset + 1, page.gap[1]))
             work = work.from_floor(page.gap[1])
         wanted = [one for one in page.messages if one.offset in offsets]
-        hidden = [one.offset for one in wanted if one.hidden]
-        if hidden:
-            work = work.with_done(hidden)
-        return [one for one in wanted if not one.hidden], work
+        shown = [one for one in wanted if self._wanted.wants(one)]
+        if len(shown) < len(wanted):
+            work = work.with_done({one.offset for one in wanted} - {one.offset for one in shown})
+        return shown, work
 
     async def _without_the_dead(self, channel: str, work: Work, messages: list[Message]) -> tuple[list[Message], Work]:
         most = self.options.max_deliveries
@@ -348,7 +332,7 @@ class Pulling:
     async def ack(self, receipts: Sequence[Receipt]) -> None:
         """They are done. What is somebody else's meanwhile stays that."""
 
-        def change(mine: list[Receipt]) -> Callable[[Work], Work]:
+        def change(mine: list[Receipt]) -> Change:
             return lambda work: work.with_done(one.offset for one in mine if work.holds(one))
 
         await self._change(receipts, change)
@@ -357,7 +341,7 @@ class Pulling:
     async def nack(self, receipts: Sequence[Receipt], delay: float) -> None:
         """They are to be handed out again, after so many seconds."""
 
-        def change(mine: list[Receipt]) -> Callable[[Work], Work]:
+        def change(mine: list[Receipt]) -> Change:
             def given_back(work: Work) -> Work:
                 until = self._clock.now_ms() + int(delay * 1000)
                 return work.with_given_back([one.offset for one in mine if work.holds(one)], until)
@@ -366,29 +350,32 @@ class Pulling:
 
         await self._change(receipts, change)
 
-    async def _change(
-        self, receipts: Sequence[Receipt], change: Callable[[list[Receipt]], Callable[[Work], Work]]
-    ) -> None:
+    async def _change(self, receipts: Sequence[Receipt], change: Callable[[list[Receipt]], Change]) -> None:
         by_channel: dict[str, list[Receipt]] = {}
         for one in receipts:
             by_channel.setdefault(one.channel, []).append(one)
         await asyncio.gather(*(self._apply(channel, change(mine)) for channel, mine in by_channel.items()))
 
-    async def _apply(self, channel: str, change: Callable[[Work], Work]) -> None:
+    async def _apply(self, channel: str, change: Change) -> None:
         """Together with what else waits for this channel."""
-        with self._room(channel) as room:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            room.waiting.append((change, done))
-            async with room.lock:
+        waiting = self._changes.setdefault(channel, [])
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append((change, done))
+        try:
+            async with self._turns.take(channel):
                 if not done.done():
-                    await self._apply_waiting(room)
+                    await self._make(channel, self._changes.pop(channel))
             await done
+        finally:
+            if self._changes.get(channel) is waiting:  # it was not even begun
+                waiting.remove((change, done))
+                if not waiting:
+                    del self._changes[channel]
 
-    async def _apply_waiting(self, room: _Room) -> None:
-        waiting, room.waiting = room.waiting, []
+    async def _make(self, channel: str, waiting: Sequence[tuple[Change, asyncio.Future[None]]]) -> None:
         error: Error | None = Error("unavailable", "the server is leaving", retry_after=1.0)
         try:
-            await self._exchange(room.channel, [change for change, _ in waiting])
+            await self._exchange(channel, [change for change, _ in waiting])
             error = None
         except Error as failed:
             error = failed
@@ -400,7 +387,7 @@ class Pulling:
                     else:
                         done.set_exception(error)
 
-    async def _exchange(self, channel: str, changes: Sequence[Callable[[Work], Work]]) -> None:
+    async def _exchange(self, channel: str, changes: Sequence[Change]) -> None:
         for _ in range(TRIES):
             before = (await self._works.load([channel])).get(channel)
             if before is None:
@@ -428,18 +415,6 @@ class Pulling:
             self._wait(channel, head, free)
 
     # --- a channel ----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _room(self, channel: str) -> Iterator[_Room]:
-        """There as long as anybody is in it."""
-        room = self._rooms.setdefault(channel, _Room(channel))
-        room.users += 1
-        try:
-            yield room
-        finally:
-            room.users -= 1
-            if not room.users:
-                del self._rooms[channel]
 
     async def _work(self, channel: str, head: Position) -> Work:
         """As MongoDB has it now."""

@@ -6,14 +6,13 @@ Nothing waits by itself: a channel that has failed has its time, and one timer w
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from itertools import count
 from typing import Final
 
 from server.consumers.channel import Channel
+from server.core.alarms import Alarms
 from server.core.errors import Error
 from server.core.tasks import Keeper
 
@@ -42,9 +41,8 @@ class Schedule:
         self._work = work
         self._settle = settle
         self._ready: deque[Channel] = deque()
-        self._waiting: list[tuple[float, int, Channel]] = []
-        self._numbers = count()
-        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: Alarms[Channel | None] = Alarms(self._wake)
+        """Whose time it will be, and when all have rested (None)."""
         self._running: set[asyncio.Task[None]] = set()
         self._rests_until = 0.0
         self.leaving = False
@@ -62,30 +60,24 @@ class Schedule:
 
     def wait(self, one: Channel, seconds: float) -> None:
         """It has its turn after so many seconds."""
-        due = asyncio.get_running_loop().time() + seconds
         one.place = "waiting"
-        heapq.heappush(self._waiting, (due, next(self._numbers), one))
-        self._wake_at(due)
+        self._waiting.set(asyncio.get_running_loop().time() + seconds, one)
 
     def rest(self, seconds: float) -> None:
         """Nobody has a turn for so long."""
         self._rests_until = asyncio.get_running_loop().time() + seconds
+        self._waiting.set(self._rests_until, None)
 
     def retry(self) -> None:
         """Who waits for a time has a turn now."""
         self._rests_until = 0.0
-        waiting, self._waiting = self._waiting, []
-        for _, _, one in waiting:
-            if one.place == "waiting":
-                self.put(one)
+        for one in self._waiting.take():
+            self._wake(one)
         self.go_on()
 
     def go_on(self) -> None:
         """Begin with as many as may have a turn. To be called when there may be more of them than before."""
-        if not self._ready or self.leaving:
-            return
-        if self._rests_until > asyncio.get_running_loop().time():
-            self._wake_at(self._rests_until)
+        if not self._ready or self.leaving or self._rests_until > asyncio.get_running_loop().time():
             return
         most = self._most()
         while self._ready and len(self._running) < most:
@@ -101,8 +93,7 @@ class Schedule:
         self.leaving = True
         if self._running:
             await asyncio.wait(self._running, timeout=within)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._waiting.close()
 
     async def _run(self, one: Channel) -> None:
         pause: float | None = AGAIN
@@ -123,20 +114,8 @@ class Schedule:
         self._running.discard(task)
         self.go_on()
 
-    def _wake_at(self, due: float) -> None:
-        if self._timer is not None and self._timer.when() > due:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(due, self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        now = asyncio.get_running_loop().time()
-        while self._waiting and self._waiting[0][0] <= now:
-            _, _, one = heapq.heappop(self._waiting)
-            if one.place == "waiting":
-                self.put(one)
-        if self._waiting:
-            self._wake_at(self._waiting[0][0])
-        self.go_on()
+    def _wake(self, one: Channel | None) -> None:
+        if one is None:
+            self.go_on()
+        elif one.place == "waiting":  # else it was dropped meanwhile
+            self.put(one)

@@ -84,7 +84,9 @@ class Consumers:
             name: Deliveries(name, self.options[name], target, parts, bury=self._bury, stop=self._stop, look=self.look)
             for name, target in self._targets.items()
         }
-        self._own = {name: Followed({name: one.channels}, durable) for name, one in self.options.items() if one.pulled}
+        self._own = {
+            name: Followed({name: _patterns(one)}, durable) for name, one in self.options.items() if one.pulled
+        }
         self.pulling = {
             name: Pulling(
                 name, self.options[name], database, log=log, states=self.states, clock=clock, keeper=self._keeper,

@@ -8,13 +8,11 @@ for. Who may read which channel is asked once for each reader and channel, until
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 from msgspec import UNSET
 
-from server.access.memberships import Unloaded
 from server.access.permissions import Permissions
 from server.brokers.base import Broker
 from server.core.errors import Error
@@ -38,12 +36,11 @@ Who = Callable[[], Principal]
 class Reader:
     """What one principal may read, as far as it was asked."""
 
-    __slots__ = ("_who", "_permissions", "_keeper", "_may")
+    __slots__ = ("_who", "_permissions", "_may")
 
-    def __init__(self, who: Who, permissions: Permissions, keeper: Keeper) -> None:
+    def __init__(self, who: Who, permissions: Permissions) -> None:
         self._who = who
         self._permissions = permissions
-        self._keeper = keeper
         self._may: dict[str, bool] = {}
 
     def may(self, channel: str) -> bool:
@@ -58,9 +55,6 @@ class Reader:
             self._may.clear()
         try:
             self._permissions.check(self._who(), "subscribe", channel)
-        except Unloaded as missing:  # this message is held back, and the next one is not, if there is a right
-            self._keeper.spawn("a membership", self._load(channel, missing))
-            return False
         except Error as error:
             if error.retry:  # nobody knows at the moment
                 return False
@@ -68,11 +62,6 @@ class Reader:
             return False
         self._may[channel] = True
         return True
-
-    async def _load(self, channel: str, missing: Unloaded) -> None:
-        with suppress(Error):
-            await missing.load()
-            self._ask(channel)
 
 
 class _Pattern:
@@ -105,7 +94,7 @@ class Patterns:
         self._permissions = permissions
         self._namespaces: dict[str, dict[str, _Pattern]] = {}
         self._readers: dict[tuple[str, Sink], Reader] = {}
-        self._guests = Reader(lambda: GUEST, permissions, keeper)
+        self._guests = Reader(lambda: GUEST, permissions)
         """One for all guests, who may all do the same."""
         self.dropped = self.fallen_behind = self.messages = self.bytes = 0
         """What subscriptions count at a hub; `dropped`: messages that were held back from who may have lost a right."""
@@ -127,7 +116,7 @@ class Patterns:
         if one is None:
             one = patterns[pattern] = _Pattern(pattern, self._keeper)
         one.stream.holders += 1
-        self._readers[pattern, sink] = self._guests if who() is GUEST else Reader(who, self._permissions, self._keeper)
+        self._readers[pattern, sink] = self._guests if who() is GUEST else Reader(who, self._permissions)
         try:
             await self._broker.follow(namespace)
         except BaseException:

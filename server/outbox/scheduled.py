@@ -64,8 +64,11 @@ class Scheduler:
         lifecycle: Lifecycle,
         keeper: Keeper,
         clock: Clock,
+        most: int,
     ) -> None:
+        """`most`: messages of one user that may wait; 0: any number."""
         self._outbox = outbox
+        self._most = most
         self._permissions = permissions
         self._rights = rights
         self._admission = admission
@@ -117,6 +120,11 @@ class Scheduler:
         }
         try:
             await self._outbox.entries.insert_one(entry)
+            if self._most and not principal.server and await self._too_many(principal, entry):
+                if charge is not None:
+                    charge.give_all_back()
+                limit = "limits.scheduled_per_user"
+                raise Error("limit_exceeded", f"at: {limit} is {self._most}", limit=limit)
         except DuplicateKeyError:
             if charge is not None:
                 charge.give_all_back()
@@ -125,6 +133,15 @@ class Scheduler:
             reason = f"MongoDB: {brief(error)}; it may be scheduled: retry with the same key"
             raise Error("outcome_unknown", reason, retry_after=1.0) from error
         return Scheduled(name_of(entry["_id"]), due)
+
+    async def _too_many(self, principal: Principal, entry: dict[str, Any]) -> bool:
+        """Whether it was one too many: then it is gone. Counted with it, so that of those that come at the same time,
+        wherever, never too many stay."""
+        entries = self._outbox.entries
+        if await entries.count_documents(self._own(principal), limit=self._most + 1) <= self._most:
+            return False
+        await entries.delete_one({"_id": entry["_id"]})
+        return True
 
     def _when(self, at: At) -> float:
         if isinstance(at, str):

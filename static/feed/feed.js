@@ -1,14 +1,14 @@
 /**
  * The shop: its products, stock and orders as live documents. The server selects (`where`), the page keeps the copies.
- * `run.py seed --simulate` is the back end that sells. Orders are not for everybody: guests are asked for a token, which
- * stays in this tab.
+ * `run.py seed --simulate` is the back end that sells; where there is the one of `examples/shop`, one may order oneself, by
+ * a call. Orders are not for everybody: guests are asked for a token, which stays in this tab.
  *
  * @module
  */
 
 import { enter } from "../account/account.js";
 import { $, element, followConnection, framed, recall, remember } from "../page.js";
-import { Waterspout } from "../waterspout.js";
+import { randomKey, Waterspout } from "../waterspout.js";
 
 /** @typedef {import("../waterspout.js").Document} Document */
 /** @typedef {import("../waterspout.js").LiveCopy} LiveCopy */
@@ -64,6 +64,10 @@ class Shop {
   #shelf = new Map();
   /** @type {Map<string, HTMLElement>} by id */
   #list = new Map();
+  /** @type {Set<string>} ids of what is being ordered here */
+  #ordering = new Set();
+  /** Whether anybody takes orders here, as far as is known. */
+  #open = true;
   #drawShelf = framed(() => this.#showShelf());
   #drawOrders = framed(() => this.#showOrders());
 
@@ -193,18 +197,51 @@ class Shop {
         element("b", "cost"),
         bar,
         element("p", "left"),
+        this.#orderButton(_id),
       );
       this.#shelf.set(_id, row);
     }
     const left = this.stock?.documents.get(_id)?.left;
-    const [heading, kind, cost, bar, words] = /** @type {any} */ (row.children);
+    const [heading, kind, cost, bar, words, order] = /** @type {any} */ (row.children);
     heading.textContent = String(name ?? _id);
     kind.textContent = String(category ?? "");
     cost.textContent = Number.isFinite(price) ? money.format(price) : "";
     bar.firstElementChild.style.width = `${Math.min(100, (100 * (left ?? 0)) / FULL)}%`;
     words.textContent = left === undefined ? "" : left === 0 ? "Sold out" : `${left} left`;
+    order.hidden = !this.#open || left === undefined;
+    order.disabled = left === 0 || this.#ordering.has(_id);
+    order.ariaLabel = `Order one: ${heading.textContent}`;
     row.dataset.left = left === undefined ? "" : left === 0 ? "none" : left < LOW ? "low" : "fine";
     return row;
+  }
+
+  /** @param {string} id */
+  #orderButton(id) {
+    const button = element("button", "quiet-button", "Order one");
+    button.type = "button";
+    button.addEventListener("click", () => void this.#place(id));
+    return button;
+  }
+
+  /** With a key: however often the call has to be made, it is one order. @param {string} id */
+  async #place(id) {
+    const name = this.products?.documents.get(id)?.name ?? id;
+    this.#ordering.add(id);
+    this.#drawShelf();
+    try {
+      const lines = [{ product: id, quantity: 1 }];
+      const order = await this.client.call("shop.place", { lines }, { key: randomKey(), timeout: 20 });
+      this.log(`You have ordered 1 × ${name}`, money.format(order.total));
+    } catch (/** @type {any} */ error) {
+      this.#open = error.code !== "not_found";
+      this.log(
+        this.#open ? `Not ordered: ${name}` : "Nobody takes orders here",
+        this.#open ? error.reason : "the shop of examples/shop does",
+      );
+    } finally {
+      this.#ordering.delete(id);
+      this.#drawShelf();
+    }
   }
 
   // --- orders -------------------------------------------------------------------------------------------------------

@@ -146,6 +146,13 @@ export class HttpLink extends Link {
         const path = `/v1/call/${segment("method", method)}`;
         return requests.json("POST", path, { body: { data, key }, patient: true });
       }
+      case "fetch":
+      case "ack":
+      case "nack": {
+        const { consumer, ...body } = fields;
+        const path = `/v1/consumers/${segment("consumer", consumer)}/${type}`;
+        return requests.json("POST", path, { body, patient: type === "fetch" });
+      }
       case "history": {
         const { after, before, limit } = fields;
         return requests.json("GET", `${path}/messages`, { query: { after, before, limit } });

@@ -27,6 +27,9 @@ const TOO_LARGE = { code: "too_large", reason: "a frame has at most twice the se
  * may have a rate of its own. */
 const NEVER_WAITS = ["connect", "ping", "put", "patch", "delete", "call"];
 
+/** What may take as long as the back end does, or as it was asked to wait. */
+const PATIENT = ["call", "fetch"];
+
 /**
  * One connection, from its opening to its end, which is reported once. Nothing of an ended link is handed on, however
  * late it arrives: its successor resumes from the cursor, and would bring it again.
@@ -132,7 +135,7 @@ export class Link {
     for (const { id, type, sent, done } of this.#replies.values()) {
       if (performance.now() - sent <= this.deadline) return;
       const index = this.#unclaimed.findIndex(({ at }) => at >= sent);
-      if (index < 0 && type === "call") continue; // how long the back end may take, it is not told
+      if (index < 0 && PATIENT.includes(type)) continue;
       if (index < 0) return this.end(1006, "a command was not answered");
       const [{ error }] = this.#unclaimed.splice(index, 1);
       this.#replies.delete(id);

@@ -87,6 +87,17 @@ const commands = {
   inTimeline: ({ name, call, args }) => timelines.get(name)[call](...args),
   history: ({ name, options }) => channel(name).history(options),
   cancel: ({ name }) => client.cancel(name),
+  consume: async ({ name, nack, until, ack }) => {
+    const got = [];
+    for await (const job of client.consume(name)) {
+      got.push([job.data, job.delivery]);
+      if (job.data === nack && job.delivery === 1) await job.nack();
+      if (job.delivery < until) continue;
+      if (ack) await job.ack();
+      break;
+    }
+    return got;
+  },
   call: ({ name, data, options }) => client.call(name, data, options),
   cursor: ({ name }) => channel(name).cursor,
   connect: () => client.connect(),

@@ -20,6 +20,7 @@ from tests.support.processes import Mongod, Server
 
 SECRET = "a secret of at least thirty-two bytes"
 SHOP = "the-key-of-the-shop"
+WORKER = "the-key-of-the-worker"
 
 
 def lacking(what: str) -> NoReturn:
@@ -75,13 +76,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     since the tests restart the server over and over."""
     directory = tmp_path_factory.mktemp("server")
     mongod = Mongod(directory)
-    keys = {"shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest(), "admin": True}}
+    keys = {
+        "shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest(), "admin": True},
+        "worker": {"sha256": hashlib.sha256(WORKER.encode()).hexdigest(), "consumers": ["jobs"]},
+    }
     settings = {
         "auth.secret": SECRET,
         "auth.api_keys": keys,
         "namespaces.club": {"publish": "anyone"},
         "namespaces.stock": {"publish": "anyone", "subscribe": "anyone", "patterns": True},
         "namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own"},
+        "namespaces.work": {"publish": "server", "subscribe": "server"},
+        "consumers": {"jobs": {"channels": ["work:*"]}},
         "calls": METHODS,
     }
     one = Server(directory, mongod.uri, settings=settings)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import SECRET, SHOP
+from tests.browser.conftest import SECRET, SHOP, WORKER
 from tests.browser.node_client import Client, ClientError, client, post, room, scenario, stored
 from tests.support.client import make_token
 from tests.support.processes import ROOT, Server
@@ -544,6 +544,27 @@ def test_calls(node: list[str], running: Server, blocked: bool) -> None:
                 await ann.do("call", name="sleep", data=30, options={"timeout": 0.05})
             assert late.value.error["code"] == "outcome_unknown"
             assert await ann.do("call", name="sleep", data=0, options={"timeout": 20}) == "awake"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_working_for_a_consumer(node: list[str], running: Server, blocked: bool) -> None:
+    """A job is done when the loop asks for the next one; one that was given back comes again, and so does, at once,
+    what a loop had when it was left. Over a WebSocket and without one."""
+
+    async def run() -> None:
+        channel = "work:" + secrets.token_hex(4)
+        for number in range(6):
+            await running.post(f"/v1/channels/{channel}/messages", {"data": number}, token=SHOP)
+        async with client(node, running.ws, blocked=blocked, token=WORKER) as ann:
+            got = await ann.do("consume", name="jobs", nack=2, until=2)
+            assert got == [[0, 1], [1, 1], [2, 1], [3, 1], [4, 1], [5, 1], [2, 2]]
+            assert await ann.do("consume", name="jobs", until=3, ack=True) == [[2, 3]]
+            with pytest.raises(ClientError, match="permission_denied"):
+                await ann.do("consume", name="others", until=1)
+        left = await running.post("/v1/consumers/jobs/fetch", {"wait": 0}, token=SHOP)
+        assert left.body == {"messages": []}
 
     asyncio.run(run())
 

@@ -33,11 +33,23 @@ SYMBOLS = [
 @pytest.fixture(scope="module")
 def trading(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     keys = {"exchange": {"sha256": hashlib.sha256(EXCHANGE.encode()).hexdigest()}}
-    settings = {**UNLIMITED, "auth.secret": SECRET, "auth.api_keys": keys, "mongodb.database": "pages"}
+    place = {"function": "examples.shop.shop:place", "allow": "anyone"}
+    settings = {
+        **UNLIMITED,
+        "auth.secret": SECRET,
+        "auth.api_keys": keys,
+        "mongodb.database": "pages",
+        "mongodb.outbox": True,
+        "namespaces.shop": {"publish": "server", "subscribe": "server"},
+        "calls": {"shop.place": place},
+    }
     server = Server(tmp_path_factory.mktemp("pages"), mongod.uri, settings=settings)
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop())
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SHOP_MONGODB", mongod.uri)
+        environment.setenv("SHOP_DATABASE", "pages")
+        asyncio.run(server.start())
+        yield server
+        asyncio.run(server.stop())
     server.clean()
 
 
@@ -66,6 +78,12 @@ async def simulated(server: Server) -> AsyncIterator[None]:
 def stored(server: Server, collection: str) -> list[dict[str, Any]]:
     with MongoClient[dict[str, Any]](server.mongodb_uri) as client:
         return list(client[server.settings["mongodb.database"]][collection].find())
+
+
+def deliver(server: Server, product: str, left: int) -> None:
+    """So many of it are left now."""
+    with MongoClient[dict[str, Any]](server.mongodb_uri) as client:
+        client[server.settings["mongodb.database"]]["stock"].update_one({"_id": product}, {"$set": {"left": left}})
 
 
 @asynccontextmanager
@@ -264,6 +282,15 @@ def test_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
         )
         await page.reload()
         await page.wait_for_selector("#order-list li")
+        kettle = page.locator(".product", has=page.get_by_role("heading", name="Kettle"))
+        await asyncio.to_thread(deliver, trading, "kettle", 2)
+        await kettle.get_by_text("2 left").wait_for()
+        await kettle.get_by_role("button", name="Order one: Kettle").click()
+        await page.wait_for_selector("#log >> text=You have ordered 1 × Kettle")
+        await kettle.get_by_text("1 left").wait_for()
+        await page.wait_for_selector(f"#orders-title:text-is('Orders ({len(orders) + 1})')")
+        await asyncio.to_thread(deliver, trading, "kettle", 0)
+        await page.wait_for_selector(".product:has-text('Kettle') >> button:disabled")
         reached = await page.locator("#order-list [aria-current=step]").all_text_contents()
         assert reached == await page.locator("#order-list .order").evaluate_all(
             "all => all.map(one => one.dataset.status)"

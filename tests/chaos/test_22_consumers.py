@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 from collections.abc import AsyncIterator
@@ -17,10 +18,13 @@ from tests.support.load import Publisher
 from tests.support.processes import Redis, ReplicaSet, Server
 from tests.support.receiver import SECRET, Receiver
 from tests.support.waiting import until
+from tests.support.workers import Ledger, Worker
 
 pytestmark = pytest.mark.gen_test(timeout=span(150, 1200))
 
 CHANNELS = [f"chat:c{number}" for number in range(span(6, 24))]
+LEASE = span(1.0, 2.0)
+KEY = "the key of all workers"
 ROUNDS = span(1, int(os.environ.get("WATERSPOUT_CONSUMER_ROUNDS") or 4))
 RATE = span(20, 10)
 SETTINGS = {
@@ -188,3 +192,60 @@ async def test_22_what_retention_takes_is_told(world: World) -> None:
     assert {channel: missing for channel in CHANNELS if (missing := receiver.missing(channel, heads[channel]))} == {}
     assert receiver.faults == []
     assert any(receiver.gaps.values())
+
+
+async def test_22_workers_do_everything(replicated_world: World, replica_set: ReplicaSet) -> None:
+    """Workers are killed with jobs in hand, are slower than their leases and give back; nodes are killed, MongoDB's
+    primary steps down: each message that was acknowledged is done, with `ordered` in the order of its channel, and what
+    was done twice is counted."""
+    async with replicated_world as world:
+        key = {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "consumers": ["ordered", "heap"]}
+        options = {"channels": ["chat:*"], "lease": f"{LEASE}s", "from": "beginning"}
+        world.settings |= SETTINGS | {
+            "consumers": {"ordered": options, "heap": options | {"ordered": False}},
+            "auth.api_keys": {"worker": key},
+        }
+        redis = await world.redis()
+        servers = await world.start_servers([redis.url] * span(2, 3))
+        channels = CHANNELS[: span(4, 12)]
+        publishers = [
+            await world.publisher(*(servers[number % 2 :] + servers[: number % 2]), channel=channel, rate=RATE)
+            for number, channel in enumerate(channels)
+        ]
+        ledgers = {"ordered": Ledger(), "heap": Ledger()}
+        urls = [server.ws for server in servers]
+        workers = [
+            Worker(urls, KEY, name, ledger, f"{name} {number}", LEASE)
+            for name, ledger in ledgers.items()
+            for number in range(span(3, 6))
+        ]
+        for publisher in publishers:
+            await publisher.__aenter__()
+        try:
+            for _ in range(ROUNDS):
+                await ledgers["ordered"].until_done(RATE * len(channels))
+                await asyncio.gather(kill(world, 0), replica_set.step_down())
+                await replica_set.primary()
+                await publishers[0].until_acknowledged(RATE)
+                if LONG:
+                    await freeze(servers[1], 9.0)
+                    await without_redis(redis, 5.0)
+                    await asyncio.gather(kill(world, 1), kill(world, 2))
+                    await publishers[0].until_acknowledged(RATE * 5)
+        finally:
+            await asyncio.gather(*(publisher.stop() for publisher in publishers))
+        try:
+            log = await read_log(world.mongodb_uri, world.name, channels)
+            heads = {channel: log.head(channel) for channel in channels}
+            for ledger in ledgers.values():
+                await ledger.until_all_done(heads, span(20.0, 60.0))
+        finally:
+            await asyncio.gather(*(worker.stop() for worker in workers))
+    for name, ledger in ledgers.items():
+        fates = ", ".join(f"{count} {fate}" for fate, count in sorted(ledger.fates.items()))
+        print(
+            f"\n22 workers, {name}: {sum(heads.values())} messages in {len(heads)} channels, {ledger.again} handed out "
+            f"again, {ledger.repeated} done twice; of the workers {fates}"
+        )
+        assert ledger.missing(heads) == {}
+    assert ledgers["ordered"].out_of_order() == {}

@@ -32,6 +32,7 @@ from tests.support.waiting import until
 
 PROBLEM = {"Content-Type": "application/problem+json"}
 ANN = Principal(user="ann")
+SHOP = Principal("shop", server=True)
 KEY = "an API key of at least thirty-two bytes"
 
 
@@ -77,6 +78,7 @@ def settings(theirs: BackEnd) -> Iterator[dict[str, object]]:
         "auth.api_keys": {"shop": {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "admin": True}},
         "hooks": {"loop": {"function": "methods_of_this_test:asks_itself", "timeout": "500ms"}},
         "namespaces.loop": {"publish": "anyone", "subscribe": "anyone", "hook": "loop"},
+        "quotas": {"enforced": True, "user": {"messages": 40, "bytes": 100_000}},
         "calls": {
             "orders.*": web,
             "orders.old.*": {"function": "methods_of_this_test:function", "allow": "anyone"},
@@ -304,6 +306,27 @@ async def test_an_answer_is_kept_for_its_key(
             assert (refused.value.status, refused.value.details) == (409, [1])
     assert len(theirs.asked) == 5
     assert outcomes(node, "orders.*") == {"answered": 4, "kept": 3, "refused": 1}
+
+
+@pytest.mark.gen_test
+async def test_what_is_kept_counts_in_the_quotas(node: Node, theirs: BackEnd) -> None:
+    """As messages do: of who calls again, and of what has no answer, nothing; of API keys neither."""
+    theirs.rule = lambda asked: Answer(500) if asked.question["data"] == 0 else {"data": "x" * asked.question["data"]}
+
+    async def call(key: str | None, size: int = 1, who: Principal = ANN) -> Any:
+        try:
+            return len(await node.calls.call(who, "orders.x", size, key))
+        except Error as error:
+            return error.code, error.limit
+
+    assert await call("failed", 0) == ("outcome_unknown", None)
+    assert [await call(f"key {number // 2}") for number in range(80)] == [1] * 80
+    assert await call("another") == ("limit_exceeded", "quotas.user.messages")
+    assert [await call("key 3"), await call(None), await call("another", who=SHOP)] == [1] * 3
+    bob = Principal("bob")
+    assert [await call(key, 60_000, bob) for key in ("1", "2", "3")] == [
+        60_000, 60_000, ("limit_exceeded", "quotas.user.bytes"),
+    ]  # fmt: skip
 
 
 @pytest.mark.gen_test

@@ -224,6 +224,24 @@ async def test_retry_after(node: Node, receiver: Receiver) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_try_before_its_time_is_no_attempt(node: Node, receiver: Receiver) -> None:
+    """What is tried because the back end seems to be well again does not die of that, and its turn stays when it
+    was."""
+    receiver.rule = lambda request: 500
+    consumer = node.consumers.deliveries["tried"]
+    consumer.options.retries.first = consumer.options.retries.most = config.Seconds(60)
+    await publish(node, "feed:a", 1)
+    await until(lambda: consumer.figures().attempts == 1)
+    for tries in range(2, 6):
+        consumer.schedule.retry()
+        await until(lambda: consumer.requests["failed"] == tries)  # noqa: B023
+    assert consumer.figures().attempts == 1
+    assert consumer.requests["dead"] == 0
+    (failure,) = (await node.consumer_operators.one(OPS, "tried"))["failures"] or [None]
+    assert 20 < failure["next"] / 1000 - node.clock.time() < 60
+
+
+@pytest.mark.gen_test
 async def test_a_slow_channel_holds_up_no_other(node: Node, receiver: Receiver) -> None:
     """While one channel's request hangs, others are delivered, and never two of one channel at a time."""
     hangs = asyncio.Event()

@@ -33,6 +33,7 @@ def settings(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> dict[str, o
             "rooms": push | {"events": ["join", "leave", "occupied", "vacated"]},
             "people": push | {"events": ["connected", "disconnected"]},
             "some": push | {"channels": ["room:a*"], "events": ["subscribed", "unsubscribed"]},
+            "fetched": {"channels": ["room:f*"], "events": ["join", "leave"]},
         },
         "namespaces.room": {"presence": True, "publish": "user", "subscribe": "anyone"},
         "namespaces.other": {"publish": "anyone", "subscribe": "anyone"},
@@ -91,6 +92,29 @@ async def test_who_comes_and_goes(url: str, node: Node, receiver: Receiver) -> N
     subscribed = next(request for request in receiver.requests if request["consumer"] == "some")
     assert subscribed.keys() == {"consumer", "events"}
     assert subscribed["events"][0]["session"] == ann.session["session"]
+
+
+@pytest.mark.gen_test
+async def test_workers_fetch_events(url: str, node: Node) -> None:
+    """Among the messages of their channels: those that their consumer asks for, in order, until they are
+    acknowledged; the others are done with."""
+    secret = str(node.config.auth.secret)
+    for room in ("room:f", "room:g"):
+        async with Client(url, token=make_token(secret, "ann")) as ann:
+            await ann.subscribe(room)
+            await ann.publish(room, "hello")
+    got: list[Any] = []
+    while len(got) < 3:
+        jobs = (await node.workers.fetch(OPERATOR, "fetched", 10, 10.0))["messages"]
+        assert jobs, got
+        await node.workers.ack(OPERATOR, "fetched", [job["id"] for job in jobs])
+        got += jobs
+    assert [job["data"] for job in got if job["channel"] == "room:f"] == ["hello"]
+    events = [job["data"] for job in got if job["channel"] != "room:f"]
+    assert [(event["type"], event["channel"], event["user"]) for event in events] == [
+        ("join", "room:f", "ann"), ("leave", "room:f", "ann"),
+    ]  # fmt: skip
+    assert (await node.workers.fetch(OPERATOR, "fetched", 10, 0.3))["messages"] == []
 
 
 @pytest.mark.gen_test
@@ -230,7 +254,6 @@ def test_what_a_dead_node_had_is_decided_by_all_with_one_key() -> None:
     ("options", "key"),
     [
         ({"function": "a:b"}, "consumers.x.channels: at least one, or one of events"),
-        ({"events": ["join"]}, "consumers.x.events: they are pushed"),
         ({"function": "a:b", "events": ["come"]}, "consumers.x.events"),
     ],
 )

@@ -32,7 +32,7 @@ Rule = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class BackEnd:
-    """A user's back end. `rule(question)` answers an object, a status, or nothing."""
+    """A user's back end. `rule(question)` answers an object, a status, a status with a problem, or nothing."""
 
     def __init__(self) -> None:
         self.listener, self.port = bind_unused_port()
@@ -56,6 +56,10 @@ class BackEnd:
                     answer = await answer
                 if isinstance(answer, int):
                     self.set_status(answer)
+                elif isinstance(answer, tuple):
+                    self.set_status(answer[0])
+                    self.set_header("Content-Type", "application/problem+json")
+                    self.write(json.dumps(answer[1]))
                 elif isinstance(answer, bytes):
                     self.write(answer)
                 elif answer is not None:
@@ -236,6 +240,22 @@ async def test_a_hook_that_fails(url: str, base_url: str, backend: BackEnd, node
         status, problem = await rest(base_url, "/v1/channels/web:x/messages", {"data": 1})
         assert (status, problem["code"]) == (503, "unavailable")
         await client.publish("lenient:x", 1)
+
+
+@pytest.mark.gen_test
+async def test_a_problem_is_a_refusal(url: str, backend: BackEnd) -> None:
+    """A status of 400 to 499 with problem+json says no, for its reason; however often, that is no failure."""
+    problems: list[dict[str, Any]] = [{"reason": "not you", "title": "No"}, {"title": "No", "detail": "not now"}, {}]
+    reasons = ["not you", "not now", "the back end says no"]
+    async with Client(url) as client:
+        for problem, reason in list(zip(problems, reasons, strict=True)) * 3:
+            backend.rule = lambda question: (403, problem)  # noqa: B023
+            for channel in ("web:x", "lenient:x"):
+                with pytest.raises(Refused, match=f"permission_denied: {reason}"):
+                    await client.publish(channel, 1)
+        backend.rule = lambda question: (503, {"reason": "not you"})
+        with pytest.raises(Refused, match="unavailable"):
+            await client.publish("web:x", 1)
 
 
 @pytest.mark.gen_test

@@ -38,6 +38,7 @@ def settings() -> dict[str, object]:
         "hooks.rules": {"function": "tests.integration.test_scheduled:rules"},
         "quotas.enforced": True,
         "quotas.user": {"messages": 30},
+        "limits.scheduled_per_user": 30,
     }
 
 
@@ -162,6 +163,25 @@ async def test_quotas_count_it_when_it_is_accepted(ask: Any) -> None:
     assert [status for status, _ in answers] == [202] * 30 + [429] * 2
     _, batch = await ask("POST", "/v1/publish", {"messages": [{"channel": "chat:a", "data": 1, "at": FAR}]})
     assert batch["results"][0]["error"]["code"] == "bad_request"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_never_too_many_of_one_user_wait(ask: Any, direct: Any) -> None:
+    """However many are asked for at the same time; others are not concerned, and what is cancelled makes room."""
+    path, body = "/v1/channels/chat:a/messages", {"data": 1, "at": FAR}
+    _, first = await ask("POST", path, body)
+    (row,) = direct.waterspout_outbox.find()
+    direct.waterspout_outbox.insert_many([{**row, "_id": number} for number in range(24)])
+    answers = await asyncio.gather(*(ask("POST", path, body) for _ in range(10)))
+    refused = [answer for status, answer in answers if status != 202]
+    assert len(refused) >= 5
+    assert {(one["code"], one["reason"]) for one in refused} == {
+        ("limit_exceeded", "at: limits.scheduled_per_user is 30")
+    }
+    assert direct.waterspout_outbox.count_documents({}) == 25 + 10 - len(refused)
+    assert (await ask("POST", path, body, token=BOB))[0] == 202
+    assert (await ask("DELETE", f"/v1/scheduled/{first['id']}"))[0] == 204
+    assert (await ask("POST", path, body))[0] == 202
 
 
 @pytest.mark.gen_test(timeout=30)

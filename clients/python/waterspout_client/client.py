@@ -346,9 +346,12 @@ class Client(Commands):
         each to be used with `async with` and `async for`: `async for subscription in client.served(): …`"""
         return self._served.each()
 
-    def consume(self, consumer: str, *, limit: int = 10) -> AsyncGenerator[Job, None]:
-        """`async for job in client.consume("packing"): …`. A job is done when the loop asks for the next one."""
-        return consume(self, consumer, limit)
+    def consume(
+        self, consumer: str, *, limit: int = 10, on_gap: Callable[[dict[str, Any]], object] | None = None
+    ) -> AsyncGenerator[Job, None]:
+        """`async for job in client.consume("packing"): …`. A job is done when the loop asks for the next one.
+        `on_gap({"channel", "from", "to"})` is told of messages that were gone before anybody got them."""
+        return consume(self, consumer, limit, on_gap)
 
     def timeline(self, channel: str, *, last: int = 50) -> Timeline:
         """The channel's messages as they are shown: merged, live, and edited at once."""

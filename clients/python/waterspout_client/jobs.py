@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -52,11 +52,16 @@ class Job:
         await self._client.request("nack", consumer=self.consumer, ids=[self.id], delay=delay)
 
 
-async def consume(client: _Asks, consumer: str, limit: int) -> AsyncGenerator[Job, None]:
+async def consume(
+    client: _Asks, consumer: str, limit: int, on_gap: Callable[[dict[str, Any]], object] | None
+) -> AsyncGenerator[Job, None]:
     while True:
         reply = await client.request("fetch", consumer=consumer, limit=limit, wait=WAIT)
         jobs = [Job(**fields, consumer=consumer, _client=client) for fields in reply["messages"]]
         try:
+            for gap in reply.get("gaps", ()):
+                if on_gap is not None:
+                    on_gap(gap)
             for job in jobs:
                 yield job
                 if not job.settled:

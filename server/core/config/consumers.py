@@ -68,8 +68,6 @@ class Consumer(Target):
         self.check_target(path, needed=False)
         if not self.channels and not self.events:
             raise StartError(f"{path}.channels: at least one, or one of events")
-        if self.events and self.url is None and self.function is None:
-            raise StartError(f"{path}.events: they are pushed, to a url or a function")
         for pattern in self.channels:
             if not is_pattern(pattern):
                 raise StartError(f"{path}.channels: {pattern!r} has no namespace: chat:*")

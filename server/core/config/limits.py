@@ -49,6 +49,8 @@ class Limits(Section):
     """where channels have members"""
     memberships_per_user: Count = 1000
     """channels that one user is a member of"""
+    scheduled_per_user: Count = 1000
+    """messages of one user that wait to be published later; API keys are not counted"""
     user_messages_per_second: Rate = 0.0
     """the same of a user over all its connections to one instance, and over REST; of guests per address. API keys are
     not counted"""

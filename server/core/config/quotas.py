@@ -20,7 +20,7 @@ class GuestQuota(Quota):
     new_channels: Count = 300
     """channels in which a guest's message is the first one; of guests per address (IPv6: per /64)"""
     messages: Count = 100_000
-    """messages that are stored; ephemeral ones are not counted"""
+    """messages that are stored, and kept answers to calls; ephemeral messages are not counted"""
     bytes: Count = 16 << 20
     """of their data and of documents that are put and patched, encoded as JSON"""
     new_documents: Count = 1000
