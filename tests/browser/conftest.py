@@ -70,17 +70,17 @@ def node() -> list[str]:
     lacking("a node without WebSocket: it is older than 20.10")
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests, with the default limits. Each test talks in rooms of its own. Its MongoDB stands beside it,
-    since the tests restart the server over and over."""
+@pytest.fixture(scope="module")
+def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests of a file, with the default limits. Each test talks in rooms of its own. Its MongoDB stands
+    beside it, since the tests restart the server over and over."""
     directory = tmp_path_factory.mktemp("server")
-    mongod = Mongod(directory)
     keys = {
         "shop": {"sha256": hashlib.sha256(SHOP.encode()).hexdigest(), "admin": True},
         "worker": {"sha256": hashlib.sha256(WORKER.encode()).hexdigest(), "consumers": ["jobs"]},
     }
     settings = {
+        "mongodb.database": directory.name,
         "auth.secret": SECRET,
         "auth.api_keys": keys,
         "namespaces.club": {"publish": "anyone"},
@@ -92,13 +92,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     }
     one = Server(directory, mongod.uri, settings=settings)
     try:
-        asyncio.run(mongod.start())
         asyncio.run(one.start())
         yield one
     finally:
         asyncio.run(one.stop())
-        asyncio.run(mongod.stop())
-        mongod.clean()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A Redis for all that only need one, and the sets of several."""
+"""A Redis for all tests of a file that only need one, and the sets of several."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis | S
     yield from started(Redis(tmp_path_factory.mktemp("redis")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis | SentinelSet | RedisCluster]:
     yield from started(SentinelSet(tmp_path_factory.mktemp("sentinel")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis | SentinelSet | RedisCluster]:
     yield from started(RedisCluster(tmp_path_factory.mktemp("cluster")))
