@@ -131,11 +131,12 @@ class Message(BaseHandler):
             await self.node.amender.get(self.principal, channel, _offset(offset), address=self.client_address())
         )
 
-    @operation("Edit or pin a message", {200: Published})
+    @operation("Edit a message, append to it, or pin it", {200: Published})
     async def patch(self, channel: str, offset: str, body: AmendRequest, headers: IdempotencyHeader) -> None:
         """Where the namespace lets you. The answer says where that is in the channel; a retry with the same key is done
         once."""
-        await self._amend(channel, offset, Amending(data=body.data, pin=body.pin), body.key or headers.key)
+        amending = Amending(data=body.data, append=body.append, pin=body.pin, part=body.part, done=body.done)
+        await self._amend(channel, offset, amending, body.key or headers.key)
 
     @operation("Erase a message", {200: Published})
     async def delete(self, channel: str, offset: str, headers: IdempotencyHeader) -> None:

@@ -246,7 +246,8 @@ class Node:
         )  # fmt: skip
         self.amender = Amender(
             rights=self.rights, hooks=self.hooks, admission=self.admission, quotas=self.quotas, log=self.log,
-            lifecycle=self.lifecycle, size_of=self.publisher.size_of, check_nodes=self.peers.check_amending,
+            lifecycle=self.lifecycle, size_of=self.publisher.size_of, limit=limits.message_bytes or MAX_STORED,
+            check_nodes=self.peers.check_amending,
         )  # fmt: skip
         self.rooms = Rooms(
             wanted=any(namespace.members for namespace in namespaces.values()), limits=limits,

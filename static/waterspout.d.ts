@@ -26,19 +26,24 @@ export interface Message<Data = any> {
   pinned?: boolean;
 }
 
-/** What becomes of the message `of`: of an edit `data` is the new data, of a pin whether it is one. */
+/** What becomes of the message `of`: of an edit `data` is the new data, of an append what comes behind it, of a pin whether it is one. */
 export interface Amend {
   type: "amend";
   channel: string;
   offset: number;
   cursor: string;
   of: number;
-  op: "edit" | "delete" | "pin";
+  op: "edit" | "append" | "delete" | "pin";
   key: string;
   user: string | null;
   time: number;
   version: number;
   data?: any;
+  /** Of an append: the number of the last part in it, if they are numbered; and whether it was said to be the last. */
+  part?: number;
+  done?: boolean;
+  /** False where the whole message is told because it was appended to: nobody has edited it. */
+  edited?: false;
 }
 
 export interface Amended {
@@ -203,6 +208,7 @@ export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
     at?: number;
   }>;
   edit(of: number, data: Data, options?: { key?: string }): Promise<Amended>;
+  append(of: number, text: string, options?: { part?: number; done?: boolean; key?: string }): Promise<Amended>;
   remove(of: number, options?: { key?: string }): Promise<Amended>;
   pin(of: number, pinned?: boolean, options?: { key?: string }): Promise<Amended>;
   timeline(): Timeline<Data>;
@@ -265,6 +271,7 @@ export class Timeline<Data = any> extends Emitter<TimelineEvents<Data>> {
   again(key: string): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
   discard(key: string): void;
   edit(offset: number, data: Data): Promise<Amended>;
+  append(message: number | { offset?: number }): WritableStream<string>;
   remove(offset: number): Promise<Amended>;
   pin(offset: number, pinned?: boolean): Promise<Amended>;
 }

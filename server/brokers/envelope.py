@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -42,6 +42,8 @@ class _Publication(msgspec.Struct, array_like=True):
     """Of the last one, where messages have been amended."""
     amendments: dict[int, tuple[int, Op]] | None = None
     """Which of the messages are amendments, by their places here: (the message's offset, what is done)."""
+    appends: dict[int, tuple[int | None, bool]] | None = None
+    """Of those that append: (the number of the last part, whether it is the last of all)."""
 
 
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=int).encode
@@ -80,7 +82,9 @@ def encode_messages(node: str, messages: list[Message]) -> bytes:
     publication = _Publication(_VERSION, node, head.epoch, head.offset, fields, images)
     if messages[-1].tally.amendments:
         publication.tally = messages[-1].tally
-        publication.amendments = {place: (m.of, m.op) for place, m in enumerate(messages) if isinstance(m, Amendment)}
+        amendments = {place: m for place, m in enumerate(messages) if isinstance(m, Amendment)}
+        publication.amendments = {place: (m.of, m.op) for place, m in amendments.items()}
+        publication.appends = {place: (m.part, m.done) for place, m in amendments.items() if m.op == "append"}
     return _encode(publication)
 
 
@@ -107,15 +111,18 @@ def decode_messages(channel: str, body: bytes) -> tuple[str, list[Message]]:
     ]
     if publication.tally is None:
         return publication.node, decoded
-    return publication.node, _counted(decoded, Tally(*publication.tally), publication.amendments or {})
+    return publication.node, _counted(decoded, Tally(*publication.tally), publication)
 
 
-def _counted(messages: list[Message], last: Tally, amendments: Mapping[int, tuple[int, Op]]) -> list[Message]:
+def _counted(messages: list[Message], last: Tally, publication: _Publication) -> list[Message]:
     """`last`: the tally of the last of them. (Nobody asks for those of the others.)"""
     counted: list[Message] = []
+    amendments, appends = publication.amendments or {}, publication.appends or {}
     for place, message in enumerate(messages):
         if place in amendments:
-            counted.append(amendment(message, *amendments[place], last))
+            made = amendment(message, *amendments[place], last)
+            made.part, made.done = appends.get(place, (None, False))
+            counted.append(made)
         else:
             counted.append(amended_message(message, last))
     return counted

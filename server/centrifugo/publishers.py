@@ -24,7 +24,8 @@ _KEY: Final = re.compile(r"((s[0-9a-f]{12})-[0-9]+)\.([0-9a-f]{24})")
 def _tags(push: Push) -> dict[str, str]:
     """There is no word for it in this protocol, so it is a publication like others: who knows the tags can tell."""
     if isinstance(push, AmendPush):
-        return {"amend": push.op, "of": str(push.of)}
+        tags = {"amend": push.op, "of": str(push.of)}
+        return tags if push.part is UNSET else tags | {"part": str(push.part)}
     if isinstance(push, AmendedMessagePush):
         states = {"edited": push.edited, "deleted": push.deleted, "pinned": push.pinned}
         return {name: "true" for name, value in states.items() if value is not UNSET}

@@ -1,10 +1,11 @@
-"""Amending: editing, erasing and pinning messages that are there."""
+"""Amending: editing, appending to, erasing and pinning messages that are there."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
 
 from server.access.admission import Admission
 from server.access.hooks import Hooks
@@ -16,15 +17,19 @@ from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.names import DOCUMENTS, namespace_of
 from server.core.principals import Principal
+from server.log.appends import check_text
 from server.log.log import Log, Receipt
-from server.wire.amendments import AmendedMessage, Op
+from server.wire.amendments import Op
 from server.wire.commands import Amending
 from server.wire.pushes import MessagePush
 
+TEXTS: Final = ("edit", "append")
+"""What people are shown something new by."""
+
 
 class Amender:
-    """`size_of(data)`: its bytes, or `too_large`. `check_nodes` raises `unavailable` while there is a node that knows
-    nothing of amendments."""
+    """`size_of(data)`: its bytes, or `too_large`; `limit`: how many there may be. `check_nodes` raises `unavailable`
+    while there is a node that knows nothing of amendments."""
 
     def __init__(
         self,
@@ -36,6 +41,7 @@ class Amender:
         log: Log,
         lifecycle: Lifecycle,
         size_of: Callable[[Any], int],
+        limit: int,
         check_nodes: Callable[[], None],
     ) -> None:
         self.amended = 0
@@ -47,6 +53,7 @@ class Amender:
         self._log = log
         self._lifecycle = lifecycle
         self._size_of = size_of
+        self._limit = limit
         self._check_nodes = check_nodes
 
     async def get(self, principal: Principal, channel: str, offset: int, *, address: str = "") -> MessagePush:
@@ -71,36 +78,48 @@ class Amender:
         is erased; a retry with the same key is none the less answered with what it has done."""
         right = self._rights.to_amend(principal, channel)
         op, data = amending.operation()
-        size = self._size_of(data) if op == "edit" else 0
+        size = self._size_of(data) if op in TEXTS else 0
         self._admission.spend(principal, address, channel)
         self._lifecycle.check()
         self._check_nodes()
         await right.settle()
-        original = await self._log.amendments.original(channel, of)
+        original = self._log.appends.original(channel, of) if op == "append" else None
+        original = original or await self._log.amendments.original(channel, of)
         if original is None or original.deleted is not None:
             return await self._again(right, principal, channel, of, op, key)
         right = self._rights.to_amend(principal, channel, owns(principal, original))
-        # An edit is asked about as what it is, a text that is to be shown: else it would be the way past a filter.
-        action = "publish" if op == "edit" and self._hooks.wanted(right.options.hook, "publish") else "amend"
+        if op == "append":
+            check_text(original)
+        # What is to be shown is asked about as that: else it would be the way past a filter.
+        action = "publish" if op in TEXTS and self._hooks.wanted(right.options.hook, "publish") else "amend"
         about = {"channel": channel, "op": op, "of": of, "key": key}
         answer = await right.ask(action, about if op == "delete" else about | {"data": data})
-        if op == "edit" and "data" in answer:
+        if op in TEXTS and "data" in answer:
             data = answer["data"]
             size = self._size_of(data)
-        return await self._store(principal, original, op, data, size, key, address)
+        if op != "append":
+            store: Callable[[], Awaitable[Receipt]] = partial(
+                self._log.amendments.append,
+                original, op, data, user=principal.user, key=key or secrets.token_urlsafe(12), size=size,
+            )  # fmt: skip
+        elif isinstance(data, str):
+            store = partial(
+                self._log.appends.append,
+                original, data, user=principal.user, part=amending.part, key=key, done=amending.done, limit=self._limit,
+            )  # fmt: skip
+        else:
+            raise Error("internal", "the hook has made something else of a text that was to be appended")
+        return await self._store(principal, original.channel, store, size, address)
 
     async def _store(
-        self, principal: Principal, original: AmendedMessage, op: Op, data: Any, size: int, key: str | None,
-        address: str,
-    ) -> Receipt:  # fmt: skip
+        self, principal: Principal, channel: str, store: Callable[[], Awaitable[Receipt]], size: int, address: str
+    ) -> Receipt:
         charge = None
         if self._quotas.limited:
-            name = namespace_of(original.channel)
+            name = namespace_of(channel)
             charge = self._quotas.charge(principal, address, name, new_channels=0, messages=1, size=size)
         try:
-            receipt = await self._log.amendments.append(
-                original, op, data, user=principal.user, key=key or secrets.token_urlsafe(12), size=size
-            )
+            receipt = await store()
         except Error as error:
             if charge is not None and error.code != "outcome_unknown":
                 charge.give_all_back()

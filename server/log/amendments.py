@@ -1,4 +1,4 @@
-"""Amendments: editing, erasing and pinning messages. Entry first, then fold into the original.
+"""Amendments: editing, erasing and pinning messages. Entry first, then fold into the original. (Appending: appends.py.)
 
 An amendment is stored as an entry of its channel with `p: 1`, like any publish, and is then good, whatever happens.
 After that it is folded: the message gets what the entry says, unless it knows better (a later edit, or it is erased),
@@ -54,7 +54,7 @@ class Amendments:
         self._foundation = foundation
         self._reader = reader
         self._pending = pending
-        self._clock = clock
+        self.clock = clock
         self._put = put
         self.folded = 0
         """Amendments that this node has folded, for the figures; and in `refolded` those that others have left."""
@@ -70,7 +70,7 @@ class Amendments:
         """Store an amendment and fold it. Raises what a publish raises; `not_found` if the channel has another history
         by now. `size`: bytes of the encoded data."""
         channel, of = original.channel, original.offset
-        await self._announce(channel)
+        await self.announce(channel)
         entry = self._pending.add(user, key, data, size, None, PendingAmendment)
         entry.of, entry.op, entry.epoch = of, op, original.epoch
         self._put(channel, entry)
@@ -92,7 +92,7 @@ class Amendments:
         position = (await self._reader.head(channel)).position
         return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
 
-    async def _announce(self, channel: str) -> None:
+    async def announce(self, channel: str) -> None:
         """Before the first amendment of a channel all that read it have to know that there may be some."""
         if not self._reader.overlays.known(channel):
             with mapped():
@@ -103,20 +103,25 @@ class Amendments:
 
     async def _fold(self, amendment: Amendment) -> None:
         """Raises PyMongoError or Error: perhaps not, or in part."""
+        await self.update(*_updates(amendment))
+        self.folded += 1
+
+    async def update(self, *updates: Row) -> int:
+        """Of messages, one after the other: how many were found. Raises PyMongoError or Error: perhaps not."""
         command = {
             "update": self._messages.name,
-            "updates": _updates(amendment),
+            "updates": list(updates),
             "ordered": True,
             "writeConcern": {"w": "majority", "j": True},
         }
         reply = await self._database.command(command | self._foundation.base.guard())
         if reply.get("writeErrors") or reply.get("writeConcernError"):
             raise Error("unavailable", "the write was not confirmed")
-        self.folded += 1
+        return int(reply["n"])
 
     async def refold(self, seconds: float = PENDING_SECONDS) -> None:
         """Fold what was left behind, so many seconds ago. Called once a second."""
-        old = {"p": 1, "t": {"$lte": self._clock.now_ms() - int(seconds * 1000)}}
+        old = {"p": 1, "op": {"$ne": "append"}, "t": {"$lte": self.clock.now_ms() - int(seconds * 1000)}}
         try:
             found = self._messages.find(old).hint(PENDING_INDEX)  # which MongoDB does not choose for all channels
             rows: list[Row] = await found.limit(AT_ONCE).to_list(AT_ONCE)
@@ -141,7 +146,7 @@ def _updates(amendment: Amendment) -> list[Row]:
         steps.append(
             {
                 "q": original | {"v": {"$not": {"$gte": offset}}},
-                "u": {"$set": new | {"v": offset}, "$unset": {"j" if "d" in new else "d": 1}},
+                "u": {"$set": new | {"v": offset}, "$unset": {"j" if "d" in new else "d": 1, "w": 1}},
             }
         )
     elif amendment.op == "pin":
@@ -149,10 +154,10 @@ def _updates(amendment: Amendment) -> list[Row]:
         steps.append({"q": original | {"pv": {"$not": {"$gte": offset}}}, "u": pinned})
     else:
         gone = {"o": offset, "u": amendment.user, "t": amendment.time}
-        lost = dict.fromkeys(("d", "j", "v", "pin", "pv"), 1)
+        lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv"), 1)
         first = original | {"gone.o": {"$not": {"$lte": offset}}}  # of two who erase it at once
         steps.append({"q": first, "u": {"$set": {"gone": gone}, "$unset": lost}})
-        edits = {"_id.c": channel, "p": 1, "z": amendment.of, "op": "edit"}
-        steps.append({"q": edits, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
+        texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": ["edit", "append"]}}
+        steps.append({"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
     steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
     return steps

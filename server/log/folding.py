@@ -59,6 +59,10 @@ class Overlays:
         self._changed.clear()
 
 
+WHOLE: Final = ("edit", "append")
+"""What is told with the whole message, as it is by now."""
+
+
 def overlaid(message: AmendedMessage, amendments: Iterable[Amendment]) -> AmendedMessage:
     """The message with what is not folded into it yet."""
     for amendment in amendments:
@@ -73,7 +77,7 @@ def originals_of(messages: Sequence[Message], floor: int) -> list[int]:
     wanted = {
         message.of: None
         for message in messages
-        if isinstance(message, Amendment) and message.op == "edit" and floor < message.of < first
+        if isinstance(message, Amendment) and message.op in WHOLE and floor < message.of < first
     }
     return list(wanted)
 
@@ -106,14 +110,14 @@ def fold(
 
 
 def _as_it_is_now(amendment: Amendment, originals: Mapping[int, AmendedMessage], floor: int) -> Amendment:
-    """What is told of the last amendment of its kind in a page: of an edit the data as it is by now. Nothing of what is
-    trimmed, and of what is erased only that."""
+    """What is told of the last amendment of its kind in a page: of an edit or an append the data as it is by now.
+    Nothing of what is trimmed, and of what is erased only that."""
     if amendment.of <= floor:
         return amendment.hiding()
     original = originals.get(amendment.of)
-    if amendment.op != "edit":
+    if amendment.op not in WHOLE:
         gone = original is not None and original.deleted is not None
         return amendment.hiding() if gone and amendment.op != "delete" else amendment
     if original is None or original.deleted is not None:
         return amendment.hiding()
-    return amendment.showing(original.data, original.version)
+    return amendment.showing(original)

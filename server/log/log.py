@@ -34,6 +34,8 @@ from server.core.config import MongoDB, Retention
 from server.core.cursors import MAX_OFFSET, NO_TALLY, Position, Tally
 from server.core.tasks import Keeper
 from server.log.amendments import REFOLD_EVERY, Amendments
+from server.log.appends import REFOLD_EVERY as REFOLD_APPENDS_EVERY
+from server.log.appends import Appends
 from server.log.changes import Changes, Conflict
 from server.log.counts import Counts
 from server.log.foundation import Foundation
@@ -97,6 +99,10 @@ class Log:
             database, self._foundation, self._reader, self._pending, clock,
             lambda channel, entry: self._shard(channel).put(channel, entry),
         )  # fmt: skip
+        self.appends = Appends(
+            database, self.amendments, self._pending, self._keeper,
+            lambda channel, entry: self._shard(channel).put(channel, entry),
+        )  # fmt: skip
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -109,9 +115,11 @@ class Log:
         self._keeper.keep("log deadlines", self._pending.expire)
         if self._foundation.amends:
             self._keeper.every("log amendments", REFOLD_EVERY, self.amendments.refold)
+            self._keeper.every("log appends", REFOLD_APPENDS_EVERY, self.appends.refold)
 
     async def drain(self) -> None:
         """Wait until every accepted publish is answered (its deadline, at the latest)."""
+        await self.appends.drain()
         await self._pending.drain()
 
     async def close(self) -> None:
@@ -135,6 +143,7 @@ class Log:
     def _start_over(self) -> None:
         """The database has been dropped or restored: nothing that is known of its channels is true any more."""
         self._reader.forget()
+        self.appends.forget()
         for shard in self._shards:
             shard.forget_heads()
         self._listener.on_epoch()
@@ -167,9 +176,13 @@ class Log:
     def has_amended(self, channel: str) -> None:
         """Somebody has amended a message: nothing that was read before is shown any more."""
         self._reader.overlays.touch(channel)
+        self.appends.doubt(channel)
 
     def _committed(self, on_commit: Callable[[list[Message]], None], messages: list[Message]) -> None:
-        if messages[-1].tally.amendments and any(isinstance(message, Amendment) for message in messages):
+        # What was read before something was appended is still right: it comes behind it.
+        if messages[-1].tally.amendments and any(
+            isinstance(message, Amendment) and message.op != "append" for message in messages
+        ):
             self.has_amended(messages[-1].channel)
             self._on_amended(messages[-1].channel)
         on_commit(messages)

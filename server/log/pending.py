@@ -115,6 +115,37 @@ class PendingAmendment(PendingPublish):
         return "p" not in stored or self.op == "delete" or rows.same(rows.data_of(stored), self.data)
 
 
+class PendingAppend(PendingAmendment):
+    """Some of what is appended to a message (appends.py). Its key is its place in the chain of them, so whatever else
+    has it is another one."""
+
+    __slots__ = ("by", "parts", "keys", "done")
+
+    by: str | None
+    parts: list[int] | None
+    """The first and the last, if they have numbers."""
+    keys: list[str]
+    done: bool
+
+    def row(self, channel: str, epoch: str, offset: int) -> Row:
+        row = super().row(channel, epoch, offset) | {"by": self.by}
+        if self.parts is not None:
+            row["n"] = self.parts
+        if self.keys:
+            row["ks"] = self.keys
+        return row | {"fin": 1} if self.done else row
+
+    def message(self, channel: str, epoch: str, offset: int) -> Message:
+        message = Message(channel, epoch, offset, self.key, self.by, self.time, self.data)
+        made = amendment(message, self.of, self.op, self.tally)
+        made.part = None if self.parts is None else self.parts[1]
+        made.done = self.done
+        return made
+
+    def matches(self, stored: Row) -> bool:
+        return False
+
+
 E = TypeVar("E", bound=PendingPublish)
 
 

@@ -3,9 +3,12 @@
 messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: data}      (or j: data as JSON text)
           changes of documents have an x as well: {k: token, t: cluster time, i: images as JSON text}
           where messages can be amended: s: 1 of what a back end has published; and as far as they apply
-              v: offset of its last edit   gone: {o, u, t}, erased   pin: true, pv: offset that says so
+              v: offset of its last edit or append   w: 1, there were only appends
+              gone: {o, u, t}, erased   pin: true, pv: offset that says so
           amendments: z: the message's offset, op, p: 1 while it is not folded into the message (amendments.py);
-              until then an edit has its data (d or j). pin: whether it is one
+              until then an edit or an append has its data (d or j). pin: whether it is one
+              appends (appends.py): u: "" and k: made of their number, by: the user, n: [first part, last], ks: keys of
+              those that have no number, fin: 1 of the last
           from a channel's first amendment on: m: how many there are up to here; of amendments l: the newest message
 """
 
@@ -65,7 +68,7 @@ def amendment_row(
     channel: str, epoch: str, offset: int, user: str | None, key: str, time: int, of: int, op: Op, data: Any
 ) -> Row:
     """The row of an amendment that is still to be folded into the message at `of`."""
-    stored = {"pin": data} if op == "pin" else content(data) if op == "edit" else {}
+    stored = {"pin": data} if op == "pin" else content(data) if op in ("edit", "append") else {}
     place = {"_id": {"c": channel, "o": offset}, "e": epoch, "u": user, "k": key, "t": time}
     return place | {"z": of, "op": op, "p": 1} | stored
 
@@ -174,9 +177,15 @@ def counted(document: Row, epoch: str) -> Counted:
     if "z" in document:
         if document["op"] == "pin":
             message.data = document["pin"]
-        return amendment(message, document["z"], document["op"], tally, pending="p" in document)
+        made = amendment(message, document["z"], document["op"], tally, pending="p" in document)
+        if made.op == "append":
+            made.user = document["by"]
+            made.part = document["n"][1] if "n" in document else None
+            made.done = "fin" in document
+        return made
     found = amended_message(message, tally)
     found.version = document.get("v", 0)
+    found.edited = found.version > 0 and "w" not in document
     found.pinned = document.get("pin", False)
     found.pin_version = document.get("pv", 0)
     found.by_server = "s" in document

@@ -96,6 +96,8 @@ class Lanes:
 
 
 def _name(command: LaneCommand) -> str:
+    if isinstance(command, Amend) and command.op == "append":  # what waits is merged; numbers say in which order
+        return f"{command.channel} append {command.of} {id(command) if command.part is not None else ''}"
     if isinstance(command, ChannelCommand):
         return command.channel
     if isinstance(command, Call | Cancel):

@@ -1,4 +1,4 @@
-"""Messages that can be edited, erased and pinned, and the entries of the log that do it.
+"""Messages that can be edited, appended to, erased and pinned, and the entries of the log that do it.
 
 An amendment is an entry of its channel like a message: it has an offset and a cursor, and who resumes behind it has it.
 It is a push of a type of its own, so that who does not know it never shows an edit as a message. The original says what
@@ -16,9 +16,21 @@ from server.wire.codec import Codec
 from server.wire.messages import Message
 from server.wire.pushes import Fields, MessagePush, Push
 
-Op = Literal["edit", "delete", "pin"]
-CONTENT: Final = ("edit", "delete")
-"""Operations of which only the last one counts: they are about the same thing."""
+Op = Literal["edit", "append", "delete", "pin"]
+CONTENT: Final = ("edit", "append", "delete")
+"""Operations of which only the last one is told: they are about the same thing."""
+TEXT: Final = "text"
+"""The member that is appended to where a message is an object."""
+
+
+def appended(data: Any, text: str) -> Any:
+    """The data of a message with a text behind it: behind itself if it is a string, behind its member `text` if it is
+    an object that has one. None: there is nothing to append to."""
+    if isinstance(data, str):
+        return data + text
+    if isinstance(data, dict) and isinstance(data.get(TEXT), str):
+        return data | {TEXT: data[TEXT] + text}
+    return None
 
 
 class Deletion(NamedTuple):
@@ -57,6 +69,12 @@ class AmendPush(Push, tag="amend"):
     version: int
     """Of the message with this: a client that has a newer one already leaves it alone."""
     data: Any = UNSET
+    part: int | UnsetType = UNSET
+    """Of an append: the number of the last part that is in it."""
+    done: bool | UnsetType = UNSET
+    """Of an append: it was said to be the last one."""
+    edited: bool | UnsetType = UNSET
+    """False where the whole message is told because it was appended to: nobody has edited it."""
 
 
 class Counted(Message):
@@ -68,12 +86,13 @@ class Counted(Message):
 
 
 class AmendedMessage(Counted):
-    """A message there, as it is now. `version`: the offset of its last edit, 0: none; `pin_version`: of the last word
-    about whether it is pinned."""
+    """A message there, as it is now. `version`: the offset of the last edit or append that is in it, 0: none;
+    `pin_version`: of the last word about whether it is pinned."""
 
-    __slots__ = ("version", "deleted", "pinned", "pin_version", "by_server")
+    __slots__ = ("version", "edited", "deleted", "pinned", "pin_version", "by_server")
 
     version: int
+    edited: bool
     deleted: Deletion | None
     pinned: bool
     pin_version: int
@@ -91,6 +110,7 @@ class AmendedMessage(Counted):
             return push
         if self.version:
             push.version = self.version
+        if self.edited:
             push.edited = True
         if self.pinned:
             push.pinned = True
@@ -106,7 +126,10 @@ class AmendedMessage(Counted):
         if self.deleted is not None:
             return self
         if amendment.op == "edit" and amendment.offset > self.version:
-            return self._as(data=amendment.data, version=amendment.offset)
+            return self._as(data=amendment.data, version=amendment.offset, edited=True)
+        if amendment.op == "append" and amendment.offset > self.version:
+            data = appended(self.data, amendment.data)
+            return self._as(data=self.data if data is None else data, version=amendment.offset)
         if amendment.op == "pin" and amendment.offset > self.pin_version:
             return self._as(pinned=amendment.data, pin_version=amendment.offset)
         return self
@@ -131,44 +154,57 @@ def amended_message(message: Message, tally: Tally = NO_TALLY) -> AmendedMessage
     amended.tally = tally
     amended.version = amended.pin_version = 0
     amended.deleted = None
-    amended.pinned = amended.by_server = False
+    amended.edited = amended.pinned = amended.by_server = False
     return amended
 
 
 class Amendment(Counted):
-    """An entry that says what becomes of the message `of`. `data`: of an edit the new data, of a pin whether it is one.
+    """An entry that says what becomes of the message `of`. `data`: of an edit the new data, of an append what comes
+    behind it (several parts in one, of which `part` is the last; `done`: the last of all), of a pin whether it is one.
     `pending`: it is not folded into the message yet, so it has its data itself. `hidden`: there is nothing to be told
     of it any more, only the offset is taken."""
 
-    __slots__ = ("of", "op", "version", "pending", "hidden")
+    __slots__ = ("of", "op", "version", "pending", "hidden", "part", "done", "edited")
 
     of: int
     op: Op
     version: int
     pending: bool
     hidden: bool
+    part: int | None
+    done: bool
+    edited: bool
 
     def push(self) -> AmendPush:
         data = UNSET if self.op == "delete" else self.data
         cursor = f"{self.epoch}:{self.offset}"
-        return AmendPush(
+        push = AmendPush(
             self.channel, self.offset, cursor, self.of, self.op, self.key, self.user, self.time, self.version, data
         )
+        if self.part is not None:
+            push.part = self.part
+        if self.done:
+            push.done = True
+        if self.op == "edit" and not self.edited:
+            push.edited = False
+        return push
 
     def frame(self, codec: Codec) -> bytes:
         return b"" if self.hidden else super().frame(codec)
 
     def hiding(self) -> Amendment:
-        return self._as(None, self.version, True)
+        return self._as(None, self.version, self.op, True)
 
-    def showing(self, data: Any, version: int) -> Amendment:
-        """With what the message is by now."""
-        return self._as(data, version, False)
+    def showing(self, message: AmendedMessage) -> Amendment:
+        """An edit to what the message is by now: who was away may have missed any of what was appended."""
+        shown = self._as(message.data, message.version, "edit", False)
+        shown.edited = message.edited
+        return shown
 
-    def _as(self, data: Any, version: int, hidden: bool) -> Amendment:
+    def _as(self, data: Any, version: int, op: Op, hidden: bool) -> Amendment:
         return amendment(
             Message(self.channel, self.epoch, self.offset, self.key, self.user, self.time, data),
-            self.of, self.op, self.tally, pending=self.pending, version=version, hidden=hidden,
+            self.of, op, self.tally, pending=self.pending, version=version, hidden=hidden,
         )  # fmt: skip
 
 
@@ -186,4 +222,7 @@ def amendment(
     made.version = version or message.offset
     made.pending = pending
     made.hidden = hidden
+    made.part = None
+    made.done = False
+    made.edited = True
     return made

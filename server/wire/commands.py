@@ -25,6 +25,7 @@ MAX_DELAY: Final = 7 * 86400
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Offset = Annotated[int, Meta(ge=1, le=MAX_OFFSET)]
+Part = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
 FetchLimit = Annotated[int, Meta(ge=1, le=MAX_FETCH)]
 FetchWait = Annotated[float, Meta(ge=0, le=MAX_FETCH_WAIT)]
@@ -106,13 +107,22 @@ class Amending(Struct, kw_only=True):
 
     data: Any = UNSET
     """The new data."""
+    append: str | UnsetType = UNSET
     pin: bool | UnsetType = UNSET
     delete: bool = False
+    part: Part | None = None
+    """Of an append: its number."""
+    done: bool = False
+    """Of an append: it is the last one."""
 
-    def operation(self) -> tuple[Literal["edit", "delete", "pin"], Any]:
+    def operation(self) -> tuple[Literal["edit", "append", "delete", "pin"], Any]:
         """What is done, and its data."""
-        if (self.data is not UNSET) + (self.pin is not UNSET) + self.delete != 1:
-            raise bad_request("data, pin: one of them")
+        if (self.data is not UNSET) + (self.append is not UNSET) + (self.pin is not UNSET) + self.delete != 1:
+            raise bad_request("data, append, pin: one of them")
+        if self.append is not UNSET:
+            return "append", self.append
+        if self.part is not None or self.done:
+            raise bad_request("part, done: with append only")
         if self.delete:
             return "delete", None
         return ("edit", self.data) if self.pin is UNSET else ("pin", self.pin)
@@ -121,12 +131,20 @@ class Amending(Struct, kw_only=True):
 class Amend(Command, tag="amend"):
     channel: str
     of: Offset
-    op: Literal["edit", "delete", "pin"]
+    op: Literal["edit", "append", "delete", "pin"]
     data: Any = UNSET
-    """Of an edit the new data; of a pin whether it is one, true if it is left out."""
+    """Of an edit the new data; of an append a text; of a pin whether it is one, true if it is left out."""
+    part: Part | None = None
+    done: bool = False
     key: Key | None = None
 
     def amending(self) -> Amending:
+        if self.op == "append":
+            if not isinstance(self.data, str):
+                raise bad_request("data: of an append a string")
+            return Amending(append=self.data, part=self.part, done=self.done)
+        if self.part is not None or self.done:
+            raise bad_request("part, done: with append only")
         if self.op == "delete":
             return Amending(delete=True)
         if self.op == "edit":

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.core.errors import ERRORS, Error
 from server.wire.amendments import AmendedMessagePush, AmendPush
-from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, At, Key, Limit, Write
+from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, At, Key, Limit, Part, Write
 
 MAX_BATCH: Final = 500
 MAX_WAIT: Final = 60
@@ -52,9 +52,12 @@ class BatchRequest(Struct):
 
 
 class AmendRequest(Struct):
-    """One of them: the new data, or whether it is pinned."""
+    """One of them: the new data, a text that comes behind it, or whether it is pinned."""
 
     data: Datum | UnsetType = UNSET
+    append: Annotated[str, Meta(description="A text that comes behind it")] | UnsetType = UNSET
+    part: Annotated[Part, Meta(description="Its number, from 1 on: a retry is appended once")] | None = None
+    done: Annotated[bool, Meta(description="Nothing more is appended")] = False
     pin: Annotated[bool, Meta(description="Pin it, or no longer")] | UnsetType = UNSET
     key: IdempotencyKey | None = None
 

@@ -3,7 +3,7 @@
 import { Outbox } from "./outbox.js";
 import { Members } from "./presence.js";
 import { Timeline } from "./timeline.js";
-import { Membered } from "./rooms.js";
+import { Amendable } from "./amending.js";
 import { complain, deferred, handled, jitter, LOST, plain, randomKey, WaterspoutError } from "./tools.js";
 
 const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
@@ -20,7 +20,7 @@ const UNSUBSCRIBED = { code: "closed", reason: "unsubscribed" };
  * (caught up, after so many messages), `ended` (a WaterspoutError: the server has ended the subscription or refuses it;
  * with the code `closed` the whole client, and `connect` goes on with it).
  */
-export class Channel extends Membered {
+export class Channel extends Amendable {
   #client;
   /** @type {any} What to subscribe with, while the subscription is wanted. */
   #wanted = null;
@@ -147,33 +147,6 @@ export class Channel extends Membered {
     const published = this.#outbox.put(plain({ channel: this.name, key, data, ...options }));
     this.#note();
     return published;
-  }
-
-  /**
-   * Change what a message says, where the namespace lets you; resolves when that is stored. Sent again through losses,
-   * with the same key.
-   *
-   * @param {number} of  the message's offset
-   * @param {any} data @param {{key?: string}} [options]
-   * @returns {Promise<{offset: number, cursor: string, duplicate: boolean}>}
-   */
-  edit(of, data, options) {
-    return this.#amend({ of, op: "edit", data, ...options });
-  }
-
-  /** Erase a message for everybody, for good; as `edit`. @param {number} of @param {{key?: string}} [options] */
-  remove(of, options) {
-    return this.#amend({ of, op: "delete", ...options });
-  }
-
-  /** @param {number} of @param {boolean} [pinned] @param {{key?: string}} [options] */
-  pin(of, pinned = true, options) {
-    return this.#amend({ of, op: "pin", data: pinned, ...options });
-  }
-
-  /** @param {{of: number, op: string, data?: any, key?: string}} fields */
-  #amend(fields) {
-    return this.#client.request("amend", { channel: this.name, key: randomKey(), ...fields });
   }
 
   /** The messages as they are shown: merged, live, and edited at once. */

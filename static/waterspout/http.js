@@ -139,7 +139,9 @@ export class HttpLink extends Link {
         const { of, op, data, key } = fields;
         const one = `${path}/messages/${of}`;
         if (op === "delete") return requests.json("DELETE", one, { headers: { "Idempotency-Key": key } });
-        return requests.json("PATCH", one, { body: { key, ...(op === "pin" ? { pin: data } : { data }) } });
+        const { part, done } = fields;
+        const body = op === "edit" ? { data } : op === "pin" ? { pin: data } : { append: data, part, done };
+        return requests.json("PATCH", one, { body: { key, ...body } });
       }
       case "call": {
         const { method, data, key } = fields;

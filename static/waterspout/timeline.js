@@ -1,5 +1,6 @@
 /** A channel's messages as they are shown: merged, live, and changed by whoever may. @module */
 
+import { appended, writing } from "./amending.js";
 import { Emitter, randomKey } from "./tools.js";
 
 /** @typedef {import("./channel.js").Channel} Channel */
@@ -38,6 +39,8 @@ export class Timeline extends Emitter {
   /** Where older messages begin to be missing. @type {string | null} */
   #oldest = null;
   #told = false;
+  /** What becomes of messages while pages of them are on their way. @type {Set<any[]>} */
+  #meanwhile = new Set();
   /** The newest offset that was pushed. */
   #seen = 0;
   /** @type {(() => boolean)[]} */
@@ -87,9 +90,14 @@ export class Timeline extends Emitter {
   /** The page before the oldest message. Resolves with whether there are more. @param {number} [limit] @returns {Promise<boolean>} */
   async loadOlder(limit = PAGE) {
     const oldest = this.#oldest;
-    const page = await this.#channel.history(oldest === null ? { limit } : { before: oldest, limit });
+    /** @type {any[]} */
+    const meanwhile = [];
+    this.#meanwhile.add(meanwhile);
+    const asked = this.#channel.history(oldest === null ? { limit } : { before: oldest, limit });
+    const page = await asked.finally(() => this.#meanwhile.delete(meanwhile));
     if (oldest !== this.#oldest) return this.more ?? true; // begun anew meanwhile
     for (const message of page.messages) this.#put(message);
+    for (const push of meanwhile) this.#apply(push);
     if (page.messages.length) this.#oldest = page.messages[0].cursor;
     this.more = page.more;
     this.#changed();
@@ -130,6 +138,18 @@ export class Timeline extends Emitter {
   /** Shown at once, and taken back if it is refused. @param {number} offset @param {any} data */
   edit(offset, data) {
     return this.#want(offset, (message) => ({ ...message, data, edited: true }), this.#channel.edit(offset, data));
+  }
+
+  /**
+   * Write on, piece by piece: a stream of text that goes behind the message, until it is closed. It is shown as it comes
+   * back from the server. Nothing is told by `refused`: it is the stream's error.
+   *
+   * @param {number | {offset?: number}} message  or its offset @returns {WritableStream<string>}
+   */
+  append(message) {
+    const offset = typeof message === "number" ? message : message.offset;
+    if (offset === undefined) throw new TypeError("the message is not stored yet");
+    return writing(this.#channel, offset);
   }
 
   /** Erase it for everybody, for good. @param {number} offset */
@@ -199,18 +219,25 @@ export class Timeline extends Emitter {
   }
 
   /** @param {any} push */
-  #amend({ offset, of, op, data, user, time, version }) {
-    this.#seen = offset;
-    this.#settle(of, offset);
+  #amend(push) {
+    this.#seen = push.offset;
+    this.#settle(push.of, push.offset);
+    for (const pushes of this.#meanwhile) pushes.push(push);
+    this.#apply(push);
+    this.#changed();
+  }
+
+  /** @param {any} push */
+  #apply({ of, op, data, user, time, version, edited = true }) {
     const message = this.#known.get(of);
     if (!message || message.deleted) return;
     if (op === "delete") {
       const { edited: _, pinned: __, ...rest } = message;
       this.#known.set(of, { ...rest, data: null, version, deleted: { user, time } });
     } else if (op === "pin") this.#known.set(of, { ...message, pinned: data });
-    else if (op === "edit" && version > (message.version ?? 0))
-      this.#known.set(of, { ...message, data, version, edited: true });
-    this.#changed();
+    else if (version <= (message.version ?? 0)) return;
+    else if (op === "edit") this.#known.set(of, { ...message, data, version, ...(edited ? { edited } : {}) });
+    else if (op === "append") this.#known.set(of, { ...message, data: appended(message.data, data), version });
   }
 
   /** Trimmed, or another history altogether. @param {any} gap */

@@ -74,6 +74,13 @@ const commands = {
   unsubscribe: ({ name }) => channel(name).unsubscribe(),
   publish: ({ name, data, options }) => channel(name).publish(data, options),
   edit: ({ name, of, data, options }) => channel(name).edit(of, data, options),
+  append: ({ name, of, text, options }) => channel(name).append(of, text, options),
+  write: async ({ name, of, pieces }) => {
+    const writer = timelines.get(name).append(of).getWriter();
+    writer.closed.catch(() => {});
+    for (const piece of pieces) await writer.write(piece);
+    await writer.close();
+  },
   remove: ({ name, of, options }) => channel(name).remove(of, options),
   pin: ({ name, of, pinned }) => channel(name).pin(of, pinned),
   timeline: ({ name, as = name, options }) => {

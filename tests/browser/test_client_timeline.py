@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from typing import Any
 
 import pytest
@@ -60,6 +61,23 @@ async def lived_through(node: list[str], server: Server, **options: Any) -> None
             assert await late.do("inTimeline", name=channel, call="loadOlder", args=[]) is False
             await comes(late, channel, expected)
             await until(lambda: bool(late.told("live")), 20, "live")
+        await streamed(ann, guest, channel)
+
+
+async def streamed(ann: Client, guest: Client, channel: str) -> None:
+    """An answer is written, and shown by both as it comes; by nobody as edited."""
+    of = (await ann.do("inTimeline", name=channel, call="send", args=[{"text": ""}]))["offset"]
+    await ann.do("write", name=channel, of=of, pieces=["Tea ", "is ", "ready."])
+    part = await ann.do("append", name=channel, of=of, text=" Now.", options={"part": 1})
+    again = await ann.do("append", name=channel, of=of, text=" Now.", options={"part": 1, "done": True})
+    assert (again["offset"], again["duplicate"]) == (part["offset"], True)
+    expected = {"offset": of, "data": {"text": "Tea is ready. Now."}, "version": part["offset"]}
+
+    async def is_shown(one: Client) -> bool:
+        return (await one.do("shown", name=channel))[-1] == expected
+
+    for one in (ann, guest):
+        await until(partial(is_shown, one), 20, "the whole answer")
 
 
 @scenario
@@ -94,6 +112,8 @@ async def test_what_is_refused_is_taken_back(node: list[str], server: Server) ->
         shown = [event["messages"] for event in guest.told("shown")]
         assert [{"offset": 1, "data": "a guest's", "edited": True, "pending": True}] in shown
         assert guest.told("refused")[0]["offset"] == 1
+        with pytest.raises(ClientError, match="permission_denied"):
+            await guest.do("write", name=channel, of=1, pieces=["a guest's"])
 
 
 @scenario

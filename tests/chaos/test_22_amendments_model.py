@@ -1,5 +1,5 @@
-"""Amendments against a model in Python: any interleaving of publishing, editing, erasing, pinning and trimming on two
-nodes, of which some die between storing an amendment and folding it.
+"""Amendments against a model in Python: any interleaving of publishing, editing, appending, erasing, pinning and
+trimming on two nodes, of which some die between storing an amendment and folding it.
 
 What is compared at any moment: every way to read a channel with what the model says. At the end: whoever has listened
 from the beginning, and whoever was there up to some moment and resumes then, come to the same state; and nothing that
@@ -57,6 +57,8 @@ class State:
                 self.messages[push.of] = None, 0, True, False
             elif push.op == "pin":
                 self.messages[push.of] = data, version, erased, push.data
+            elif push.op == "append" and push.version > version:
+                self.messages[push.of] = data + push.data, push.version, erased, pinned
             elif push.version > version:
                 self.messages[push.of] = push.data, push.version, erased, pinned
 
@@ -84,11 +86,13 @@ class Run:
         self.erased: set[str] = set()
         self.texts: dict[int, set[str]] = {}
         """All that a message has ever said."""
+        self.parts: dict[int, int] = {}
+        """How many numbered parts were sent for a message."""
         self.left_pending = 0
 
     def text(self) -> str:
         self.said += 1
-        return f"{self.channel} says {self.said}"
+        return f"{self.channel} says {self.said}."
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -119,13 +123,49 @@ class Run:
     async def store(self, log: Log, original: Any, op: Op, data: Any) -> Receipt:
         return await log.amendments.append(original, op, data, user="ann", key=f"{op} {self.text()}", size=20)
 
+    async def append(self, log: Log) -> None:
+        """With a number, with a key, or with neither; what is sent twice, perhaps to another node, is appended once."""
+        if not self.texts:
+            return
+        of = self.random.choice(list(self.texts)[-self.random.choice([1, 2, 100]) :])
+        original = await log.amendments.original(self.channel, of)
+        if original is None or original.deleted is not None:
+            return
+        numbered, text, done = self.random.random() < 0.5, self.text(), self.random.random() < 0.2
+        part = self.parts[of] = self.parts.get(of, 0) + 1 if numbered else self.parts.get(of, 0)
+        twice = self.random.random() < 0.3
+        self.texts[of].add(text)
+        sent = [
+            one.appends.append(
+                original, text, user="ann", part=part if numbered else None, key=text if twice else None, done=done,
+                limit=1 << 20,
+            )
+            for one in ((log, self.random.choice(self.logs)) if twice else (log,))
+        ]  # fmt: skip
+        outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        stored = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+        refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert len({receipt.position.offset for receipt in stored}) <= 1
+        assert len([receipt for receipt in stored if not receipt.duplicate]) <= 1
+        if not refused:
+            assert len(stored) == 1 or sorted(receipt.duplicate for receipt in stored) == [False, True]
+        for error in refused:  # erased or trimmed meanwhile, also before the parts that this one comes behind
+            assert isinstance(error, Error), error
+            assert error.code in ("not_found", "conflict"), error
+            now = await log.amendments.original(self.channel, of)
+            assert now is None or now.deleted is not None, error
+            if now is not None:
+                self.erased |= self.texts[of]
+
     async def step(self) -> None:
         log = self.random.choice(self.logs)
-        kind = self.random.choices(["publish", "edit", "delete", "pin", "trim", "read"], [10, 12, 3, 4, self.trims, 8])[
-            0
-        ]
+        kind = self.random.choices(
+            ["publish", "edit", "append", "delete", "pin", "trim", "read"], [10, 12, 20, 3, 4, self.trims, 8]
+        )[0]
         if kind == "publish":
             await self.publish(log)
+        elif kind == "append":
+            await self.append(log)
         elif kind == "trim":
             self.trimming = True
             size = self.retained
@@ -210,6 +250,8 @@ class Run:
             _, known_version, known_erased, _ = before.get(offset, (None, 0, False, False))
             assert erased or not known_erased, f"{offset} was erased before"
             assert erased or version >= known_version, f"{offset} was edited before"
+            if known_version and version == known_version and not erased and not known_erased:
+                assert read.messages[offset][0] == before[offset][0], f"{offset} says something else"
 
     async def resume(self, log: Log, since: int) -> None:
         """Somebody who has heard all up to `since` goes on from there."""
@@ -240,10 +282,12 @@ class Run:
     async def nothing_erased_is_left(self) -> None:
         for log in self.logs:
             await log.amendments.refold(0.0)
+            await log.appends.refold(0.0)
         rows = raw(self.mongod.uri, self.options, self.channel)
         assert not [row for row in rows if "p" in row]
         for row in rows:
-            assert not [text for text in self.erased if text in (row.get("d"), row.get("j"))], row
+            said = f"{row.get('d')} {row.get('j')}"
+            assert not [text for text in self.erased if text in said], row
             assert not ("z" in row and ("d" in row or "j" in row)), "data stands in two places"
         amendments = 0
         for row in rows:
@@ -256,7 +300,7 @@ class Run:
         for log in self.logs:
             page = await log.read(self.channel, Position(log.epoch, 0))
             texts = [message.data for message in page.messages if not message.hidden]
-            assert not self.erased & {text for text in texts if isinstance(text, str)}
+            assert not [one for one in self.erased for text in texts if one in str(text)]
 
 
 async def play(run: Run) -> None:

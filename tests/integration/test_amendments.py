@@ -184,7 +184,11 @@ async def test_what_is_refused(url: str) -> None:
         refused = [
             ({"of": 0, "op": "edit", "data": 1}, "of"),
             ({"of": 1, "op": "edit"}, "data"),
-            ({"of": 1, "op": "append", "data": 1}, "op"),
+            ({"of": 1, "op": "append", "data": 1}, "data"),
+            ({"of": 1, "op": "append"}, "data"),
+            ({"of": 1, "op": "append", "data": "a", "part": -1}, "part"),
+            ({"of": 1, "op": "edit", "data": "a", "part": 1}, "part"),
+            ({"of": 1, "op": "other", "data": 1}, "op"),
             ({"of": 1, "op": "pin", "data": 1}, "data"),
             ({"of": "1", "op": "delete"}, "of"),
         ]
@@ -228,7 +232,14 @@ async def test_over_rest(base_url: str, http_server: object) -> None:
         ]
         assert (await http.get(path, params={"after": edited.json()["cursor"]})).json()["amends"][0]["op"] == "pin"
         assert "amends" not in (await http.get(path)).json()
-        for body in ({}, {"data": 1, "pin": True}, {"pin": 1}, {"delete": True}):
+        for body in (
+            {},
+            {"data": 1, "pin": True},
+            {"pin": 1},
+            {"delete": True},
+            {"append": 1},
+            {"pin": True, "part": 1},
+        ):
             assert (await http.patch(f"{path}/1", json=body)).status_code == 400, body
         for offset in ("0", "-1", "x", "1.5", "9" * 20, "٣"):
             assert (await http.get(f"{path}/{offset}")).status_code == 400, offset

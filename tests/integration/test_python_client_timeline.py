@@ -65,6 +65,34 @@ async def test_everybody_sees_the_same(base_url: str, http_server: object) -> No
         await asyncio.wait(following)
 
 
+async def test_an_answer_is_written(base_url: str, http_server: object) -> None:
+    """Piece by piece, shown as it comes by all, and by who scrolls up meanwhile; what is refused is raised."""
+    ann, guest = Client(base_url, token=TOKEN), Client(base_url)
+    mine, theirs = ann.timeline(DEN), guest.timeline(DEN, last=1)
+    async with ann, guest, mine:
+        following = [asyncio.create_task(followed(mine))]
+        of = (await mine.send({"text": ""})).offset
+        await mine.send("newer")
+        async with theirs:
+            following.append(asyncio.create_task(followed(theirs)))
+            assert of is not None
+            async with mine.append(of) as answer:
+                for number in range(200):
+                    await answer.write(f"{number} ")
+                    if number % 50 == 0:
+                        await theirs.load_older()
+            expected = {"text": "".join(f"{number} " for number in range(200))}
+            await until(lambda: mine.messages[0].message.data == expected, 10, "the answer")
+            await until(lambda: theirs.messages[0].message.data == expected, 10, "the answer at another's")
+            assert not mine.messages[0].message.edited
+            with pytest.raises(WaterspoutError, match="permission_denied"):
+                async with theirs.append(of) as answer:
+                    await answer.write("no")
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
+
+
 async def test_what_is_refused_is_taken_back(base_url: str, http_server: object, node: Node) -> None:
     """It is shown at once, as pending; and as it was when the server has said no."""
     async with Client(base_url, token=TOKEN) as ann, Client(base_url) as guest, guest.timeline(DEN) as timeline:

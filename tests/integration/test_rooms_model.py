@@ -1,4 +1,4 @@
-"""Unread counts against a plain count: any order of joining, leaving, publishing, erasing, editing and reading."""
+"""Unread counts against a plain count: any order of joining, leaving, publishing, erasing, changing and reading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), *WHO, st.integers(1, 4)),
         st.tuples(st.sampled_from(["join", "leave"]), *WHO, st.just(0)),
-        st.tuples(st.sampled_from(["delete", "edit"]), *WHO, st.integers(0, 9)),
+        st.tuples(st.sampled_from(["delete", "edit", "append"]), *WHO, st.integers(0, 9)),
         st.tuples(st.sampled_from(["read", "set"]), *WHO, st.integers(0, 9)),
     ),
     min_size=20,
@@ -102,13 +102,13 @@ class Stage:
                 return
             if what == "publish":
                 receipts = await asyncio.gather(
-                    *(self.clients[user][n % 2].publish(channel, {"n": n}) for n in range(number))
+                    *(self.clients[user][n % 2].publish(channel, f"{n}") for n in range(number))
                 )
                 for receipt in receipts:
                     messages[receipt["offset"]] = False
                     model.heads[room] = max(model.heads[room], receipt["offset"])
                     model.markers[user, room] = max(model.markers.get((user, room), 0), receipt["offset"])
-            elif chosen is not None and what in ("delete", "edit"):
+            elif chosen is not None and what in ("delete", "edit", "append"):
                 data = {} if what == "delete" else {"data": f"edit {index}"}
                 receipt = await client.request("amend", channel=channel, of=chosen, op=what, **data)
                 model.heads[room] = receipt["offset"]

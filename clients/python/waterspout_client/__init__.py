@@ -41,6 +41,7 @@ from waterspout_client.rooms import Member, Membership, Room, Rooms
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Subscription
 from waterspout_client.timeline import Shown, Timeline
+from waterspout_client.writing import Writer
 
 __all__ = [
     "Amend",
@@ -79,4 +80,5 @@ __all__ = [
     "User",
     "Watch",
     "WaterspoutError",
+    "Writer",
 ]

@@ -62,6 +62,13 @@ class Commands:
         again with the same key, so it is done once."""
         return await self._amend(channel, of, "edit", key, data=data)
 
+    async def append(
+        self, channel: str, of: int, text: str, *, part: int | None = None, done: bool = False, key: str | None = None
+    ) -> Published:
+        """Append a text to a message that is a string, or an object with a `text`; as `edit`. Who numbers the parts,
+        from 1 on, may send them again from anywhere: each is appended once, and in order. `done`: it is the last."""
+        return await self._amend(channel, of, "append", key, data=text, done=done, part=part)
+
     async def remove(self, channel: str, of: int, *, key: str | None = None) -> Published:
         """Erase the message for everybody, for good; as `edit`."""
         return await self._amend(channel, of, "delete", key)
@@ -74,9 +81,9 @@ class Commands:
         """Have what `publish` has answered so not be published; WaterspoutError `not_found` if it is already."""
         await self.request("cancel", again=False, scheduled=scheduled)
 
-    async def _amend(self, channel: str, of: int, op: str, key: str | None, **data: Any) -> Published:
+    async def _amend(self, channel: str, of: int, op: str, key: str | None, **more: Any) -> Published:
         fields = {"channel": channel, "of": of, "op": op, "key": key or secrets.token_hex(16)}
-        return Published.of(await self._answer("amend", fields | json.loads(to_json(data)), (*NOT_DONE, *UNKNOWN)))
+        return Published.of(await self._answer("amend", fields | json.loads(to_json(more)), (*NOT_DONE, *UNKNOWN)))
 
     async def _answer(self, kind: str, fields: Push, again: Collection[str]) -> Push:
         """The reply; the command is sent once more after the errors in `again`."""

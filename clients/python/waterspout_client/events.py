@@ -59,12 +59,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Amend:
-    """Something has become of the message `of`: of an edit `data` is the new data, of a pin whether it is one."""
+    """Something has become of the message `of`: of an edit `data` is the new data, of an append what comes behind it,
+    of a pin whether it is one."""
 
     channel: str
     of: int
     op: str
-    """`edit`, `delete` or `pin`. More may come: ignore what you do not know."""
+    """`edit`, `append`, `delete` or `pin`. More may come: ignore what you do not know."""
     data: Any
     user: str | None
     time: int
@@ -73,13 +74,20 @@ class Amend:
     version: int
     """Of the message with this: one that has a newer one already is left alone."""
     key: str | None = None
+    part: int | None = None
+    """Of an append: the number of the last part in it."""
+    done: bool = False
+    """Of an append: it was said to be the last."""
+    edited: bool = True
+    """False: it was appended to, and this is the whole message."""
 
     @classmethod
     def from_push(cls, push: Mapping[str, Any]) -> Amend:
         get = push.get
         return cls(
             push["channel"], push["of"], push["op"], get("data"), get("user"), get("time", 0), push["offset"],
-            push["cursor"], get("version", push["offset"]), get("key"),
+            push["cursor"], get("version", push["offset"]), get("key"), get("part"), get("done") is True,
+            get("edited") is not False,
         )  # fmt: skip
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from waterspout_client.errors import WaterspoutError
 from waterspout_client.events import Amend, Deleted, Gap, Message, Page, Published
 from waterspout_client.subscription import Subscription
+from waterspout_client.writing import Writer, appended
 
 
 class Room(Protocol):
@@ -23,6 +25,8 @@ class Room(Protocol):
     async def history(self, channel: str, *, before: str | None = None, limit: int | None = None) -> Page: ...
 
     async def edit(self, channel: str, of: int, data: Any) -> Published: ...
+
+    async def append(self, channel: str, of: int, text: str, *, done: bool = False) -> Published: ...
 
     async def remove(self, channel: str, of: int) -> Published: ...
 
@@ -64,6 +68,8 @@ class Timeline:
         self._sending: dict[str, Shown] = {}
         self._oldest: str | None = None
         self._seen = 0
+        self._meanwhile: list[list[Amend]] = []
+        """What becomes of messages while pages of them are on their way."""
 
     async def __aenter__(self) -> Self:
         self._subscription = self._client.subscribe(self.channel, last=self._last)
@@ -99,11 +105,18 @@ class Timeline:
     async def load_older(self, limit: int = 50) -> bool:
         """The page before the oldest message; whether there are more."""
         oldest = self._oldest
-        page = await self._client.history(self.channel, before=oldest, limit=limit)
+        meanwhile: list[Amend] = []
+        self._meanwhile.append(meanwhile)
+        try:
+            page = await self._client.history(self.channel, before=oldest, limit=limit)
+        finally:
+            self._meanwhile = [one for one in self._meanwhile if one is not meanwhile]
         if oldest != self._oldest:
             return self.more is not False  # begun anew meanwhile
         for message in page.messages:
             self._put(message)
+        for amend in meanwhile:
+            self._apply(amend)
         if page.messages:
             self._oldest = page.messages[0].cursor
         self.more = page.more
@@ -134,6 +147,11 @@ class Timeline:
         """Shown at once, and taken back if it is refused."""
         wish = _Wish(lambda message: replace(message, data=data, edited=True))
         return await self._want(offset, wish, self._client.edit(self.channel, offset, data))
+
+    def append(self, offset: int) -> Writer:
+        """Write on, piece by piece: `async with timeline.append(12) as answer: await answer.write("…")`. It is shown as
+        it comes back from the server."""
+        return Writer(partial(self._client.append, self.channel, offset))
 
     async def remove(self, offset: int) -> Published:
         """Erase it for everybody, for good."""
@@ -194,6 +212,13 @@ class Timeline:
 
     def _amend(self, amend: Amend) -> None:
         self._seen = amend.offset
+        for amends in self._meanwhile:
+            amends.append(amend)
+        self._apply(amend)
+        for offset in tuple(self._wanted):
+            self._settle(offset)
+
+    def _apply(self, amend: Amend) -> None:
         message = self._known.get(amend.of)
         if message is not None and message.deleted is None:
             if amend.op == "delete":
@@ -202,10 +227,11 @@ class Timeline:
             elif amend.op == "pin":
                 message = replace(message, pinned=amend.data is True)
             elif amend.op == "edit" and amend.version > message.version:
-                message = replace(message, data=amend.data, version=amend.version, edited=True)
+                edited = message.edited or amend.edited
+                message = replace(message, data=amend.data, version=amend.version, edited=edited)
+            elif amend.op == "append" and amend.version > message.version:
+                message = replace(message, data=appended(message.data, amend.data), version=amend.version)
             self._known[amend.of] = message
-        for offset in tuple(self._wanted):
-            self._settle(offset)
 
     def _lose(self, gap: Gap) -> None:
         """Trimmed, or another history altogether."""

@@ -1,0 +1,452 @@
+"""Appends: a message that is written piece by piece, such as an answer of a language model.
+
+What waits for the same message becomes one entry of its channel, about ten a second, and each piece is answered when
+that is stored. The entries of one message are a chain: the n-th has a key made of n, and the unique index of keys lets
+no two have the same. So who adds one has seen all before it, on whatever node they came: which parts there are, and how
+large the message is. Who has not is refused by MongoDB, reads on, and looks again at what waits.
+
+The entries stay pending (`p: 1`) while the message grows: readers put them together. They are folded into the message
+once, when it is said to be done, or by any node when nothing has come for PENDING_SECONDS; and when there are FOLD_AT
+of them, so that readers never have many to put together. To fold is to read the message with all that is pending of it,
+and to write it if its version is still the same: edits are among it, in their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+
+from pymongo import ASCENDING
+from pymongo.errors import PyMongoError
+
+from server.core.cursors import Position
+from server.core.errors import Error, bad_request
+from server.core.tasks import Keeper
+from server.log.amendments import AT_ONCE, PENDING_SECONDS, Amendments
+from server.log.folding import overlaid
+from server.log.foundation import MESSAGES_INDEX, PENDING_INDEX
+from server.log.pending import Pending, PendingAmendment, PendingAppend, Receipt
+from server.log.rows import Row, content, counted, id_of
+from server.mongo.client import brief, mapped
+from server.mongo.databases import Database
+from server.wire.amendments import AmendedMessage, Amendment, appended
+from server.wire.codec import JSON
+
+logger = logging.getLogger(__name__)
+
+MERGE_SECONDS: Final = 0.1
+"""From one entry of a message to the next."""
+MERGE_PARTS: Final = 500
+TRUSTED_SECONDS: Final = 5.0
+"""How long nothing need be heard of what becomes of the message elsewhere."""
+EARLY_SECONDS: Final = 1.0
+"""How long a part waits for those before it, which may have taken another way."""
+LOOK_AGAIN: Final = 0.2
+FOLD_AT: Final = 256
+REFOLD_EVERY: Final = 2.0
+KNOWN: Final = 1000
+"""Messages of which is remembered what was appended to them."""
+TRIES: Final = 10
+
+
+class Piece:
+    """Something to be appended, until `future` is done. `part`: its number, if it has one; `size`: the bytes by which
+    the message grows."""
+
+    __slots__ = ("text", "user", "part", "key", "done", "size", "arrived", "future")
+
+    def __init__(self, text: str, user: str | None, part: int | None, key: str | None, done: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.text = text
+        self.user = user
+        self.part = part
+        self.key = key
+        self.done = done
+        self.size = len(JSON.encode(text)) - 2
+        self.arrived = loop.time()
+        self.future: asyncio.Future[Receipt] = loop.create_future()
+
+    def fail(self, error: Error) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # the asker may be gone; that is not worth a warning
+
+
+class _Link(NamedTuple):
+    """An entry of the chain. `last`: the last of the numbered parts up to there."""
+
+    last: int
+    offset: int
+    user: str | None
+    key: str
+
+
+class _Chain:
+    """What was appended to the message `of`, as far as it was read or written here."""
+
+    def __init__(self, of: int) -> None:
+        self._of = of
+        self.original: AmendedMessage
+        self.size = 0
+        """Bytes of its data."""
+        self.read = 0.0
+        """When, by the loop's clock."""
+        self.entries = 0
+        self.offset = 0
+        """Of the newest entry."""
+        self._first = 0
+        self._links: list[_Link] = []
+        """Those that have numbered parts."""
+        self._keys: dict[tuple[str | None, str], _Link] = {}
+
+    @property
+    def last(self) -> int | None:
+        """The number of the last part; None: there is none."""
+        return self._links[-1].last if self._links else None
+
+    @property
+    def next_key(self) -> str:
+        return f"{self._of}+{self.entries + 1}"
+
+    def add(self, offset: int, user: str | None, parts: Sequence[int] | None, keys: Sequence[str]) -> None:
+        link = _Link((parts or (0, 0))[1], offset, user, self.next_key)
+        self.entries += 1
+        self.offset = offset
+        if parts is not None:
+            if not self._links:
+                self._first = parts[0]
+            self._links.append(link)
+        for key in keys:
+            self._keys[user, key] = link
+
+    def stored(self, piece: Piece) -> _Link | None:
+        """The entry that has it already; raises `conflict` if what is there cannot be this one."""
+        if piece.part is None:
+            return None if piece.key is None else self._keys.get((piece.user, piece.key))
+        if self.last is None or piece.part > self.last:
+            return None
+        if piece.part < self._first:
+            raise Error("conflict", f"part: {piece.part} came late, the first one was {self._first}")
+        link = self._links[bisect_left(self._links, piece.part, key=lambda one: one.last)]
+        if link.user != piece.user:
+            raise Error("conflict", f"part: {piece.part} is somebody else's")
+        return link
+
+
+class _Stream:
+    """A message that is appended to here, and what waits for it. `limit`: bytes that its data may have."""
+
+    def __init__(self, original: AmendedMessage) -> None:
+        self.epoch = original.epoch
+        self.channel, self.of = original.channel, original.offset
+        self.limit = 0
+        self.waiting: list[Piece] = []
+        self.chain: _Chain | None = None
+        self.stale = False
+        """Something else may have become of the message meanwhile."""
+        self.task: asyncio.Task[None] | None = None
+        self.news = asyncio.Event()
+        self.next = 0.0
+        """When the next entry may be written."""
+        self.unfolded = 0
+
+
+class Appends:
+    """`put(channel, entry)`: into the queue of the channel's shard."""
+
+    def __init__(
+        self,
+        database: Database,
+        amendments: Amendments,
+        pending: Pending,
+        keeper: Keeper,
+        put: Callable[[str, PendingAmendment], None],
+    ) -> None:
+        self._messages = database.own("messages")
+        self._amendments = amendments
+        self._pending = pending
+        self._keeper = keeper
+        self._put = put
+        self._streams: OrderedDict[tuple[str, int], _Stream] = OrderedDict()
+        self.pieces = 0
+        """That were stored by this node, in so many `entries`; and messages that it has folded."""
+        self.entries = 0
+        self.folded = 0
+
+    def original(self, channel: str, of: int) -> AmendedMessage | None:
+        """The message as it was, apart from what was appended, if it is being appended to here."""
+        stream = self._streams.get((channel, of))
+        if stream is None or stream.stale or stream.chain is None:
+            return None
+        return stream.chain.original
+
+    def append(
+        self, original: AmendedMessage, text: str, *, user: str | None, part: int | None, key: str | None, done: bool,
+        limit: int,
+    ) -> asyncio.Future[Receipt]:  # fmt: skip
+        """Have it appended; the future has its receipt when that is stored. `limit`: bytes that the data of the message
+        may have with it. Not a coroutine, so that the order of the calls is the order of what has no numbers.
+
+        It fails with `not_found`, `too_large`, `bad_request` (a message that is no text), `conflict` (a number that
+        does not follow), and as a publish."""
+        place = original.channel, original.offset
+        stream = self._streams.get(place)
+        if stream is None or stream.epoch != original.epoch:
+            stream = self._streams[place] = _Stream(original)
+        self._streams.move_to_end(place)
+        stream.limit = limit
+        piece = Piece(text, user, part, key, done)
+        stream.waiting.append(piece)
+        stream.news.set()
+        if stream.task is None:
+            stream.task = self._keeper.spawn("append", self._run(stream))
+        while len(self._streams) > KNOWN and next(iter(self._streams.values())).task is None:
+            self._streams.popitem(last=False)
+        return piece.future
+
+    def doubt(self, channel: str, of: int | None = None) -> None:
+        """Something else has become of a message, or of some message of the channel."""
+        for stream in self._streams.values() if of is None else filter(None, (self._streams.get((channel, of)),)):
+            if stream.channel == channel:
+                stream.stale = True
+
+    def forget(self) -> None:
+        """All that is known is of another history."""
+        for stream in self._streams.values():
+            stream.chain = None
+
+    async def drain(self) -> None:
+        """Return when nothing waits any more."""
+        while tasks := [stream.task for stream in self._streams.values() if stream.task is not None]:
+            await asyncio.wait(tasks)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def _run(self, stream: _Stream) -> None:
+        """Until nothing waits."""
+        loop = asyncio.get_running_loop()
+        error = Error("outcome_unknown", "it may or may not be stored: retry with the same part or key")
+        late = False
+        try:
+            while stream.waiting:
+                await asyncio.sleep(stream.next - loop.time())
+                if stream.chain is None or stream.stale or stream.chain.read < loop.time() - TRUSTED_SECONDS:
+                    await self._read(stream)
+                chain = stream.chain
+                assert chain is not None
+                batch = self._take(stream, chain)
+                if batch:
+                    stream.next = loop.time() + MERGE_SECONDS
+                    await self._store(stream, chain, batch)
+                    late = False
+                elif late:
+                    self._refuse_early(stream, chain)
+                    late = False
+                elif stream.waiting:
+                    late = await self._no_news(stream)
+        except Error as raised:
+            error = raised
+        except Exception:
+            error = Error("internal", "the message could not be stored")
+            raise
+        finally:
+            stream.task = None
+            if stream.waiting:
+                stream.chain = None
+            for piece in stream.waiting:
+                piece.fail(error)
+            stream.waiting.clear()
+
+    async def _no_news(self, stream: _Stream) -> bool:
+        """Wait for the part that is missing; another node may store it, so it is looked for as well. Whether it has not
+        come in time, but for a last look."""
+        stream.news.clear()
+        try:
+            async with asyncio.timeout(LOOK_AGAIN):
+                await stream.news.wait()
+        except TimeoutError:
+            stream.stale = True
+        oldest = min(piece.arrived for piece in stream.waiting)
+        return stream.stale and oldest + EARLY_SECONDS <= asyncio.get_running_loop().time()
+
+    def _refuse_early(self, stream: _Stream, chain: _Chain) -> None:
+        late = asyncio.get_running_loop().time() - EARLY_SECONDS
+        for piece in stream.waiting:
+            if piece.arrived <= late:
+                expected = 1 if chain.last is None else chain.last + 1
+                piece.fail(Error("conflict", f"part: {piece.part} came, but {expected} is the next one"))
+
+    def _take(self, stream: _Stream, chain: _Chain) -> list[Piece]:
+        """What goes into the next entry; what waits and is stored already, or never will be, is answered."""
+        for piece in stream.waiting:
+            try:
+                link = chain.stored(piece)
+            except Error as error:
+                piece.fail(error)
+            else:
+                if link is not None and not piece.future.done():
+                    place = Position(stream.epoch, link.offset)
+                    piece.future.set_result(Receipt(place, piece.key or link.key, True))
+        stream.waiting = [piece for piece in stream.waiting if not piece.future.done()]
+        runs = [run for run in (_without_numbers(stream.waiting), _in_order(stream.waiting, chain)) if run]
+        return self._fitting(stream, chain, min(runs, key=lambda run: run[0].arrived)) if runs else []
+
+    def _fitting(self, stream: _Stream, chain: _Chain, run: list[Piece]) -> list[Piece]:
+        """The first of `run` that one user has sent, as many as the message may hold."""
+        taken: list[Piece] = []
+        size = chain.size
+        for piece in run[:MERGE_PARTS]:
+            if piece.user != run[0].user:
+                break
+            size += piece.size
+            if size > stream.limit:
+                error = Error("too_large", f"append: {size} bytes with it; message_bytes is {stream.limit}")
+                piece.fail(error)
+                for other in stream.waiting:  # behind a hole nothing can be appended
+                    if piece.part is not None and other.part is not None and other.part > piece.part:
+                        other.fail(error)
+                break
+            taken.append(piece)
+        return taken
+
+    async def _store(self, stream: _Stream, chain: _Chain, batch: list[Piece]) -> None:
+        await self._amendments.announce(stream.channel)
+        text = "".join(piece.text for piece in batch)
+        size = sum(piece.size for piece in batch)
+        # Nobody is called "", so nobody else's keys are in the way.
+        key = chain.next_key
+        entry = self._pending.add("", key, text, size, None, PendingAppend)
+        entry.of, entry.op, entry.epoch = stream.of, "append", stream.epoch
+        entry.by = batch[0].user
+        entry.done = any(piece.done for piece in batch)
+        first, last = batch[0].part, batch[-1].part
+        entry.parts = None if first is None or last is None else [first, last]
+        entry.keys = [piece.key for piece in batch if piece.part is None and piece.key is not None]
+        self._put(stream.channel, entry)
+        try:
+            receipt = await entry.future
+        except Error as error:
+            stream.chain = None
+            if error.code == "conflict":  # somebody else has written the next one
+                stream.next = 0.0
+                return
+            raise
+        chain.add(receipt.position.offset, entry.by, entry.parts, entry.keys)
+        chain.size += size
+        self.entries += 1
+        self.pieces += len(batch)
+        for piece in batch:
+            if not piece.future.done():
+                piece.future.set_result(receipt._replace(key=piece.key or key))
+        stream.waiting = [piece for piece in stream.waiting if not piece.future.done()]
+        stream.unfolded += 1
+        if entry.done or stream.unfolded >= FOLD_AT:
+            stream.unfolded = 0
+            await self._fold_or_later(stream.channel, stream.of)
+
+    async def _read(self, stream: _Stream) -> None:
+        """What is new in the chain, and then the message: it is at least as new."""
+        stream.stale = False
+        chain = stream.chain or _Chain(stream.of)
+        began = asyncio.get_running_loop().time()
+        query = {"_id.c": stream.channel, "z": stream.of, "_id.o": {"$gt": chain.offset}, "op": "append"}
+        fields = {"by": 1, "n": 1, "ks": 1}
+        with mapped():
+            found = self._messages.find(query, fields).sort("_id.o", ASCENDING).hint(MESSAGES_INDEX)
+            rows: list[Row] = await found.to_list(None)
+        original = await self._amendments.original(stream.channel, stream.of)
+        if original is None or original.deleted is not None or original.epoch != stream.epoch:
+            raise Error("not_found", f"offset: there is no message {stream.of} in {stream.channel} (any more)")
+        check_text(original)
+        for row in rows:
+            chain.add(row["_id"]["o"], row["by"], row.get("n"), row.get("ks", ()))
+        chain.original, chain.size, chain.read = original, len(JSON.encode(original.data)), began
+        stream.chain = chain
+
+    # --- folding ------------------------------------------------------------------------------------------------------
+
+    async def refold(self, seconds: float = PENDING_SECONDS) -> None:
+        """Fold what nobody has appended to for so many seconds. Called again and again, on every node."""
+        old = self._amendments.clock.now_ms() - int(seconds * 1000)
+        pipeline: list[Row] = [
+            {"$match": {"p": 1, "op": "append"}},
+            {"$group": {"_id": {"c": "$_id.c", "z": "$z"}, "t": {"$max": "$t"}}},
+            {"$match": {"t": {"$lte": old}}},
+            {"$limit": AT_ONCE},
+        ]
+        try:
+            quiet = await self._messages.aggregate(pipeline, hint=PENDING_INDEX).to_list(AT_ONCE)
+        except PyMongoError as error:
+            logger.warning("MongoDB: %s; appends are folded later", brief(error))
+            return
+        for row in quiet:
+            await self._fold_or_later(row["_id"]["c"], row["_id"]["z"])
+
+    async def _fold_or_later(self, channel: str, of: int) -> None:
+        try:
+            await self._fold(channel, of)
+        except (PyMongoError, Error) as error:  # it is stored, readers see it, and it will be folded
+            logger.warning("MongoDB: %s; appends are folded later", brief(error))
+
+    async def _fold(self, channel: str, of: int) -> None:
+        """Raises PyMongoError or Error: perhaps not, or in part."""
+        query = {"_id.c": channel, "p": 1, "z": of, "op": {"$in": ["edit", "append"]}}
+        for _ in range(TRIES):
+            rows: list[Row] = await self._messages.find(query).sort("_id", ASCENDING).hint(PENDING_INDEX).to_list(None)
+            entries = [entry for row in rows if isinstance(entry := counted(row, ""), Amendment)]
+            if not entries:
+                return
+            row = await self._messages.find_one({"_id": id_of(channel, of)})
+            message = None if row is None else counted(row, "")
+            if isinstance(message, AmendedMessage) and not await self._written(message, entries):
+                continue  # somebody else has folded something meanwhile
+            folded = {"_id.c": channel, "_id.o": {"$in": [entry.offset for entry in entries]}}
+            await self._amendments.update({"q": folded, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
+            self.folded += 1
+            return
+
+    async def _written(self, message: AmendedMessage, entries: Sequence[Amendment]) -> bool:
+        """Whether the message has all of them now, as it does if it is erased or knows better."""
+        now = overlaid(message, entries)
+        if message.deleted is not None or now.version == message.version:
+            return True
+        stored = content(now.data)
+        changes: dict[str, Any] = {"$set": stored | {"v": now.version}, "$unset": {"j" if "d" in stored else "d": 1}}
+        changes["$unset" if now.edited else "$set"]["w"] = 1
+        same = {"_id": id_of(message.channel, message.offset), "z": None, "gone": None, "v": message.version or None}
+        return await self._amendments.update({"q": same, "u": changes}) > 0
+
+
+def _without_numbers(waiting: Sequence[Piece]) -> list[Piece]:
+    """As they have come, of each key the first: the others are answered when that is stored."""
+    others = [piece for piece in waiting if piece.part is None]
+    first: dict[tuple[str | None, str], Piece] = {}
+    for piece in others:
+        if piece.key is not None:
+            first.setdefault((piece.user, piece.key), piece)
+    return [piece for piece in others if piece.key is None or first[piece.user, piece.key] is piece]
+
+
+def _in_order(waiting: Sequence[Piece], chain: _Chain) -> list[Piece]:
+    """The parts that follow what is stored, one after the other. The first one is 1, or 0."""
+    run: list[Piece] = []
+    last = chain.last
+    for part, piece in sorted(((piece.part, piece) for piece in waiting if piece.part is not None), key=itemgetter(0)):
+        if part == last:
+            continue  # twice: the second is answered when the first is stored
+        if part not in ((0, 1) if last is None else (last + 1,)):
+            break
+        run.append(piece)
+        last = part
+    return run
+
+
+def check_text(original: AmendedMessage) -> None:
+    """`bad_request` if nothing can be appended to the message."""
+    if appended(original.data, "") is None:
+        raise bad_request(f"of: message {original.offset} is neither a string nor an object with a string as its text")
