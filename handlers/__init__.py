@@ -23,6 +23,7 @@ from handlers.origins import Hosts
 from handlers.own_pages import POLICY, Fallback, OwnFiles, OwnPage
 from handlers.pages import ROOT, STATIC, Page, PageFolder
 from handlers.presence import Presence
+from handlers.reactions import Reaction
 from handlers.rooms import Marker, MyRooms
 from handlers.routing import Doors
 from handlers.scheduled import ScheduledMessage, ScheduledMessages
@@ -57,6 +58,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/documents/{collection}:batch": DocumentBatch,
     "/v1/documents/{collection}": Documents,
     "/v1/documents/{collection}/{document_id}": Document,
+    "/v1/channels/{channel}/messages/{offset}/reactions/{kind}": Reaction,
     "/v1/channels/{channel}/unsubscribe": UnsubscribeUser,
     "/v1/users/{user}/disconnect": DisconnectUser,
     "/v1/users/{user}/revoke": RevokeUser,

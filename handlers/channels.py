@@ -128,7 +128,7 @@ class Message(BaseHandler):
     async def get(self, channel: str, offset: str) -> None:
         """As it is now. Of one that was erased only that, by whom and when."""
         self.answer(
-            await self.node.amender.get(self.principal, channel, _offset(offset), address=self.client_address())
+            await self.node.amender.get(self.principal, channel, offset_of(offset), address=self.client_address())
         )
 
     @operation("Edit a message, append to it, or pin it", {200: Published})
@@ -145,12 +145,12 @@ class Message(BaseHandler):
 
     async def _amend(self, channel: str, offset: str, amending: Amending, key: str | None) -> None:
         receipt = await self.node.amender.amend(
-            self.principal, channel, _offset(offset), amending, key=key, address=self.client_address()
+            self.principal, channel, offset_of(offset), amending, key=key, address=self.client_address()
         )
         self.answer(Published(channel, **receipt.fields()))
 
 
-def _offset(text: str) -> int:
+def offset_of(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or not 1 <= len(text) <= 19 or not 1 <= int(text) <= MAX_OFFSET:
         raise bad_request("offset: a number from 1 on")
     return int(text)

@@ -26,6 +26,7 @@ PATH_PARAMETERS: Final[dict[str, Any]] = {
     "collection": Annotated[str, Meta(description="A declared collection", examples=["orders"])],
     "consumer": Annotated[str, Meta(description="One of the configuration", examples=["mailer"])],
     "document_id": Annotated[str, Meta(description="The `_id` of a document", examples=["65f0a1b2c3d4e5f6a7b8c9d0"])],
+    "kind": Annotated[str, Meta(min_length=1, description="An emoji, or any word", examples=["👍"])],
     "method": Annotated[
         str, Meta(min_length=1, max_length=MAX_KEY, description="As the back end knows it", examples=["orders.place"])
     ],

@@ -67,6 +67,7 @@ class _Collector(Collector):
             "queue_bytes", "Waiting for clients to read.", sum(client.queued for client in node.admission.clients)
         )
         yield counter("messages_in", "Publishes that were accepted.", node.publisher.published)
+        yield counter("reactions", "Reactions that were set or taken back.", node.reactions.accepted)
         yield counter("messages_out", "Messages handed to clients, replays among them.", hub.messages)
         yield counter("bytes_in", "Received from WebSocket clients.", node.admission.bytes_in)
         yield counter("bytes_out", "Handed to clients, replies and replays among them.", hub.bytes)

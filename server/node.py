@@ -73,6 +73,7 @@ from server.presence.clients import Visitors
 from server.presence.decisions import Decisions
 from server.presence.last_seen import LastSeen
 from server.presence.service import PresenceService
+from server.reactions.reactions import Reactions
 from server.rooms.rooms import Rooms
 from server.wire.messages import Message
 
@@ -249,6 +250,11 @@ class Node:
             lifecycle=self.lifecycle, size_of=self.publisher.size_of, limit=limits.message_bytes or MAX_STORED,
             check_nodes=self.peers.check_amending,
         )  # fmt: skip
+        self.reactions = Reactions(
+            wanted=any(namespace.reactions for namespace in namespaces.values()), database=self.database, log=self.log,
+            clock=self.clock, keeper=self.keeper, rights=self.rights, admission=self.admission,
+            lifecycle=self.lifecycle, check_nodes=self.peers.check_amending,
+        )  # fmt: skip
         self.rooms = Rooms(
             wanted=any(namespace.members for namespace in namespaces.values()), limits=limits,
             keeper=self.keeper, database=self.database, log=self.log, clock=self.clock, lifecycle=self.lifecycle,
@@ -263,7 +269,7 @@ class Node:
         )  # fmt: skip
         self.history = History(
             rights=self.rights, admission=self.admission, log=self.log, documents=self.documents,
-            lifecycle=self.lifecycle, namespaces=namespaces,
+            lifecycle=self.lifecycle, namespaces=namespaces, mine=self.reactions.mine,
         )  # fmt: skip
         self.subscriptions = Subscriptions(
             rights=self.rights, streams=self.streams, peers=self.peers, hub=self.hub, log=self.log,
@@ -308,6 +314,7 @@ class Node:
         await opening.persist(self.document_store.open)
         await opening.persist(self.tailer.open)
         await opening.persist(self.consumers.open)
+        await opening.persist(self.reactions.open)
         await opening.persist(self.rooms.open)
         await opening.persist(self.calls.open)
         await opening.persist(self.outbox.open)
@@ -350,6 +357,7 @@ class Node:
         await self.calls.drain()
         await self.outbox.close()
         await self.publisher.drain()
+        await self.reactions.drain()
         await self.log.drain()
         await self.document_store.drain()
         # A herd comes back spread over the time that a restart takes anyway.

@@ -132,7 +132,8 @@ def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
     if page in IN_A_BROWSER and chromium() is not None:
         pytest.skip("followed by the tests with a browser")
     room = {"publish": "server", "subscribe": "server", "amend": "own"}
-    reader = Reader(tmp_path, {"auth.api_keys": KEYS, "namespaces.room": room})
+    team = room | {"reactions": True}
+    reader = Reader(tmp_path, {"auth.api_keys": KEYS, "namespaces.room": room, "namespaces.team": team})
     try:
         reader.follow(page)
     finally:
@@ -143,6 +144,7 @@ def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
     settings["namespaces.room"] = {"publish": "user", "subscribe": "user", "amend": "own|claim:moderator"}
+    settings["namespaces.team"] = {"publish": "user", "subscribe": "user|server", "reactions": True}
     settings["namespaces.dash.patterns"] = True
     settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}
     settings["namespaces.club"] = {"members": True, "subscribe": "member|admin", "publish": "member", "amend": "own"}
@@ -156,7 +158,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     asyncio.run(one.__aexit__(None, None, None))
 
 
-VARYING = ("session", "node", "time", "expires", "joined")
+VARYING = ("session", "node", "time", "expires", "joined", "at")
 
 
 def alike(expected: Any, actual: Any) -> bool:

@@ -103,7 +103,7 @@ class Permissions:
         if not (
             satisfies(principal, rule, owners_of(channel))
             or (own and principal.user is not None and OWN in terms(rule))
-            or (namespace.amends and _granted(principal, "amend", channel))
+            or (namespace.may_be_amended and _granted(principal, "amend", channel))
             or self._plays(principal, namespace, rule, channel)
         ):
             raise Error("permission_denied", f"{principal.name} may not amend this in {channel}")
@@ -111,8 +111,18 @@ class Permissions:
             self._check_revoked(principal, channel, rule, f"amend in {channel}")
         return namespace
 
+    def check_react(self, principal: Principal, channel: str) -> Namespace:
+        """The channel's options if `principal` may react to its messages: whoever may read them and has a name; else as
+        `check`."""
+        namespace = self.check(principal, "subscribe", channel)
+        if not namespace.reactions:
+            raise Error("permission_denied", f"{channel} has no reactions")
+        if principal.user is None:
+            raise Error("permission_denied", "a guest has no name to react by")
+        return namespace
+
     def amends(self, channel: str) -> bool:
-        """Whether messages of this channel may be amended by anybody."""
+        """Whether there may be amendments in this channel."""
         namespace = self._namespaces.get(channel.partition(":")[0])
         return namespace is not None and namespace.amends
 

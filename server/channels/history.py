@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from server.access.admission import Admission
@@ -32,13 +32,16 @@ class History:
         documents: DocumentService,
         lifecycle: Lifecycle,
         namespaces: Mapping[str, Namespace],
+        mine: Callable[[Principal, str, Sequence[int]], Awaitable[dict[str, list[str]]]],
     ) -> None:
+        """`mine`: how somebody has reacted to messages of a channel, by their offsets."""
         self._rights = rights
         self._admission = admission
         self._log = log
         self._documents = documents
         self._lifecycle = lifecycle
         self._namespaces = namespaces
+        self._mine = mine
 
     async def remove(self, principal: Principal, channel: str) -> None:
         """All that the channel holds now is gone, for everybody and for good; offsets go on from there. For API keys
@@ -85,10 +88,12 @@ class History:
                 answer = await self._after(name, start, head, limit, view)
                 if namespace.amends:
                     answer.setdefault("amends", [])
-                return answer
-            answer = await self._before(name, end, head, limit, view)
-            if namespace.amends and end is None:
-                answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
+            else:
+                answer = await self._before(name, end, head, limit, view)
+                if namespace.amends and end is None:
+                    answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
+            if namespace.reactions:
+                answer["mine"] = await self._mine(principal, channel, [one.offset for one in answer["messages"]])
             return answer
 
     async def _after(self, channel: str, after: Position, head: Position, limit: int, view: View | None) -> HistoryPage:

@@ -1,4 +1,5 @@
-"""Amendments: editing, erasing and pinning messages. Entry first, then fold into the original. (Appending: appends.py.)
+"""Amendments: editing, erasing, pinning and summing up messages. Entry first, then fold into the original. (Appending:
+appends.py.)
 
 An amendment is stored as an entry of its channel with `p: 1`, like any publish, and is then good, whatever happens.
 After that it is folded: the message gets what the entry says, unless it knows better (a later edit, or it is erased),
@@ -12,7 +13,7 @@ Erasing is real: the data of the message goes, and that of edits of it which are
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from pymongo.errors import PyMongoError
@@ -25,7 +26,7 @@ from server.log.reader import Reader
 from server.log.rows import Row, content, counted, id_of
 from server.mongo.client import brief, mapped
 from server.mongo.databases import Database
-from server.wire.amendments import AmendedMessage, Amendment, Op, amendment
+from server.wire.amendments import SUMMARIES, AmendedMessage, Amendment, Op, amendment
 from server.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ class Amendments:
         self._pending = pending
         self.clock = clock
         self._put = put
+        self.on_erased: list[Callable[[str, int], Awaitable[None]]] = []
+        """Awaited with the channel and the offset of a message that is erased, as often as it takes: what else there is
+        of it has to go as well. They raise PyMongoError or Error if they cannot do it now."""
         self.folded = 0
         """Amendments that this node has folded, for the figures; and in `refolded` those that others have left."""
         self.refolded = 0
@@ -103,7 +107,15 @@ class Amendments:
 
     async def _fold(self, amendment: Amendment) -> None:
         """Raises PyMongoError or Error: perhaps not, or in part."""
-        await self.update(*_updates(amendment))
+        steps = _updates(amendment)
+        if amendment.op == "delete" and self.on_erased:
+            # What is written of the message once it is known to be erased is forgotten by whoever has written it; so
+            # what was there before goes behind that.
+            await self.update(*steps[:-1])
+            for erase in self.on_erased:
+                await erase(amendment.channel, amendment.of)
+            steps = steps[-1:]
+        await self.update(*steps)
         self.folded += 1
 
     async def update(self, *updates: Row) -> int:
@@ -152,9 +164,13 @@ def _updates(amendment: Amendment) -> list[Row]:
     elif amendment.op == "pin":
         pinned = {"$set": {"pin": amendment.data, "pv": offset}}
         steps.append({"q": original | {"pv": {"$not": {"$gte": offset}}}, "u": pinned})
+    elif amendment.op in SUMMARIES:
+        (value, at), field = amendment.data, f"sums.{amendment.op}"
+        counted = {"$set": {f"{field}.v": value, f"{field}.at": at}}
+        steps.append({"q": original | {f"{field}.at": {"$not": {"$gte": at}}}, "u": counted})
     else:
         gone = {"o": offset, "u": amendment.user, "t": amendment.time}
-        lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv"), 1)
+        lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums"), 1)
         first = original | {"gone.o": {"$not": {"$lte": offset}}}  # of two who erase it at once
         steps.append({"q": first, "u": {"$set": {"gone": gone}, "$unset": lost}})
         texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": ["edit", "append"]}}

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from server.wire.amendments import CONTENT, AmendedMessage, Amendment
+from server.wire.amendments import CONTENT, SUMMARIES, AmendedMessage, Amendment
 from server.wire.messages import Message
 
 KNOWN: Final = 20_000
@@ -59,8 +59,8 @@ class Overlays:
         self._changed.clear()
 
 
-WHOLE: Final = ("edit", "append")
-"""What is told with the whole message, as it is by now."""
+WHOLE: Final = ("edit", "append", *SUMMARIES)
+"""What is told as the message has it by now."""
 
 
 def overlaid(message: AmendedMessage, amendments: Iterable[Amendment]) -> AmendedMessage:
@@ -110,8 +110,8 @@ def fold(
 
 
 def _as_it_is_now(amendment: Amendment, originals: Mapping[int, AmendedMessage], floor: int) -> Amendment:
-    """What is told of the last amendment of its kind in a page: of an edit or an append the data as it is by now.
-    Nothing of what is trimmed, and of what is erased only that."""
+    """What is told of the last amendment of its kind in a page: of an edit or an append the data as it is by now, of a
+    summary what was counted last. Nothing of what is trimmed, and of what is erased only that."""
     if amendment.of <= floor:
         return amendment.hiding()
     original = originals.get(amendment.of)

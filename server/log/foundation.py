@@ -42,6 +42,8 @@ MESSAGES_INDEX: Final = "main"
 """Of what is no amendment, newest first."""
 PENDING_INDEX: Final = "pending"
 """Of the few amendments that are not folded yet: who looks for them must not go through everything else."""
+MARKED_INDEX: Final = "marked"
+"""Of the few messages of which something is to be counted (marks.py)."""
 _NO_INDEX: Final = (67, 85, 86)
 """CannotCreateIndex, IndexOptionsConflict, IndexKeySpecsConflict: so is it with these."""
 _NAMES_COLLECTIONS: Final = 17
@@ -63,7 +65,7 @@ class Base(NamedTuple):
 
 class Foundation:
     """`apart`: a way to MongoDB that no other work holds up. `on_change` is called when `base` has become another one
-    than it was. `amends`: messages may be amended somewhere, which takes two more indexes."""
+    than it was. `amends`: messages may be amended somewhere, which takes three more indexes."""
 
     def __init__(
         self,
@@ -223,6 +225,7 @@ class Foundation:
         if self.amends:
             await self._create_index(MESSAGES_INDEX, "_id.c z -_id.o")
             await self._create_index(PENDING_INDEX, "_id.c _id.o", partialFilterExpression={"p": 1})
+            await self._create_index(MARKED_INDEX, "rd.t", partialFilterExpression={"rd.t": {"$gt": 0}})
 
     async def _create_index(self, name: str, fields: str, **options: Any) -> None:
         key = [(one.removeprefix("-"), DESCENDING if one[0] == "-" else ASCENDING) for one in fields.split()]

@@ -112,7 +112,7 @@ class PendingAmendment(PendingPublish):
             return False
         if self.op == "pin":
             return bool(stored["pin"] == self.data)
-        return "p" not in stored or self.op == "delete" or rows.same(rows.data_of(stored), self.data)
+        return "p" not in stored or self.op != "edit" or rows.same(rows.data_of(stored), self.data)
 
 
 class PendingAppend(PendingAmendment):

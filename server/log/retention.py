@@ -54,6 +54,9 @@ class Trimmer:
         self._round_at = 0.0
         self.held: Callable[[], Awaitable[Collection[str] | None]] | None = None
         """Channels in which nothing is to be trimmed at the moment; None: in no channel at all."""
+        self.on_trimmed: list[Callable[[str, int], Awaitable[None]]] = []
+        """Awaited with a channel and its floor: what else there is of the messages up to there has to go as well. Again
+        and again, so that what comes later than its message goes is found."""
         self.round_every = ROUND_EVERY
         """Seconds between rounds through every channel."""
 
@@ -104,6 +107,8 @@ class Trimmer:
             if floor:
                 old_enough = {"t": {"$lt": self._clock.now_ms() - int(window * 1000)}}
                 await self._messages.delete_many({**between(channel, 0, min(floor, head - 1)), **old_enough})
+                for forget in self.on_trimmed:
+                    await forget(channel, floor)
             oldest = await self._messages.find_one(between(channel, floor, head), {"t": 1}, sort=[("_id", ASCENDING)])
             too_many = floor < full
         if oldest and (too_many or retention.ttl):

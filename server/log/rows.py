@@ -5,8 +5,9 @@ messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: 
           where messages can be amended: s: 1 of what a back end has published; and as far as they apply
               v: offset of its last edit or append   w: 1, there were only appends
               gone: {o, u, t}, erased   pin: true, pv: offset that says so
+              sums: {operation: {v: what was counted, at, t: when, for marks.py}}, rd: marks of what is to be counted
           amendments: z: the message's offset, op, p: 1 while it is not folded into the message (amendments.py);
-              until then an edit or an append has its data (d or j). pin: whether it is one
+              until then an edit, an append or a summary has its data (d or j). pin: whether it is one
               appends (appends.py): u: "" and k: made of their number, by: the user, n: [first part, last], ks: keys of
               those that have no number, fin: 1 of the last
           from a channel's first amendment on: m: how many there are up to here; of amendments l: the newest message
@@ -20,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from server.core.cursors import MAX_OFFSET, NO_TALLY, Tally
-from server.wire.amendments import Counted, Deletion, Op, amended_message, amendment
+from server.wire.amendments import Counted, Deletion, Op, Summary, amended_message, amendment
 from server.wire.codec import JSON
 from server.wire.messages import Change, Images, Message
 
@@ -68,7 +69,7 @@ def amendment_row(
     channel: str, epoch: str, offset: int, user: str | None, key: str, time: int, of: int, op: Op, data: Any
 ) -> Row:
     """The row of an amendment that is still to be folded into the message at `of`."""
-    stored = {"pin": data} if op == "pin" else content(data) if op in ("edit", "append") else {}
+    stored = {"pin": data} if op == "pin" else {} if op == "delete" else content(data)
     place = {"_id": {"c": channel, "o": offset}, "e": epoch, "u": user, "k": key, "t": time}
     return place | {"z": of, "op": op, "p": 1} | stored
 
@@ -192,6 +193,9 @@ def counted(document: Row, epoch: str) -> Counted:
     if "gone" in document:
         gone = document["gone"]
         found.deleted = Deletion(gone["o"], gone["u"], int(gone["t"]))
+    if "sums" in document:
+        sums = document["sums"].items()
+        found.summaries = {op: Summary(one["v"], int(one["at"])) for op, one in sums if "at" in one}
     return found
 
 

@@ -21,6 +21,7 @@ from server.wire.commands import (
     History,
     Presence,
     Publish,
+    React,
     RoomCommand,
     Schedule,
     Subscribe,
@@ -28,7 +29,7 @@ from server.wire.commands import (
     WorkCommand,
 )
 
-ChannelCommand = Subscribe | Unsubscribe | Publish | Schedule | Amend | History | Presence | RoomCommand
+ChannelCommand = Subscribe | Unsubscribe | Publish | Schedule | Amend | React | History | Presence | RoomCommand
 LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | Call | Cancel
 
 

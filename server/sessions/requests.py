@@ -29,6 +29,7 @@ from server.wire.commands import (
     Patch,
     Presence,
     Put,
+    React,
     Read,
     RoomCommand,
     Schedule,
@@ -41,7 +42,7 @@ Answer = Mapping[str, Any]
 """The fields of the reply."""
 Paged = History | Presence | Find | ListMembers
 """What is answered with a page: one at a time, as none may be dropped."""
-Request = Paged | Amend | Get | Put | Patch | Delete | RoomCommand | Call | WorkCommand | LaterCommand
+Request = Paged | Amend | React | Get | Put | Patch | Delete | RoomCommand | Call | WorkCommand | LaterCommand
 
 
 async def answer(node: Node, principal: Principal, request: Request, client: ConnectedClient) -> Answer:
@@ -62,6 +63,12 @@ async def _amend(node: Node, principal: Principal, request: Amend, client: Conne
         principal, request.channel, request.of, request.amending(), key=request.key, address=client.address
     )
     return {"channel": request.channel, **receipt.fields()}
+
+
+async def _react(node: Node, principal: Principal, request: React, client: ConnectedClient) -> Answer:
+    channel, of, kind, on = request.channel, request.of, request.kind, request.on
+    at = await node.reactions.react(principal, channel, of, kind, on, address=client.address)
+    return {"channel": channel, "of": of, "kind": kind, "on": on, "at": at}
 
 
 async def _presence(node: Node, principal: Principal, request: Presence, client: ConnectedClient) -> Answer:
@@ -150,6 +157,7 @@ async def _cancel(node: Node, principal: Principal, request: Cancel, client: Con
 _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, ConnectedClient], Awaitable[Answer]]]] = {
     History: _history,
     Amend: _amend,
+    React: _react,
     Presence: _presence,
     Find: _find,
     Get: _get,

@@ -1,4 +1,4 @@
-"""Messages that can be edited, appended to, erased and pinned, and the entries of the log that do it.
+"""Messages that can be edited, appended to, erased, pinned and reacted to, and the entries of the log that say so.
 
 An amendment is an entry of its channel like a message: it has an offset and a cursor, and who resumes behind it has it.
 It is a push of a type of its own, so that who does not know it never shows an edit as a message. The original says what
@@ -7,18 +7,23 @@ has become of it, wherever it is shown.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from server.core.cursors import NO_TALLY, Tally
 from server.wire.codec import Codec
 from server.wire.messages import Message
 from server.wire.pushes import Fields, MessagePush, Push
 
-Op = Literal["edit", "append", "delete", "pin"]
+Op = Literal["edit", "append", "delete", "pin", "reactions", "replies"]
 CONTENT: Final = ("edit", "append", "delete")
 """Operations of which only the last one is told: they are about the same thing."""
+SUMMARIES: Final[tuple[Op, ...]] = ("reactions", "replies")
+"""What the server itself says of a message, from time to time: how much there is of something. On the wire the field
+with it has the same name."""
 TEXT: Final = "text"
 """The member that is appended to where a message is an object."""
 
@@ -33,6 +38,17 @@ def appended(data: Any, text: str) -> Any:
     return None
 
 
+class Summary(NamedTuple):
+    """What was counted. Of two the one with the higher `at` is right, in whichever order they come: it is MongoDB's
+    cluster time (server/mongo/cluster_time.py), and all that was written up to then has been counted."""
+
+    value: Any
+    at: int
+
+
+NO_SUMMARIES: Final[Mapping[str, Summary]] = MappingProxyType({})
+
+
 class Deletion(NamedTuple):
     """Who has erased a message, and when (milliseconds since 1970, UTC)."""
 
@@ -44,6 +60,14 @@ class Deletion(NamedTuple):
         return {"user": self.user, "time": self.time}
 
 
+class Reaction(Struct):
+    """How often a message was reacted to in this way, and by whom: by the first of them, where they are many."""
+
+    k: Annotated[str, Meta(description="The kind, such as an emoji", examples=["👍"])]
+    n: int
+    u: Annotated[list[str], Meta(description="The first who have reacted so, 20 at most")]
+
+
 class AmendedMessagePush(MessagePush, tag="message"):
     """A message in a channel where messages can be amended."""
 
@@ -53,6 +77,7 @@ class AmendedMessagePush(MessagePush, tag="message"):
     deleted: Fields | UnsetType = UNSET
     """{"user", "time"}: who has erased it, and when. Then there is no data any more."""
     pinned: bool | UnsetType = UNSET
+    reactions: list[Reaction] | UnsetType = UNSET
 
 
 class AmendPush(Push, tag="amend"):
@@ -75,6 +100,10 @@ class AmendPush(Push, tag="amend"):
     """Of an append: it was said to be the last one."""
     edited: bool | UnsetType = UNSET
     """False where the whole message is told because it was appended to: nobody has edited it."""
+    reactions: list[Reaction] | UnsetType = UNSET
+    """All there are now."""
+    at: int | UnsetType = UNSET
+    """Of `reactions` and the like: the one with the higher `at` is right."""
 
 
 class Counted(Message):
@@ -89,7 +118,7 @@ class AmendedMessage(Counted):
     """A message there, as it is now. `version`: the offset of the last edit or append that is in it, 0: none;
     `pin_version`: of the last word about whether it is pinned."""
 
-    __slots__ = ("version", "edited", "deleted", "pinned", "pin_version", "by_server")
+    __slots__ = ("version", "edited", "deleted", "pinned", "pin_version", "by_server", "summaries")
 
     version: int
     edited: bool
@@ -98,6 +127,8 @@ class AmendedMessage(Counted):
     pin_version: int
     by_server: bool
     """A back end has published it."""
+    summaries: Mapping[str, Summary]
+    """By operation."""
 
     def push(self) -> AmendedMessagePush:
         push = AmendedMessagePush(
@@ -114,6 +145,9 @@ class AmendedMessage(Counted):
             push.edited = True
         if self.pinned:
             push.pinned = True
+        for op, summary in self.summaries.items():
+            if summary.value:
+                setattr(push, op, summary.value)
         return push
 
     def amended(self, amendment: Amendment) -> AmendedMessage:
@@ -122,7 +156,7 @@ class AmendedMessage(Counted):
             return self
         if amendment.op == "delete" and (self.deleted is None or amendment.offset < self.deleted.offset):
             gone = Deletion(amendment.offset, amendment.user, amendment.time)
-            return self._as(data=None, deleted=gone, pinned=False)
+            return self._as(data=None, deleted=gone, pinned=False, summaries=NO_SUMMARIES)
         if self.deleted is not None:
             return self
         if amendment.op == "edit" and amendment.offset > self.version:
@@ -132,6 +166,11 @@ class AmendedMessage(Counted):
             return self._as(data=self.data if data is None else data, version=amendment.offset)
         if amendment.op == "pin" and amendment.offset > self.pin_version:
             return self._as(pinned=amendment.data, pin_version=amendment.offset)
+        if amendment.op in SUMMARIES:
+            new = Summary(*amendment.data)
+            known = self.summaries.get(amendment.op)
+            if known is None or new.at > known.at:
+                return self._as(summaries={**self.summaries, amendment.op: new})
         return self
 
     def _as(self, **changed: Any) -> AmendedMessage:
@@ -155,14 +194,15 @@ def amended_message(message: Message, tally: Tally = NO_TALLY) -> AmendedMessage
     amended.version = amended.pin_version = 0
     amended.deleted = None
     amended.edited = amended.pinned = amended.by_server = False
+    amended.summaries = NO_SUMMARIES
     return amended
 
 
 class Amendment(Counted):
     """An entry that says what becomes of the message `of`. `data`: of an edit the new data, of an append what comes
-    behind it (several parts in one, of which `part` is the last; `done`: the last of all), of a pin whether it is one.
-    `pending`: it is not folded into the message yet, so it has its data itself. `hidden`: there is nothing to be told
-    of it any more, only the offset is taken."""
+    behind it (several parts in one, of which `part` is the last; `done`: the last of all), of a pin whether it is one,
+    of a summary (value, at). `pending`: it is not folded into the message yet, so it has its data itself. `hidden`:
+    there is nothing to be told of it any more, only the offset is taken."""
 
     __slots__ = ("of", "op", "version", "pending", "hidden", "part", "done", "edited")
 
@@ -176,11 +216,15 @@ class Amendment(Counted):
     edited: bool
 
     def push(self) -> AmendPush:
-        data = UNSET if self.op == "delete" else self.data
         cursor = f"{self.epoch}:{self.offset}"
         push = AmendPush(
-            self.channel, self.offset, cursor, self.of, self.op, self.key, self.user, self.time, self.version, data
+            self.channel, self.offset, cursor, self.of, self.op, self.key, self.user, self.time, self.version
         )
+        if self.op in SUMMARIES:
+            value, push.at = self.data
+            setattr(push, self.op, value)
+        elif self.op != "delete":
+            push.data = self.data
         if self.part is not None:
             push.part = self.part
         if self.done:
@@ -196,7 +240,11 @@ class Amendment(Counted):
         return self._as(None, self.version, self.op, True)
 
     def showing(self, message: AmendedMessage) -> Amendment:
-        """An edit to what the message is by now: who was away may have missed any of what was appended."""
+        """What was counted last; or an edit to what the message is by now: who was away may have missed any of what was
+        appended."""
+        if self.op in SUMMARIES:
+            summary = message.summaries.get(self.op)
+            return self.hiding() if summary is None else self._as(summary, self.version, self.op, False)
         shown = self._as(message.data, message.version, "edit", False)
         shown.edited = message.edited
         return shown

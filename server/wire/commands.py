@@ -157,6 +157,15 @@ class Amend(Command, tag="amend"):
         return Amending(pin=pin)
 
 
+class React(Command, tag="react"):
+    """React to the message `of`; not `on`: no longer."""
+
+    channel: str
+    of: Offset
+    kind: str
+    on: bool = True
+
+
 class History(Command, tag="history"):
     channel: str
     after: str | None = None
@@ -310,7 +319,7 @@ RoomCommand = Join | Leave | SetMember | ListMembers | Read
 WorkCommand = Fetch | Ack | Nack
 LaterCommand = Schedule | Cancel
 AnyCommand = (
-    Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | History | Presence | Ping | DocumentCommand
+    Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | React | History | Presence | Ping | DocumentCommand
     | RoomCommand | Call | WorkCommand | LaterCommand
 )  # fmt: skip
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
@@ -321,6 +330,7 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "unsubscribe": Unsubscribe,
     "publish": Publish,
     "amend": Amend,
+    "react": React,
     "history": History,
     "presence": Presence,
     "ping": Ping,

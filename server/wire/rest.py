@@ -165,6 +165,9 @@ class HistoryPage(TypedDict):
 
     messages: Sequence[AmendedMessagePush]
     amends: NotRequired[Annotated[Sequence[AmendPush], Meta(description="With `after`: what became of older messages")]]
+    mine: NotRequired[
+        Annotated[dict[str, list[str]], Meta(description="How you have reacted: kinds, by the message's offset")]
+    ]
     cursor: Cursor
     head: Cursor
     more: bool

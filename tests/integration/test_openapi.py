@@ -145,7 +145,7 @@ class TestForGenerators:
         assert set(schemas["StoredDocument"]["required"]) == {"_id", "_rev"}
         for schema in schemas_of(self.DOCUMENT):
             if schema["type"] == "object" and ("properties" not in schema or schema is schemas["StoredDocument"]):
-                assert schema["additionalProperties"] is True, schema
+                assert schema["additionalProperties"], schema
 
     def test_parameters_of_paths_are_what_they_are(self) -> None:
         """Each described as itself, and as the same thing in every path."""

@@ -369,7 +369,7 @@ class Client:
         except (WebSocketClosedError, StreamClosedError) as error:
             raise ConnectionLost(f"{self.name}: closed while sending") from error
 
-    async def request(self, kind: str, *, timeout: float = 30.0, **fields: Any) -> Push:
+    async def request(self, kind: str, /, *, timeout: float = 30.0, **fields: Any) -> Push:
         """Send a command and return its reply. Raises Refused, ConnectionLost, or TimeoutError when no reply comes."""
         return await self._ask(kind, fields, timeout)
 

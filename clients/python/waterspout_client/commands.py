@@ -28,7 +28,7 @@ class Commands:
         """What to send something on, as soon as there is one."""
         raise NotImplementedError
 
-    async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push:
+    async def request(self, kind: str, /, *, again: bool = True, **fields: Any) -> Push:
         """Send one command and return its reply; fields that are None are left out. It is sent again when the server
         asks for that. After a loss, or `outcome_unknown`, it is sent `again`, or WaterspoutError says so: it is unknown
         then whether the command was carried out."""

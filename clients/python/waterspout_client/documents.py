@@ -53,7 +53,7 @@ class Replaced:
 class Node(Home, Protocol):
     """What a collection needs of its client."""
 
-    async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push: ...
+    async def request(self, kind: str, /, *, again: bool = True, **fields: Any) -> Push: ...
 
 
 class Collection:

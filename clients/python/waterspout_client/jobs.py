@@ -15,7 +15,7 @@ WAIT = 30
 
 
 class _Asks(Protocol):
-    async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push: ...
+    async def request(self, kind: str, /, *, again: bool = True, **fields: Any) -> Push: ...
 
 
 @dataclass(frozen=True)

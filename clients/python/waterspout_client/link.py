@@ -136,7 +136,7 @@ class Link:
                 raise WaterspoutError("too_large", reason)
         return frame
 
-    async def ask(self, kind: str, **fields: Any) -> Push:
+    async def ask(self, kind: str, /, **fields: Any) -> Push:
         """Send a command and return its reply."""
         future: asyncio.Future[Push] = self._loop.create_future()
 

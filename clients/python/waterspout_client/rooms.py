@@ -41,7 +41,7 @@ class Member:
 
 
 class Asking(Protocol):
-    async def request(self, kind: str, *, again: bool = True, **fields: Any) -> Push: ...
+    async def request(self, kind: str, /, *, again: bool = True, **fields: Any) -> Push: ...
 
 
 class Membership:

@@ -51,6 +51,8 @@ class Namespace(Section):
     amend: Rule = "nobody"
     """who may edit, erase and pin messages: a rule, with the word `own` besides: who has published the message (never a
     guest; any API key what any API key has published)"""
+    reactions: bool = False
+    """users may react to messages that they may read, with an emoji or the like. Needs MongoDB 6.0"""
     members: bool = False
     """channels have members: users with roles, who are kept. Rules may say `member` and `member:ROLE` then"""
     join: Literal["invited", "anyone"] = "invited"
@@ -75,8 +77,10 @@ class Namespace(Section):
         check_rule(f"{path}.publish", self.publish, *MEMBERS)
         check_rule(f"{path}.subscribe", self.subscribe, *MEMBERS)
         check_rule(f"{path}.amend", self.amend, OWN, *MEMBERS)
-        if self.amends and not self.durable:
+        if self.may_be_amended and not self.durable:
             raise StartError(f"{path}.amend: what is not stored cannot be amended")
+        if self.reactions and not self.durable:
+            raise StartError(f"{path}.reactions: to what is stored")
         if "anyone" in terms(self.amend):
             raise StartError(f"{path}.amend: guests amend nothing; say user")
         if self.members and not self.durable:
@@ -88,9 +92,14 @@ class Namespace(Section):
             raise StartError(f"{path}.join: members: true is missing")
 
     @property
-    def amends(self) -> bool:
-        """Whether anybody may amend messages."""
+    def may_be_amended(self) -> bool:
+        """Whether anybody may edit, erase and pin messages."""
         return terms(self.amend) != ("nobody",)
+
+    @property
+    def amends(self) -> bool:
+        """Whether there may be amendments, whoever makes them."""
+        return self.may_be_amended or self.reactions
 
 
 BUILT_IN: Final[Mapping[str, Namespace]] = {
