@@ -29,7 +29,7 @@ from server.core.names import is_pattern
 from server.core.tasks import Keeper
 from server.mongo.embedded import EmbeddedMongoDB
 from server.node import Node
-from server.tools import seed, users
+from server.tools import development, seed, users
 from server.wire.codec import JSON
 
 logger = logging.getLogger("waterspout")
@@ -50,6 +50,9 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     common.add_argument("--log-format", choices=("text", "json"), help="default: text on a terminal, else JSON")
     common.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="any option; VALUE is YAML; repeatable"
+    )
+    common.add_argument(
+        "--development", action="store_true", help="on one's own machine: accounts, example users, rooms with members"
     )
     common.add_argument("--check-config", action="store_true", help="check the configuration and leave")
     parser = argparse.ArgumentParser(
@@ -116,7 +119,8 @@ def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> co
         "redis.url": flags.redis_url,
         "log.format": flags.log_format,
     }
-    values: list[tuple[str, Any]] = [(path, value) for path, value in named.items() if value is not None]
+    values: list[tuple[str, Any]] = list(development.SETTINGS.items()) if flags.development else []
+    values += [(path, value) for path, value in named.items() if value is not None]
     for setting in flags.set:
         path, equals, text = setting.partition("=")
         if not equals or not path:
@@ -139,8 +143,9 @@ def listen(host: str, port: int, option: str, reuse_port: bool = False) -> list[
         raise StartError(f"{host}:{port}: {error.strerror}") from None
 
 
-async def serve(options: config.Config) -> None:
-    """Until a signal asks for the end. StartError if it cannot begin, or cannot go on."""
+async def serve(options: config.Config, examples: bool = False) -> None:
+    """Until a signal asks for the end. StartError if it cannot begin, or cannot go on. `examples`: make some at the
+    start, for who develops."""
     asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
     sockets = listen(options.server.host, options.server.port, "--port", options.server.reuse_port)
     metrics = []
@@ -171,6 +176,8 @@ async def serve(options: config.Config) -> None:
         await _first(*ends, opening)
         if opening.done():
             Collector().start()
+            if examples:
+                await development.fill(node)
             _banner(options, node, sockets)
             await _first(*ends)
     finally:
@@ -264,10 +271,10 @@ def _loop_factory(options: config.Config) -> Any:
     return None
 
 
-def run_server(_: argparse.Namespace, options: config.Config) -> int:
+def run_server(flags: argparse.Namespace, options: config.Config) -> int:
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory(options)) as runner:
-        runner.run(serve(options))
+        runner.run(serve(options, flags.development))
     return 0
 
 

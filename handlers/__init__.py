@@ -10,6 +10,7 @@ from tornado.routing import Rule
 from handlers import accounts, auth, consumers
 from handlers.base import BaseHandler
 from handlers.calls import Call
+from handlers.capabilities import Capabilities
 from handlers.channels import Batch, Message, Messages, Polls
 from handlers.documentation import TEMPLATE, DocumentationPage, SearchIndex
 from handlers.documents import Batch as DocumentBatch
@@ -38,6 +39,7 @@ from server.wire.codec import JSON
 
 ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/ws": WebSocketHandler,
+    "/v1/channels/{channel}": Capabilities,
     "/v1/channels/{channel}/messages": Messages,
     "/v1/channels/{channel}/messages/{offset}": Message,
     "/v1/channels/{channel}/events": ChannelEvents,

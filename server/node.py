@@ -34,6 +34,7 @@ from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
 from server.calls.calls import Calls
 from server.channels.amender import Amender
+from server.channels.capabilities import Capabilities
 from server.channels.history import History
 from server.channels.patterns import PatternSubscriptions
 from server.channels.publisher import Publisher
@@ -141,16 +142,10 @@ class Node:
         self.accounts: Accounts | None = None
         if config.auth.accounts:
             self.accounts = Accounts(
-                config.auth,
-                config.server.public_url,
-                config.origins,
-                self.database,
-                self.authenticator,
-                self.revocations,
-                take_back=lambda revocation: self.moderation.take_back(revocation),
-                keeper=self.keeper,
-                clock=self.clock,
-            )
+                config.auth, config.server.public_url, config.origins, self.database, self.authenticator,
+                self.revocations, take_back=lambda revocation: self.moderation.take_back(revocation),
+                keeper=self.keeper, clock=self.clock,
+            )  # fmt: skip
         self.identities = Identities(
             self.authenticator, self.tickets, self.revocations, self.admission, config.auth.max_token_ttl
         )
@@ -270,6 +265,10 @@ class Node:
         self.history = History(
             rights=self.rights, admission=self.admission, log=self.log, documents=self.documents,
             lifecycle=self.lifecycle, namespaces=namespaces, mine=self.reactions.mine,
+        )  # fmt: skip
+        self.capabilities = Capabilities(
+            namespaces, rights=self.rights, memberships=self.memberships, admission=self.admission,
+            lifecycle=self.lifecycle,
         )  # fmt: skip
         self.subscriptions = Subscriptions(
             rights=self.rights, streams=self.streams, peers=self.peers, hub=self.hub, log=self.log,

@@ -24,7 +24,6 @@ from typing import Any, Final
 from pymongo import ReplaceOne
 from pymongo.errors import PyMongoError
 
-from server.access.accounts.store import Account, AccountStore
 from server.core.clock import now_ms
 from server.core.config import Config
 from server.core.errors import Error, StartError
@@ -32,6 +31,7 @@ from server.documents.store import Documents
 from server.mongo.client import brief, connect
 from server.mongo.databases import Database
 from server.mongo.embedded import EmbeddedMongoDB
+from server.tools.development import USERS, add_users
 
 Document = dict[str, Any]
 
@@ -44,7 +44,6 @@ _PRODUCTS: Final = {
 _INSTRUMENTS: Final = {"EUR-USD": 1.09, "GBP-USD": 1.27, "USD-JPY": 151.2, "BTC-USD": 64_000.0, "XAU-USD": 2_330.0,
                        "OIL": 81.4, "WHEAT": 5.9, "COFFEE": 2.2}  # fmt: skip
 _CUSTOMERS: Final = ("ann", "bob", "carol", "dave", "erin", "frank")
-_USERS: Final[dict[str, list[str]]] = {**{name: [] for name in _CUSTOMERS[:3]}, "sam": ["agent"], "olga": ["operator"]}
 _STEPS: Final = ("placed", "paid", "packed", "shipped")
 COLLECTIONS: Final = ("products", "stock", "orders", "instruments", "trades")
 _DECLARE: Final = ": copy them from config.yaml into the configuration, under `collections`, and start the server again"
@@ -87,8 +86,8 @@ async def _run(options: Config, simulate: bool) -> None:
         for name, count in (await shop.fill()).items():
             print(f"{name}: {count} documents", flush=True)
         if options.auth.accounts and options.auth.development:
-            await _add_users(database)
-            print(f"accounts: {', '.join(_USERS)}, to sign in to by one click", flush=True)
+            await add_users(database)
+            print(f"accounts: {', '.join(USERS)}, to sign in to by one click", flush=True)
         if simulate:
             print("orders flow and prices move; Ctrl-C ends it", flush=True)
             await shop.simulate()
@@ -96,15 +95,6 @@ async def _run(options: Config, simulate: bool) -> None:
         database.client.close()
         if embedded is not None:
             await embedded.stop()
-
-
-async def _add_users(database: Database) -> None:
-    """Without passwords, so that they are of no use but in development. A name that is taken is left alone."""
-    accounts = AccountStore(database)
-    for user, roles in _USERS.items():
-        await accounts.insert_if_absent(
-            Account(id=user, user=user, roles=roles, created=now_ms(), example=True, info='{"example":true}')
-        )
 
 
 async def _embedded(data_dir: Path) -> tuple[str, EmbeddedMongoDB | None]:

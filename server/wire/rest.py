@@ -378,6 +378,16 @@ class ChannelsPage(TypedDict):
     missing: list[str]
 
 
+class ChannelCapabilities(TypedDict):
+    """`role`: of who asks, where the channel has members; `may`: what they may do, as far as rules say; `has`: which
+    options of its namespace are on."""
+
+    channel: str
+    role: str | None
+    may: list[str]
+    has: list[str]
+
+
 class NodesPage(TypedDict):
     nodes: list[dict[str, Any]]
 

@@ -1,23 +1,33 @@
 /**
- * The chat page. Rooms are the channels `chat:<room>`. Guests have no user on the wire, so the name travels in the
- * data: `{"name": "Ann", "text": "Hello"}`.
+ * The chat page. A room is a channel: `chat:<room>`, where guests may write as well, or any other whose member one is.
+ * Guests have no user on the wire, so the name travels in the data: `{"name": "Ann", "text": "Hello"}`.
  *
  *     chat.js        the page: which room is shown, and what a room tells
  *     room.js        a room: its messages, drafts, cursor        transcript.js  the conversation as it is seen
- *     sidebar.js     the rooms                                   composer.js    writing, and the name
- *     banner.js      the connection                              words.js       names and texts from outside
+ *     memberships.js the rooms one is a member of, with counts   message.js     one message, and what to do with it
+ *     roomlist.js    the rooms there are, in sidebar.js          amended.js     what becomes of it; deeds.js: what may be done
+ *     panel.js       what stands beside: members.js              composer.js    writing, and the name
+ *     banner.js      the connection                              here.js        who is there, who types
+ *     standing.js    what one may do in the room                 words.js       names and texts from outside
  *
  * @module
  */
 
 import { enter } from "../account/account.js";
+import { request } from "../account/session.js";
 import { $, element } from "../page.js";
 import { Banner } from "./banner.js";
 import { Composer } from "./composer.js";
+import { deedsOf } from "./deeds.js";
+import { showPresent, showTyping } from "./here.js";
+import { MembersPanel } from "./members.js";
+import { Panel } from "./panel.js";
 import { Room } from "./room.js";
-import { DEFAULT_ROOM, Sidebar } from "./sidebar.js";
+import { RoomList } from "./roomlist.js";
+import { DEFAULT_ROOM } from "./sidebar.js";
+import { Standing } from "./standing.js";
 import { Transcript } from "./transcript.js";
-import { cleanName, cleanRoom, some } from "./words.js";
+import { channelOf, cleanRoom, titleOf } from "./words.js";
 
 /** @typedef {import("./transcript.js").Entry} Entry */
 /** @typedef {import("./transcript.js").Message} Message */
@@ -30,13 +40,21 @@ const account = await enter();
 
 export class Page {
   client = account.client();
+  /** Null: a guest. */
+  me = account.user;
+  #panel = new Panel();
+  #standing = new Standing({
+    get: async (path) => request(path, undefined, { token: await account.token() }),
+    join: (room) => this.#join(room),
+  });
   /** @type {Map<string, Room>} */
   rooms = new Map();
   /** There was a loss, and not all rooms have caught up. */
   #away = false;
   #transcript;
   #banner = new Banner(() => this.client.connect());
-  #sidebar = new Sidebar(
+  #list = new RoomList(
+    this,
     (room) => this.#go(room),
     (room) => this.#leave(room),
   );
@@ -44,7 +62,7 @@ export class Page {
     {
       say: (text) => this.#say(text),
       typing: (done) => void this.room.sayTyping(this.#composer.name, done),
-      rename: () => this.#sidebar.close(),
+      rename: () => this.#list.sidebar.close(),
     },
     account.user,
   );
@@ -58,14 +76,18 @@ export class Page {
         older: () => void this.room.older(),
         again: (key) => this.room.again(key),
         discard: (key) => this.discard(this.room, key),
-        mayChange: ({ user }) => account.user !== null && account.user !== undefined && user === account.user,
-        edit: (message, text) => void this.#change(this.room.edit(message, text)),
-        erase: (message) => void this.#change(this.room.erase(message)),
+        deeds: (message) => deedsOf(this.room, message, this.me, (change) => void this.#change(change)),
+        pick: () => {},
+        me: this.me,
+        read: () => this.#noteRead(),
       },
     );
     this.#transcript.onTrim = (first) => this.room.trimmed(first);
     this.room = this.#open(this.#roomOfAddress());
     this.#bind();
+    if (this.me !== null) {
+      void this.#list.follow((channel) => this.#standing.may(channel), () => this.#counted());
+    }
     this.client.on("state", (event) => {
       if (event.state === "waiting" || event.state === "closed") this.#away = true;
       this.#banner.showState(event);
@@ -81,6 +103,12 @@ export class Page {
     window.addEventListener("hashchange", () => {
       this.#open(this.#roomOfAddress());
       this.#composer.focus();
+    });
+    $("members").addEventListener("click", () => this.#showMembers());
+    $("text").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      if (event.key !== "ArrowUp" || $("text").value) return;
+      event.preventDefault();
+      this.#transcript.editLast();
     });
     window.addEventListener("pagehide", () => this.#saveAll());
     document.addEventListener("visibilitychange", () => {
@@ -121,29 +149,34 @@ export class Page {
   #open(name) {
     let room = this.rooms.get(name);
     if (!room) {
-      room = new Room(name, this.client.channel(`chat:${name}`), this);
+      room = new Room(name, this.client.channel(channelOf(name)), this);
       this.rooms.set(name, room);
     }
     if (room === this.room) return room;
     this.room = room; // the others stay subscribed, and count what comes
     room.unread = 0;
-    this.#sidebar.visit(name);
-    this.#showRooms();
-    this.#title();
+    room.kept = false;
+    this.#panel.close(false);
+    this.#list.sidebar.visit(name);
+    this.#list.show();
+    this.#list.title();
     this.#banner.clear();
-    $("title").textContent = name;
-    $("text").placeholder = `Message #${name}`;
+    $("title").textContent = titleOf(name);
+    $("text").placeholder = `Message #${titleOf(name)}`;
     this.redraw(room);
     this.present(room);
     this.typing(room);
     room.enter();
-    this.#sidebar.close();
+    this.looked(room);
+    void room.look(this.#standing.get);
+    this.#list.sidebar.close();
+    this.#noteRead();
     return room;
   }
 
   /** @param {string} name */
   #leave(name) {
-    this.#sidebar.forget(name);
+    this.#list.sidebar.forget(name);
     const room = this.rooms.get(name);
     if (room === this.room) {
       history.replaceState(null, "", location.pathname); // coming back must not enter it again
@@ -151,18 +184,45 @@ export class Page {
     }
     room?.leave();
     this.rooms.delete(name);
-    this.#showRooms();
-    this.#title();
+    this.#list.show();
+    this.#list.title();
     this.#composer.focus();
   }
 
-  #showRooms() {
-    this.#sidebar.show(this.room.name, (room) => this.rooms.get(room)?.unread ?? 0);
+  /** What is unread in the rooms one is a member of, or which these are. */
+  #counted() {
+    const row = this.#list.of(this.room.channel.name);
+    if ((row?.role ?? null) !== this.room.role) void this.room.look(this.#standing.get);
+    this.#list.show();
+    this.#list.title();
+    this.#noteRead();
   }
 
-  #title() {
-    const unread = [...this.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
-    document.title = `${unread ? `(${unread}) ` : ""}#${this.room.name} · Waterspout`;
+  /** Who sees the end of a room has read it. */
+  #noteRead() {
+    const { room } = this;
+    const row = this.#list.of(room.channel.name);
+    if (!row?.unread || room.kept || !this.sees(room) || room.channel.state !== "live") return;
+    room.draw(row.read);
+    if (this.#transcript.atEnd) room.channel.markRead().catch(() => {}); // it is said again with the next message
+  }
+
+  /** @param {Room} room */
+  async #join(room) {
+    try {
+      await room.channel.join();
+      await room.look(this.#standing.get);
+      this.#composer.focus();
+    } catch (/** @type {any} */ error) {
+      this.#banner.say("bad", `Not joined: ${error.reason ?? error}.`);
+    }
+  }
+
+  #showMembers() {
+    const { room } = this;
+    if (this.#panel.kind === "members") return this.#panel.close();
+    const say = (/** @type {string} */ words) => this.#banner.say("bad", words);
+    new MembersPanel(this.#panel, room, this.me ?? "", say, () => this.#leave(room.name));
   }
 
   #saveAll() {
@@ -232,15 +292,16 @@ export class Page {
 
   #seen() {
     this.room.unread = 0;
-    this.#title();
+    this.#list.title();
+    this.#noteRead();
     void this.room.channel.members().refresh();
   }
 
   /** @param {Room} room */
   heard(room) {
     if (this.sees(room)) return;
-    this.#title();
-    if (room !== this.room) this.#showRooms();
+    this.#list.title();
+    if (room !== this.room) this.#list.show();
   }
 
   /** @param {Room} room */
@@ -250,35 +311,25 @@ export class Page {
 
   /** How many are here. @param {Room} room */
   present(room) {
-    if (room !== this.room) return;
-    const { users, count, guests } = room.channel.members();
-    const here = count + guests;
-    $("present").hidden = here === 0;
-    $("present").querySelector("b").textContent = String(here);
-    const names = [...users.keys()].map((user) => cleanName(user)).sort();
-    if (count > names.length) names.push(some(count - names.length, "user")); // of many the names are not told
-    if (guests) names.push(some(guests, "guest"));
-    $("people").replaceChildren(...names.map((name) => element("li", "", name)));
+    if (room === this.room) showPresent(room);
   }
 
-  /** Who types. @param {Room} room */
+  /** @param {Room} room */
   typing(room) {
+    if (room === this.room) showTyping(room);
+  }
+
+  /** What one may do there is known. @param {Room} room */
+  looked(room) {
     if (room !== this.room) return;
-    const now = Date.now();
-    for (const [name, until] of room.typing) if (until < now) room.typing.delete(name);
-    const names = [...room.typing.keys()];
-    const [first, second] = names;
-    const words =
-      names.length === 0
-        ? ""
-        : names.length === 1
-          ? `${first} is typing`
-          : names.length === 2
-            ? `${first} and ${second} are typing`
-            : `${names.length} people are typing`;
-    $("typing").classList.toggle("shown", words !== "");
-    const said = $("typing").querySelector("span");
-    if (words && said.textContent !== words) said.textContent = words;
+    this.#transcript.forgetTools();
+    this.#standing.show(room, this.me);
+    $("members").hidden = !room.has.has("members") || this.me === null || !room.may.has("subscribe");
+  }
+
+  /** @param {Room} room */
+  toLine(room) {
+    if (room === this.room) this.#transcript.toLine();
   }
 
   /** @param {Room} room @param {string} key */
@@ -294,10 +345,10 @@ export class Page {
     if (room.more) this.#transcript.edge("Older messages appear as you scroll up");
     else if (first && first.offset > 1) this.#transcript.edge("Older messages are no longer kept");
     else if (first || room.channel.state === "live") {
-      const heading = element("strong", "", first ? `Welcome to #${room.name}` : "Nothing here yet");
+      const heading = element("strong", "", first ? `Welcome to #${titleOf(room.name)}` : "Nothing here yet");
       this.#transcript.edge(
         heading,
-        first ? "This is where the conversation began." : `Say the first word in #${room.name}.`,
+        first ? "This is where the conversation began." : `Say the first word in #${titleOf(room.name)}.`,
       );
     } else this.#transcript.edge();
   }
@@ -305,6 +356,7 @@ export class Page {
   /** @param {Room} room @param {{resumed: boolean}} event */
   caughtUp(room, { resumed }) {
     this.edge(room);
+    this.#noteRead();
     if (!resumed) room.caughtUp = 0; // the past, which nobody has missed
     // After a reload; a connection that came back tells by itself (`resumed`).
     else if (room.caughtUp && room === this.room && !this.#away) this.#banner.welcomeBack(this.#caughtUp());

@@ -1,7 +1,7 @@
 /** Writing: the message field, and the name that stands above it. @module */
 
 import { $, recall, remember } from "../page.js";
-import { hue, initial } from "./transcript.js";
+import { hue, initial } from "./message.js";
 import { cleanName } from "./words.js";
 
 /** Characters; what is longer is not cut off, but not sent either. */

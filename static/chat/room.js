@@ -2,7 +2,8 @@
 
 import { forget, recall, remember } from "../page.js";
 import { randomKey } from "../waterspout.js";
-import { cleanName, readMessage } from "./words.js";
+import { amended } from "./amended.js";
+import { cleanName, offsetOf, readMessage } from "./words.js";
 
 /** @typedef {import("./transcript.js").Entry} Entry */
 /** @typedef {import("./transcript.js").Message} Message */
@@ -55,6 +56,15 @@ export class Room {
   caughtUp = 0;
   /** Who types, and until when that is believed. @type {Map<string, number>} */
   typing = new Map();
+  /** What one may do here, what the channel can do, and which role one has; empty until the server has said so. */
+  may = new Set();
+  has = new Set();
+  /** @type {string | null} */
+  role = null;
+  /** Whether the server has said that. */
+  known = false;
+  /** It is to stay unread until it is entered again. */
+  kept = false;
   #saidTyping = 0;
   /** @type {Set<string>} */
   #keys = new Set();
@@ -150,7 +160,7 @@ export class Room {
 
   /** @param {any} push */
   #take(push) {
-    const message = readMessage(push, (key) => this.#isMine(key));
+    const message = this.#read(push);
     if (this.channel.state === "replaying" && !message.mine) this.caughtUp++;
     if (this.channel.state === "replaying" && !this.#marked && !message.mine) {
       this.#marked = true;
@@ -169,15 +179,20 @@ export class Room {
   }
 
   /** @param {any} push */
-  #amend({ of, op, data, version, cursor }) {
-    this.cursor = cursor;
+  #amend(push) {
+    this.cursor = push.cursor;
     this.#saveSoon();
-    const index = this.entries.findIndex((entry) => "offset" in entry && entry.offset === of);
+    const index = this.entries.findIndex((entry) => "offset" in entry && entry.offset === push.of);
     const entry = /** @type {Message | undefined} */ (this.entries[index]);
-    if (!entry || entry.erased || (op !== "delete" && (op !== "edit" || version <= entry.version))) return;
-    const what = op === "delete" ? { deleted: {} } : { data, version, edited: true };
-    this.entries[index] = readMessage({ ...entry, ...what }, (key) => this.#isMine(key));
-    this.page.replace(this, this.entries[index]);
+    const changed = entry && amended(entry, push, (change) => this.#read({ ...entry, ...change }));
+    if (!changed) return;
+    this.entries[index] = changed;
+    this.page.replace(this, changed);
+  }
+
+  /** @param {any} push */
+  #read(push) {
+    return readMessage(push, (key, user) => (user === null ? this.#isMine(key) : user === this.page.me));
   }
 
   /** @param {Message} message @param {string} text */
@@ -188,6 +203,42 @@ export class Room {
   /** @param {Message} message */
   erase({ offset }) {
     return this.channel.remove(offset);
+  }
+
+  /** @param {Message} message */
+  pin({ offset, pinned }) {
+    return this.channel.pin(offset, !pinned);
+  }
+
+  /** From this message on it is unread again. @param {Message} message */
+  keepUnread(message) {
+    this.kept = true;
+    const messages = /** @type {Message[]} */ (this.entries.filter((entry) => "offset" in entry));
+    const before = messages[messages.indexOf(message) - 1];
+    return this.channel.markRead(before?.cursor ?? "0", { set: true });
+  }
+
+  /** Ask what one may do here. @param {(path: string) => Promise<any>} get */
+  async look(get) {
+    try {
+      const { role, may, has } = await get(`/v1/channels/${encodeURIComponent(this.channel.name)}`);
+      this.role = role;
+      this.may = new Set(may);
+      this.has = new Set(has);
+      this.known = true;
+      this.page.looked(this);
+    } catch {
+      // the server is away, or too old to say: what is refused says so
+    }
+  }
+
+  /** The line above what is unread, as far as it is here. @param {string} read  the marker */
+  draw(read) {
+    const first = this.entries.findIndex((entry) => "offset" in entry && !entry.mine && entry.offset > offsetOf(read));
+    if (first < 0 || this.entries.some((entry) => "line" in entry && entry.kind === "away")) return;
+    this.entries.splice(first, 0, { line: "New", kind: "away" });
+    this.page.redraw(this);
+    this.page.toLine(this);
   }
 
   /** Here begins what nobody has seen; where it began the last time is of no interest any more. */
@@ -293,7 +344,7 @@ export class Room {
         limit: PAGE,
       });
       if (!this.entries.includes(first)) return; // trimmed or started anew meanwhile
-      const entries = messages.map((push) => readMessage(push, (key) => this.#isMine(key)));
+      const entries = messages.map((push) => this.#read(push));
       this.entries.unshift(...entries);
       this.more = more;
       this.page.prepend(this, entries);

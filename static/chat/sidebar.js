@@ -1,21 +1,23 @@
-/** The side bar: the rooms that were visited, and on narrow screens a drawer. @module */
+/** The side bar: the rooms, and on narrow screens a drawer. @module */
 
 import { $, element, recall, remember } from "../page.js";
-import { cleanRoom } from "./words.js";
+import { cleanRoom, some, titleOf } from "./words.js";
 
 export const DEFAULT_ROOM = "lobby";
+
+/** @typedef {{name: string, unread: number, mentions?: number, member?: boolean}} Shown */
 
 export class Sidebar {
   #leave;
   /** @type {string[]} */
-  #visited = [];
+  visited = [];
 
   /** @param {(room: string) => void} enter @param {(room: string) => void} leave */
   constructor(enter, leave) {
     this.#leave = leave;
     const visited = recall("localStorage", "rooms");
     if (Array.isArray(visited))
-      this.#visited = visited.filter((room) => typeof room === "string" && cleanRoom(room) === room);
+      this.visited = visited.filter((room) => typeof room === "string" && cleanRoom(room) === room);
     $("go").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       const room = cleanRoom($("go-room").value);
@@ -27,48 +29,76 @@ export class Sidebar {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && $("side").matches(".shown")) this.#drawer(false);
     });
+    $("rooms").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#move(event));
     matchMedia("(min-width: 761px)").addEventListener("change", () => this.close());
   }
 
   /** @param {string} room */
   visit(room) {
-    if (this.#visited.includes(room)) return;
-    this.#visited = [...this.#visited, room].slice(-20);
-    remember("localStorage", "rooms", this.#visited);
+    if (this.visited.includes(room)) return;
+    this.visited = [...this.visited, room].slice(-20);
+    remember("localStorage", "rooms", this.visited);
   }
 
   /** @param {string} room */
   forget(room) {
-    this.#visited = this.#visited.filter((one) => one !== room);
-    remember("localStorage", "rooms", this.#visited);
+    this.visited = this.visited.filter((one) => one !== room);
+    remember("localStorage", "rooms", this.visited);
   }
 
-  /** @param {string} current @param {(room: string) => number} unread */
-  show(current, unread) {
-    const shown = this.#visited.includes(DEFAULT_ROOM) ? this.#visited : [DEFAULT_ROOM, ...this.#visited];
-    $("rooms").replaceChildren(...shown.map((room) => this.#row(room, room === current, unread(room))));
+  /** Parts with a heading each; one that has no rooms is left out.
+   *
+   * @param {string} current @param {{title: string, rooms: Shown[]}[]} parts */
+  show(current, parts) {
+    const focused = /** @type {any} */ (document.activeElement)?.closest?.("#rooms")
+      ? /** @type {any} */ (document.activeElement).dataset.room
+      : null;
+    const lists = parts
+      .filter(({ rooms }) => rooms.length)
+      .map(({ title, rooms }, index) => {
+        const heading = element("h2", "", title);
+        heading.id = `rooms-${index}`;
+        const list = element("ul", "", ...rooms.map((room) => this.#row(room, room.name === current)));
+        list.setAttribute("aria-labelledby", heading.id);
+        return [heading, list];
+      });
+    $("rooms").replaceChildren(...lists.flat());
+    if (focused) $("rooms").querySelector(`[data-room="${CSS.escape(focused)}"]`)?.focus();
   }
 
-  /** @param {string} room @param {boolean} current @param {number} unread */
-  #row(room, current, unread) {
-    const link = element("a", "", room);
-    link.href = `#${encodeURIComponent(room)}`;
+  /** @param {Shown} room @param {boolean} current */
+  #row({ name, unread, mentions = 0, member }, current) {
+    const link = element("a", "", element("span", "name", titleOf(name)));
+    link.href = `#${encodeURIComponent(name)}`;
+    link.dataset.room = name;
     if (current) link.setAttribute("aria-current", "page");
     else if (unread) {
-      const badge = element("span", "badge", unread > 99 ? "99+" : String(unread));
-      badge.append(element("span", "hidden-label", " unread"));
+      const badge = element("span", mentions ? "badge mentioned" : "badge", unread > 99 ? "99+" : String(unread));
+      badge.append(element("span", "hidden-label", mentions ? ` unread, ${some(mentions, "mention")}` : " unread"));
       link.append(badge);
     }
     link.addEventListener("click", () => this.close());
     const row = element("li", "", link);
-    if (room === DEFAULT_ROOM) return row; // where one is without any other
+    if (member || name === DEFAULT_ROOM) return row; // one is left among its members, the other is where one is without any
+    const title = titleOf(name);
     const leave = element("button", "leave");
     leave.type = "button";
-    leave.ariaLabel = `Leave ${room}`;
-    leave.title = `Leave #${room}`;
-    leave.addEventListener("click", () => this.#leave(room));
+    leave.ariaLabel = `Leave ${title}`;
+    leave.title = `Leave #${title}`;
+    leave.addEventListener("click", () => this.#leave(name));
     row.append(leave);
     return row;
+  }
+
+  /** From room to room by the arrows. @param {KeyboardEvent} event */
+  #move(event) {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (!step) return;
+    const links = [...$("rooms").querySelectorAll("a")];
+    const next = links[links.indexOf(document.activeElement) + step];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
   }
 
   /** The drawer, without moving the focus. */

@@ -5,6 +5,7 @@
  */
 
 import { element } from "../page.js";
+import { Rows } from "./message.js";
 
 /**
  * @typedef {object} Message  one message, checked and ready to show
@@ -20,6 +21,9 @@ import { element } from "../page.js";
  * @property {number} version  the offset of its last edit
  * @property {boolean} edited
  * @property {boolean} erased
+ * @property {boolean} pinned
+ * @property {{k: string, n: number, u: string[], mine: boolean}[]} [reactions]
+ * @property {{count: number, newest: string, users: string[]}} [replies]
  */
 
 /** @typedef {{line: string, kind: "gap" | "away"}} Line  a remark between messages */
@@ -41,30 +45,15 @@ import { element } from "../page.js";
 const GROUP = 5 * 60_000;
 /** More rows are taken off at the top, while nobody reads there; scrolling up brings them back from the server. */
 const MOST_ROWS = 400;
-/** Milliseconds until it is said that a message is still on its way. */
-const LATE = 700;
 /** Pixels from the end that still count as being there. */
 const NEAR = 60;
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
-
-/** The colour class of a name. @param {string} name */
-export function hue(name) {
-  let hash = 0x811c9dc5; // FNV-1a: short names that differ in one letter come apart
-  for (let index = 0; index < name.length; index++) hash = Math.imul(hash ^ name.charCodeAt(index), 0x01000193);
-  return `hue-${(hash >>> 16) % 8}`;
-}
-
-/** @param {string} name */
-export function initial(name) {
-  return ([...name][0] ?? "?").toUpperCase();
-}
 
 export class Transcript {
   #scroller;
   #rows;
+  #made;
   #outbox;
   #edge;
   #newest;
@@ -83,9 +72,7 @@ export class Transcript {
 
   /**
    * @param {Record<"scroller" | "log" | "outbox" | "edge" | "newest", HTMLElement>} parts
-   * @param {{older: () => void, again: (key: string) => void, discard: (key: string) => void,
-   *   mayChange: (message: Message) => boolean, edit: (message: Message, text: string) => void,
-   *   erase: (message: Message) => void}} actions
+   * @param {import("./message.js").Actions & {older: () => void, read?: () => void}} actions
    */
   constructor({ scroller, log, outbox, edge, newest }, actions) {
     this.#scroller = scroller;
@@ -95,6 +82,9 @@ export class Transcript {
     this.#newest = newest;
     this.log = log;
     this.actions = actions;
+    this.#made = new Rows(actions);
+    for (const near of ["pointerover", "focusin"]) this.#rows.addEventListener(near, (event) => this.#near(event));
+    scroller.addEventListener("keydown", (event) => this.#move(event));
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     newest.addEventListener("click", () => this.toEnd());
     // Rows, a keyboard that opens, a turned phone, a growing message field: who is at the end stays there. Once a frame,
@@ -154,11 +144,11 @@ export class Transcript {
 
   /** It was edited or erased. @param {Message} entry */
   replace(entry) {
-    const old = [...this.#rows.children].find((row) => /** @type {any} */ (this.#entries.get(row))?.offset === entry.offset);
+    const old = this.rowOf(entry.offset);
     if (!old) return;
     this.#quietly(() => {
       const row = this.#row(entry);
-      old.replaceWith(row);
+      this.#made.replace(old, row, entry);
       this.#arrange(row);
       const next = row.nextElementSibling;
       if (next?.matches(".message")) this.#arrange(next);
@@ -167,7 +157,8 @@ export class Transcript {
 
   /** Show an own message on its way, or what has become of it. @param {Draft} draft */
   draft(draft) {
-    const row = this.#draftRow(draft);
+    const row = this.#made.draft(draft);
+    this.#entries.set(row, draft);
     const old = this.#drafts.get(draft.key);
     if (old) old.replaceWith(row);
     else this.#outbox.append(row);
@@ -206,6 +197,70 @@ export class Transcript {
     }
   }
 
+  /** What may be done with messages has changed. */
+  forgetTools() {
+    for (const bar of this.#rows.querySelectorAll(".tools")) bar.remove();
+  }
+
+  /** To the line above what was new, where that is further up than one can see from the end. */
+  toLine() {
+    const line = this.#rows.querySelector(".line.away");
+    if (!line || line.getBoundingClientRect().top >= this.#scroller.getBoundingClientRect().top) return;
+    this.#atEnd = false;
+    line.scrollIntoView({ block: "start" });
+    this.#top = this.#scroller.scrollTop;
+    this.#count(0);
+  }
+
+  /** The row of a message, if it is shown. @param {number} offset */
+  rowOf(offset) {
+    for (const row of this.#rows.children) {
+      const entry = /** @type {any} */ (this.#entries.get(row));
+      if (entry?.offset === offset) return /** @type {HTMLElement} */ (row);
+    }
+    return null;
+  }
+
+  /** Show where a message is, for a moment. @param {number} offset */
+  point(offset) {
+    const row = this.rowOf(offset);
+    if (!row) return false;
+    this.#atEnd = false;
+    row.scrollIntoView({ block: "center" });
+    row.focus({ preventScroll: true });
+    row.classList.add("pointed");
+    setTimeout(() => row.classList.remove("pointed"), 2000);
+    return true;
+  }
+
+  /** Edit the newest of one's own, as from an empty field. */
+  editLast() {
+    const row = [...this.#rows.querySelectorAll(".mine:not(:has(.erased))")].at(-1);
+    if (row) this.#made.edit(/** @type {Message} */ (this.#entries.get(row)), /** @type {HTMLElement} */ (row));
+  }
+
+  /** @param {Event} event */
+  #near({ target }) {
+    const row = /** @type {HTMLElement | null} */ (/** @type {Element} */ (target).closest(".message"));
+    if (row) this.#made.tools(/** @type {Message} */ (this.#entries.get(row)), row);
+  }
+
+  /** From message to message by the arrows, once one has the focus. @param {KeyboardEvent} event */
+  #move(event) {
+    const rows = /** @type {HTMLElement[]} */ ([...this.#rows.querySelectorAll(".message")]);
+    const at = rows.findIndex((row) => row.contains(/** @type {Node} */ (event.target)));
+    /** @type {Record<string, number>} */
+    const places = { ArrowUp: at < 0 ? rows.length - 1 : at - 1, ArrowDown: at + 1, Home: 0, End: rows.length - 1 };
+    const row = rows[places[event.key] ?? -1];
+    if (!row || (at < 0 && event.key !== "ArrowUp")) return;
+    event.preventDefault();
+    row.focus();
+  }
+
+  get atEnd() {
+    return this.#atEnd;
+  }
+
   toEnd() {
     this.#atEnd = true;
     this.#count(-this.#unseen);
@@ -219,79 +274,8 @@ export class Transcript {
 
   /** @param {Entry} entry @returns {HTMLElement} */
   #row(entry) {
-    const row = "line" in entry ? element("li", `line ${entry.kind}`, entry.line) : this.#message(entry);
+    const row = "line" in entry ? element("li", `line ${entry.kind}`, entry.line) : this.#made.message(entry);
     this.#entries.set(row, entry);
-    return row;
-  }
-
-  /** Two buttons, for whose message it is. @param {Message} message @param {HTMLElement} row */
-  #tools(message, row) {
-    const edit = element("button", "", "Edit");
-    edit.addEventListener("click", () => this.#edit(message, row));
-    const erase = element("button", "", "Erase");
-    erase.addEventListener("click", () => this.actions.erase(message));
-    return element("p", "tools", edit, erase);
-  }
-
-  /** Its words become a field. @param {Message} message @param {HTMLElement} row */
-  #edit(message, row) {
-    const field = element("textarea", "editing");
-    field.value = message.text;
-    field.ariaLabel = "Edit the message";
-    const words = /** @type {HTMLElement} */ (row.querySelector(".text"));
-    field.addEventListener("keydown", (event) => {
-      if (event.isComposing || (event.key !== "Escape" && (event.key !== "Enter" || event.shiftKey))) return;
-      event.preventDefault();
-      const text = field.value.trim();
-      field.replaceWith(words);
-      if (event.key === "Enter" && text && text !== message.text) this.actions.edit(message, text);
-    });
-    words.replaceWith(field);
-    field.focus();
-  }
-
-  /** @param {Partial<Message> & {name: string, text: string, time: number, mine: boolean}} message */
-  #message(message) {
-    const { name, text, time, mine, raw, edited, erased } = message;
-    const avatar = element("span", `avatar ${hue(name)}`, initial(name));
-    avatar.ariaHidden = "true";
-    const when = element("time", "", clock.format(time));
-    when.dateTime = new Date(time).toISOString();
-    when.title = full.format(time);
-    const author = element("b", "", name);
-    author.dir = "auto";
-    if (edited && !erased) when.textContent += " · edited";
-    const words = erased
-      ? element("p", "text erased", "This message was erased")
-      : element("p", raw ? "text raw" : "text", ...linked(text));
-    words.dir = "auto";
-    words.title = full.format(time);
-    const body = element("div", "body", element("p", "meta", author, when), words);
-    const row = element("li", `message${mine ? " mine" : ""}`, avatar, body);
-    if (!erased && !raw && message.offset !== undefined) {
-      const one = /** @type {Message} */ (message);
-      if (this.actions.mayChange(one)) body.append(this.#tools(one, row));
-    }
-    return row;
-  }
-
-  /** @param {Draft} draft */
-  #draftRow(draft) {
-    const row = this.#message(draft);
-    this.#entries.set(row, draft);
-    row.classList.add("pending");
-    setTimeout(() => row.classList.add("late"), LATE); // most are confirmed before one could read the note
-    const notes = { waiting: "Waiting to be sent", sent: "Stored", failed: `Not sent: ${draft.error}` };
-    const note = element("p", "note", notes[draft.state]);
-    if (draft.state === "failed") {
-      row.classList.add("failed");
-      const again = element("button", "", "Try again");
-      again.addEventListener("click", () => this.actions.again(draft.key));
-      const discard = element("button", "", "Discard");
-      discard.addEventListener("click", () => this.actions.discard(draft.key));
-      note.append(again, discard);
-    }
-    row.querySelector(".body")?.append(note);
     return row;
   }
 
@@ -354,6 +338,7 @@ export class Transcript {
       this.#atEnd = atEnd;
       if (atEnd) this.#count(-this.#unseen);
       else this.#count(0);
+      if (atEnd) this.actions.read?.();
     }
     if (this.#nearTop) this.actions.older();
   }
@@ -380,18 +365,4 @@ function dayOf(time) {
   if (date.toDateString() === today.toDateString()) return "Today";
   today.setDate(today.getDate() - 1);
   return date.toDateString() === today.toDateString() ? "Yesterday" : calendar.format(date);
-}
-
-/** Text with its web addresses as links. Only http and https: an address is somebody else's data.
- *
- * @param {string} text @returns {(Node | string)[]} */
-function linked(text) {
-  return text.split(/(https?:\/\/[^\s<>"]+[^\s<>".,;:!?')\]])/).map((part, index) => {
-    if (index % 2 === 0) return part;
-    const link = element("a", "", part);
-    link.href = part;
-    link.target = "_blank";
-    link.rel = "noopener noreferrer nofollow";
-    return link;
-  });
 }

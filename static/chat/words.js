@@ -18,31 +18,49 @@ export function cleanName(value) {
   return [...name].slice(0, MAX_NAME).join("");
 }
 
-/** A room's name as it can stand in a channel's: no white space, at most 255 bytes with `chat:`.
+/**
+ * A room's name, as it stands behind the `#` of the address: of `chat:lobby` only `lobby`, of any other channel all of
+ * it behind a slash, `/team:garden`. No white space, and no more than a channel's name can have.
  *
  * @param {string} value */
 export function cleanRoom(value) {
-  let room = value.normalize("NFC").trim().replace(/^#+/, "").toLowerCase();
-  room = room.replace(/[\p{Cc}\p{Cf}\p{Cs}]/gu, "").replace(/\s+/g, "-");
+  let room = value.normalize("NFC").trim().replace(/^#+/, "").replace(/[\p{Cc}\p{Cf}\p{Cs}]/gu, "").replace(/\s+/g, "-");
+  if (/^\/[a-z][a-z0-9_-]*:./.test(room)) return [...room].slice(0, 120).join("");
+  room = room.toLowerCase();
   return [...room].slice(0, 60).join("");
 }
+
+/** @param {string} room */
+export const channelOf = (room) => (room.startsWith("/") ? room.slice(1) : `chat:${room}`);
+
+/** @param {string} channel */
+export const roomOf = (channel) => (channel.startsWith("chat:") ? channel.slice(5) : `/${channel}`);
+
+/** As people read it. @param {string} room */
+export const titleOf = (room) => (room.startsWith("/") ? room.slice(room.indexOf(":") + 1) : room);
+
+/** @param {string} cursor */
+export const offsetOf = (cursor) => Number(cursor.slice(cursor.lastIndexOf(":") + 1));
 
 /** Characters that turn the direction of what follows, so that a text reads as another than it is. */
 const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
 
 /** What a message of the channel says to people. Never throws.
  *
- * @param {any} push @param {(key: string) => boolean} isMine @returns {Message} */
-export function readMessage({ key, offset, cursor, time, user, data, version = 0, edited = false, deleted }, isMine) {
+ * @param {any} push @param {(key: string, user: string | null) => boolean} isMine @returns {Message} */
+export function readMessage(push, isMine) {
+  const { key, offset, cursor, time, user, version = 0, edited = false, pinned = false, deleted, replies } = push;
+  let { data } = push;
   if (deleted) data = { name: cleanName(user), text: "" };
   const spoken = data !== null && typeof data === "object" && typeof data.text === "string";
   const raw = !spoken && typeof data !== "string";
   const text = String(raw ? JSON.stringify(data) : spoken ? data.text : data);
   const name = cleanName(user) || (spoken && cleanName(data.name)) || "Anonymous"; // whom the server knows is nobody else
   const when = Number.isFinite(time) && Math.abs(time) < 8.64e15 ? time : Date.now();
-  const words = { name, text: text.replace(TURNS, "").slice(0, MAX_TEXT), mine: isMine(key), raw };
-  return { key, offset, cursor, time: when, user, version, edited, erased: deleted !== undefined, ...words };
+  const words = { name, text: text.replace(TURNS, "").slice(0, MAX_TEXT), mine: isMine(key, user ?? null), raw };
+  const more = { version, edited, pinned, erased: deleted !== undefined, replies, reactions: push.reactions };
+  return { key, offset, cursor, time: when, user, ...more, ...words };
 }
 
-/** @param {number} count @param {string} noun */
-export const some = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+/** @param {number} count @param {string} noun @param {string} [plural] */
+export const some = (count, noun, plural = `${noun}s`) => `${count} ${count === 1 ? noun : plural}`;

@@ -334,3 +334,31 @@ def test_what_is_wrong_in_the_configuration() -> None:
     ):
         with pytest.raises(StartError, match="x"):
             config.load(None, {}, wrong.items())
+
+
+@pytest.mark.gen_test
+async def test_a_channel_says_what_one_may_do_there(mongod: Mongod) -> None:
+    """To each what holds for them, by rules and memberships; of a channel that nobody has used as of any other; and
+    what an operator has made somebody a moment ago counts."""
+    settings = {"auth.guests": True, "namespaces.hall.amend": ["own", "member:moderator"]}
+    async with one(mongod, **settings) as (instance, _):
+
+        async def asked(channel: str, bearer: str | None) -> Any:
+            status, body = await instance.call("GET", f"/v1/channels/{channel}", None, bearer)
+            assert status == 200, body
+            assert body["channel"] == channel
+            return body["role"], body["may"], body["has"]
+
+        has = ["durable", "members"]
+        assert await asked("hall:new", None) == (None, [], has)
+        assert await asked("hall:new", token("ann")) == (None, ["join"], has)
+        assert await put(instance, "hall:new", "ann", "member") == 200
+        assert await asked("hall:new", token("ann")) == ("member", ["subscribe", "amend_own"], has)
+        assert await put(instance, "hall:new", "ann", "moderator") == 200
+        assert await asked("hall:new", token("ann")) == (
+            "moderator", ["subscribe", "publish", "amend_own", "amend"], has,
+        )  # fmt: skip
+        assert await asked("room:new", token("ann")) == (None, [], ["durable", "presence", "members"])
+        assert await asked("room:new", KEY) == (None, ["subscribe", "publish"], ["durable", "presence", "members"])
+        assert await asked("nowhere:a", KEY) == (None, [], [])
+        assert (await instance.call("GET", "/v1/channels/hall:%20", None, KEY))[0] == 400

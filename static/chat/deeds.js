@@ -1,0 +1,21 @@
+/** What one may do with a message, and how it is done. @module */
+
+/** @typedef {import("./transcript.js").Message} Message */
+/** @typedef {import("./message.js").Deeds} Deeds */
+
+/**
+ * @param {import("./room.js").Room} room @param {Message} message @param {string | null} me
+ * @param {(change: Promise<any>) => void} change  one that may be refused
+ * @returns {Deeds}
+ */
+export function deedsOf(room, message, me, change) {
+  const { may, role } = room;
+  const own = me !== null && message.user === me;
+  /** @type {Deeds} */
+  const deeds = {};
+  if (own && may.has("amend_own")) deeds.edit = (text) => change(room.edit(message, text));
+  if (may.has("amend")) deeds.pin = () => change(room.pin(message));
+  if (role !== null && !own) deeds.unread = () => change(room.keepUnread(message));
+  if (may.has("amend") || (own && may.has("amend_own"))) deeds.erase = () => change(room.erase(message));
+  return deeds;
+}

@@ -1,0 +1,54 @@
+/** What stands beside the conversation: one thing at a time. On a narrow screen it lies over it. @module */
+
+import { $ } from "../page.js";
+
+export class Panel {
+  /** @type {(() => void) | null} */
+  #onclose = null;
+  /** Who gets the focus back. @type {HTMLElement | null} */
+  #opener = null;
+  /** What is shown. */
+  kind = "";
+
+  constructor() {
+    $("panel-close").addEventListener("click", () => this.close());
+    $("panel").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      if (event.key !== "Escape" || event.defaultPrevented) return;
+      event.stopPropagation();
+      this.close();
+    });
+  }
+
+  /**
+   * @param {string} kind @param {string} title @param {(Node | string)[]} content
+   * @param {() => void} [onclose]  when something else is shown, too
+   */
+  open(kind, title, content, onclose) {
+    if ($("panel").hidden) this.#opener = /** @type {HTMLElement | null} */ (document.activeElement);
+    this.#end();
+    this.kind = kind;
+    this.#onclose = onclose ?? null;
+    $("panel-title").textContent = title;
+    $("panel").dataset.kind = kind;
+    $("panel-body").replaceChildren(...content);
+    $("panel").hidden = false;
+    $("panel-title").focus();
+  }
+
+  /** @param {boolean} [refocus] */
+  close(refocus = true) {
+    if ($("panel").hidden) return;
+    this.#end();
+    $("panel").hidden = true;
+    $("panel-body").replaceChildren();
+    if (refocus && this.#opener?.isConnected) this.#opener.focus();
+    else if (refocus) $("text").focus();
+  }
+
+  #end() {
+    this.kind = "";
+    const onclose = this.#onclose;
+    this.#onclose = null;
+    onclose?.();
+  }
+}
