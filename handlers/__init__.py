@@ -18,7 +18,7 @@ from handlers.documents import Document, Documents
 from handlers.events import ChannelEvents, JoinedEvents, Tickets
 from handlers.members import ChannelMember, ChannelMembers
 from handlers.openapi import OpenApi, document
-from handlers.operators import ChannelList, Nodes
+from handlers.operators import ChannelList, Nodes, StoredChannels
 from handlers.ops import Health, Metrics, Readiness
 from handlers.origins import Hosts
 from handlers.own_pages import POLICY, Fallback, OwnFiles, OwnPage
@@ -49,6 +49,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/channels/{channel}/read": Marker,
     "/v1/rooms": MyRooms,
     "/v1/channels": ChannelList,
+    "/v1/stored": StoredChannels,
     "/v1/events": JoinedEvents,
     "/v1/poll": Polls,
     "/v1/publish": Batch,

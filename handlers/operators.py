@@ -1,10 +1,10 @@
-"""REST for operators: the nodes, and the channels that have subscribers. For API keys that are `admin`."""
+"""REST for operators: the nodes, and the channels that have subscribers or messages. For API keys that are `admin`."""
 
 from __future__ import annotations
 
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.wire.rest import ChannelsPage, ChannelsQuery, NodesPage
+from server.wire.rest import ChannelsPage, ChannelsQuery, NodesPage, StoredChannelsPage
 
 
 class Nodes(BaseHandler):
@@ -19,3 +19,10 @@ class ChannelList(BaseHandler):
     async def get(self, query: ChannelsQuery) -> None:
         """Of all nodes, by name. For API keys that are `admin`."""
         self.answer(await self.node.directory.channels(self.principal, query.prefix, query.after, query.limit))
+
+
+class StoredChannels(BaseHandler):
+    @operation("List the channels that have messages", {200: StoredChannelsPage, 304: None})
+    async def get(self, query: ChannelsQuery) -> None:
+        """By name, whether anybody listens or not, each with what is retained of it. For API keys that are `admin`."""
+        self.answer(await self.node.history.stored(self.principal, query.prefix, query.after, query.limit))

@@ -93,9 +93,12 @@ class Arrivals:
         return (await self.ask(principal, address, transport)).to(principal)
 
     async def admit_poll(self, principal: Principal, address: str) -> Principal:
-        """The same for a poll: the hook is asked about the first of them, and again after REMEMBERED seconds."""
+        """The same for a poll: the hook is asked about the first of them, and again after REMEMBERED seconds. Of guests
+        nobody knows which polls are the same one's, so it is asked about each."""
         if self._name is None:
             return principal
+        if principal.user is None and principal.token is None:
+            return await self.admit(principal, address, "poll")
         key = (principal.user, principal.token, address)
         asking = self._polls.get(key)
         if asking is None:

@@ -29,6 +29,8 @@ from server.core.rules import OWN, Rule, plays, roles, satisfies, terms
 from server.wire.amendments import AmendedMessage
 
 Action = Literal["publish", "subscribe"]
+Role = tuple[str | None, bool]
+"""As memberships.py says it: the role, and whether that was read for who asks."""
 
 
 class Revoked(Protocol):
@@ -62,11 +64,11 @@ class Permissions:
         self._guests = guests
         self._memberships = memberships
 
-    def check(self, principal: Principal, action: Action, channel: str) -> Namespace:
+    def check(self, principal: Principal, action: Action, channel: str, known: Role | None = None) -> Namespace:
         """The channel's options if `principal` may `action`; else `bad_request` (the name), `unknown_channel` (no such
         namespace), `permission_denied`, or `unavailable` (nobody knows at the moment whether the right was revoked;
         or, as `Unloaded`, whether the principal is a member). The right to subscribe is also the right to history,
-        presence and resume."""
+        presence and resume. `known`: the role there, where that has been looked at already."""
         name = namespace_of(channel)
         if name == DOCUMENTS:
             return self._check_changes(principal, action, without_label(channel))
@@ -79,7 +81,7 @@ class Permissions:
         if not (
             satisfies(principal, rule, owners_of(channel))
             or (name not in BUILT_IN and _granted(principal, action, channel))
-            or self._plays(principal, namespace, rule, channel)
+            or self._plays(principal, namespace, rule, channel, known)
         ):
             raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
         if revocable(principal):
@@ -97,14 +99,19 @@ class Permissions:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         if not namespace.durable:
             raise bad_request(f"channel: {channel} is ephemeral, it has nothing to amend")
-        if namespace.members and not principal.server:
-            self.check(principal, "subscribe", channel)  # not even what was one's own, where one is a stranger now
         rule = namespace.amend
+        known: Role | None = None
+        if namespace.members and not principal.server:
+            # Once for both rules: what has been read is for who asks next, and for nobody after that.
+            if self._memberships is not None and principal.user is not None:
+                known = self._memberships.role(principal.user, channel)
+            # Not even what was one's own, where one is a stranger now.
+            self.check(principal, "subscribe", channel, known)
         if not (
             satisfies(principal, rule, owners_of(channel))
             or (own and principal.user is not None and OWN in terms(rule))
             or (namespace.may_be_amended and _granted(principal, "amend", channel))
-            or self._plays(principal, namespace, rule, channel)
+            or self._plays(principal, namespace, rule, channel, known)
         ):
             raise Error("permission_denied", f"{principal.name} may not amend this in {channel}")
         if revocable(principal):
@@ -126,13 +133,15 @@ class Permissions:
         namespace = self._namespaces.get(channel.partition(":")[0])
         return namespace is not None and namespace.amends
 
-    def _plays(self, principal: Principal, namespace: Namespace, rule: Rule, channel: str) -> bool:
+    def _plays(
+        self, principal: Principal, namespace: Namespace, rule: Rule, channel: str, known: Role | None = None
+    ) -> bool:
         """Whether the principal is a member with a role that the rule gives the right to; `Unloaded` if that is not
         known."""
         wanted = roles(rule)
         if not wanted or self._memberships is None or principal.user is None or principal.server:
             return False
-        role, fresh = self._memberships.role(principal.user, channel)
+        role, fresh = known or self._memberships.role(principal.user, channel)
         if plays(role, wanted):
             return True
         if not fresh:

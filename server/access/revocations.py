@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -73,6 +74,8 @@ class Revocation(NamedTuple):
     """Only this one of the user's sessions is meant."""
     spared: Sequence[str] = ()
     """Sessions of the user that are not meant."""
+    kept: float = 0.0
+    """Seconds after which none of the tokens that are meant is good any more; 0: nobody knows."""
 
     def concerns(self, bearer: Bearer) -> bool:
         """Whether its token is one of those that are revoked. One that does not say when it was issued is as old as can
@@ -119,10 +122,10 @@ class Revocations:
         self.confirmed = False
         self.newest = 0
         """The number of the last one that is known here."""
-        self._users: dict[str, float] = {}
-        """User → all tokens issued until then are revoked."""
-        self._tokens: dict[str, set[str]] = {}
-        """Token → users."""
+        self._users: dict[str, tuple[float, float]] = {}
+        """User → all tokens issued until then are revoked; and when all of these have expired."""
+        self._tokens: dict[str, dict[str, float]] = {}
+        """Token → users; and when it has expired."""
         self._rights: dict[str, list[Revocation]] = {}
         self._ended: dict[tuple[str, str], float] = {}
         """(user, channel) → when a back end last ended the user's subscriptions there, for ONCE_KEPT seconds."""
@@ -140,7 +143,7 @@ class Revocations:
         with mapped():
             async for document in self._collection.find().sort("_id"):
                 self.newest = document["_id"]
-                self._remember(_revocation(document))
+                self._remember(_revocation(document), document.get("until"))
         await self._ask()
         self._keeper.keep("revocations", self._poll)
         self._keeper.every("old revocations", EXPIRE_EVERY, self._expire)
@@ -167,11 +170,11 @@ class Revocations:
         if named is not None and user in named:
             return True
         revoked = self._users.get(user)
-        return revoked is not None and (principal.issued or 0.0) <= revoked
+        return revoked is not None and (principal.issued or 0.0) <= revoked[0]
 
     def revoked_at(self, user: str) -> float:
         """Tokens of the user that were issued until then (seconds since 1970) are revoked; 0: none are."""
-        return self._users.get(user, 0.0)
+        return self._users.get(user, (0.0, 0.0))[0]
 
     def right(self, principal: Principal, channel: str) -> bool:
         """Whether the principal's rights in the channel are revoked."""
@@ -184,19 +187,20 @@ class Revocations:
         clock); 0: not within ONCE_KEPT seconds."""
         return self._ended.get((user, channel), 0.0)
 
-    def _remember(self, revocation: Revocation) -> None:
+    def _remember(self, revocation: Revocation, until: float | None) -> None:
         if revocation.kind == "unsubscribe" and revocation.session is None:
             for channel in revocation.channels:
                 self._ended[revocation.user, channel] = revocation.at
         if revocation.kind != "revoke":
             return
-        user = revocation.user
+        user, until = revocation.user, until or math.inf
         if revocation.channels:
             self._rights.setdefault(user, []).append(revocation)
         elif revocation.token is not None:
-            self._tokens.setdefault(revocation.token, set()).add(user)
+            self._tokens.setdefault(revocation.token, {})[user] = until
         else:
-            self._users[user] = max(revocation.at, self._users.get(user, 0.0))
+            at, known = self._users.get(user, (0.0, 0.0))
+            self._users[user] = max(at, revocation.at), max(known, until)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -228,8 +232,9 @@ class Revocations:
         return dict.fromkeys(revocations, True)
 
     def _document(self, revocation: Revocation, now: float) -> dict[str, Any]:
-        document = {name: value for name, value in revocation._replace(at=now)._asdict().items() if value}
-        kept = self._token_ttl if revocation.kind == "revoke" else ONCE_KEPT
+        document = {name: value for name, value in revocation._replace(at=now, kept=0.0)._asdict().items() if value}
+        known = [seconds for seconds in (self._token_ttl, revocation.kept) if seconds]
+        kept = min(known, default=0.0) if revocation.kind == "revoke" else ONCE_KEPT
         return document | ({"until": now + kept} if kept else {})
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -274,7 +279,7 @@ class Revocations:
             return  # another `_ask` was faster
         self.newest = document["_id"]
         revocation = _revocation(document)
-        self._remember(revocation)
+        self._remember(revocation, document.get("until"))
         try:
             self._on_revocation(revocation)
         except Exception:
@@ -298,11 +303,26 @@ class Revocations:
         self._on_confirmed(False)
 
     async def _expire(self) -> None:
-        """Never the last one: the numbers must not start again."""
+        """What means nothing any more, and of each user all but the newest of those that revoke everything before them.
+        Never the last one of all: the numbers must not start again."""
         now = await compare(self._database, self._clock)
         self._ended = {what: at for what, at in self._ended.items() if at > now - ONCE_KEPT}
+        self._users = {user: revoked for user, revoked in self._users.items() if revoked[1] > now}
+        for token, users in tuple(self._tokens.items()):
+            self._tokens[token] = {user: until for user, until in users.items() if until > now}
+            if not self._tokens[token]:
+                del self._tokens[token]
+        older: dict[str, Any] = {"_id": {"$lt": self.newest}}
+        whole: dict[str, Any] = {"kind": "revoke", "until": None, "token": None, "channels": None}
+        several: list[dict[str, Any]] = [
+            {"$match": whole},
+            {"$group": {"_id": "$user", "newest": {"$max": "$at"}, "n": {"$sum": 1}}},
+            {"$match": {"n": {"$gt": 1}}},
+        ]
         with mapped():
-            await self._collection.delete_many({"_id": {"$lt": self.newest}, "until": {"$lt": now}})
+            await self._collection.delete_many(older | {"until": {"$lt": now}})
+            async for one in await self._collection.aggregate(several):
+                await self._collection.delete_many(older | whole | {"user": one["_id"], "at": {"$lt": one["newest"]}})
 
 
 def _revocation(document: dict[str, Any]) -> Revocation:

@@ -41,7 +41,7 @@ class Capabilities:
         self._lifecycle = lifecycle
 
     async def of(self, principal: Principal, channel: str, *, address: str = "") -> ChannelCapabilities:
-        """Nothing at all, where no namespace is declared for it. `unauthenticated` or `unavailable` as for any right."""
+        """Nothing, where no namespace is declared for it. `unauthenticated` or `unavailable` as for any right."""
         self._admission.spend(principal, address)
         self._lifecycle.check()
         namespace = self._namespaces.get(namespace_of(channel))

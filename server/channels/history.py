@@ -16,10 +16,11 @@ from server.core.principals import Principal
 from server.core.worker import Pace
 from server.documents.service import DocumentService
 from server.documents.views import View
+from server.log.counts import Count
 from server.log.log import Log
 from server.wire.amendments import AmendedMessagePush, Amendment, Counted
 from server.wire.messages import Message
-from server.wire.rest import Gap, HistoryPage
+from server.wire.rest import Gap, HistoryPage, StoredChannel, StoredChannelsPage
 
 
 class History:
@@ -54,6 +55,19 @@ class History:
             raise bad_request(f"channel: {channel} is ephemeral, it has no history")
         self._lifecycle.check()
         await self._log.clear(channel)
+
+    async def stored(self, principal: Principal, prefix: str, after: str, limit: int) -> StoredChannelsPage:
+        """The channels that have messages, by name, whether anybody listens or not. For API keys that are `admin`."""
+        must_be_admin(principal)
+        self._lifecycle.check()
+        names = await self._log.survey.names(prefix, after, limit + 1)
+        shown = names[:limit]
+        counts = await self._log.counts.of_all(shown)
+        oldest = await self._log.survey.times({channel: counts[channel].floor + 1 for channel in shown})
+        return {
+            "channels": [_stored(channel, counts[channel], oldest.get(channel)) for channel in shown],
+            "next": shown[-1] if len(names) > limit else None,
+        }
 
     async def page(
         self,
@@ -137,6 +151,16 @@ class History:
         first = messages[0].offset if messages else 0
         cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
         return await _page(messages, cursor, head, bool(messages) and first - 1 > floor, gap, view)
+
+
+def _stored(channel: str, count: Count, oldest: int | None) -> StoredChannel:
+    return {
+        "channel": channel,
+        "head": str(count.head),
+        "messages": max(0, count.messages - (count.floor - count.amended_floor)),
+        "oldest": oldest,
+        "newest": count.time or None,
+    }
 
 
 async def _page(

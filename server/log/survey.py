@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from pymongo import ASCENDING
+from pymongo import ASCENDING, DESCENDING
 
 from server.core.cursors import MAX_OFFSET, Position
 from server.log.reader import GROUP, Head, Reader
@@ -17,6 +17,8 @@ from server.log.rows import between, id_of
 from server.mongo.client import mapped
 from server.mongo.databases import Database
 
+HEADS: Final = [("_id.c", ASCENDING), ("_id.o", DESCENDING)]
+"""The index of heads."""
 _LAST: Final = "\U0010ffff"
 """Behind every character that a name can have."""
 
@@ -68,6 +70,22 @@ class Survey:
             channel: Newest(Position(states[channel].epoch, row["o"]), states[channel].floor, int(row["t"]))
             for channel, row in rows.items()
         }
+
+    async def names(self, prefix: str, after: str, limit: int) -> list[str]:
+        """The first `limit` channels that have messages, by name, of those that begin with `prefix` and come behind
+        `after`: a step of the index each, however many messages lie between."""
+        names: list[str] = []
+        behind = {"$gt": after} if after >= prefix else {"$gte": prefix}
+        with mapped():
+            while len(names) < limit:
+                found = await self._messages.find_one(
+                    {"_id.c": behind | {"$lt": prefix + _LAST}}, {"_id.c": 1}, sort=HEADS, hint=HEADS
+                )
+                if found is None:
+                    break
+                names.append(found["_id"]["c"])
+                behind = {"$gt": names[-1]}
+        return names
 
     async def heads(self, channels: Sequence[str]) -> dict[str, Head]:
         """Of up to GROUP channels, in a command of their own."""

@@ -378,6 +378,21 @@ class ChannelsPage(TypedDict):
     missing: list[str]
 
 
+class StoredChannel(TypedDict):
+    channel: str
+    head: Cursor
+    messages: Annotated[int, Meta(description="That are retained, without what became of them")]
+    oldest: Annotated[int | None, Meta(description="Of what is retained: milliseconds since 1970")]
+    newest: Annotated[int | None, Meta(description="Of the newest message: milliseconds since 1970")]
+
+
+class StoredChannelsPage(TypedDict):
+    """`next` is the `after` of the next page."""
+
+    channels: list[StoredChannel]
+    next: str | None
+
+
 class ChannelCapabilities(TypedDict):
     """`role`: of who asks, where the channel has members; `may`: what they may do, as far as rules say; `has`: which
     options of its namespace are on."""

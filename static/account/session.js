@@ -18,6 +18,16 @@ const LEFT = 120_000;
 const STORAGE = "locks" in navigator ? "localStorage" : "sessionStorage";
 
 const ELSEWHERE = "elsewhere";
+/**
+ * Why somebody comes back without having signed in. What stands in the address anybody may have put there, so nothing of
+ * it is shown: only which of these it is.
+ */
+const REFUSALS = new Map([
+  [": it was refused there", "It was refused there, or you have cancelled it"],
+  [": nobody here has this identity", "Nobody here has an account with that identity. Ask an operator for one"],
+  [": no name is free", "No name is free for a new account here. Ask an operator for one"],
+]);
+const FAILED = "Signing in there has not worked. Try again";
 
 /** @param {Uint8Array} bytes */
 const base64url = (bytes) =>
@@ -110,12 +120,12 @@ export class Session {
     const gone = recall("sessionStorage", ELSEWHERE);
     forget("sessionStorage", ELSEWHERE);
     history.replaceState(null, "", location.pathname + location.search + (gone?.hash ?? ""));
-    if (kind !== "sign-in") return decodeURIComponent(value);
+    if (kind !== "sign-in") return [...REFUSALS].find(([end]) => value.endsWith(encodeURIComponent(end)))?.[1] ?? FAILED;
     try {
       await this.signIn("/oidc", { code: value, verifier: gone?.verifier ?? "" });
       return "";
-    } catch (/** @type {any} */ error) {
-      return String(error.message);
+    } catch {
+      return FAILED;
     }
   }
 

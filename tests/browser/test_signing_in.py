@@ -138,6 +138,8 @@ def test_ones_own_messages_are_edited_and_erased(browsing: Browsing, members: Se
                 row = bob.locator("#log .message").nth(index)
                 await row.hover()
                 await row.get_by_role("button", name=name).click()
+                if name == "Erase":
+                    await row.get_by_role("button", name="Erase?").click()
                 if name == "Edit":
                     await bob.get_by_label("Edit the message").fill("Tea is at four")
                     await bob.keyboard.press("Enter")
@@ -286,7 +288,12 @@ def test_signing_in_elsewhere(browsing: Browsing, members: Server, artifacts: Pa
             state = parse_qs(urlsplit(page.url).query)["state"][0]
             refused = f"/v1/auth/oidc/example/callback?error=access_denied&state={state}"
             await page.goto(members.base + refused)  # which this provider sends without a state
-            await page.get_by_text("it was refused there").wait_for()
+            await page.get_by_text("It was refused there").wait_for()
+            await page.goto("about:blank")
+            await page.goto(f"{members.base}/chat/#sign-in-refused=Call%20555%20for%20help:%20it%20is%20urgent")
+            await page.get_by_text("Signing in there has not worked. Try again.").wait_for()
+            assert "555" not in await page.inner_text("body")
+            await page.goto(f"{members.base}/chat/#kitchen")
             await page.get_by_role("button", name="Sign in with Example").click()
             await page.get_by_role("button", name="hal").click()
             await tab.state("open")

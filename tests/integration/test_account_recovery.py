@@ -6,11 +6,17 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
+from server.access import throttle
+from server.access.accounts import recovery
+from server.access.accounts.families import FRESH_MINUTES, Visit
+from server.access.accounts.store import Account
 from server.node import Node
 from tests.support.back_end import RAW_SECRET, Answer, BackEnd
 from tests.support.client import Client
@@ -135,6 +141,21 @@ async def test_mails_are_throttled(ask: Any, back_end: BackEnd) -> None:
 
 
 @pytest.mark.gen_test
+async def test_mails_are_counted_where_they_are_asked_for(
+    ask: Any, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one address of the network there are so many, to whomever: those that verify a new account's address too."""
+    monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    for number in range(recovery.FREE_ADDRESS - 1):
+        assert (await ask("forgot", {"user": f"nobody{number}"}))[0] == 202
+    for user in ("ann", "bob"):
+        body = {"user": user, "password": PASSWORD, "email": f"{user}@example.com"}
+        assert (await ask("register", body))[0] == 201
+    assert (await ask("forgot", {"user": "one-more"}))[0] == 429
+    assert [letter["user"] for letter in await mailed(back_end, 1)] == ["ann"]
+
+
+@pytest.mark.gen_test
 async def test_changing_the_password_ends_all_other_sessions(ask: Any, sign_in: Any) -> None:
     """It takes the old one, whose guesses count as those of a login; the answer's tokens are the only ones that are
     good."""
@@ -156,7 +177,7 @@ async def test_changing_the_password_ends_all_other_sessions(ask: Any, sign_in: 
 
 
 @pytest.mark.gen_test
-async def test_sessions_are_listed_and_ended(ask: Any, sign_in: Any, base_url: str) -> None:
+async def test_sessions_are_listed_and_ended(ask: Any, sign_in: Any, base_url: str, node: Node) -> None:
     """Each sign-in with its address and browser; ending one revokes its tokens and closes its connections, and no
     other's; signing out everywhere ends all."""
     await ask("register", {"user": "ann", "password": PASSWORD})
@@ -188,6 +209,9 @@ async def test_sessions_are_listed_and_ended(ask: Any, sign_in: Any, base_url: s
     assert await ask("sessions", token=renewed["token"], method="DELETE") == (204, None)
     for token in (here["token"], renewed["token"]):
         assert (await ask("me", token=token))[0] == 401
+    # A back end that has the secret may have signed longer ones; but not for that one session.
+    kept = ["until" in one async for one in node.database.own("revocations").find().sort("_id")]
+    assert kept == [True, False]
     assert (await ask("me", token=bob["token"]))[0] == 200
 
 
@@ -211,6 +235,26 @@ async def test_an_address_is_changed_with_the_password_and_proved(ask: Any, back
     assert (status, own["email"], own["verified"]) == (202, None, False)
     status, own = await ask("me", {"info": {"name": "Ann"}}, ann["token"], method="PATCH")
     assert (status, own["info"]) == (200, {"name": "Ann"})
+
+
+@pytest.mark.gen_test
+async def test_without_a_password_an_address_takes_a_fresh_sign_in(ask: Any, node: Node) -> None:
+    """An access token alone, which may have been lost, is not enough to take an account over by its address."""
+    accounts = node.accounts
+    assert accounts is not None
+    account = Account(id="hal", user="hal", identities=["example hal"])
+    await accounts.store.insert(account)
+    tokens = await accounts.log_in(account, Visit("127.0.0.1"), "example")
+    body = {"email": "hal@example.com", "password": ""}
+    assert (await ask("email", body, tokens["token"]))[0] == 202
+    long_ago = datetime.now(UTC) - timedelta(minutes=FRESH_MINUTES + 1)
+    await node.database.own("refresh_tokens").update_many({"user": "hal"}, {"$set": {"created": long_ago}})
+    status, problem = await ask("email", {"email": "thief@example.com", "password": ""}, tokens["token"])
+    assert (status, problem["code"]) == (403, "permission_denied")
+    assert "sign in again" in problem["reason"]
+    assert (await ask("me", token=tokens["token"]))[1]["email"] == "hal@example.com"
+    tokens = await accounts.log_in(account, Visit("127.0.0.1"), "example")
+    assert (await ask("email", {"email": None, "password": ""}, tokens["token"]))[0] == 202
 
 
 @pytest.mark.gen_test

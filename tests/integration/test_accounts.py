@@ -13,7 +13,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from server.access import throttle
-from server.access.accounts import attempts, passwords
+from server.access.accounts import attempts, families, passwords
 from server.core.errors import Error
 from server.node import Node
 from tests.integration.conftest import SETTINGS
@@ -320,3 +320,31 @@ class TestWithoutAccounts:
             url = f"{base_url}/v1/auth/{path}"
             response = await http_client.fetch(url, method="POST", body="{}", raise_error=False)
             assert (response.code, json.loads(response.body)["code"]) == (404, "not_found")
+
+
+@pytest.mark.gen_test
+async def test_an_account_has_so_many_sign_ins(post: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more ends the one that was used longest ago, and no other."""
+    monkeypatch.setattr(families, "MOST", 2)
+    _, first = await post("register", user="ann", password=PASSWORD)
+    _, second = await post("login", user="ann", password=PASSWORD)
+    _, first = await post("refresh", refresh_token=first["refresh_token"])
+    _, third = await post("login", user="ann", password=PASSWORD)
+    statuses = [(await post("refresh", refresh_token=one["refresh_token"]))[0] for one in (first, second, third)]
+    assert statuses == [200, 401, 200]
+
+
+@pytest.mark.gen_test
+async def test_what_an_account_takes_back_is_not_kept_for_ever(post: Any, node: Node) -> None:
+    """Its tokens are good for minutes, and where nobody else signs tokens there are no others."""
+    await post("register", user="ann", password=PASSWORD)
+    accounts = node.accounts
+    assert accounts is not None
+    account = await accounts.store.find("ann")
+    assert account is not None
+    for session in await accounts.families.sessions("ann", None):
+        await accounts.end_one(account, session["session"])
+    await accounts.end_all(account)
+    taken = await node.database.own("revocations").find().sort("_id").to_list(None)
+    assert ["token" in one for one in taken] == [True, False]
+    assert all(0 < one["until"] - one["at"] < 3600 for one in taken)

@@ -199,6 +199,15 @@ async def test_polls_do_not_ask_each_time(base_url: str, http_server: object, ga
 
 
 @pytest.mark.gen_test
+async def test_guests_are_asked_about_each(base_url: str, http_server: object, gate: Gate) -> None:
+    """Of guests at one address nobody knows which polls are the same one's: what one is given is not another's."""
+    gate.rule = lambda question: {"subscribe": ["vip:a"]}
+    for number in (1, 2):
+        assert (await get(base_url, "/v1/poll"))[0] == 200
+        assert len(gate.questions) == number
+
+
+@pytest.mark.gen_test
 async def test_a_thousand_at_once(url: str, gate: Gate, node: Node) -> None:
     """No more than the hook is asked at a time; who is gone meanwhile is asked about no more, and leaves nothing."""
     open_now = asyncio.Event()

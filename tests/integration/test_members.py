@@ -362,3 +362,17 @@ async def test_a_channel_says_what_one_may_do_there(mongod: Mongod) -> None:
         assert await asked("room:new", KEY) == (None, ["subscribe", "publish"], ["durable", "presence", "members"])
         assert await asked("nowhere:a", KEY) == (None, [], [])
         assert (await instance.call("GET", "/v1/channels/hall:%20", None, KEY))[0] == 400
+
+
+@pytest.mark.gen_test
+async def test_a_member_amends_nothing_of_others(mongod: Mongod) -> None:
+    """Where moderators may, and only members read: the answer comes, and is no."""
+    settings = {"namespaces.hall": {**OPTIONS["namespaces.hall"], "publish": "member", "amend": "own|member:moderator"}}
+    async with one(mongod, **settings) as (instance, _):
+        for user, role in (("ann", "member"), ("bob", "moderator")):
+            assert await put(instance, "hall:a", user, role) == 200
+        said = await instance.call("POST", "/v1/channels/hall:a/messages", {"data": "mine"}, token("bob"))
+        assert said[0] == 201
+        for bearer, status in ((token("ann"), 403), (token("cid"), 403), (token("bob"), 200)):
+            message = "/v1/channels/hall:a/messages/1"
+            assert (await instance.call("PATCH", message, {"data": "changed"}, bearer))[0] == status

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -335,6 +335,28 @@ async def test_revocations_outlive_a_restart(mongod: Mongod) -> None:
         bob = await second.user(stack, bearers[1])
         await second.call("/v1/users/nobody/disconnect", {})
         await bob.ping()
+
+
+@pytest.mark.gen_test
+async def test_of_each_user_the_newest_is_kept(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what revokes all tokens until then: it says what those before it say. Others stay, and so do their numbers."""
+    monkeypatch.setattr(server.access.revocations, "EXPIRE_EVERY", 0.1)
+    async with instances(mongod.uri) as (one,):
+        old = token("ann")
+        for user in ("ann", "ann", "bob", "ann"):
+            assert (await one.call(f"/v1/users/{user}/revoke", {}))[0] == 200
+        assert (await one.call("/v1/users/ann/revoke", {"channels": ["feed:*"]}))[0] == 200
+        collection = one.node.database.own("revocations")
+
+        async def numbers() -> list[int]:
+            return [document["_id"] async for document in collection.find().sort("_id")]
+
+        await until(lambda: _is(numbers, [3, 4, 5]), 5, "the old ones to go")
+        assert (await one.call("/v1/channels/feed:x/messages", bearer=old))[0] == 401
+
+
+async def _is(ask: Callable[[], Awaitable[Any]], wanted: object) -> bool:
+    return await ask() == wanted
 
 
 @pytest.mark.gen_test

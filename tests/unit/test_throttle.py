@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from server.access import throttle
+from server.access.accounts import attempts
 from server.access.throttle import FORGET_AFTER, KEYS, LONGEST_WAIT, Throttle
 from server.core.errors import Error
 
@@ -75,3 +76,26 @@ def test_the_number_of_keys_is_bounded(clock: SimpleNamespace) -> None:
     clock.now -= 1
     assert not throttle.wait(0)
     assert throttle.wait(1)
+
+
+def test_right_passwords_are_looked_at_so_often(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is as much work as a wrong one: of one name from one address, and from one address for all names. What
+    others do holds nobody up."""
+    monkeypatch.setattr(attempts, "time", clock)
+    one = attempts.Attempts()
+
+    def sign_in(name: str, address: str) -> bool:
+        try:
+            with one.attempt(name, address) as attempt:
+                attempt.good = True
+        except Error:
+            return False
+        return True
+
+    assert [sign_in("ann", "192.0.2.1") for _ in range(attempts.SIGN_INS + 1)] == [True] * attempts.SIGN_INS + [False]
+    assert sign_in("ann", "192.0.2.2")
+    assert sign_in("bob", "192.0.2.1")
+    clock.now += attempts.SIGN_IN_EVERY + 1
+    assert sign_in("ann", "192.0.2.1")
+    names = range(attempts.ADDRESS_SIGN_INS + 1)
+    assert [sign_in(f"user{n}", "192.0.2.3") for n in names].count(False) == 1

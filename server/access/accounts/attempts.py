@@ -1,7 +1,9 @@
-"""Waits between wrong passwords: for one name from one address, for an address, and for a name from everywhere."""
+"""Waits between wrong passwords: for one name from one address, for an address, and for a name from everywhere; and how
+often a right one may be shown, since each takes as much work to look at."""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Final
 from server.access.throttle import Throttle
 from server.core.addresses import address_key
 from server.core.errors import Error
+from server.core.rates import Buckets
 
 FREE_ATTEMPTS: Final = 5
 """Wrong passwords for one name from one address before the first wait, which then doubles."""
@@ -23,6 +26,11 @@ FORGET_ACCOUNT_AFTER: Final = 86400.0
 """Seconds. Longer than the others, or a pause would be worth 50 guesses more."""
 KNOWN: Final = 10_000
 """(account, address) pairs that have logged in, and need not wait for the mistakes of others."""
+SIGN_INS: Final = 30
+"""Looks at a password for one name from one address, right ones too; and then one in SIGN_IN_EVERY seconds."""
+SIGN_IN_EVERY: Final = 10.0
+ADDRESS_SIGN_INS: Final = 300
+"""The same from one address for all names, and then one a second."""
 
 
 class Attempt:
@@ -40,12 +48,21 @@ class Attempts:
         self._addresses = Throttle(FREE_ADDRESS)
         self._names = Throttle(FREE_ACCOUNT, LONGEST_ACCOUNT_WAIT, FORGET_ACCOUNT_AFTER)
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._sign_ins = Buckets(1 / SIGN_IN_EVERY, SIGN_INS)
+        self._address_sign_ins = Buckets(1.0, ADDRESS_SIGN_INS)
+
+    def _spend(self, name: str, key: str) -> None:
+        now = time.monotonic()
+        wait = self._sign_ins.take((name, key), now) or self._address_sign_ins.take(key, now)
+        if wait:
+            raise Error("rate_limited", "too many attempts", retry_after=wait)
 
     @contextmanager
     def attempt(self, name: str, address: str) -> Iterator[Attempt]:
         """Around the look at a password; `rate_limited` while there is a wait. An Error from within, such as a MongoDB
         that is away, counts for nothing: nobody has looked at the password."""
         key = address_key(address)
+        self._spend(name, key)
         throttles = [(self._addresses, key), (self._logins, (name, key))]
         if (name, key) not in self._known:
             throttles.append((self._names, name))

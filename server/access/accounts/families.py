@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 REFRESH_WITHIN: Final = timedelta(days=30)
 LISTED: Final = 100
+MOST: Final = 100
+"""Sign-ins of an account at a time: beyond them the one that was used longest ago ends."""
+FRESH_MINUTES: Final = 10
+"""For so long a sign-in is proof enough for what else takes a password."""
 _AGENT: Final = 200
 
 
@@ -70,6 +74,10 @@ class Families:
         }
         with mapped():
             await self._families.insert_one(document)
+            beyond = self._families.find({"user": user}, {"_id": 1}).sort([("used", -1), ("_id", 1)]).skip(MOST)
+            old = [found["_id"] async for found in beyond]
+            if old:
+                await self._families.delete_many({"_id": {"$in": old}})
         return Family(session_of(family), user, f"{family}.{secret}")
 
     async def rotate(self, refresh_token: str, visit: Visit) -> Family | None:
@@ -104,6 +112,13 @@ class Families:
                 with mapped():
                     return (await self._families.delete_one({"_id": found["_id"]})).deleted_count == 1
         return False
+
+    async def is_fresh(self, user: str, session: str | None) -> bool:
+        """Whether that session of the user's has begun within FRESH_MINUTES."""
+        since = self._now() - timedelta(minutes=FRESH_MINUTES)
+        with mapped():
+            found = self._families.find({"user": user, "created": {"$gt": since}}, {"_id": 1})
+            return session is not None and session in [session_of(one["_id"]) async for one in found]
 
     async def sessions(self, user: str, current: str | None) -> list[SessionRow]:
         """The newest first. `current`: the session that asks."""

@@ -103,10 +103,12 @@ class Recovery:
 
     # --- e-mail addresses ---------------------------------------------------------------------------------------------
 
-    def ask_to_verify(self, account: Account, email: str) -> None:
-        """Mail a token that proves who gets it reads that address; where nobody sends mails, nothing."""
+    def ask_to_verify(self, account: Account, email: str, address: str) -> None:
+        """Mail a token that proves who gets it reads that address; where nobody sends mails, nothing. `rate_limited`:
+        too many were asked for, for this account or mailbox, or from this `address` of the network."""
         if not self._mail.goes:
             return
+        self._addresses.attempt(address_key(address))
         self._mails.attempt(account.id)
         self._mails.attempt(email.lower())
         self._keeper.spawn("a mail", self._send_verification(account, email))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from server.access.accounts.administration import Administration
 from server.access.accounts.attempts import FREE_ADDRESS, Attempts
-from server.access.accounts.families import Families, Family, Visit
+from server.access.accounts.families import FRESH_MINUTES, Families, Family, Visit
 from server.access.accounts.mail import Mail
 from server.access.accounts.one_time import OneTimeTokens
 from server.access.accounts.passwords import Passwords, as_password
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 ACCESS_SECONDS: Final = 15 * 60
 EXAMPLES: Final = 20
+_OUTLIVED: Final = ACCESS_SECONDS + 60.0
+"""Seconds after which no token is good any more that an account has now; clocks may differ by a few."""
 
 
 class Accounts:
@@ -65,6 +67,8 @@ class Accounts:
         self._take_back = take_back
         self._clock = clock
         self._reserved: Container[str] = config.api_keys
+        # Else a back end may have given the same user a token that is good for longer.
+        self._signs_alone = config.secret is None and config.public_key is None and config.jwks_url is None
         self.store = AccountStore(database)
         self.families = Families(database, clock)
         self.passwords = Passwords()
@@ -137,7 +141,7 @@ class Accounts:
         logger.info("account registered", extra={"user": user, "ip": visit.address})
         if email is not None:
             with suppress(Error):  # too many mails went there: it can be asked for later
-                self.recovery.ask_to_verify(account, email)
+                self.recovery.ask_to_verify(account, email, visit.address)
         return await self.log_in(account, visit, "password")
 
     def check_free(self, *names: str) -> None:
@@ -243,9 +247,12 @@ class Accounts:
 
     async def set_email(self, principal: Principal, email: str | None, password: str, visit: Visit) -> Account:
         """Claim an address, or none any more; what is verified stays until the new one is. It takes the password, since
-        with the address the password can be reset."""
+        with the address the password can be reset; who has none has to have signed in a moment ago, so that no token
+        that was lost is enough."""
         account = await self.own(principal)
         email = None if email is None else as_email(email)
+        if account.password is None and not await self.families.is_fresh(account.id, principal.token):
+            raise Error("permission_denied", f"sign in again: this takes a sign-in of the last {FRESH_MINUTES} minutes")
         if account.password is not None:
             refusal = Error("permission_denied", "password: not the one of this account")
             account = await self._verified(account.id, as_password(password), visit, refusal)
@@ -255,7 +262,7 @@ class Accounts:
             account = await self.store.change(account.id, {"email": email}, {"verified": None}) or account
         await self.tokens.withdraw(account.id)
         if email is not None and not (account.verified and account.email == email):
-            self.recovery.ask_to_verify(account, email)
+            self.recovery.ask_to_verify(account, email, visit.address)
         return account
 
     async def set_info(self, principal: Principal, info: Any) -> Account:
@@ -280,7 +287,7 @@ class Accounts:
     async def end_one(self, account: Account, session: str) -> None:
         if not await self.families.end_session(account.id, session):
             raise Error("not_found", "session: none of that name")
-        await self._take_back(Revocation("revoke", account.user, token=session))
+        await self._take_back(Revocation("revoke", account.user, token=session, kept=_OUTLIVED))
 
     async def end_all(self, account: Account) -> None:
         """Who is signed in is so no longer: first the refresh tokens, since what they are exchanged for until then is
@@ -290,7 +297,7 @@ class Accounts:
 
     async def end_tokens(self, account: Account) -> None:
         """The access tokens that were issued until now; refresh tokens bring new ones, which say what is true now."""
-        await self._take_back(Revocation("revoke", account.user))
+        await self._take_back(Revocation("revoke", account.user, kept=_OUTLIVED if self._signs_alone else 0.0))
 
     # --- examples, in development -------------------------------------------------------------------------------------
 
