@@ -1,36 +1,25 @@
-"""Waterspout's front door: flags → config → (embedded MongoDB) → node → application → listen → drain."""
+"""Waterspout's front door: flags → configuration → what they ask for.
+
+A command loads what it is made of and nothing else, so that a mistake in a flag is told at once: the server's own
+modules take four times as long as all of the rest.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import errno
+import gc
 import logging
 import os
-import resource
 import shlex
-import signal
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tornado.netutil import bind_sockets
-
-from handlers import make_app, make_metrics_app
-from handlers.server import HTTPServer
 from server import __version__
-from server.access.auth import Authenticator
 from server.core import config, logs
-from server.core.collector import Collector
 from server.core.errors import Error, StartError
 from server.core.names import is_pattern
-from server.core.tasks import Keeper
-from server.mongo.embedded import EmbeddedMongoDB
-from server.node import Node
-from server.tools import development, seed, users
-from server.wire.codec import JSON
 
 logger = logging.getLogger("waterspout")
 
@@ -76,11 +65,11 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     token.set_defaults(run=run_token)
     example = commands.add_parser("seed", help="fill the collections with an example shop and market")
     example.add_argument("--simulate", action="store_true", help="and keep orders flowing and prices moving")
-    example.set_defaults(run=lambda flags, options: seed.run(options, flags.simulate))
+    example.set_defaults(run=run_seed)
     made = commands.add_parser("new", help="make a folder with a page, a configuration and a rule, to begin with")
     made.add_argument("folder", type=Path, metavar="FOLDER")
     made.set_defaults(run=run_new)
-    users.declare(commands, users.run)
+    _declare_users(commands)
     imported = commands.add_parser(
         "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
     )
@@ -90,14 +79,63 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(rest, flags)
 
 
+def _declare_users(commands: Any) -> None:
+    users = commands.add_parser("users", help="list, make, disable and change accounts")
+    users.set_defaults(run=run_users)
+    actions = users.add_subparsers(metavar="ACTION", required=True, dest="action")
+    listed = actions.add_parser("list", help="accounts by name")
+    listed.add_argument("--prefix", default="", help="of the name")
+    listed.add_argument("--role", help="only those who have it")
+    listed.add_argument("--disabled", action="store_true", help="only those who are")
+    made = actions.add_parser("create", help="make an account, and print a link that sets its password")
+    made.add_argument("user")
+    made.add_argument("--email", help="taken as verified")
+    made.add_argument("--role", action="append", default=[], dest="roles", help="repeatable")
+    made.add_argument("--password-stdin", action="store_true", help="read the password instead, one line")
+    for action, words in (
+        ("disable", "sign a user out everywhere, and let them in no more"),
+        ("enable", "let a user in again"),
+        ("reset", "print a link that sets a new password"),
+        ("sessions", "where a user is signed in"),
+        ("sign-out", "end all sessions of a user"),
+        ("delete", "the account; what the user has written stays"),
+    ):
+        actions.add_parser(action, help=words).add_argument("user")
+    roles = actions.add_parser("roles", help="give a user these roles and no others")
+    roles.add_argument("user")
+    roles.add_argument("roles", nargs="*")
+
+
+def run_server(flags: argparse.Namespace, options: config.Config) -> int:
+    gc.disable()
+    from handlers import serving
+
+    gc.freeze()  # modules stay: to look for garbage among all that they make takes a fifth of a start
+    gc.enable()
+    serving.run(options, flags.development)
+    return 0
+
+
 def run_doctor(_: argparse.Namespace, options: config.Config) -> int:
-    from server.tools import doctor  # here, with the libraries of all that it looks at
+    from server.tools import doctor
 
     return doctor.run(options)
 
 
+def run_seed(flags: argparse.Namespace, options: config.Config) -> int:
+    from server.tools import seed
+
+    return seed.run(options, flags.simulate)
+
+
+def run_users(flags: argparse.Namespace, options: config.Config) -> int:
+    from server.tools import users
+
+    return users.run(flags, options)
+
+
 def run_import(flags: argparse.Namespace, _: config.Config) -> int:
-    from server.tools import import_centrifugo  # here, as a start does not need it
+    from server.tools import import_centrifugo
 
     return import_centrifugo.run(flags.file)
 
@@ -119,7 +157,11 @@ def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> co
         "redis.url": flags.redis_url,
         "log.format": flags.log_format,
     }
-    values: list[tuple[str, Any]] = list(development.SETTINGS.items()) if flags.development else []
+    values: list[tuple[str, Any]] = []
+    if flags.development:
+        from server.tools import development
+
+        values += development.SETTINGS.items()
     values += [(path, value) for path, value in named.items() if value is not None]
     for setting in flags.set:
         path, equals, text = setting.partition("=")
@@ -133,153 +175,11 @@ def load_config(flags: argparse.Namespace, environment: Mapping[str, str]) -> co
     return config.load(file, environment, values)
 
 
-def listen(host: str, port: int, option: str, reuse_port: bool = False) -> list[socket.socket]:
-    """`option` is what chooses another port."""
-    try:
-        return bind_sockets(port, host, backlog=4096, reuse_port=reuse_port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(f"{host}:{port} is taken by another program; {option} chooses another port") from None
-        raise StartError(f"{host}:{port}: {error.strerror}") from None
-
-
-async def serve(options: config.Config, examples: bool = False) -> None:
-    """Until a signal asks for the end. StartError if it cannot begin, or cannot go on. `examples`: make some at the
-    start, for who develops."""
-    asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
-    sockets = listen(options.server.host, options.server.port, "--port", options.server.reuse_port)
-    metrics = []
-    if options.metrics.port is not None:
-        metrics = listen(options.metrics.host, options.metrics.port, "--set metrics.port")
-    stop = _stop_on_signals()
-    embedded = EmbeddedMongoDB(Path(options.server.data_dir)) if options.mongodb.uri == "embedded" else None
-    servers: list[HTTPServer] = []
-    node: Node | None = None
-    keeper = Keeper()
-    ends: list[asyncio.Future[Any]] = [stop]
-    """Whichever comes first is the end."""
-    try:
-        uri = options.mongodb.uri
-        if embedded is not None:
-            starting = keeper.spawn("mongod", embedded.start(), awaited=True)
-            await _first(*ends, starting)
-            if not starting.done():
-                return
-            uri = await starting
-            ends.append(keeper.spawn("mongod", embedded.supervise(), awaited=True))
-        node = Node(options, uri)
-        if embedded is not None:
-            node.lifecycle.foundations.append(embedded.problem)
-        servers = [HTTPServer(make_app(node), sockets), HTTPServer(make_metrics_app(node), metrics)]
-        node.lifecycle.helpers += [server.problem for server in servers]
-        opening = keeper.spawn("start", node.start(), awaited=True)
-        await _first(*ends, opening)
-        if opening.done():
-            Collector().start()
-            if examples:
-                await development.fill(node)
-            _banner(options, node, sockets)
-            await _first(*ends)
-    finally:
-        for server in servers:
-            server.stop()
-        for listener in (*sockets, *metrics):
-            listener.close()
-        try:
-            if node is not None:
-                await _leave(node, servers, options.server.shutdown_timeout)
-        finally:
-            await keeper.close()
-            if embedded is not None:
-                await embedded.stop()
-
-
-async def _first(*futures: asyncio.Future[Any]) -> None:
-    """Wait until one of them is done, and raise what it has failed with."""
-    done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-    for one in done:
-        one.result()
-
-
-async def _leave(node: Node, servers: list[HTTPServer], within: float) -> None:
-    """Decide what was accepted, tell the clients, give them a moment to say goodbye."""
-    try:
-        async with asyncio.timeout(within):
-            await node.close()
-            while node.admission.connections.total or any(server.busy for server in servers):
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        undone = sorted({task.get_name() for task in asyncio.all_tasks()})
-        logger.warning("left after %.0f s with work undone: %s", within, ", ".join(undone))
-
-
-def _stop_on_signals() -> asyncio.Future[None]:
-    """Done at the first SIGTERM or SIGINT; the second leaves at once (mongod dies with us)."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def on_signal() -> None:
-        # From here on the kernel's own doing, which no busy loop can delay.
-        for number in signals:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        logger.info("leaving")
-        if not stop.done():
-            stop.set_result(None)
-
-    for number in signals:
-        loop.add_signal_handler(number, on_signal)
-    return stop
-
-
-def _banner(options: config.Config, node: Node, sockets: list[socket.socket]) -> None:
-    port = sockets[0].getsockname()[1]
-    host = f"[{options.server.host}]" if ":" in options.server.host else options.server.host
-    if not logs.readable(options.log, sys.stderr):
-        logger.info(
-            "Waterspout %s, node %s, process %d, serves on %s:%d", __version__, node.id, os.getpid(), host, port
-        )
-        return
-    mongodb = f"embedded in {options.server.data_dir}/" if options.mongodb.uri == "embedded" else "external"
-    lines = (
-        f"Waterspout {__version__}, node {node.id}, process {os.getpid()}",
-        f"  pages      http://{host}:{port}/",
-        f"  WebSocket  ws://{host}:{port}/v1/ws",
-        f"  REST       http://{host}:{port}/v1/channels/chat:lobby/messages",
-        f"  health     http://{host}:{port}/readyz",
-        f"  MongoDB    {mongodb}",
-        f"  broker     {'redis' if options.redis.url else 'memory (one instance)'}",
-    )
-    print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _loop_factory(options: config.Config) -> Any:
-    if options.server.uvloop:
-        try:
-            import uvloop
-        except ImportError:
-            logger.info("uvloop is not installed; running on asyncio's own loop")
-        else:
-            return uvloop.new_event_loop
-    return None
-
-
-def run_server(flags: argparse.Namespace, options: config.Config) -> int:
-    _raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory(options)) as runner:
-        runner.run(serve(options, flags.development))
-    return 0
-
-
 def run_token(flags: argparse.Namespace, options: config.Config) -> int:
     """The token alone on standard output, so that it can be put into a variable."""
+    from server.access.auth import Authenticator
+    from server.wire.codec import JSON
+
     channels = {}
     for right in flags.channels:
         pattern, _, actions = right.partition("=")

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from server.access.accounts.administration import Administration
 from server.access.accounts.service import Accounts
@@ -31,34 +31,6 @@ OPERATOR: Final = Principal(user="run.py", server=True, admin=True)
 PAGE: Final = 500
 
 Command = Callable[[Administration, argparse.Namespace], Awaitable[None]]
-
-
-def declare(commands: Any, run: Callable[[argparse.Namespace, Config], int]) -> None:
-    """The flags of `users`, for run.py's parser."""
-    users = commands.add_parser("users", help="list, make, disable and change accounts")
-    users.set_defaults(run=run)
-    actions = users.add_subparsers(metavar="ACTION", required=True, dest="action")
-    listed = actions.add_parser("list", help="accounts by name")
-    listed.add_argument("--prefix", default="", help="of the name")
-    listed.add_argument("--role", help="only those who have it")
-    listed.add_argument("--disabled", action="store_true", help="only those who are")
-    made = actions.add_parser("create", help="make an account, and print a link that sets its password")
-    made.add_argument("user")
-    made.add_argument("--email", help="taken as verified")
-    made.add_argument("--role", action="append", default=[], dest="roles", help="repeatable")
-    made.add_argument("--password-stdin", action="store_true", help="read the password instead, one line")
-    for action, words in (
-        ("disable", "sign a user out everywhere, and let them in no more"),
-        ("enable", "let a user in again"),
-        ("reset", "print a link that sets a new password"),
-        ("sessions", "where a user is signed in"),
-        ("sign-out", "end all sessions of a user"),
-        ("delete", "the account; what the user has written stays"),
-    ):
-        actions.add_parser(action, help=words).add_argument("user")
-    roles = actions.add_parser("roles", help="give a user these roles and no others")
-    roles.add_argument("user")
-    roles.add_argument("roles", nargs="*")
 
 
 def run(flags: argparse.Namespace, options: Config) -> int:

@@ -14,9 +14,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 import handlers.server
 import handlers.sockets
-import run
 import server.sessions.session
-from handlers import make_app
+from handlers import make_app, serving
 from handlers.server import HTTPServer
 from server.node import Node
 from tests.support.client import Client, Refused, make_token
@@ -206,7 +205,7 @@ class TestIdle:
             monkeypatch.setattr(handlers.server, name, 0.5)
         monkeypatch.setattr(server.sessions.session, "CONNECT_WITHIN", 0.5)
         monkeypatch.setattr(handlers.sockets, "CLOSE_WITHIN", 0.5)
-        sockets = run.listen("127.0.0.1", 0, "--port")
+        sockets = serving.listen("127.0.0.1", 0, "--port")
         web = HTTPServer(make_app(node), sockets)
         yield sockets[0].getsockname()[1]
         web.stop()

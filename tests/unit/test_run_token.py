@@ -82,3 +82,10 @@ def test_without_a_secret_it_says_so() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("waterspout: auth.secret is null")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_command_loads_what_it_is_made_of() -> None:
+    """A mistake in a flag, or a token, is told before the server's own modules are loaded."""
+    code = "import run, sys; run.main(['--check-config']); print({'pymongo', 'tornado', 'jwt'} & {*sys.modules})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert told.splitlines() == ["the configuration is good", "set()"]
