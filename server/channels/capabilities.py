@@ -19,7 +19,7 @@ from server.core.names import namespace_of
 from server.core.principals import Principal
 from server.wire.rest import ChannelCapabilities
 
-SHOWN: Final = ("durable", "presence", "ephemeral", "members", "patterns")
+SHOWN: Final = ("durable", "presence", "ephemeral", "members", "reactions", "patterns")
 """Options of a namespace that a client can make use of."""
 _REFUSED: Final = ("permission_denied", "bad_request", "unknown_channel")
 
@@ -54,6 +54,7 @@ class Capabilities:
                 ("publish", lambda: self._rights.to_publish(principal, channel).settle()),
                 ("amend_own", lambda: self._rights.to_amend(principal, channel).settle()),
                 ("amend", lambda: self._rights.to_amend(principal, channel, own=False).settle()),
+                ("react", lambda: self._rights.to_react(principal, channel).settle()),
             )
             if await _allowed(ask)
         ]

@@ -30,6 +30,7 @@ SETTINGS: Final[dict[str, Any]] = {
         "subscribe": "user",
         "publish": "member",
         "amend": ["own", "member:moderator"],
+        "reactions": True,
         "presence": True,
         "ephemeral": True,
     },

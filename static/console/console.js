@@ -13,6 +13,7 @@ import { Consumers } from "./consumers.js";
 import { Look } from "./look.js";
 import { Documents } from "./documents.js";
 import { forgetNodes, hearNode, recallEvents, showEvent, showNodes } from "./nodes.js";
+import { Stored } from "./stored.js";
 import { Users } from "./users.js";
 import { count, rate } from "./words.js";
 
@@ -38,6 +39,8 @@ let users = null;
 let documents = null;
 /** @type {Consumers | null} */
 let consumers = null;
+/** @type {Stored | null} */
+let stored = null;
 const account = await knock({ ask: false });
 
 /** @param {string} path @param {object} [body] @param {string} [method] */
@@ -51,9 +54,11 @@ async function call(path, body, method) {
 let shown = PAGE;
 
 async function showChannels() {
+  if (stored?.shown) return;
   const query = new URLSearchParams({ prefix: $("prefix").value.trim(), limit: String(Math.min(shown, 1000)) });
   try {
     const { channels, next, missing } = await call(`/v1/channels?${query}`);
+    if (stored?.shown) return;
     $("channels").replaceChildren(
       ...channels.map((/** @type {any} */ row) => {
         const link = element("a", "", row.channel);
@@ -157,6 +162,7 @@ async function enter(typed) {
   if (account.on) users = new Users(call);
   documents = new Documents(call);
   consumers = new Consumers(call);
+  stored = new Stored(call, () => void showChannels());
   recallEvents();
   void showChannels();
   $("main").focus();
@@ -183,6 +189,8 @@ function leave(why) {
   documents = null;
   consumers?.close();
   consumers = null;
+  stored?.close();
+  stored = null;
   try {
     sessionStorage.removeItem(KEY);
   } catch {
@@ -208,9 +216,10 @@ $("leave").addEventListener("click", () => leave());
 $("search").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();
   shown = PAGE;
-  void showChannels();
+  void (stored?.shown ? stored.show() : showChannels());
 });
 $("more").addEventListener("click", () => {
+  if (stored?.shown) return void stored.show(true);
   shown += 4 * PAGE;
   void showChannels();
 });

@@ -20,3 +20,13 @@ export function duration(seconds) {
 }
 /** @param {number} time */
 export const at = (time) => element("time", "", clock.format(time));
+
+/** How long ago that was, in one unit. @param {number | null} time  milliseconds since 1970 */
+export function ago(time) {
+  if (time === null) return "–";
+  const seconds = Math.max(0, (Date.now() - time) / 1000);
+  if (seconds < 60) return "just now";
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  return `${Math.floor(seconds / 86400)} d ago`;
+}

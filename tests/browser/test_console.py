@@ -200,6 +200,25 @@ def test_operators_follow_and_search(browsing: Browsing, operated: Server, artif
             await page.click("#follow")
             await page.wait_for_selector("#follow[aria-pressed=false]")
 
+            # Channels that nobody listens to, in pages; and a look into one.
+            for number in range(60):
+                await ann.publish(f"chat:old-{number:02}", {"text": f"message {number}"})
+            await page.click("#stored-now")
+            await page.fill("#prefix", "chat:old-")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#stored tr:nth-child(50):last-child")
+            await page.click("#more")
+            await page.wait_for_selector("#stored tr:nth-child(60)")
+            assert (await page.locator("#stored tr").last.inner_text()).split("\t") == [
+                "chat:old-59", "1", "just now", "just now",
+            ]  # fmt: skip
+            await page.click("text=chat:old-59")
+            await page.wait_for_selector("#history >> text=message 59")
+            await page.click("#close")
+            await page.click("#open-now")
+            await page.fill("#prefix", "chat:followed")
+            await page.keyboard.press("Enter")
+
             await page.fill("#collection", "orders")
             await page.keyboard.press("Enter")
             await page.wait_for_selector("#documents-list li:nth-child(20)")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
 import msgpack
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+
+from server.node import Node
 
 MESSAGES = "/v1/channels/chat:lobby/messages"
 
@@ -222,3 +225,33 @@ async def test_health_and_readiness(http_client: AsyncHTTPClient, base_url: str)
     """Both are 200 while everything works."""
     assert await call(http_client, base_url + "/healthz") == (200, {"status": "ok"})
     assert await call(http_client, base_url + "/readyz?strict=1") == (200, {"status": "ready"})
+
+
+class TestAnOperator:
+    @pytest.fixture
+    def settings(self) -> dict[str, object]:
+        keys = {"ops": {"sha256": hashlib.sha256(b"ops").hexdigest(), "admin": True}}
+        return {"auth.api_keys": keys, "namespaces.chat.history": {"size": 2}, "mongodb.dedupe_window": 0}
+
+    @pytest.mark.gen_test
+    async def test_lists_what_is_stored(self, http_client: AsyncHTTPClient, base_url: str, node: Node) -> None:
+        """Channels with messages, in pages by name, whether anybody listens or not; with what is retained of each."""
+        for name, count in (("a", 1), ("b:1", 4), ("b:2", 1), ("c", 1)):
+            for number in range(count):
+                await call(http_client, f"{base_url}/v1/channels/chat:{name}/messages", {"data": number})
+        await node.log.trimmer.step()
+
+        async def listed(query: str) -> tuple[list[tuple[str, int]], str | None]:
+            headers = {"Authorization": "Bearer ops"}
+            status, page = await call(http_client, f"{base_url}/v1/stored?{query}", headers=headers)
+            assert status == 200, page
+            for one in page["channels"]:
+                assert 0 < one["oldest"] <= one["newest"]
+            return [(one["channel"], one["messages"]) for one in page["channels"]], page["next"]
+
+        assert await listed("limit=2") == ([("chat:a", 1), ("chat:b:1", 2)], "chat:b:1")
+        assert await listed("limit=2&after=chat:b:1") == ([("chat:b:2", 1), ("chat:c", 1)], None)
+        assert await listed("prefix=chat:b") == ([("chat:b:1", 2), ("chat:b:2", 1)], None)
+        assert await listed("prefix=chat:b&after=chat:a&limit=1") == ([("chat:b:1", 2)], "chat:b:1")
+        assert await listed("prefix=nobody:") == ([], None)
+        assert (await call(http_client, f"{base_url}/v1/stored"))[0] == 403
