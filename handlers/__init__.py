@@ -25,7 +25,7 @@ from handlers.own_pages import POLICY, Fallback, OwnFiles, OwnPage
 from handlers.pages import ROOT, STATIC, Page, PageFolder
 from handlers.presence import Presence
 from handlers.reactions import Reaction
-from handlers.rooms import Marker, MyRooms
+from handlers.rooms import Marker, MyBlock, MyBlocks, MyRooms
 from handlers.routing import Doors
 from handlers.scheduled import ScheduledMessage, ScheduledMessages
 from handlers.site import Site
@@ -48,6 +48,8 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/channels/{channel}/members/{user}": ChannelMember,
     "/v1/channels/{channel}/read": Marker,
     "/v1/rooms": MyRooms,
+    "/v1/blocks": MyBlocks,
+    "/v1/blocks/{user}": MyBlock,
     "/v1/channels": ChannelList,
     "/v1/stored": StoredChannels,
     "/v1/events": JoinedEvents,

@@ -86,6 +86,7 @@ class Messages(Waiting):
             tag=body.tag,
             ephemeral=body.ephemeral,
             address=self.client_address(),
+            mentions=body.mentions,
         )
         receipt = None if publishing is None else await publishing
         if receipt is None:
@@ -95,7 +96,7 @@ class Messages(Waiting):
 
     async def _publish_at(self, channel: str, body: PublishRequest, at: At, key: str | None) -> None:
         done = await self.node.scheduler.publish(
-            self.principal, channel, body.data, at, key, address=self.client_address()
+            self.principal, channel, body.data, at, key, body.mentions, address=self.client_address()
         )
         if isinstance(done, Receipt):
             self.answer(Published(channel, **done.fields()), 200 if done.duplicate else 201)
@@ -183,7 +184,14 @@ class Batch(BaseHandler):
                 raise bad_request("data: required with channels")
             key = body.key or headers.key
             items = [
-                PublishItem(data=body.data, key=key, tag=body.tag, ephemeral=body.ephemeral, channel=channel)
+                PublishItem(
+                    data=body.data,
+                    key=key,
+                    tag=body.tag,
+                    ephemeral=body.ephemeral,
+                    mentions=body.mentions,
+                    channel=channel,
+                )
                 for channel in body.channels
             ]
         # All are under way, in order, before one is waited for.
@@ -207,6 +215,7 @@ class Batch(BaseHandler):
                 ephemeral=item.ephemeral,
                 session=self.request_id,
                 address=self.client_address(),
+                mentions=item.mentions,
             )
         except Error as error:
             return channel, error

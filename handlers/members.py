@@ -8,7 +8,7 @@ from handlers.base import BaseHandler
 from handlers.operations import operation
 from server.core.errors import Error
 from server.rooms.members import Seat
-from server.wire.commands import convert
+from server.wire.commands import chosen, convert
 from server.wire.rest import problem
 from server.wire.rooms import (
     MemberItem,
@@ -17,6 +17,8 @@ from server.wire.rooms import (
     MembersPage,
     MembersQuery,
     MembersRequest,
+    Preferred,
+    PreferRequest,
     RoleRequest,
 )
 
@@ -60,6 +62,14 @@ class ChannelMember(BaseHandler):
             self.principal, channel, user, body.role, address=self.client_address()
         )
         self.answer(MemberSet(channel=channel, user=user, role=role))
+
+    @operation("Mute a room, or pin it", {200: Preferred})
+    async def patch(self, channel: str, user: str, body: PreferRequest) -> None:
+        """For oneself: how the room is shown among one's own. What is not given stays as it is."""
+        wanted = chosen(mute=body.mute, pin=body.pin)
+        self.answer(
+            await self.node.rooms.members.prefer(self.principal, channel, user, wanted, address=self.client_address())
+        )
 
     @operation("Take a membership away", {204: None})
     async def delete(self, channel: str, user: str) -> None:

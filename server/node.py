@@ -19,6 +19,7 @@ from server.access.accounts.service import Accounts
 from server.access.admission import Admission
 from server.access.arrivals import Arrivals
 from server.access.auth import Authenticator
+from server.access.directs import Directs
 from server.access.hooks import Hooks
 from server.access.identities import Identities
 from server.access.memberships import Memberships
@@ -105,6 +106,8 @@ class Node:
         # Back ends, and what is kept in them.
         self.broker = broker or _broker(config.redis)
         self.announcer = Announcer(self.id, self.broker)
+        members = any(namespace.members for namespace in namespaces.values())
+        self._announce = self.announcer.committed_where_members_are if members else self.announcer.committed
         self.database = connect(config.mongodb, mongodb_uri)
         self.database_apart = connect_apart(config.mongodb, mongodb_uri)
         self.log = Log(
@@ -112,13 +115,14 @@ class Node:
             self.database_apart,
             config.mongodb,
             node=self.id,
-            on_commit=self._committed if config.consumers else self.announcer.committed,
+            on_commit=self._committed if config.consumers else self._announce,
             on_head=lambda channel, head, tally: self.peers.note_own_head(channel, head, tally),
             on_contention=lambda channel: self.announcer.announce(want=channel),
             on_epoch=self._start_over,
             retention=config.retention,
             clock=self.clock,
             amends=any(namespace.amends for namespace in namespaces.values()),
+            mentions=members,
             on_amended=lambda channel: self.announcer.announce(amended=channel),
         )
         self.document_store = Documents(
@@ -154,8 +158,9 @@ class Node:
             listens=self.admission.listens,
             on_change=lambda user: self.moderation.check_subscriptions(user),
         )
+        directs = Directs(self.keeper)
         self.permissions = Permissions(
-            namespaces, self.revocations, config.auth.guests, config.collections, self.memberships
+            namespaces, self.revocations, config.auth.guests, config.collections, self.memberships, directs
         )
         trusted = trust(chain(config.hooks.values(), config.calls.values(), config.consumers.values()))
         self.hooks = Hooks(config.hooks, self.clock, trusted)
@@ -251,11 +256,11 @@ class Node:
             lifecycle=self.lifecycle, check_nodes=self.peers.check_amending,
         )  # fmt: skip
         self.rooms = Rooms(
-            wanted=any(namespace.members for namespace in namespaces.values()), limits=limits,
+            namespaces=namespaces, limits=limits, directs=directs,
             keeper=self.keeper, database=self.database, log=self.log, clock=self.clock, lifecycle=self.lifecycle,
             memberships=self.memberships, permissions=self.permissions, rights=self.rights,
             revocations=self.revocations, moderation=self.moderation, admission=self.admission,
-            announcer=self.announcer, peers=self.peers, publisher=self.publisher,
+            announcer=self.announcer, peers=self.peers, publisher=self.publisher, streams=self.streams,
         )  # fmt: skip
         self.rooms.on_members = self.patterns.forget_all
         self.documents = DocumentService(
@@ -326,7 +331,7 @@ class Node:
             self.authenticator.use_secret(await accounts.kept_secret())
 
     def _committed(self, messages: list[Message]) -> None:
-        self.announcer.committed(messages)
+        self._announce(messages)
         self.consumers.committed(messages)
 
     def _look(self) -> None:

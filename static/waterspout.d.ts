@@ -24,6 +24,8 @@ export interface Message<Data = any> {
   /** It was erased: then `data` is null. */
   deleted?: { user?: string | null; time?: number };
   pinned?: boolean;
+  /** Members of the channel, or `*`: all of them. */
+  mentions?: string[];
 }
 
 /** What becomes of the message `of`: of an edit `data` is the new data, of an append what comes behind it, of a pin whether it is one. */
@@ -115,6 +117,9 @@ export class Waterspout extends Emitter<ClientEvents> {
   readonly session: { session?: string; user?: string | null; node?: string; [field: string]: any } | null;
   channel<Data = any>(name: string): Channel<Data>;
   rooms(): Rooms;
+  direct<Data = any>(namespace: string, user: string): Channel<Data>;
+  block(user: string, on?: boolean): Promise<{ user: string; blocked: boolean }>;
+  blocked(): Promise<string[]>;
   collection<Fields = Record<string, any>>(name: string): Collection<Fields>;
   watch<Fields = Record<string, any>>(
     collection: string,
@@ -163,6 +168,8 @@ export interface ChannelEvents<Data = any> {
   dropped: { count: number };
   join: { user: string; info?: any };
   leave: { user: string; info?: any };
+  /** A member has read up to there, where the namespace has receipts. */
+  read: { user: string; offset: number };
   occupancy: { count: number; guests: number };
   progress: { cursor: string };
   snapshot: { documents: any[]; more: boolean; start?: boolean; cursor?: string };
@@ -176,11 +183,21 @@ declare class Membered<Events> extends Emitter<Events> {
   join(): Promise<{ channel: string; user: string; role: string }>;
   leave(): Promise<{ channel: string; user: string; role: null }>;
   setMember(user: string, role: string | null): Promise<{ channel: string; user: string; role: string | null }>;
+  prefer(wanted: { mute?: boolean; pin?: boolean }): Promise<{ role: string; mute: boolean; pin: boolean }>;
   memberships(page?: {
     after?: string;
     limit?: number;
-  }): Promise<{ members: { user: string; role: string; joined: number }[]; more: boolean }>;
+  }): Promise<{ members: { user: string; role: string; joined: number; read?: string }[]; more: boolean }>;
+  receipts(): Receipts;
   markRead(cursor?: string | null, options?: { set?: boolean }): Promise<{ channel: string; cursor: string }>;
+}
+
+/** Of each member the offset up to which a channel is read. */
+export class Receipts extends Emitter<{ change: void; failed: WaterspoutError }> {
+  private constructor();
+  readonly users: Map<string, number>;
+  of(offset: number): string[];
+  refresh(): Promise<void>;
 }
 
 export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
@@ -198,7 +215,14 @@ export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
   unsubscribe(): Promise<void>;
   publish(
     data: Data,
-    options?: { key?: string; tag?: string; echo?: boolean; ephemeral?: boolean; at?: number | string },
+    options?: {
+      key?: string;
+      tag?: string;
+      echo?: boolean;
+      ephemeral?: boolean;
+      at?: number | string;
+      mentions?: string[];
+    },
   ): Promise<{
     offset?: number;
     cursor?: string;
@@ -235,6 +259,8 @@ export interface Room {
   mentions: number;
   newest: string | null;
   time: number | null;
+  mute?: boolean;
+  pin?: boolean;
 }
 
 export class Rooms extends Emitter<{ change: Room | null; ended: WaterspoutError }> {
@@ -242,6 +268,7 @@ export class Rooms extends Emitter<{ change: Room | null; ended: WaterspoutError
   readonly rooms: Map<string, Room>;
   readonly ready: boolean;
   readonly unread: number;
+  readonly mentions: number;
   list(): Room[];
   close(): Promise<void>;
 }
@@ -267,7 +294,7 @@ export class Timeline<Data = any> extends Emitter<TimelineEvents<Data>> {
   start(options?: { last?: number }): Promise<{ cursor?: string | null; head?: string; recovered?: boolean }>;
   close(): void;
   loadOlder(limit?: number): Promise<boolean>;
-  send(data: Data, options?: { key?: string }): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
+  send(data: Data, options?: { key?: string; mentions?: string[] }): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
   again(key: string): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
   discard(key: string): void;
   edit(offset: number, data: Data): Promise<Amended>;

@@ -20,6 +20,7 @@ import { Channel } from "./waterspout/channel.js";
 import { Channels } from "./waterspout/channels.js";
 import { Connection } from "./waterspout/connection.js";
 import { Cursors } from "./waterspout/cursors.js";
+import { directName } from "./waterspout/direct.js";
 import { Collection, LiveCopy } from "./waterspout/documents.js";
 import { consume } from "./waterspout/jobs.js";
 import { ROOM_PUSHES, Rooms } from "./waterspout/rooms.js";
@@ -31,6 +32,7 @@ export { Job } from "./waterspout/jobs.js";
 export { Timeline } from "./waterspout/timeline.js";
 export { Members } from "./waterspout/presence.js";
 export { Rooms } from "./waterspout/rooms.js";
+export { Receipts } from "./waterspout/receipts.js";
 export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 
 /** @typedef {import("./waterspout/connection.js").Link} Link */
@@ -39,7 +41,8 @@ export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 
 /** What may be asked again by itself where the server says `unavailable`: reads, calls and amendments with a key, and
  * what does no harm twice. */
-const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join", "leave", "member", "members", "read", "fetch", "ack", "nack"];
+const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join", "leave", "member", "members", "read", "fetch", "ack", "nack",
+  "block", "blocks"];
 
 /**
  * One message of a channel. Those of ephemeral channels have neither offset, cursor nor key.
@@ -56,6 +59,7 @@ const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join",
  * @property {boolean} [edited]
  * @property {{user?: string | null, time?: number}} [deleted]  it was erased: then `data` is null
  * @property {boolean} [pinned]
+ * @property {string[]} [mentions]  members of the channel, or `*`
  */
 
 /**
@@ -163,6 +167,22 @@ export class Waterspout extends Emitter {
   /** The channels that this user is a member of, live, with how many messages of each are unread. */
   rooms() {
     return (this.#rooms ??= new Rooms(this));
+  }
+
+  /** The channel of this user and another one. @param {string} namespace @param {string} user */
+  direct(namespace, user) {
+    return this.channel(directName(namespace, this.session?.user ?? "", user));
+  }
+
+  /** Take no messages of a user in direct channels, or take them again. @param {string} user @param {boolean} [on]
+   * @returns {Promise<{user: string, blocked: boolean}>} */
+  block(user, on = true) {
+    return this.request("block", { user, on });
+  }
+
+  /** Whom this user takes no messages of. @returns {Promise<string[]>} */
+  async blocked() {
+    return (await this.request("blocks")).blocked;
   }
 
   /** A collection of documents. @param {string} name @returns {Collection} */
@@ -302,7 +322,8 @@ export class Waterspout extends Emitter {
 
   /** @param {any} push */
   #take(push) {
-    if (ROOM_PUSHES.includes(push.type)) return this.#rooms?._take(push);
+    // (A `read` with an offset is a receipt, for who is subscribed to the channel.)
+    if (ROOM_PUSHES.includes(push.type) && push.offset === undefined) return this.#rooms?._take(push);
     if (push.type !== "subscribed") return this._channels.get(push.pattern ?? push.channel)?._take(push);
     const channel = this.channel(push.channel);
     channel._serve(push, () => this.emit("subscribed", { channel }));

@@ -149,6 +149,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}
     settings["namespaces.club"] = {"members": True, "subscribe": "member|admin", "publish": "member", "amend": "own"}
     settings["namespaces.square"] = {"members": True, "join": "anyone", "subscribe": "user", "publish": "member"}
+    settings["namespaces.dm"] = {"direct": True, "receipts": True}
     settings["calls"] = {"echo": {"function": "builtins:dict", "allow": "anyone"}}
     settings["consumers"]["packing"] = {"channels": ["dm:*"]}
     settings["centrifugo"] = {"enabled": True, "namespace": "chat"}

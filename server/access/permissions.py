@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Literal, Protocol
 
+from server.access.directs import Directs
 from server.access.memberships import Memberships, Unloaded
 from server.core.config import BUILT_IN, Collection, Namespace
 from server.core.errors import Error, bad_request
@@ -25,7 +26,7 @@ from server.core.names import (
     without_label,
 )
 from server.core.principals import Principal
-from server.core.rules import OWN, Rule, plays, roles, satisfies, terms
+from server.core.rules import MEMBER, OWN, Rule, plays, roles, satisfies, terms
 from server.wire.amendments import AmendedMessage
 
 Action = Literal["publish", "subscribe"]
@@ -57,12 +58,14 @@ class Permissions:
         guests: bool = True,
         collections: Mapping[str, Collection] | None = None,
         memberships: Memberships | None = None,
+        directs: Directs | None = None,
     ) -> None:
         self._namespaces = namespaces
         self._collections = collections or {}
         self._revoked = revoked
         self._guests = guests
         self._memberships = memberships
+        self._directs = directs
 
     def check(self, principal: Principal, action: Action, channel: str, known: Role | None = None) -> Namespace:
         """The channel's options if `principal` may `action`; else `bad_request` (the name), `unknown_channel` (no such
@@ -77,6 +80,8 @@ class Permissions:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         if namespace.patterns and "*" in channel:
             raise bad_request(f"channel: {channel} is ephemeral, as all patterns are: it can be subscribed to, no more")
+        if namespace.direct and self._directs is not None:
+            self._directs.check(principal, action, channel, namespace)
         rule = namespace.publish if action == "publish" else namespace.subscribe
         if not (
             satisfies(principal, rule, owners_of(channel))
@@ -141,6 +146,8 @@ class Permissions:
         wanted = roles(rule)
         if not wanted or self._memberships is None or principal.user is None or principal.server:
             return False
+        if namespace.direct:  # who is named is one of the two
+            return plays(MEMBER, wanted)
         role, fresh = known or self._memberships.role(principal.user, channel)
         if plays(role, wanted):
             return True
@@ -172,6 +179,8 @@ class Permissions:
             raise bad_request(f"channel: {channel} has no members")
         if principal.user is None:
             raise Error("permission_denied", "a guest is no member")
+        if namespace.direct and self._directs is not None:
+            self._directs.check(principal, "subscribe", channel, namespace)
         if revocable(principal):
             self._check_revoked(principal, channel, "member", f"be a member of {channel}")
         return namespace

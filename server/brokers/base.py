@@ -104,6 +104,8 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     """Channels that a consumer follows on another node than this one, and how far they reach: told at once."""
     tallies: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Of those of them that have amendments: (amendments, offset of the newest message)."""
+    mentioned: list[str] = field(default_factory=list)
+    """Those of them in which somebody may have been mentioned since."""
     amended: str | None = None
     """A channel in which it has amended a message: nobody may show what was read before."""
     amends: bool = False

@@ -17,7 +17,7 @@ from server.core.cursors import MAX_OFFSET, Tally
 from server.core.errors import Error
 from server.wire.amendments import Amendment, Op, amended_message, amendment
 from server.wire.codec import check
-from server.wire.messages import Images, Message
+from server.wire.messages import Images, Message, mentioning
 
 _VERSION: Final = 1
 _DIGEST: Final = 32
@@ -44,6 +44,8 @@ class _Publication(msgspec.Struct, array_like=True):
     """Which of the messages are amendments, by their places here: (the message's offset, what is done)."""
     appends: dict[int, tuple[int | None, bool]] | None = None
     """Of those that append: (the number of the last part, whether it is the last of all)."""
+    mentions: dict[int, list[str]] | None = None
+    """Whom those of the messages mention that mention anybody, by their places here."""
 
 
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=int).encode
@@ -85,6 +87,9 @@ def encode_messages(node: str, messages: list[Message]) -> bytes:
         amendments = {place: m for place, m in enumerate(messages) if isinstance(m, Amendment)}
         publication.amendments = {place: (m.of, m.op) for place, m in amendments.items()}
         publication.appends = {place: (m.part, m.done) for place, m in amendments.items() if m.op == "append"}
+    mentions = {place: m.mentions for place, m in enumerate(messages) if m.mentions}
+    if mentions:
+        publication.mentions = mentions  # type: ignore[assignment]  # any sequence is encoded as a list
     return _encode(publication)
 
 
@@ -109,6 +114,10 @@ def decode_messages(channel: str, body: bytes) -> tuple[str, list[Message]]:
         Message(channel, epoch, first + index if first else 0, *fields, images=images[index])
         for index, fields in enumerate(publication.messages)
     ]
+    for place, mentions in (publication.mentions or {}).items():
+        if not 0 <= place < len(decoded):
+            raise Foreign("mentions of no message")
+        decoded[place] = mentioning(decoded[place], mentions)
     if publication.tally is None:
         return publication.node, decoded
     return publication.node, _counted(decoded, Tally(*publication.tally), publication)

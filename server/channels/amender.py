@@ -83,6 +83,8 @@ class Amender:
         self._lifecycle.check()
         self._check_nodes()
         await right.settle()
+        if right.options.direct and op != "delete":  # what it would say then may be unwanted
+            await self._rights.to_publish(principal, channel).settle()
         original = self._log.appends.original(channel, of) if op == "append" else None
         original = original or await self._log.amendments.original(channel, of)
         if original is None or original.deleted is not None:
@@ -101,6 +103,7 @@ class Amender:
             store: Callable[[], Awaitable[Receipt]] = partial(
                 self._log.amendments.append,
                 original, op, data, user=principal.user, key=key or secrets.token_urlsafe(12), size=size,
+                again=right.again,
             )  # fmt: skip
         elif isinstance(data, str):
             store = partial(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -39,6 +39,7 @@ class _Draft(NamedTuple):
     ephemeral: bool
     address: str
     by_server: bool
+    mentions: Sequence[str]
 
 
 class Publisher:
@@ -73,8 +74,8 @@ class Publisher:
         """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
         self._asking: set[asyncio.Task[Receipt | None]] = set()
         self.on_own: Callable[[Principal, str, Position], Awaitable[None]] | None = None
-        """Awaited where channels have members, when a user's message is stored and before its publisher is told. Set by
-        the rooms."""
+        """Awaited where channels have members, when a user's message is stored (in direct channels: anybody's) and
+        before its publisher is told. Set by the rooms."""
         self._perhaps_new: set[str] = set()
         """Channels that this node did not know, whose first message is under way."""
 
@@ -90,9 +91,11 @@ class Publisher:
         ephemeral: bool = False,
         session: str | None = None,
         address: str = "",
+        mentions: Sequence[str] | None = None,
     ) -> asyncio.Future[Receipt | None] | None:
         """Store and send a message; None for an ephemeral one, which is not stored (or a future of None, if the
-        namespace has a hook). `skip`: the session that does not get it; `session`, `address`: where it comes from.
+        namespace has a hook). `skip`: the session that does not get it; `session`, `address`: where it comes from;
+        `mentions`: members of the channel, or `*`.
 
         Not a coroutine: the order of the calls is the order in the channel, for those of one `session` that is.
         """
@@ -106,34 +109,42 @@ class Publisher:
         size = self.size_of(data)
         self._admission.spend(principal, address, channel)
         ephemeral = ephemeral or not namespace.durable
-        by_server = principal.server and namespace.amends
+        by_server = principal.server and (namespace.amends or bool(mentions))
+        mentioned = named(mentions, namespace, channel, ephemeral) if mentions else ()
         waits = self._waiting and (session, channel) in self._waiting
         if known and not waits and not self._hooks.wanted(namespace.hook, "publish"):
             try:
-                receipt = self._accept(principal, channel, data, key, tag, skip, ephemeral, address, by_server, size)
-                return self._own(principal, channel, receipt) if namespace.members else receipt
+                receipt = self._accept(
+                    principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned, size
+                )
+                return self._own(principal, channel, receipt, namespace.direct) if namespace.members else receipt
             except Error as error:
                 if not _is_about_new_channels(error):
                     raise
         self._lifecycle.check()
         right = self._rights.to_publish(principal, channel)
-        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address, by_server)
+        draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned)
         lane = None if session is None else (session, channel)
         return self._spawn(channel, self._ask_and_accept(lane, right, draft))
 
-    def store(self, principal: Principal, channel: str, data: Any, key: str) -> asyncio.Future[Receipt | None] | None:
+    def store(
+        self, principal: Principal, channel: str, data: Any, key: str, mentions: Sequence[str] = ()
+    ) -> asyncio.Future[Receipt | None] | None:
         """What was accepted earlier, as `publish` does it but without asking for more than the right and the size, and
         without a deadline: whoever does not want it any more cancels the future."""
         namespace = self._permissions.check(principal, "publish", channel)
-        size, by_server = self.size_of(data), principal.server and namespace.amends
-        return self._accept(
-            principal, channel, data, key, None, None, not namespace.durable, "", by_server, size, accepted=True
-        )
+        size, by_server = self.size_of(data), principal.server and (namespace.amends or bool(mentions))
+        mentioned = named(mentions, namespace, channel, not namespace.durable) if mentions else ()
+        receipt = self._accept(
+            principal, channel, data, key, None, None, not namespace.durable, "", by_server, mentioned, size,
+            accepted=True,
+        )  # fmt: skip
+        return self._own(principal, channel, receipt, True) if namespace.direct else receipt
 
     def _own(
-        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None] | None
+        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None] | None, direct: bool
     ) -> asyncio.Future[Receipt | None] | None:
-        if receipt is None or principal.server or principal.user is None or self.on_own is None:
+        if receipt is None or self.on_own is None or ((principal.server or principal.user is None) and not direct):
             return receipt
         return self._spawn(channel, self._then_own(principal, channel, receipt))
 
@@ -165,7 +176,8 @@ class Publisher:
 
     def _accept(
         self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None,
-        ephemeral: bool, address: str, by_server: bool, size: int, *, exists: bool = False, accepted: bool = False,
+        ephemeral: bool, address: str, by_server: bool, mentions: Sequence[str], size: int, *, exists: bool = False,
+        accepted: bool = False,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
             self._broker.publish([Message(channel, "", 0, key or "", principal.user, now_ms(), data, tag, skip)])
@@ -183,7 +195,7 @@ class Publisher:
         try:
             receipt = self._log.append(
                 channel, principal.user, key or self._keys.next(), data, size, skip,
-                by_server=by_server, patient=accepted,
+                by_server=by_server, mentions=mentions, patient=accepted,
             )  # fmt: skip
         except Error:
             if charge is not None:
@@ -222,7 +234,10 @@ class Publisher:
             self._waiting[lane] = turn
         try:
             try:
-                answer = await right.ask("publish", {"channel": draft.channel, "data": draft.data, "key": draft.key})
+                about = {"channel": draft.channel, "data": draft.data, "key": draft.key}
+                if draft.mentions:
+                    about["mentions"] = draft.mentions
+                answer = await right.ask("publish", about)
             finally:
                 if before is not None:  # refused or not: who comes next must not overtake who came before
                     await asyncio.wait((before,))
@@ -233,7 +248,8 @@ class Publisher:
             turn.set_result(None)
             if lane is not None and self._waiting[lane] is turn:
                 del self._waiting[lane]
-        own = self._own(draft.principal, draft.channel, receipt) if right.options.members else receipt
+        options = right.options
+        own = self._own(draft.principal, draft.channel, receipt, options.direct) if options.members else receipt
         return None if own is None else await own
 
     async def _look_and_accept(self, right: Right[Namespace], draft: _Draft) -> asyncio.Future[Receipt | None] | None:
@@ -257,6 +273,15 @@ class Publisher:
         if size > limit:
             raise Error("too_large", f"data: {size} bytes; message_bytes is {limit}")
         return size
+
+
+def named(mentions: Sequence[str], namespace: Namespace, channel: str, ephemeral: bool) -> Sequence[str]:
+    """Whom a message mentions, each once; `bad_request` where nobody could be."""
+    if not namespace.members:
+        raise bad_request(f"mentions: {channel} has no members")
+    if ephemeral:
+        raise bad_request("mentions: a message that is not stored mentions nobody")
+    return tuple(dict.fromkeys(mentions))
 
 
 def _is_about_new_channels(error: Error) -> bool:

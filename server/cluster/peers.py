@@ -69,8 +69,9 @@ class Peers:
         """Called with how far somebody says that a channel reaches, and before a look at all channels. Both are set by
         the consumers."""
         self.on_sweep: Callable[[], None] = lambda: None
-        self.on_activity: Callable[[str, Position, Tally], None] = lambda channel, head, tally: None
-        """As `on_head`, but only what is announced once a second. Set by the rooms, as the next two are."""
+        self.on_activity: Callable[[str, Position, Tally, bool], None] = lambda channel, head, tally, mentions: None
+        """As `on_head`, but only what is announced once a second, and whether somebody may be mentioned in what is new.
+        Set by the rooms, as the next two are."""
         self.on_reads: Callable[[Sequence[tuple[str, str, str, int, int, int]]], None] = lambda reads: None
         self.on_members: Callable[[Sequence[tuple[str, str, str | None]]], None] = lambda changes: None
         """Called with who has become what where, on another node."""
@@ -132,7 +133,7 @@ class Peers:
             head, tally = Position(epoch, offset), Tally(*announcement.tallies.get(channel, ()))
             self._log.learn(channel, head, node, tally)
             self._note_head(channel, head)
-            self.on_activity(channel, head, tally)
+            self.on_activity(channel, head, tally, channel in announcement.mentioned)
         for channel, (epoch, offset) in announcement.news.items():
             self.on_head(channel, Position(epoch, offset))
         if announcement.amended is not None:
@@ -164,11 +165,12 @@ class Peers:
 
     async def beat(self) -> None:
         """Say that this node is alive, what it knows and how it is; and look who else is."""
-        heads = self._announcer.take_heads()
+        heads, mentioned = self._announcer.take_heads(), self._announcer.take_mentioned()
         self._announcer.announce(
             beat=True,
             heads={channel: (head.epoch, head.offset) for channel, (head, _) in heads.items()},
             tallies={channel: tally for channel, (_, tally) in heads.items() if tally.amendments},
+            mentioned=list(mentioned),
             amends=True,
             attended=self._attendance.number,
             stats=self._directory.tell(),
@@ -176,7 +178,7 @@ class Peers:
         self._attendance.tick(hearing=not self.deaf)
         for channel, (head, tally) in heads.items():
             self._note_head(channel, head)  # what we published ourselves may have been lost on its way as well
-            self.on_activity(channel, head, tally)
+            self.on_activity(channel, head, tally, channel in mentioned)
         if self.deaf:
             self._broker.suspect()
         self._watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Final
+from urllib.parse import quote, unquote
 
 from server.core.errors import bad_request
 
@@ -33,6 +34,9 @@ DEAD: Final = "dead"
 _NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys|\$user):[^\s\x00-\x1f\x7f-\x9f]+")
 
 
+_NOT_IN_NAMES: Final = re.compile(r"[,%\s\x00-\x1f\x7f-\x9f]")
+
+
 @lru_cache(maxsize=16384)
 def namespace_of(channel: str) -> str:
     """The namespace of a well-formed name; `bad_request` for any other."""
@@ -52,6 +56,28 @@ def owners_of(channel: str) -> tuple[str, ...]:
     behind `$user:` is one name."""
     namespace, *parts = channel.split(":")
     return (":".join(parts),) if namespace == PERSONAL else tuple(parts)
+
+
+def direct_name(namespace: str, one: str, other: str) -> str:
+    """The channel of two users: `dm:ann,bob`, in the order of their names' code points. What separates names or has no
+    place in one of a channel stands there as in a URL: `%2C` for a comma."""
+    names = sorted((one, other))
+    return f"{namespace}:{','.join(_NOT_IN_NAMES.sub(lambda found: quote(found[0], safe=''), name) for name in names)}"
+
+
+def pair_of(channel: str) -> tuple[str, str]:
+    """The two users of a direct channel; `bad_request` for a name of none, or another name of the same."""
+    namespace, _, rest = channel.partition(":")
+    try:
+        one, other = (unquote(name, errors="strict") for name in rest.split(","))
+    except ValueError:  # not two, or not UTF-8
+        one = other = ""
+    if one == other or not (one and other):
+        raise bad_request(f"channel: a direct channel is named after two users, as {namespace}:ann,bob")
+    name = direct_name(namespace, one, other)
+    if name != channel:
+        raise bad_request(f"channel: the name of this direct channel is {name}")
+    return one, other
 
 
 def without_label(channel: str) -> str:

@@ -69,12 +69,14 @@ class Amendments:
         return await self._reader.original(channel, offset)
 
     async def append(
-        self, original: AmendedMessage, op: Op, data: Any, *, user: str | None, key: str, size: int
-    ) -> Receipt:
+        self, original: AmendedMessage, op: Op, data: Any, *, user: str | None, key: str, size: int,
+        again: Callable[[], None] = lambda: None,
+    ) -> Receipt:  # fmt: skip
         """Store an amendment and fold it. Raises what a publish raises; `not_found` if the channel has another history
-        by now. `size`: bytes of the encoded data."""
+        by now. `size`: bytes of the encoded data; `again` asks for the right once more before it is put anywhere."""
         channel, of = original.channel, original.offset
-        await self.announce(channel)
+        if await self.announce(channel):
+            again()
         entry = self._pending.add(user, key, data, size, None, PendingAmendment)
         entry.of, entry.op, entry.epoch = of, op, original.epoch
         self._put(channel, entry)
@@ -96,12 +98,15 @@ class Amendments:
         position = (await self._reader.head(channel)).position
         return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
 
-    async def announce(self, channel: str) -> None:
-        """Before the first amendment of a channel all that read it have to know that there may be some."""
-        if not self._reader.overlays.known(channel):
-            with mapped():
-                await self._channels.update_one({"_id": channel}, {"$set": {"amended": True}}, upsert=True)
-            self._reader.overlays.note(channel)
+    async def announce(self, channel: str) -> bool:
+        """Before the first amendment of a channel all that read it have to know that there may be some. Whether that
+        has taken time."""
+        if self._reader.overlays.known(channel):
+            return False
+        with mapped():
+            await self._channels.update_one({"_id": channel}, {"$set": {"amended": True}}, upsert=True)
+        self._reader.overlays.note(channel)
+        return True
 
     # --- folding ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +175,7 @@ def _updates(amendment: Amendment) -> list[Row]:
         steps.append({"q": original | {f"{field}.at": {"$not": {"$gte": at}}}, "u": counted})
     else:
         gone = {"o": offset, "u": amendment.user, "t": amendment.time}
-        lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums"), 1)
+        lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions"), 1)
         first = original | {"gone.o": {"$not": {"$lte": offset}}}  # of two who erase it at once
         steps.append({"q": first, "u": {"$set": {"gone": gone}, "$unset": lost}})
         texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": ["edit", "append"]}}

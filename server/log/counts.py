@@ -6,7 +6,8 @@ comes behind, the message number o − m.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING
@@ -45,11 +46,12 @@ class Count(NamedTuple):
         return str(Position(self.head.epoch, self.newest)) if self.newest else None
 
 
-class Erasure(NamedTuple):
-    """The message at `offset` was erased by the entry at `at`."""
+class Behind(NamedTuple):
+    """What is behind `start` in a channel, as it was when that reached `head`."""
 
-    offset: int
-    at: int
+    channel: str
+    start: int
+    head: int
 
 
 class Counts:
@@ -82,15 +84,48 @@ class Counts:
         """How many there are up to the entry at `offset`; None: that is not there (any more)."""
         return await self._amendments.ask((channel, offset))
 
-    async def erased_behind(self, behind: Mapping[str, int]) -> dict[str, list[Erasure]]:
-        """Of each channel the messages behind an offset that were erased, each once, oldest first."""
-        erased: dict[str, dict[int, int]] = {channel: {} for channel in behind}
-        if behind:
-            query = [{"_id.c": channel, "z": {"$gt": after}} for channel, after in behind.items()]
-            for row in await self._find({"$or": query, "op": "delete"}, {"z": 1}):
-                known, of, at = erased[row["_id"]["c"]], row["z"], row["_id"]["o"]
-                known[of] = min(at, known.get(of, at))
-        return {channel: [Erasure(*one) for one in sorted(known.items())] for channel, known in erased.items()}
+    async def erased(self, behind: Collection[Behind]) -> Counter[Behind]:
+        """How many messages of each were erased, however often each was. MongoDB counts; where several ask about one
+        channel, it names the messages, and they are counted as they come."""
+        channels: dict[str, list[Behind]] = {}
+        for one in set(behind):
+            channels.setdefault(one.channel, []).append(one)
+        found: Counter[Behind] = Counter()
+        for alone in (True, False):
+            wanted = {channel: some for channel, some in channels.items() if (len(some) == 1) == alone}
+            names = list(wanted)
+            for index in range(0, len(names), GROUP):
+                some = {channel: wanted[channel] for channel in names[index : index + GROUP]}
+                async for row in self._erasures(some, alone):
+                    if alone:
+                        found[some[row["_id"]][0]] = row["n"]
+                        continue
+                    for one in some[row["_id"]["c"]]:
+                        if row["_id"]["z"] > one.start and row["at"] <= one.head:
+                            found[one] += 1
+        return found
+
+    async def _erasures(self, behind: Mapping[str, Sequence[Behind]], alone: bool) -> AsyncIterator[Row]:
+        """`alone`: {_id: channel, n: how many}; else {_id: {c: channel, z: a message}, at: when it was erased}."""
+        ranges = [
+            {
+                "_id.c": channel,
+                "z": {"$gt": min(one.start for one in some)},
+                "_id.o": {"$lte": max(one.head for one in some)},
+                "op": "delete",
+            }
+            for channel, some in behind.items()
+        ]
+        pipeline: list[Row] = [
+            {"$match": {"$or": ranges}},
+            {"$group": {"_id": {"c": "$_id.c", "z": "$z"}, "at": {"$min": "$_id.o"}}},
+        ]
+        if alone:
+            pipeline.append({"$group": {"_id": "$_id.c", "n": {"$sum": 1}}})
+        self.reads += 1
+        with mapped():
+            async for row in self._messages.aggregate(pipeline, allowDiskUse=True):
+                yield row
 
     async def erased_by(self, entries: Mapping[str, tuple[int, int]]) -> dict[str, list[int]]:
         """Of each channel the messages that were erased by entries behind the first, up to the second offset."""

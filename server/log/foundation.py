@@ -44,6 +44,8 @@ PENDING_INDEX: Final = "pending"
 """Of the few amendments that are not folded yet: who looks for them must not go through everything else."""
 MARKED_INDEX: Final = "marked"
 """Of the few messages of which something is to be counted (marks.py)."""
+MENTIONS_INDEX: Final = "mentions"
+"""Of what mentions somebody, by whom."""
 _NO_INDEX: Final = (67, 85, 86)
 """CannotCreateIndex, IndexOptionsConflict, IndexKeySpecsConflict: so is it with these."""
 _NAMES_COLLECTIONS: Final = 17
@@ -65,7 +67,8 @@ class Base(NamedTuple):
 
 class Foundation:
     """`apart`: a way to MongoDB that no other work holds up. `on_change` is called when `base` has become another one
-    than it was. `amends`: messages may be amended somewhere, which takes three more indexes."""
+    than it was. `amends`: messages may be amended somewhere, which takes three more indexes; `mentions`: they may
+    mention members, which takes one."""
 
     def __init__(
         self,
@@ -74,8 +77,10 @@ class Foundation:
         keeper: Keeper,
         on_change: Callable[[], None],
         amends: bool = False,
+        mentions: bool = False,
     ) -> None:
         self.amends = amends
+        self._mentions = mentions
         self._database = database
         self._messages = database.own("messages")
         self._channels = database.own("channels")
@@ -226,6 +231,10 @@ class Foundation:
             await self._create_index(MESSAGES_INDEX, "_id.c z -_id.o")
             await self._create_index(PENDING_INDEX, "_id.c _id.o", partialFilterExpression={"p": 1})
             await self._create_index(MARKED_INDEX, "rd.t", partialFilterExpression={"rd.t": {"$gt": 0}})
+        if self._mentions:
+            await self._create_index(
+                MENTIONS_INDEX, "_id.c mentions _id.o", partialFilterExpression={"mentions": {"$exists": True}}
+            )
 
     async def _create_index(self, name: str, fields: str, **options: Any) -> None:
         key = [(one.removeprefix("-"), DESCENDING if one[0] == "-" else ASCENDING) for one in fields.split()]
@@ -263,10 +272,15 @@ class Foundation:
         ]
         last: list[dict[str, Any]] = [
             {"$sort": {"_id.c": 1, "_id.o": -1}},
-            {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}}},
+            {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}, "m": {"$first": "$m"}}},
         ]
         floors = {row["_id"]: row["floor"] async for row in self._channels.find({"floor": {"$exists": True}})}
-        heads = {row["_id"]: row["o"] async for row in self._messages.aggregate(last)}
+        heads: dict[str, int] = {}
+        marks: list[UpdateOne] = []
+        async for row in self._messages.aggregate(last):
+            heads[row["_id"]] = row["o"]
+            if row.get("m"):  # what has amendments may be of another moment than the messages, in a backup
+                marks.append(UpdateOne({"_id": row["_id"]}, {"$set": {"amended": True}}, upsert=True))
         firsts: dict[str, int] = {}
         amended: dict[str, int] = {}
         async for row in self._messages.aggregate(first):
@@ -277,25 +291,14 @@ class Foundation:
             name: offset - 1 for name, offset in firsts.items() if not offset - 1 <= floors.get(name, 0) <= heads[name]
         }
         mended |= dict.fromkeys(floors.keys() - heads.keys(), 0)
-        await self._mark_amended()
         updates = [
             UpdateOne({"_id": name}, {"$set": {"floor": floor, "m": amended[name]}}, upsert=True)
             if name in amended
             else UpdateOne({"_id": name}, {"$set": {"floor": floor}, "$unset": {"m": ""}}, upsert=True)
             for name, floor in mended.items()
         ]
-        if updates:
-            await self._channels.bulk_write(updates, ordered=False)
-
-    async def _mark_amended(self) -> None:
-        """What channels have amendments may be of another moment than their messages, in a backup."""
-        amended: list[dict[str, Any]] = [{"$match": {"z": {"$gt": 0}}}, {"$group": {"_id": "$_id.c"}}]
-        marks = [
-            UpdateOne({"_id": row["_id"]}, {"$set": {"amended": True}}, upsert=True)
-            async for row in self._messages.aggregate(amended)
-        ]
-        if marks:
-            await self._channels.bulk_write(marks, ordered=False)
+        if marks or updates:
+            await self._channels.bulk_write([*marks, *updates], ordered=False)
 
 
 def new_epoch() -> str:

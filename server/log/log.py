@@ -40,7 +40,8 @@ from server.log.changes import Changes, Conflict
 from server.log.counts import Counts
 from server.log.foundation import Foundation
 from server.log.inserts import Inserts
-from server.log.pending import Pending, PendingPublish, PendingServerPublish, Receipt
+from server.log.mentions import Mentions
+from server.log.pending import Pending, PendingMarkedPublish, PendingPublish, Receipt
 from server.log.ranges import PAGE
 from server.log.reader import Head, Reader
 from server.log.retention import Trimmer
@@ -56,8 +57,8 @@ __all__ = ["Conflict", "Log", "Receipt"]
 
 class Log:
     """The parts of the log under one name. `listener` is told what happens in it, `retention(channel)` answers what is
-    to be kept of a channel. `amends`: whether messages may be amended in any;
-    `on_amended(channel)` is called when one has been, before anybody is told of it."""
+    to be kept of a channel. `amends`: whether messages may be amended in any, `mentions`: whether they may mention
+    members; `on_amended(channel)` is called when one has been, before anybody is told of it."""
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Log:
         retention: Callable[[str], Retention | None] = lambda channel: None,
         clock: Clock | None = None,
         amends: bool = False,
+        mentions: bool = False,
         on_amended: Callable[[str], None] = lambda channel: None,
     ) -> None:
         clock = clock or Clock()
@@ -82,13 +84,14 @@ class Log:
         self._keeper = Keeper()
         self._on_amended = on_amended
         self._listener = listener
-        self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends)
+        self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends, mentions)
         self._pending = Pending(timeout, clock)
         self._inserts = Inserts(database, timeout)
         self._reader = Reader(database, self._foundation, self._keeper, timeout)
         self.trimmer = Trimmer(database, self._reader, options, clock, retention)
         self.survey = Survey(database, self._reader)
         self.counts = Counts(database, self._foundation, self._keeper)
+        self.mentions = Mentions(database)
         parts = (self._inserts, self._reader, listener, self.trimmer.note)
         self.changes = Changes(database, self._foundation, *parts)
         self._shards = [
@@ -152,10 +155,10 @@ class Log:
 
     def append(
         self, channel: str, user: str | None, key: str, data: Any, size: int, skip: str | None = None,
-        *, by_server: bool = False, patient: bool = False,
+        *, by_server: bool = False, mentions: Sequence[str] = (), patient: bool = False,
     ) -> asyncio.Future[Receipt]:  # fmt: skip
         """Queue a message; the future has its receipt once it is durable. `size`: bytes of the encoded data.
-        `by_server`: it is to be known as a back end's, where messages can be amended.
+        `by_server`: it is to be known as a back end's, where messages can be amended. `mentions`: members, or `*`.
 
         `patient`: it has no deadline; who does not want it any more cancels the future.
 
@@ -163,9 +166,12 @@ class Log:
         publish deadline, `outcome_unknown`: retry with the same key. Not a coroutine, so that the order of the calls
         is the order in the log.
         """
-        entry = self._pending.add(
-            user, key, data, size, skip, PendingServerPublish if by_server else PendingPublish, patient=patient
-        )
+        if by_server or mentions:
+            marked = self._pending.add(user, key, data, size, skip, PendingMarkedPublish, patient=patient)
+            marked.by_server, marked.mentions = by_server, mentions
+            entry: PendingPublish = marked
+        else:
+            entry = self._pending.add(user, key, data, size, skip, patient=patient)
         self._shard(channel).put(channel, entry)
         return entry.future
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from server.core.clock import Clock
@@ -12,8 +13,8 @@ from server.core.errors import Error
 from server.core.histogram import Histogram
 from server.log import rows
 from server.log.rows import Row
-from server.wire.amendments import Op, amended_message, amendment
-from server.wire.messages import Message
+from server.wire.amendments import AmendedMessage, Op, amended_message, amendment
+from server.wire.messages import Message, mentioning
 
 QUEUE_MESSAGES: Final = 20_000
 QUEUE_BYTES: Final = 64 << 20
@@ -79,13 +80,31 @@ class PendingPublish:
         return "z" not in stored and ("v" in stored or "gone" in stored or rows.same(rows.data_of(stored), self.data))
 
 
-class PendingServerPublish(PendingPublish):
-    """A back end's, where messages can be amended: theirs is not whoever's has the same name."""
+class PendingMarkedPublish(PendingPublish):
+    """One of which more is stored than who says what. `by_server`: a back end's, where messages can be amended: theirs
+    is not whoever's has the same name."""
 
-    __slots__ = ()
+    __slots__ = ("by_server", "mentions")
+
+    by_server: bool
+    mentions: Sequence[str]
 
     def row(self, channel: str, epoch: str, offset: int) -> Row:
-        return super().row(channel, epoch, offset) | {"s": 1}
+        row = super().row(channel, epoch, offset)
+        if self.by_server:
+            row["s"] = 1
+        if self.mentions:
+            row["mentions"] = list(self.mentions)
+        return row
+
+    def message(self, channel: str, epoch: str, offset: int) -> Message:
+        message = super().message(channel, epoch, offset)
+        if not self.mentions:
+            return message
+        if isinstance(message, AmendedMessage):
+            message.mentions = self.mentions
+            return message
+        return mentioning(message, self.mentions)
 
 
 class PendingAmendment(PendingPublish):

@@ -6,6 +6,7 @@ messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: 
               v: offset of its last edit or append   w: 1, there were only appends
               gone: {o, u, t}, erased   pin: true, pv: offset that says so
               sums: {operation: {v: what was counted, at, t: when, for marks.py}}, rd: marks of what is to be counted
+          where channels have members: mentions: [users, or "*"]
           amendments: z: the message's offset, op, p: 1 while it is not folded into the message (amendments.py);
               until then an edit, an append or a summary has its data (d or j). pin: whether it is one
               appends (appends.py): u: "" and k: made of their number, by: the user, n: [first part, last], ks: keys of
@@ -23,7 +24,7 @@ import msgspec
 from server.core.cursors import MAX_OFFSET, NO_TALLY, Tally
 from server.wire.amendments import Counted, Deletion, Op, Summary, amended_message, amendment
 from server.wire.codec import JSON
-from server.wire.messages import Change, Images, Message
+from server.wire.messages import Change, Images, Message, mentioning
 
 Row = dict[str, Any]
 
@@ -146,6 +147,8 @@ def contiguous(documents: Iterable[Row], after: int, epoch: str, *, amended: boo
         message = Message(place["c"], epoch, offset, document["k"], document["u"], int(document["t"]), data)
         if "x" in document:
             message.images = _images(document)
+        elif "mentions" in document:
+            message = mentioning(message, document["mentions"])
         messages.append(message)
         expected += 1
     return messages
@@ -190,6 +193,7 @@ def counted(document: Row, epoch: str) -> Counted:
     found.pinned = document.get("pin", False)
     found.pin_version = document.get("pv", 0)
     found.by_server = "s" in document
+    found.mentions = document.get("mentions", ())
     if "gone" in document:
         gone = document["gone"]
         found.deleted = Deletion(gone["o"], gone["u"], int(gone["t"]))

@@ -1,6 +1,6 @@
 """What an entry of the outbox says.
 
-waterspout_outbox  {_id, channel, data, key?, user?, at?}           by whoever writes to the same MongoDB
+waterspout_outbox  {_id, channel, data, key?, user?, at?, mentions?}    by whoever writes to the same MongoDB
                    {_id, channel, text, user, at, key?, by: {…}}    by a client of this server, for later; the data
                                                                     as JSON text, as BSON cannot hold all of it
                    taken: true                                      it may be stored by now: it is not cancelled
@@ -9,18 +9,20 @@ waterspout_outbox  {_id, channel, data, key?, user?, at?}           by whoever w
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import bson
 from bson import Timestamp
 from bson.datetime_ms import DatetimeMS
 from bson.objectid import ObjectId
+from msgspec import Struct
 
 from server.core.errors import Error, bad_request
 from server.core.principals import Principal
 from server.documents import document_json
 from server.wire.codec import JSON
-from server.wire.commands import MAX_KEY
+from server.wire.commands import MAX_KEY, Mentions, convert
 
 COLLECTION: Final = "waterspout_outbox"
 FURTHEST: Final = 10_000_000_000
@@ -28,6 +30,10 @@ FURTHEST: Final = 10_000_000_000
 SHOWN: Final = 256 << 10
 """Bytes of an entry that are shown when it cannot be published."""
 ANYWHERE: Final = {"*": ["publish"]}
+
+
+class _Mentioning(Struct):
+    mentions: Mentions
 
 
 class Entry(NamedTuple):
@@ -39,6 +45,7 @@ class Entry(NamedTuple):
     principal: Principal
     at: float | None
     """Seconds since 1970; None: at once."""
+    mentions: Sequence[str]
 
 
 def entry_of(raw: bytes) -> Entry:
@@ -51,6 +58,7 @@ def entry_of(raw: bytes) -> Entry:
         raise bad_request("user: a text, or nothing")
     if key is not None and not (isinstance(key, str) and 1 <= len(key) <= MAX_KEY):
         raise bad_request(f"key: a text of 1 to {MAX_KEY} characters, or nothing")
+    mentions = convert({"mentions": fields.get("mentions") or []}, _Mentioning).mentions
     by, text = fields.get("by"), fields.get("text")
     if "data" in fields:
         data = document_json.plain(fields["data"])
@@ -60,7 +68,9 @@ def entry_of(raw: bytes) -> Entry:
         principal = Principal(**JSON.decode(by["rights"].encode()))
     else:
         raise bad_request("data: required")
-    return Entry(fields["_id"], channel, data, key or name_of(fields["_id"]), principal, moment(fields.get("at")))
+    return Entry(
+        fields["_id"], channel, data, key or name_of(fields["_id"]), principal, moment(fields.get("at")), mentions
+    )
 
 
 def name_of(identifier: Any) -> str:

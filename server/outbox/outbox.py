@@ -395,7 +395,7 @@ class Outbox:
     async def _start(self, entry: Entry) -> asyncio.Future[Receipt | None] | None:
         while True:
             try:
-                return self._publisher.store(entry.principal, entry.channel, entry.data, entry.key)
+                return self._publisher.store(entry.principal, entry.channel, entry.data, entry.key, entry.mentions)
             except Unloaded as missing:
                 with suppress(Error):
                     await missing.load()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ from server.access.admission import Admission
 from server.access.permissions import Permissions
 from server.access.quotas import Quotas
 from server.access.rights import Rights
-from server.channels.publisher import Publisher
+from server.channels.publisher import Publisher, named
 from server.core.clock import Clock
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
@@ -80,18 +81,33 @@ class Scheduler:
         outbox.on_lead = self.look_again
 
     async def publish(
-        self, principal: Principal, channel: str, data: Any, at: At, key: str | None, *, address: str = ""
+        self,
+        principal: Principal,
+        channel: str,
+        data: Any,
+        at: At,
+        key: str | None,
+        mentions: Sequence[str] | None = None,
+        *,
+        address: str = "",
     ) -> Scheduled | Receipt | None:
         """Have it published at `at`, or at once if that is over. With a key it is one message however often it is asked
         for; `conflict` if that has other data or another time. The answer to a publish, if it is one."""
         due = self._when(at)
         if due > self._clock.time():
-            return await self._schedule(principal, channel, data, due, key, address)
-        publishing = self._publisher.publish(principal, channel, data, key, address=address)
+            return await self._schedule(principal, channel, data, due, key, mentions, address)
+        publishing = self._publisher.publish(principal, channel, data, key, address=address, mentions=mentions)
         return None if publishing is None else await publishing
 
     async def _schedule(
-        self, principal: Principal, channel: str, data: Any, due: float, key: str | None, address: str
+        self,
+        principal: Principal,
+        channel: str,
+        data: Any,
+        due: float,
+        key: str | None,
+        mentions: Sequence[str] | None,
+        address: str,
     ) -> Scheduled:
         right = self._rights.to_publish(principal, channel)
         if principal.user is None:
@@ -99,7 +115,10 @@ class Scheduler:
         self._publisher.size_of(data)
         self._admission.spend(principal, address, channel)
         self._lifecycle.check()
-        answer = await right.ask("publish", {"channel": channel, "data": data, "key": key})
+        about = {"channel": channel, "data": data, "key": key}
+        if mentions:
+            about["mentions"] = list(named(mentions, right.options, channel, not right.options.durable))
+        answer = await right.ask("publish", about)
         data = answer.get("data", data)
         size = self._publisher.size_of(data)
         await self._outbox.begin()
@@ -117,6 +136,7 @@ class Scheduler:
                 "rights": JSON.encode({name: getattr(principal, name) for name in _RIGHTS}).decode(),
             },
             **({} if key is None else {"key": key}),
+            **({"mentions": about["mentions"]} if mentions else {}),
         }
         try:
             await self._outbox.entries.insert_one(entry)

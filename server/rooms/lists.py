@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from server.access.memberships import Membership
 from server.core.cursors import Position
 from server.core.tasks import Keeper
-from server.log.counts import Count, Counts, Erasure
+from server.log.counts import Behind, Count, Counts
 from server.log.groups import GroupReader
+from server.log.mentions import Mentions, Unread
 from server.rooms.rows import MemberRows, Row, marker_of
 
 USERS: Final = 50
@@ -27,6 +28,10 @@ class Room(NamedTuple):
     reach: Count
     seen: int
     """How many of its messages are not unread: read, erased, or gone."""
+    mentions: int
+    """How many of those that are unread mention the user."""
+    mute: bool
+    pin: bool
 
     @property
     def unread(self) -> int:
@@ -34,14 +39,19 @@ class Room(NamedTuple):
 
 
 class Lists:
-    def __init__(self, keeper: Keeper, rows: MemberRows, counts: Counts) -> None:
+    def __init__(self, keeper: Keeper, rows: MemberRows, counts: Counts, mentions: Mentions) -> None:
         self._rows = rows
         self._counts = counts
+        self._mentions = mentions
         self._users: GroupReader[str, list[Room]] = GroupReader(keeper, "rooms", self._read_users, USERS)
 
     async def of(self, user: str) -> list[Room]:
         """All of them, in no order."""
         return await self._users.ask(user)
+
+    async def reach(self, channel: str) -> Count:
+        """How far a channel reaches."""
+        return await self._counts.of(channel)
 
     async def some(self, memberships: Sequence[Membership]) -> dict[Membership, Room]:
         """Of these what there is."""
@@ -57,26 +67,34 @@ class Lists:
         """In the order of the rows."""
         rows = list(rows)
         counts = await self._counts.of_all(list({row["_id"]["c"] for row in rows}))
-        behind: dict[str, int] = {}
-        for row in rows:
+        starts = [start_of(row, counts[row["_id"]["c"]]) for row in rows]
+        places: list[tuple[str, Behind]] = []
+        behind: set[Behind] = set()
+        for row, (start, amendments) in zip(rows, starts, strict=True):
             channel = row["_id"]["c"]
             count = counts[channel]
-            start, amendments = start_of(row, count)
+            place = Behind(channel, start, count.head.offset)
+            places.append((row["_id"]["u"], place))
             # Whoever erases what is unread does so behind the marker: where nothing was amended, nothing was erased.
             if start < count.head.offset and (amendments is None or amendments < count.amendments):
-                behind[channel] = min(start, behind.get(channel, start))
-        erased = await self._counts.erased_behind(behind)
-        return [await self._room(row, counts[row["_id"]["c"]], erased) for row in rows]
-
-    async def _room(self, row: Row, count: Count, erased: Mapping[str, Sequence[Erasure]]) -> Room:
-        channel = row["_id"]["c"]
-        start, amendments = start_of(row, count)
-        if amendments is None:  # of a history that is over
-            amendments = await self._counts.amendments(channel, start) or 0
-        gone = erased_up_to(erased.get(channel, ()), start, count.head.offset)
-        read = min(row["o"], count.head.offset)
-        position = Position(count.head.epoch, read)
-        return Room(channel, row["role"], position, row["n"], count, start - amendments + gone)
+                behind.add(place)
+        erased = await self._counts.erased(behind)
+        unread = [Unread(user, *place) for user, place in places if place.start < place.head]
+        mentions = await self._mentions.count(unread, [*{place.channel for place in behind}])
+        rooms: list[Room] = []
+        for row, (start, amendments), (user, place) in zip(rows, starts, places, strict=True):
+            count = counts[place.channel]
+            if amendments is None:  # of a history that is over
+                amendments = await self._counts.amendments(place.channel, start) or 0
+            read = Position(count.head.epoch, min(row["o"], count.head.offset))
+            seen = start - amendments + erased[place]
+            rooms.append(
+                Room(
+                    place.channel, row["role"], read, row["n"], count, seen, mentions[user, place.channel],
+                    row.get("mute", False), row.get("pin", False),
+                )
+            )  # fmt: skip
+        return rooms
 
 
 def start_of(row: Row, count: Count) -> tuple[int, int | None]:
@@ -87,8 +105,3 @@ def start_of(row: Row, count: Count) -> tuple[int, int | None]:
     if marker.offset >= count.head.offset:
         return count.head.offset, count.amendments
     return marker.offset, marker.amendments if marker.epoch == count.head.epoch else None
-
-
-def erased_up_to(erased: Sequence[Erasure], start: int, head: int) -> int:
-    """How many of the messages behind `start` were erased by entries up to `head`."""
-    return sum(1 for one in erased if one.offset > start and one.at <= head)

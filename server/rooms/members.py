@@ -8,7 +8,7 @@ to be told until it is, so that whoever tries again after a failure has it told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from server.access.admission import Admission
@@ -17,6 +17,7 @@ from server.access.revocations import Revocation, Revocations
 from server.access.rights import Right, Rights
 from server.core.clock import Clock
 from server.core.config import Limits, Namespace
+from server.core.cursors import Position
 from server.core.errors import Error, bad_request
 from server.core.in_turn import InTurn
 from server.core.lifecycle import Lifecycle
@@ -26,7 +27,7 @@ from server.core.tasks import Keeper
 from server.log.groups import GroupReader
 from server.log.log import Log
 from server.rooms.rows import STRANGER, MemberRows, Row, Standing, id_of
-from server.wire.rooms import MemberRow, MembersPage
+from server.wire.rooms import MemberRow, MembersPage, Preferred
 
 MAX_USER: Final = 255
 """Bytes of a user's name."""
@@ -81,19 +82,27 @@ class Members:
         """The members by name, for who may read the channel, and for API keys that are `admin`."""
         self._admission.spend(principal, address)
         self._lifecycle.check()
-        self._rights.to_room(principal, channel)
+        receipts = self._rights.to_room(principal, channel).options.receipts
         if principal.admin:
-            found, more = await self._rows.page(channel, after or "", limit)
-        else:
-            async with self._rights.reading(principal, channel):
-                found, more = await self._rows.page(channel, after or "", limit)
-        return {"members": [MemberRow(one.user, one.role, one.joined) for one in found], "more": more}
+            return await self._page(channel, after or "", limit, receipts)
+        async with self._rights.reading(principal, channel):
+            return await self._page(channel, after or "", limit, receipts)
+
+    async def _page(self, channel: str, after: str, limit: int, receipts: bool) -> MembersPage:
+        found, more = await self._rows.page(channel, after, limit)
+        members = [MemberRow(one.user, one.role, one.joined) for one in found]
+        if receipts:
+            head = (await self._log.counts.of(channel)).head
+            for row, one in zip(members, found, strict=True):  # also of a history that is over
+                row.read = str(Position(head.epoch, min(one.read, head.offset)))
+        return {"members": members, "more": more}
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
     async def join(self, principal: Principal, channel: str, *, address: str = "") -> str:
         """Become a member, where anyone may; the role that the user has there now."""
         right = self._begin(principal, address, channel)
+        _must_have_roles(right, channel)
         user = _self(principal)
         standing = await self._standing(user, channel)
         if standing.role is not None and not standing.untold:
@@ -111,6 +120,8 @@ class Members:
     ) -> str | None:
         """Make the user a member with this role, or none any more (None: also by oneself). Answers the role."""
         right = self._begin(principal, address, channel)
+        if role is not None or user != principal.user:
+            _must_have_roles(right, channel)
         return await self._set(right, principal, channel, _checked(user, role))
 
     async def set_roles(
@@ -118,6 +129,7 @@ class Members:
     ) -> list[Seat | Error]:
         """The same for many, each by itself: what has become of it. The new ones are written together."""
         right = self._begin(principal, address, channel)
+        _must_have_roles(right, channel)
         seats = [one for one in wanted if isinstance(one, Seat)]
         standings = await self._rows.standings({(seat.user, channel) for seat in seats})
         new: dict[str, Seat] = {}
@@ -145,6 +157,28 @@ class Members:
                 return error
 
         return await asyncio.gather(*(carry_out(one) for one in wanted))
+
+    async def prefer(
+        self, principal: Principal, channel: str, user: str | None, wanted: Mapping[str, bool], *, address: str = ""
+    ) -> Preferred:
+        """How the user wants to see its own membership: `mute`, `pin`. Nobody but the user itself may say so."""
+        self._begin(principal, address, channel)
+        own = _self(principal)
+        if user not in (None, own):
+            raise Error("permission_denied", f"{principal.name} may not say how {user} sees {channel}")
+        if not wanted:
+            raise bad_request("mute, pin: one of them")
+        row = await self._rows.prefer(own, channel, wanted)
+        if row is None:
+            raise Error("permission_denied", f"{principal.name} is no member of {channel}")
+        self._tell([(own, channel, row["role"])])
+        return {
+            "channel": channel,
+            "user": own,
+            "role": row["role"],
+            "mute": row.get("mute", False),
+            "pin": row.get("pin", False),
+        }
 
     def check(self, user: str, role: str | None) -> Seat:
         """`bad_request` for what can be no member's name or role."""
@@ -277,9 +311,20 @@ def _may(principal: Principal, namespace: Namespace, own: str | None, seat: Seat
     return own == OWNER
 
 
-def _checked(user: str, role: str | None) -> Seat:
+def _must_have_roles(right: Right[Namespace], channel: str) -> None:
+    if right.options.direct:
+        raise bad_request(f"channel: {channel} is direct, and has the two members that its name says")
+
+
+def checked_user(user: str) -> str:
+    """`bad_request` for what can be no user's name."""
     if not user or len(user.encode()) > MAX_USER:
         raise bad_request(f"user: 1 to {MAX_USER} bytes")
+    return user
+
+
+def _checked(user: str, role: str | None) -> Seat:
+    checked_user(user)
     if role is not None and not is_role(role):
         raise bad_request("role: owner, moderator, member, or a name of your own ([a-z][a-z0-9_-]*, 32 characters)")
     return Seat(user, role)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from server.access.admission import Admission
+from server.access.directs import Directs
 from server.access.memberships import Memberships
 from server.access.moderation import Moderation
 from server.access.permissions import Permissions
@@ -14,27 +15,34 @@ from server.channels.publisher import Publisher
 from server.cluster.announcer import Announcer
 from server.cluster.peers import Peers
 from server.core.clock import Clock
-from server.core.config import Limits
+from server.core.config import Limits, Namespace
+from server.core.cursors import Position
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
+from server.core.names import namespace_of
+from server.core.principals import Principal
 from server.core.tasks import Keeper
+from server.delivery.streams import Streams
 from server.log.log import Log
 from server.mongo.databases import Database
+from server.rooms.direct import Blocks, Conversations
 from server.rooms.heads import Heads
 from server.rooms.lists import Lists
 from server.rooms.markers import Markers, Read
 from server.rooms.members import Change, Members
+from server.rooms.receipts import Receipts
 from server.rooms.rows import MemberRows
 from server.rooms.views import MyRooms
 
 
 class Rooms:
-    """`wanted`: whether any channels have members; else nothing is asked of MongoDB, and nothing told."""
+    """Where no channels have members nothing is asked of MongoDB, and nothing told."""
 
     def __init__(
         self,
         *,
-        wanted: bool,
+        namespaces: Mapping[str, Namespace],
+        directs: Directs,
         keeper: Keeper,
         database: Database,
         memberships: Memberships,
@@ -46,12 +54,14 @@ class Rooms:
         announcer: Announcer,
         peers: Peers,
         publisher: Publisher,
+        streams: Streams,
         log: Log,
         lifecycle: Lifecycle,
         limits: Limits,
         clock: Clock,
     ) -> None:
-        self._wanted = wanted
+        self._wanted = wanted = any(namespace.members for namespace in namespaces.values())
+        self._namespaces = namespaces
         self._keeper = keeper
         self._rows = rows = MemberRows(database)
         self._memberships = memberships
@@ -82,11 +92,18 @@ class Rooms:
             lifecycle=lifecycle,
             tell=self._tell_reads,
         )
-        self.heads = Heads(keeper, log.counts)
+        self.receipts = Receipts(namespaces, streams.notify)
+        self.conversations = Conversations(
+            keeper=keeper, rows=rows, counts=log.counts, clock=clock, tell=self._tell_members
+        )
+        self.blocks = Blocks(
+            database, directs=directs, rights=rights, admission=admission, lifecycle=lifecycle, clock=clock
+        )
+        self.heads = Heads(keeper, log.counts, log.mentions)
         self.mine = MyRooms(
             keeper=keeper,
             rows=rows,
-            lists=Lists(keeper, rows, log.counts),
+            lists=Lists(keeper, rows, log.counts, log.mentions),
             heads=self.heads,
             permissions=permissions,
             rights=rights,
@@ -99,13 +116,19 @@ class Rooms:
             peers.on_activity = self.heads.note
             peers.on_members = self._hear_members
             peers.on_reads = self._hear_reads
-            publisher.on_own = self.markers.published
+            publisher.on_own = self._published
 
     async def open(self) -> None:
         """Make the index, and begin to look after what is remembered. `unavailable` if MongoDB is not there."""
         if self._wanted:
             await self._rows.open()
             self._memberships.open()
+
+    async def _published(self, principal: Principal, channel: str, position: Position) -> None:
+        """A message is stored: whoever has written it has read it."""
+        if self._namespaces[namespace_of(channel)].direct:
+            await self.conversations.published(channel, position)
+        await self.markers.published(principal, channel, position)
 
     # --- telling and hearing ------------------------------------------------------------------------------------------
 
@@ -126,6 +149,8 @@ class Rooms:
     def _hear_reads(self, reads: Sequence[Read]) -> None:
         # Nobody else: clients that know nothing of markers would take their cursors for that of the channel.
         self.mine.read(reads)
+        for user, channel, epoch, offset, _, _ in reads:
+            self.receipts.note(user, channel, Position(epoch, offset))
 
     # --- what nobody was told -----------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """Memberships as MongoDB has them: membership and marker are one row.
 
-    members  {_id: {u: user, c: channel}, role, o, e, m, n, t: when, by: who has made it so, p?: 1}
+    members  {_id: {u: user, c: channel}, role, o, e, m, n, t: when, by: who has made it so, p?: 1, mute?, pin?}
 
 o, e, m: how far the user has read: an offset, its epoch, and how many of the entries up to it are no messages.
-n: how often that has moved.
+n: how often that has moved, or mute or pin has changed: what the user wants of the room.
 role: None of who is no member any more, as long as that is being told (p).
 p: the row has been changed, and not everybody may have heard of it yet.
 """
@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from bson import MaxKey, MinKey
-from pymongo import ASCENDING, DeleteOne, InsertOne, UpdateOne
+from pymongo import ASCENDING, DeleteOne, InsertOne, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from server.access.memberships import Membership
@@ -24,7 +24,7 @@ from server.mongo.databases import Database
 Row = dict[str, Any]
 
 _IS_MEMBER: Final = {"role": {"$ne": None}}
-_SHOWN: Final = {"role": 1, "o": 1, "e": 1, "m": 1, "n": 1}
+_SHOWN: Final = {"role": 1, "o": 1, "e": 1, "m": 1, "n": 1, "mute": 1, "pin": 1}
 
 
 class Member(NamedTuple):
@@ -32,6 +32,8 @@ class Member(NamedTuple):
     role: str
     joined: int
     """Milliseconds since 1970, UTC."""
+    read: int
+    """The offset of the marker."""
 
 
 class Standing(NamedTuple):
@@ -93,9 +95,11 @@ class MemberRows:
         """By name, the first `limit` behind `after`, and whether there are more."""
         query = {"_id.c": channel, "_id.u": {"$gt": after}, **_IS_MEMBER}
         with mapped():
-            found = self._rows.find(query, {"role": 1, "t": 1}).sort([("_id.c", ASCENDING), ("_id.u", ASCENDING)])
+            found = self._rows.find(query, {"role": 1, "t": 1, "o": 1}).sort(
+                [("_id.c", ASCENDING), ("_id.u", ASCENDING)]
+            )
             rows = await found.limit(limit + 1).to_list(limit + 1)
-        members = [Member(row["_id"]["u"], row["role"], int(row["t"])) for row in rows[:limit]]
+        members = [Member(row["_id"]["u"], row["role"], int(row["t"]), row["o"]) for row in rows[:limit]]
         return members, len(rows) > limit
 
     async def members_of(self, channel: str, most: int) -> int:
@@ -159,6 +163,16 @@ class MemberRows:
         with mapped():
             done = await self._rows.update_one({"_id": id_of(user, channel), "role": old}, change)
         return done.matched_count == 1
+
+    async def prefer(self, user: str, channel: str, wanted: Mapping[str, bool]) -> Row | None:
+        """What the user wants of the room (`mute`, `pin`); the row then, or None: it is no member."""
+        row = {"_id": id_of(user, channel), **_IS_MEMBER}
+        change: Row = {"$set": dict(wanted), "$inc": {"n": 1}}
+        with mapped():
+            found: Row | None = await self._rows.find_one_and_update(
+                row, change, _SHOWN, return_document=ReturnDocument.AFTER
+            )
+        return found
 
     async def told(self, user: str, channel: str, role: str | None) -> None:
         """Everybody has heard of it."""

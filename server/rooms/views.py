@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
+
+from msgspec import UNSET
 
 from server.access.admission import Admission
 from server.access.memberships import Membership
@@ -20,110 +22,20 @@ from server.access.rights import Rights
 from server.core.cursors import Position
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
-from server.core.names import ROOMS
+from server.core.names import ROOMS, namespace_of
 from server.core.principals import Principal
-from server.core.seats import Seat
 from server.core.tasks import Keeper
 from server.rooms.heads import Heads
 from server.rooms.lists import Lists, Room
 from server.rooms.markers import Read
 from server.rooms.rows import MemberRows
-from server.wire.codec import Codec
-from server.wire.pushes import Push
-from server.wire.rooms import MAX_ROOMS, ReadPush, RoomPush, RoomRow, RoomsPage, RoomsPush
+from server.rooms.view import Listener, Told, View
+from server.wire.rooms import MAX_ROOMS, RoomPush, RoomRow, RoomsPage, RoomsPush
 
 logger = logging.getLogger(__name__)
 
 PAGE: Final = 50
 AGAIN_AFTER: Final = 1.0
-
-
-class Listener(Protocol):
-    """Where pushes go: an outbox."""
-
-    id: str
-    codec: Codec
-
-    @property
-    def writable(self) -> bool: ...
-
-    def put(self, data: bytes) -> None: ...
-
-    async def drained(self) -> None: ...
-
-
-class View:
-    """Of one session. Made by `MyRooms.subscribe`, begun with `start`, ended with `close`."""
-
-    channel = ROOMS
-    durable = False
-    live = True
-    position: None = None
-    owner: None = None
-
-    def __init__(self, rooms: MyRooms, principal: Callable[[], Principal], listener: Listener) -> None:
-        self.seat: Seat | None = None
-        self.rooms: dict[str, tuple[str, int]] = {}
-        """Those that the client has been told of: the role, and how often the marker had moved."""
-        self.missed: set[str] = set()
-        """Rooms of which something was not told, because the client did not read."""
-        self.user = principal().user or ""
-        self.principal = principal
-        self.listener = listener
-        self.codec = listener.codec
-        self.begun = False
-        """All rows have been told."""
-        self.run: object = None
-        """The last telling of all rows."""
-        self.closed = False
-        self.suspended = False
-        self._rooms = rooms
-
-    def start(self) -> None:
-        """The reply is sent."""
-        self._rooms.begin(self)
-
-    def close(self, for_good: bool = False) -> None:
-        """Twice is fine."""
-        self.closed = True
-        self._rooms.end(self)
-        seat, self.seat = self.seat, None
-        if seat is not None:
-            seat.give_back()
-
-    def suspend(self, take_back: Callable[[], object]) -> None:
-        self.suspended = True
-
-    def unsuspend(self) -> None:
-        """All is told anew."""
-        if self.suspended:
-            self.suspended = False
-            self.start()
-
-    def fall_behind(self, first: int) -> None:
-        """It never does: nothing of it is dropped from an outbox."""
-
-    def check(self) -> None:
-        """Rights of the principal may be gone."""
-        self._rooms.check(self)
-
-    def push(self, push: Push) -> None:
-        if not self.closed:
-            self.listener.put(self.codec.frame(push))
-
-    # --- what heads.py tells ------------------------------------------------------------------------------------------
-
-    def active(self, channel: str, frame: bytes) -> None:
-        if channel not in self.rooms or self.suspended:
-            return
-        if self.listener.writable and channel not in self.missed:
-            self.listener.put(frame)
-        else:
-            self._rooms.note_missed(self, channel)
-
-    def restarted(self, channel: str) -> None:
-        if channel in self.rooms:
-            self._rooms.note_missed(self, channel)
 
 
 class MyRooms:
@@ -166,9 +78,18 @@ class MyRooms:
         async with self._rights.reading(principal, ROOMS):
             self._lifecycle.check()
             rooms = self._shown(principal, await self._lists.of(principal.user or ""))
-        start = next((index + 1 for index, room in enumerate(rooms) if room.channel == after), 0)
+            start = 0 if after is None else await self._behind(rooms, after)
         limit = min(limit, MAX_ROOMS)
         return {"rooms": [_row(room) for room in rooms[start : start + limit]], "more": start + limit < len(rooms)}
+
+    async def _behind(self, rooms: Sequence[Room], after: str) -> int:
+        """Which is the first behind that channel, also if it is none of them any more."""
+        namespace_of(after)
+        for index, room in enumerate(rooms):
+            if room.channel == after:
+                return index + 1
+        place = _place((await self._lists.reach(after)).time, after)
+        return sum(1 for room in rooms if _place(room.reach.time, room.channel) < place)
 
     async def subscribe(self, principal: Callable[[], Principal], listener: Listener) -> View:
         """A view that is to be started once its reply is sent. `principal`: who the session is, from time to time."""
@@ -224,7 +145,7 @@ class MyRooms:
             if view.closed or view.suspended or view.run is not run:
                 break
             for room in page:
-                view.rooms[room.channel] = room.role, room.moves
+                view.rooms[room.channel] = _told(room)
                 if not self._is_now(room):
                     self.note_missed(view, room.channel)
             push = RoomsPush([_row(room) for room in page], number < len(pages) - 1)
@@ -254,7 +175,7 @@ class MyRooms:
     def _shown(self, principal: Principal, rooms: Sequence[Room]) -> list[Room]:
         """Those that the principal may read, the one with the newest message first."""
         shown = [room for room in rooms if self._permissions.shows(principal, room.channel, room.role)]
-        return sorted(shown, key=lambda room: (-room.reach.time, room.channel))
+        return sorted(shown, key=lambda room: _place(room.reach.time, room.channel))
 
     # --- single rooms -------------------------------------------------------------------------------------------------
 
@@ -299,8 +220,8 @@ class MyRooms:
     def check(self, view: View) -> None:
         """Something was taken back: rooms that may not be read any more are none."""
         principal = view.principal()
-        for channel, (role, _) in tuple(view.rooms.items()):
-            if not self._permissions.shows(principal, channel, role):
+        for channel, told in tuple(view.rooms.items()):
+            if not self._permissions.shows(principal, channel, told.role):
                 self._tell_gone(view, channel)
 
     async def compare(self) -> None:
@@ -312,7 +233,8 @@ class MyRooms:
                 now = {row["_id"]["c"]: (row["role"], row["n"]) for row in rows}
                 for view in tuple(self._views.get(user, ())):
                     for channel in now.keys() | view.rooms.keys():
-                        if now.get(channel) != view.rooms.get(channel):
+                        told = view.rooms.get(channel)
+                        if now.get(channel) != (told and (told.role, told.moves)):
                             self.note_missed(view, channel)
 
     def _tell_gone(self, view: View, channel: str) -> None:
@@ -343,8 +265,8 @@ class MyRooms:
                     self._forget(view, (channel,))
                 elif self._is_now(room):
                     view.missed.discard(channel)
-                    view.rooms[channel] = room.role, room.moves
-                    view.push(_told(room))
+                    view.rooms[channel] = _told(room)
+                    view.push(_room_push(room))
                 else:
                     done = False
         return done
@@ -361,17 +283,9 @@ class MyRooms:
         at = self._heads.at(channel)
         # Where something was amended behind the marker, some of that may have been erased: it has to be read.
         plain = at is not None and at.head.epoch == position.epoch and at.amendments <= amendments
+        seen = position.offset - amendments if plain else None
         for view in tuple(self._views.get(user, ())):
-            if not view.begun or not view.listener.writable or channel in view.missed:
-                self.note_missed(view, channel)
-            elif channel in view.rooms and not view.suspended and moves > view.rooms[channel][1]:
-                push = ReadPush(channel, user, str(position))
-                view.rooms[channel] = view.rooms[channel][0], moves
-                if plain:
-                    push.seen = position.offset - amendments
-                else:
-                    self.note_missed(view, channel)
-                view.push(push)
+            view.read(channel, position, moves, seen, at.head.offset if at is not None else 0)
 
 
 def _check_user(principal: Principal) -> None:
@@ -379,16 +293,26 @@ def _check_user(principal: Principal) -> None:
         raise Error("permission_denied", f"{principal.name} has no rooms")
 
 
+def _place(time: int, channel: str) -> tuple[int, str]:
+    """Among the rooms: the one with the newest message is in front."""
+    return -time, channel
+
+
 def _row(room: Room) -> RoomRow:
     count = room.reach
     return RoomRow(
-        room.channel, room.role, str(room.read), str(count.head), count.messages, room.unread, 0,
-        count.newest_cursor, count.time or None,
+        room.channel, room.role, str(room.read), str(count.head), count.messages, room.unread, room.mentions,
+        count.newest_cursor, count.time or None, room.mute or UNSET, room.pin or UNSET,
     )  # fmt: skip
 
 
-def _told(room: Room) -> RoomPush:
+def _told(room: Room) -> Told:
+    return Told(room.role, room.moves, room.read.offset, room.reach.head.offset, room.mentions > 0)
+
+
+def _room_push(room: Room) -> RoomPush:
     row = _row(room)
     return RoomPush(
-        row.channel, row.role, row.read, row.head, row.count, row.unread, row.mentions, row.newest, row.time
-    )
+        row.channel, row.role, row.read, row.head, row.count, row.unread, row.mentions, row.newest, row.time,
+        row.mute, row.pin,
+    )  # fmt: skip

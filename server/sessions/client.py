@@ -20,7 +20,7 @@ from server.core.names import ROOMS
 from server.core.principals import Principal
 from server.delivery.subscription import Subscription
 from server.node import Node
-from server.rooms.views import View
+from server.rooms.view import View
 from server.sessions.outbox import STALLED_AFTER, Connection, Gone, Outbox
 from server.wire.codec import Codec
 from server.wire.commands import Subscribe

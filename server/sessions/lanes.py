@@ -12,6 +12,7 @@ from typing import Any
 
 from server.wire.commands import (
     Amend,
+    BlockCommand,
     Call,
     Cancel,
     DocumentCommand,
@@ -30,7 +31,7 @@ from server.wire.commands import (
 )
 
 ChannelCommand = Subscribe | Unsubscribe | Publish | Schedule | Amend | React | History | Presence | RoomCommand
-LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | Call | Cancel
+LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | BlockCommand | Call | Cancel
 
 
 class Lanes:
@@ -103,6 +104,8 @@ def _name(command: LaneCommand) -> str:
         return command.channel
     if isinstance(command, Call | Cancel):
         return f"call/{id(command)}"  # each has a lane of its own: none waits for another
+    if isinstance(command, BlockCommand):
+        return "blocks"
     if isinstance(command, WorkCommand):  # a fetch may wait, and nobody is to wait for it but the next one
         return f"{command.consumer} {'fetch' if isinstance(command, Fetch) else id(command)}"
     name = f"docs:{command.collection}"

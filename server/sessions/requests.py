@@ -14,6 +14,8 @@ from server.sessions.client import ConnectedClient
 from server.wire.commands import (
     Ack,
     Amend,
+    Block,
+    BlockCommand,
     Call,
     Cancel,
     Delete,
@@ -24,9 +26,11 @@ from server.wire.commands import (
     Join,
     LaterCommand,
     Leave,
+    ListBlocks,
     ListMembers,
     Nack,
     Patch,
+    Prefer,
     Presence,
     Put,
     React,
@@ -36,13 +40,16 @@ from server.wire.commands import (
     SetMember,
     WorkCommand,
     WriteCommand,
+    chosen,
 )
 
 Answer = Mapping[str, Any]
 """The fields of the reply."""
 Paged = History | Presence | Find | ListMembers
 """What is answered with a page: one at a time, as none may be dropped."""
-Request = Paged | Amend | React | Get | Put | Patch | Delete | RoomCommand | Call | WorkCommand | LaterCommand
+Request = (
+    Paged | Amend | React | Get | Put | Patch | Delete | RoomCommand | BlockCommand | Call | WorkCommand | LaterCommand
+)
 
 
 async def answer(node: Node, principal: Principal, request: Request, client: ConnectedClient) -> Answer:
@@ -106,6 +113,12 @@ async def _set_member(node: Node, principal: Principal, request: SetMember, clie
     return {"channel": channel, "user": user, "role": role}
 
 
+async def _prefer(node: Node, principal: Principal, request: Prefer, client: ConnectedClient) -> Answer:
+    return await node.rooms.members.prefer(
+        principal, request.channel, request.user, chosen(mute=request.mute, pin=request.pin), address=client.address
+    )
+
+
 async def _members(node: Node, principal: Principal, request: ListMembers, client: ConnectedClient) -> Answer:
     page = await node.rooms.members.page(
         principal, request.channel, request.after, request.limit, address=client.address
@@ -142,9 +155,18 @@ async def _read(node: Node, principal: Principal, request: Read, client: Connect
     return {"channel": request.channel, "cursor": str(cursor)}
 
 
+async def _block(node: Node, principal: Principal, request: Block, client: ConnectedClient) -> Answer:
+    await node.rooms.blocks.set(principal, request.user, request.on, address=client.address)
+    return {"user": request.user, "blocked": request.on}
+
+
+async def _blocks(node: Node, principal: Principal, request: ListBlocks, client: ConnectedClient) -> Answer:
+    return {"blocked": await node.rooms.blocks.list(principal, address=client.address)}
+
+
 async def _schedule(node: Node, principal: Principal, request: Schedule, client: ConnectedClient) -> Answer:
     done = await node.scheduler.publish(
-        principal, request.channel, request.data, request.at, request.key, address=client.address
+        principal, request.channel, request.data, request.at, request.key, request.mentions, address=client.address
     )
     return {"channel": request.channel, **(done.fields() if done else {})}
 
@@ -168,11 +190,14 @@ _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, Connect
     Join: _join,
     Leave: _leave,
     SetMember: _set_member,
+    Prefer: _prefer,
     ListMembers: _members,
     Fetch: _fetch,
     Ack: _ack,
     Nack: _nack,
     Read: _read,
+    Block: _block,
+    ListBlocks: _blocks,
     Schedule: _schedule,
     Cancel: _cancel,
 }

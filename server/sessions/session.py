@@ -292,7 +292,7 @@ class Session(WaitingClient):
         channel = command.channel
         future = self._node.publisher.publish(
             self._principal, channel, command.data, command.key, tag=command.tag, ephemeral=command.ephemeral,
-            skip=None if command.echo else self.id, session=self.id, address=self.address,
+            skip=None if command.echo else self.id, session=self.id, address=self.address, mentions=command.mentions,
         )  # fmt: skip
         if future is None:
             self._reply(command, channel=channel)

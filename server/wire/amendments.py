@@ -7,7 +7,7 @@ has become of it, wherever it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -78,6 +78,8 @@ class AmendedMessagePush(MessagePush, tag="message"):
     """{"user", "time"}: who has erased it, and when. Then there is no data any more."""
     pinned: bool | UnsetType = UNSET
     reactions: list[Reaction] | UnsetType = UNSET
+    mentions: Sequence[str] | UnsetType = UNSET
+    """Members of the channel, or `*`."""
 
 
 class AmendPush(Push, tag="amend"):
@@ -118,7 +120,7 @@ class AmendedMessage(Counted):
     """A message there, as it is now. `version`: the offset of the last edit or append that is in it, 0: none;
     `pin_version`: of the last word about whether it is pinned."""
 
-    __slots__ = ("version", "edited", "deleted", "pinned", "pin_version", "by_server", "summaries")
+    __slots__ = ("version", "edited", "deleted", "pinned", "pin_version", "by_server", "summaries", "mentions")
 
     version: int
     edited: bool
@@ -148,6 +150,8 @@ class AmendedMessage(Counted):
         for op, summary in self.summaries.items():
             if summary.value:
                 setattr(push, op, summary.value)
+        if self.mentions:
+            push.mentions = self.mentions
         return push
 
     def amended(self, amendment: Amendment) -> AmendedMessage:
@@ -156,7 +160,7 @@ class AmendedMessage(Counted):
             return self
         if amendment.op == "delete" and (self.deleted is None or amendment.offset < self.deleted.offset):
             gone = Deletion(amendment.offset, amendment.user, amendment.time)
-            return self._as(data=None, deleted=gone, pinned=False, summaries=NO_SUMMARIES)
+            return self._as(data=None, deleted=gone, pinned=False, summaries=NO_SUMMARIES, mentions=())
         if self.deleted is not None:
             return self
         if amendment.op == "edit" and amendment.offset > self.version:
@@ -195,6 +199,7 @@ def amended_message(message: Message, tally: Tally = NO_TALLY) -> AmendedMessage
     amended.deleted = None
     amended.edited = amended.pinned = amended.by_server = False
     amended.summaries = NO_SUMMARIES
+    amended.mentions = message.mentions
     return amended
 
 

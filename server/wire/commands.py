@@ -31,6 +31,9 @@ FetchLimit = Annotated[int, Meta(ge=1, le=MAX_FETCH)]
 FetchWait = Annotated[float, Meta(ge=0, le=MAX_FETCH_WAIT)]
 Ids = Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(min_length=1, max_length=MAX_PAGE)]
 Delay = Annotated[float, Meta(ge=0, le=MAX_DELAY)]
+MAX_MENTIONS: Final = 50
+Mentions = Annotated[list[Annotated[str, Meta(min_length=1, max_length=255)]], Meta(max_length=MAX_MENTIONS)]
+"""Names of users, or `*`: every member."""
 MAX_LABEL: Final = 100
 Label = Annotated[str, Meta(max_length=MAX_LABEL)]
 
@@ -82,6 +85,8 @@ class Publish(Command, tag="publish"):
     echo: bool = True
     ephemeral: bool = False
     """Pass it on without storing it, in a durable channel."""
+    mentions: Mentions | None = None
+    """Who is to be told apart that it is there, where channels have members."""
 
 
 At = float | str
@@ -95,6 +100,7 @@ class Schedule(Command, tag="publish"):
     data: Any
     at: At
     key: Key | None = None
+    mentions: Mentions | None = None
 
 
 class Cancel(Command, tag="cancel"):
@@ -269,6 +275,16 @@ class SetMember(Command, tag="member"):
     """None: no member any more."""
 
 
+class Prefer(Command, tag="member"):
+    """A `member` that says how the user wants to see its own membership."""
+
+    channel: str
+    mute: bool | UnsetType = UNSET
+    pin: bool | UnsetType = UNSET
+    user: str | None = None
+    """Nobody but the user itself."""
+
+
 class ListMembers(Command, tag="members"):
     channel: str
     after: str | None = None
@@ -315,12 +331,24 @@ class Read(Command, tag="read"):
     set: bool = False
 
 
-RoomCommand = Join | Leave | SetMember | ListMembers | Read
+class Block(Command, tag="block"):
+    """Take no messages of the user in direct channels, or take them again."""
+
+    user: str
+    on: bool = True
+
+
+class ListBlocks(Command, tag="blocks"):
+    pass
+
+
+RoomCommand = Join | Leave | SetMember | Prefer | ListMembers | Read
+BlockCommand = Block | ListBlocks
 WorkCommand = Fetch | Ack | Nack
 LaterCommand = Schedule | Cancel
 AnyCommand = (
     Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | React | History | Presence | Ping | DocumentCommand
-    | RoomCommand | Call | WorkCommand | LaterCommand
+    | RoomCommand | BlockCommand | Call | WorkCommand | LaterCommand
 )  # fmt: skip
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
@@ -348,8 +376,15 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "ack": Ack,
     "nack": Nack,
     "read": Read,
+    "block": Block,
+    "blocks": ListBlocks,
     "cancel": Cancel,
 }
+
+
+def chosen(**options: bool | UnsetType) -> dict[str, bool]:
+    """Those of them that are given."""
+    return {name: option for name, option in options.items() if option is not UNSET}
 
 
 def parse_command(value: Any) -> AnyCommand:
@@ -361,6 +396,10 @@ def parse_command(value: Any) -> AnyCommand:
         raise bad_request(f"type: one of {', '.join(_COMMANDS)}")
     if kind is Publish and value.get("at") is not None:
         kind = Schedule
+    elif kind is SetMember and ("mute" in value or "pin" in value):
+        if "role" in value:
+            raise bad_request("role: not together with mute and pin, which are the user's own")
+        kind = Prefer
     command: AnyCommand = convert(value, kind)
     return command
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
 from server.core.cursors import NO_TALLY, Position
 from server.wire.codec import Codec
-from server.wire.pushes import EphemeralPush, MessagePush, Push
+from server.wire.pushes import EphemeralPush, MentioningPush, MessagePush, Push
 
 Images = tuple[dict[str, Any] | None, dict[str, Any] | None]
 """Of a document's change, never on the wire: the document before it; and after it, if the message does not have it."""
@@ -29,6 +30,8 @@ class Message:
     """Whether there is nothing to be told of it, only the offset is taken (see amendments.py)."""
     tally = NO_TALLY
     """Of the entries up to this one, where messages have been amended (see amendments.py)."""
+    mentions: Sequence[str] = ()
+    """Members of the channel, or `*`."""
 
     def __init__(
         self,
@@ -79,6 +82,28 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<message {self.channel} {self.epoch}:{self.offset}>"
+
+
+class MentioningMessage(Message):
+    """One that mentions members of its channel."""
+
+    __slots__ = ("mentions",)
+
+    def push(self) -> MentioningPush:
+        cursor = f"{self.epoch}:{self.offset}"
+        return MentioningPush(
+            self.channel, self.offset, cursor, self.key, self.user, self.time, self.data, self.mentions
+        )
+
+
+def mentioning(message: Message, mentions: Sequence[str]) -> MentioningMessage:
+    """The same, with whom it mentions."""
+    made = MentioningMessage(
+        message.channel, message.epoch, message.offset, message.key, message.user, message.time, message.data,
+        skip=message.skip,
+    )  # fmt: skip
+    made.mentions = mentions
+    return made
 
 
 class Notice(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from msgspec import UNSET, Struct, UnsetType
@@ -26,6 +27,12 @@ class MessagePush(Push, tag="message"):
     user: str | None
     time: int
     data: Any
+
+
+class MentioningPush(MessagePush, tag="message"):
+    """One that mentions members of its channel."""
+
+    mentions: Sequence[str]
 
 
 class EphemeralPush(Push, tag="message"):

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.core.errors import ERRORS, Error
 from server.wire.amendments import AmendedMessagePush, AmendPush
-from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, At, Key, Limit, Part, Write
+from server.wire.commands import DEFAULT_PAGE, MAX_KEY, MAX_PAGE, At, Key, Limit, Mentions, Part, Write
 
 MAX_BATCH: Final = 500
 MAX_WAIT: Final = 60
@@ -30,6 +30,7 @@ class PublishRequest(Struct):
     tag: Tag | None = None
     ephemeral: Passing = False
     at: Annotated[At, Meta(description="Later: seconds since 1970, or a date and time with its zone")] | None = None
+    mentions: Annotated[Mentions, Meta(description="Of members, or `*`: they count it apart")] | None = None
 
 
 class PublishItem(PublishRequest, kw_only=True):
@@ -49,6 +50,7 @@ class BatchRequest(Struct):
     key: IdempotencyKey | None = None
     tag: Tag | None = None
     ephemeral: Passing = False
+    mentions: Mentions | None = None
 
 
 class AmendRequest(Struct):

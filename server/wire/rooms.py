@@ -21,6 +21,7 @@ class MemberRow(Struct):
     user: str
     role: Role
     joined: Annotated[int, Meta(description="Milliseconds since 1970")]
+    read: Annotated[Cursor, Meta(description="Where the namespace has receipts")] | UnsetType = UNSET
 
 
 class MembersPage(TypedDict):
@@ -58,6 +59,18 @@ class MemberSet(TypedDict):
     role: Annotated[str | None, Meta(description="`null`: no member")]
 
 
+class PreferRequest(Struct):
+    """Those that are to change."""
+
+    mute: Annotated[bool, Meta(description="Listed, but not counted as unread")] | UnsetType = UNSET
+    pin: Annotated[bool, Meta(description="In front of the others")] | UnsetType = UNSET
+
+
+class Preferred(MemberSet):
+    mute: bool
+    pin: bool
+
+
 class MemberResult(TypedDict, total=False):
     channel: str
     user: str
@@ -67,6 +80,20 @@ class MemberResult(TypedDict, total=False):
 
 class MemberResults(TypedDict):
     results: Annotated[list[MemberResult], Meta(description="In the order of the request")]
+
+
+# --- who takes no messages of whom ------------------------------------------------------------------------------------
+
+
+class BlockSet(TypedDict):
+    user: str
+    blocked: bool
+
+
+class BlocksPage(TypedDict):
+    """By name."""
+
+    blocked: Sequence[str]
 
 
 # --- my rooms ---------------------------------------------------------------------------------------------------------
@@ -88,6 +115,9 @@ class RoomRow(Struct):
     mentions: int
     newest: Annotated[str | None, Meta(description="The cursor of the newest message")]
     time: Annotated[int | None, Meta(description="Of the newest message: milliseconds since 1970")]
+    mute: bool | UnsetType = UNSET
+    pin: bool | UnsetType = UNSET
+    """Both only where they are true."""
 
 
 class RoomsPage(TypedDict):
@@ -132,6 +162,10 @@ class ActivityPush(Push, tag="activity"):
     newest: str | None
     deleted: list[int] | UnsetType = UNSET
     """Offsets of messages that were erased meanwhile."""
+    mentioned: dict[str, list[int]] | UnsetType = UNSET
+    """Who is mentioned in what is new, or `*`, and in which messages."""
+    by: dict[str, list[int]] | UnsetType = UNSET
+    """Who has written those of them that mention everybody: it is not mentioned by these itself."""
 
 
 class RoomPush(Push, tag="room"):
@@ -146,6 +180,16 @@ class RoomPush(Push, tag="room"):
     mentions: int | UnsetType = UNSET
     newest: str | UnsetType | None = UNSET
     time: int | UnsetType | None = UNSET
+    mute: bool | UnsetType = UNSET
+    pin: bool | UnsetType = UNSET
+
+
+class ReceiptPush(Push, tag="read"):
+    """A member has read up to there. It has no cursor: clients that do not know it would take that for their own."""
+
+    channel: str
+    user: str
+    offset: int
 
 
 class ReadPush(Push, tag="read"):
@@ -156,3 +200,5 @@ class ReadPush(Push, tag="read"):
     user: str
     cursor: str
     seen: int | UnsetType = UNSET
+    mentions: int | UnsetType = UNSET
+    """With `seen`: how many of what is unread mention the user."""

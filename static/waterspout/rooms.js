@@ -1,10 +1,11 @@
 /** The channels that a user is a member of. @module */
 
+import { Receipts } from "./receipts.js";
 import { deferred, Emitter } from "./tools.js";
 
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
 /** @typedef {{channel: string, role: string, read: string, head: string, count: number, unread: number, mentions: number,
- *   newest: string | null, time: number | null}} Room */
+ *   newest: string | null, time: number | null, mute?: boolean, pin?: boolean}} Room */
 
 /** Milliseconds between two markers of a channel that are sent. */
 const MARK_EVERY = 2000;
@@ -19,6 +20,7 @@ export const ROOM_PUSHES = ["rooms", "room", "activity", "read"];
  * Events: `change` with the Room that has changed, or null where all are new; `ended` with a WaterspoutError.
  */
 export class Rooms extends Emitter {
+  #client;
   #channel;
   /** How many messages of a room are not unread. @type {Map<string, number>} */
   #seen = new Map();
@@ -34,20 +36,27 @@ export class Rooms extends Emitter {
   /** @param {Waterspout} client */
   constructor(client) {
     super();
+    this.#client = client;
     this.#channel = client.channel("$rooms");
     this.#channel.on("ended", (error) => this.emit("ended", error));
     this.#channel.subscribe().catch(() => {});
   }
 
-  /** How many messages are unread, of all rooms together. */
+  /** How many messages are unread, of all rooms together that are not muted. */
   get unread() {
-    return [...this.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+    return [...this.rooms.values()].reduce((sum, room) => sum + (room.mute ? 0 : room.unread), 0);
   }
 
-  /** The one with the newest message first. @returns {Room[]} */
+  /** How many mention the user, also in rooms that are muted. */
+  get mentions() {
+    return [...this.rooms.values()].reduce((sum, room) => sum + room.mentions, 0);
+  }
+
+  /** Those that are pinned first, and then the one with the newest message. @returns {Room[]} */
   list() {
     const place = (/** @type {Room} */ room) => this.#order.get(room.channel) ?? 0;
-    return [...this.rooms.values()].sort((one, other) => place(other) - place(one));
+    const pinned = (/** @type {Room} */ room) => Number(room.pin ?? false);
+    return [...this.rooms.values()].sort((one, other) => pinned(other) - pinned(one) || place(other) - place(one));
   }
 
   /** No more of it. @returns {Promise<void>} */
@@ -79,14 +88,24 @@ export class Rooms extends Emitter {
     if (push.type === "read") {
       room.read = push.cursor;
       seen = push.seen ?? seen;
+      room.mentions = push.mentions ?? room.mentions;
     } else {
       if (push.newest !== room.newest) this.#order.set(room.channel, ++this.#last);
-      seen += (push.deleted ?? []).filter((/** @type {number} */ offset) => offset > offsetOf(room.read)).length;
+      const unread = (/** @type {number} */ offset) => offset > offsetOf(room.read);
+      seen += (push.deleted ?? []).filter(unread).length;
+      room.mentions += this.#mine(push).filter(unread).length;
       Object.assign(room, { head: push.head, count: push.count, newest: push.newest });
     }
     this.#seen.set(room.channel, seen);
     room.unread = Math.max(0, room.count - seen);
     this.emit("change", room);
+  }
+
+  /** Messages of others that mention this user. @param {any} activity @returns {number[]} */
+  #mine({ mentioned = {}, by = {} }) {
+    const me = this.#client.session?.user;
+    const own = new Set(by[me]);
+    return [...new Set([...(mentioned[me] ?? []), ...(mentioned["*"] ?? [])])].filter((offset) => !own.has(offset));
   }
 
   /** @param {Room} row @param {number} place */
@@ -104,6 +123,8 @@ export class Membered extends Emitter {
   #client;
   /** @type {Marker | null} */
   #marker = null;
+  /** @type {Receipts | null} */
+  #receipts = null;
   /** @type {string | null} */
   cursor = null;
 
@@ -129,10 +150,22 @@ export class Membered extends Emitter {
     return this.#client.request("member", { channel: this.name, user, role });
   }
 
+  /** How the user wants to see the room among its own: listed but not counted (`mute`), in front (`pin`).
+   *
+   * @param {{mute?: boolean, pin?: boolean}} wanted @returns {Promise<{mute: boolean, pin: boolean}>} */
+  prefer(wanted) {
+    return this.#client.request("member", { channel: this.name, ...wanted });
+  }
+
   /** Who is a member, by name, the first `limit` (100) behind the name `after`. @param {{after?: string, limit?: number}} [page]
-   * @returns {Promise<{members: {user: string, role: string, joined: number}[], more: boolean}>} */
+   * @returns {Promise<{members: {user: string, role: string, joined: number, read?: string}[], more: boolean}>} */
   memberships(page = {}) {
     return this.#client.request("members", { channel: this.name, ...page });
+  }
+
+  /** How far each member has read, where the namespace has receipts: live while the channel is subscribed. */
+  receipts() {
+    return (this.#receipts ??= new Receipts(/** @type {any} */ (this)));
   }
 
   /** It is read up to the cursor, by default to where we are; with `set` also back. Sent every two seconds at most.

@@ -108,16 +108,17 @@ export class Timeline extends Emitter {
    * Publish; it is shown at once. As the channel's `publish`; what is refused stays in the list with its `error`, until
    * it is sent `again` or `discard`ed.
    *
-   * @param {any} data @param {{key?: string}} [options]
+   * @param {any} data @param {{key?: string, mentions?: string[]}} [options]
    */
-  async send(data, { key = randomKey() } = {}) {
-    this.#sending.set(key, { type: "message", channel: this.#channel.name, key, data, pending: true });
+  async send(data, { key = randomKey(), mentions } = {}) {
+    const message = { type: "message", channel: this.#channel.name, key, data, ...(mentions && { mentions }) };
+    this.#sending.set(key, { ...message, pending: true });
     this.#changed();
     try {
-      return await this.#channel.publish(data, { key });
+      return await this.#channel.publish(data, { key, mentions });
     } catch (error) {
       if (this.#sending.has(key)) {
-        this.#sending.set(key, { type: "message", channel: this.#channel.name, key, data, error });
+        this.#sending.set(key, { ...message, error });
         this.#changed();
       }
       throw error;
@@ -126,8 +127,8 @@ export class Timeline extends Emitter {
 
   /** @param {string} key  of a message that was refused */
   again(key) {
-    const { data } = this.#sending.get(key) ?? {};
-    return this.send(data, { key });
+    const { data, mentions } = this.#sending.get(key) ?? {};
+    return this.send(data, { key, mentions });
   }
 
   /** @param {string} key  of a message that was refused */
@@ -232,7 +233,7 @@ export class Timeline extends Emitter {
     const message = this.#known.get(of);
     if (!message || message.deleted) return;
     if (op === "delete") {
-      const { edited: _, pinned: __, ...rest } = message;
+      const { edited: _, pinned: __, mentions: ___, ...rest } = message;
       this.#known.set(of, { ...rest, data: null, version, deleted: { user, time } });
     } else if (op === "pin") this.#known.set(of, { ...message, pinned: data });
     else if (version <= (message.version ?? 0)) return;

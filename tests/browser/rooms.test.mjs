@@ -47,6 +47,70 @@ test("rows, activity, what was erased and what was read make the unread counts",
   assert.deepEqual([...rooms.rooms.keys()], ["room:a"]);
 });
 
+test("mentions of this user are counted, each once, until they are read", async (t) => {
+  const { client, sockets } = begin(t);
+  const rooms = client.rooms();
+  await pause(5);
+  const [socket] = sockets;
+  client.session.user = "ann";
+  const ann = { ...row("room:a", 5, 2, 3), mentions: 1 };
+  socket.push({ type: "rooms", rooms: [ann], more: false, start: true });
+  assert.equal(rooms.mentions, 1);
+  const activity = { type: "activity", channel: "room:a", head: "e:9", count: 9, newest: "e:9" };
+  socket.push({ ...activity, mentioned: { ann: [3, 6], "*": [6, 7, 9], bob: [8] }, by: { ann: [9] } });
+  assert.equal(rooms.mentions, 3);
+  assert.equal(rooms.unread, 6);
+  socket.push({ type: "read", channel: "room:a", user: "ann", cursor: "e:8" });
+  assert.equal(rooms.mentions, 3); // a row follows
+  socket.push({ type: "read", channel: "room:a", user: "ann", cursor: "e:9", seen: 9, mentions: 0 });
+  assert.equal(rooms.mentions, 0);
+});
+
+test("rooms that are muted are not counted but for mentions, and those that are pinned stand in front", async (t) => {
+  const { client, sockets } = begin(t);
+  const rooms = client.rooms();
+  await pause(5);
+  const all = [row("room:a", 5, 2, 3), { ...row("room:b", 4, 4, 0), mute: true, mentions: 1 }, { ...row("room:c", 1, 1, 0), pin: true }];
+  sockets[0].push({ type: "rooms", rooms: all, more: false, start: true });
+  assert.deepEqual(rooms.list().map((room) => room.channel), ["room:c", "room:a", "room:b"]);
+  assert.deepEqual([rooms.unread, rooms.mentions], [3, 1]);
+});
+
+test("receipts are the channel's, and never its cursor", async (t) => {
+  const { client, sockets } = begin(t);
+  client.rooms();
+  const channel = client.channel("room:a");
+  const receipts = channel.receipts();
+  await channel.subscribe();
+  const [socket] = sockets;
+  await pause(5);
+  const ask = () => socket.sent.filter((command) => command.type === "members");
+  socket.reply(ask()[0], { members: [{ user: "ann", role: "member", joined: 1, read: "e:3" }], more: true });
+  await pause(5);
+  assert.equal(ask()[1].after, "ann");
+  socket.reply(ask()[1], { members: [{ user: "bob", role: "member", joined: 1, read: "e:1" }], more: false });
+  await pause(5);
+  assert.deepEqual(receipts.of(2), ["ann"]);
+  const { cursor } = channel;
+  socket.push({ type: "read", channel: "room:a", user: "bob", offset: 9 });
+  assert.deepEqual([...receipts.users], [["ann", 3], ["bob", 9]]);
+  assert.equal(channel.cursor, cursor);
+});
+
+test("a direct channel has one name, whoever asks for it", async (t) => {
+  const { client, sockets } = begin(t);
+  await pause(5);
+  client.session.user = "jö, %";
+  assert.equal(client.direct("dm", "bob").name, "dm:bob,jö%2C%20%25");
+  client.session.user = "\u{1f600}";
+  assert.equal(client.direct("dm", "\uffee").name, "dm:\uffee,\u{1f600}"); // as code points are
+  client.block("bob").catch(() => {});
+  client.blocked().catch(() => {});
+  await pause(5);
+  const sent = sockets[0].sent.slice(1).map(({ id: _, ...command }) => command);
+  assert.deepEqual(sent, [{ type: "block", user: "bob", on: true }, { type: "blocks" }]);
+});
+
 test("of what is said to be read within two seconds the last is sent", async (t) => {
   const { client, sockets } = begin(t);
   const channel = client.channel("room:a");
@@ -70,6 +134,7 @@ test("being a member is asked for as the protocol says", async (t) => {
   await pause(5);
   channel.join().catch(() => {});
   channel.setMember("bob", "moderator").catch(() => {});
+  channel.prefer({ mute: true }).catch(() => {});
   channel.memberships({ limit: 5 }).catch(() => {});
   channel.leave().catch(() => {});
   await pause(5);
@@ -77,6 +142,7 @@ test("being a member is asked for as the protocol says", async (t) => {
   assert.deepEqual(sent, [
     { type: "join", channel: "room:a" },
     { type: "member", channel: "room:a", user: "bob", role: "moderator" },
+    { type: "member", channel: "room:a", mute: true },
     { type: "members", channel: "room:a", limit: 5 },
     { type: "leave", channel: "room:a" },
   ]);

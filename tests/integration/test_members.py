@@ -330,6 +330,8 @@ def test_what_is_wrong_in_the_configuration() -> None:
         {"namespaces.x": {"members": True, "publish": "member:No"}},
         {"namespaces.x": {"members": True, "durable": False}},
         {"namespaces.x": {"join": "anyone"}},
+        {"namespaces.x": {"direct": True, "join": "anyone"}},
+        {"namespaces.x": {"receipts": True}},
         {"collections.x": {"read": "member"}},
     ):
         with pytest.raises(StartError, match="x"):

@@ -15,7 +15,7 @@ from server.core.errors import Error
 from server.core.principals import Principal
 from server.wire.codec import JSON
 from tests.integration.conftest import SETTINGS
-from tests.support.client import Client, Push, make_token
+from tests.support.client import Client, Push, Refused, make_token
 from tests.support.nodes import Instance, instances
 from tests.support.processes import Mongod
 from tests.support.waiting import until
@@ -32,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     "namespaces.room": {
         "members": True, "join": "anyone", "subscribe": "member", "publish": "member", "amend": ["own", "server"],
     },
+    "namespaces.dm": {"direct": True, "receipts": True, "amend": "own"},
     "limits.members_per_channel": 0,
     "limits.memberships_per_user": 0,
     "limits.requests_per_second": 0,
@@ -46,11 +47,13 @@ class Rooms:
     """What a client that follows the protocol's words knows of its rooms."""
 
     def __init__(self) -> None:
+        self.user = ""
         self.rows: dict[str, dict[str, Any]] = {}
         self.loaded = False
         self.pushes: list[Push] = []
 
     async def follow(self, client: Client) -> Rooms:
+        self.user = client.session.get("user") or ""
         client.on_stray = self.take
         await client.subscribe("$rooms", on_push=self.take)
         return self
@@ -73,14 +76,21 @@ class Rooms:
             row = self.rows[push["channel"]]
             row |= {name: push[name] for name in ("head", "count", "newest")}
             row["seen"] += sum(1 for offset in push.get("deleted", ()) if offset > offset_of(row["read"]))
+            mentioned, by = push.get("mentioned", {}), push.get("by", {})
+            mine = {*mentioned.get(self.user, ()), *mentioned.get("*", ())} - {*by.get(self.user, ())}
+            row["mentions"] += sum(1 for offset in mine if offset > offset_of(row["read"]))
         elif kind == "read" and push["channel"] in self.rows and "seen" in push:
-            self.rows[push["channel"]] |= {"read": push["cursor"], "seen": push["seen"]}
+            self.rows[push["channel"]] |= {"read": push["cursor"], "seen": push["seen"], "mentions": push["mentions"]}
 
     def _put(self, row: dict[str, Any]) -> None:
         self.rows[row["channel"]] = {**row, "seen": row["count"] - row["unread"]}
 
     def unread(self) -> dict[str, int]:
         return {channel: max(0, row["count"] - row["seen"]) for channel, row in self.rows.items()}
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Of each room what is unread, and how much of that mentions the user."""
+        return {channel: (count, self.rows[channel]["mentions"]) for channel, count in self.unread().items()}
 
 
 def offset_of(cursor: str) -> int:
@@ -147,6 +157,219 @@ async def test_markers_and_unread(mongod: Mongod) -> None:
         cid = await instance.user(stack, token("cid"))
         with pytest.raises(Exception, match="permission_denied"):
             await cid.request("read", channel="room:a", cursor="0")
+
+
+@pytest.mark.gen_test
+async def test_mentions(mongod: Mongod) -> None:
+    """Whoever is mentioned, by name or by `*`, counts that apart until it is read or erased, but not what is one's own;
+    messages show whom they mention, over every door. What mentions too many, or nobody that could be, is refused."""
+    async with one(mongod, **{"namespaces.plain": {"publish": "user", "subscribe": "user"}}) as (instance, stack):
+        ann, bob = await instance.user(stack, token("ann")), await instance.user(stack, token("bob"), codec="msgpack")
+        for client in (ann, bob):
+            await client.request("join", channel="room:a")
+        mine, theirs = await Rooms().follow(ann), await Rooms().follow(bob)
+        received = await (await instance.user(stack, token("bob"), codec="msgpack")).subscribe("room:a")
+        first = await ann.publish("room:a", "@bob", key="k", mentions=["bob", "bob", "zoe"])
+        assert (await received.message())["mentions"] == ["bob", "zoe"]
+        path = "/v1/channels/room:a/messages"
+        status, _ = await instance.call("POST", path, {"data": "@all", "mentions": ["*"]}, token("ann"))
+        assert status == 201
+        message = {"channel": "room:a", "data": "@ann", "mentions": ["ann", "*"]}
+        _, body = await instance.call("POST", "/v1/publish", {"messages": [message]}, token("bob"))
+        assert body["results"][0]["offset"] == 3
+        await ann.publish("room:a", "plain")
+        # (One's own publish is read, up to there.)
+        await until(lambda: mine.counts()["room:a"] == (0, 0) and theirs.counts()["room:a"] == (1, 0), 3)
+        await bob.request("read", channel="room:a", cursor="0", set=True)
+        await until(lambda: theirs.counts()["room:a"] == (4, 2), 3, "what was set back")
+        assert [row["mentions"] for row in await rooms_of(instance, "bob")] == [2]
+        await bob.request("read", channel="room:a", cursor=first["cursor"])
+        await until(lambda: theirs.counts()["room:a"] == (3, 1), 3, "what was read")
+        await ann.request("amend", channel="room:a", of=2, op="edit", data="@every")
+        assert [row["mentions"] for row in await rooms_of(instance, "bob")] == [1]
+        _, page = await instance.call("GET", path, token=token("bob"))
+        assert [message.get("mentions") for message in page["messages"]] == [["bob", "zoe"], ["*"], ["ann", "*"], None]
+        await ann.request("amend", channel="room:a", of=2, op="delete")
+        await until(lambda: theirs.counts()["room:a"] == (2, 0), 3, "what was erased")
+        _, gone = await instance.call("GET", f"{path}/2", token=token("bob"))
+        assert "mentions" not in gone
+        activity = [push for push in theirs.pushes if push["type"] == "activity"]
+        assert all(name != "zoe" for push in activity for name in push.get("mentioned", ()))
+        for channel, mentions, told in (
+            ("plain:a", ["bob"], "mentions: plain:a has no members"),
+            ("room:a", ["x"] * 51, "50"),
+            ("room:a", [""], "mentions"),
+        ):
+            with pytest.raises(Refused, match=f"bad_request.*{told}"):
+                await ann.publish(channel, 1, mentions=mentions)
+        await ann.publish("plain:a", 1, mentions=[])
+
+
+@pytest.mark.gen_test
+async def test_rooms_that_are_muted_and_pinned(mongod: Mongod) -> None:
+    """What a user wants of a room is in its row, for all sessions of that user and for nobody else; it says so itself,
+    as a member, and nobody else for it. It stays through changes of the role, and goes with the membership."""
+    async with one(mongod) as (instance, stack):
+        ann, bob = await instance.user(stack, token("ann")), await instance.user(stack, token("bob"))
+        for client in (ann, bob):
+            await client.request("join", channel="room:a")
+        mine = await Rooms().follow(ann)
+        await until(lambda: "room:a" in mine.rows, 3)
+        reply = await ann.request("member", channel="room:a", mute=True)
+        told = {"channel": "room:a", "user": "ann", "role": "member", "mute": True, "pin": False}
+        assert {name: reply[name] for name in told} == told
+        await until(lambda: mine.rows["room:a"].get("mute") is True, 3, "the row")
+        path = "/v1/channels/room:a/members/ann"
+        status, body = await instance.call("PATCH", path, {"pin": True}, token("ann"))
+        assert (status, body) == (200, told | {"pin": True})
+        await until(lambda: mine.rows["room:a"].get("pin") is True, 3, "the row")
+        await bob.publish("room:a", 1)
+        (row,) = await rooms_of(instance, "ann")
+        assert (row["mute"], row["pin"], row["unread"]) == (True, True, 1)
+        (row,) = await rooms_of(instance, "bob")
+        assert "mute" not in row
+        assert (await instance.call("PUT", path, {"role": "moderator"}, KEY))[0] == 200
+        status, body = await instance.call("PATCH", path, {"mute": False}, token("ann"))
+        assert body == told | {"role": "moderator", "mute": False, "pin": True}
+        for bearer, body, expected in (
+            (token("bob"), {"mute": True}, 403), (KEY, {"mute": True}, 403), (token("ann"), {}, 400),
+            (token("ann"), {"mute": "yes"}, 400), (None, {"mute": True}, 403),
+        ):  # fmt: skip
+            assert (await instance.call("PATCH", path, body, bearer))[0] == expected, body
+        with pytest.raises(Refused, match=r"bad_request.*role"):
+            await ann.request("member", channel="room:a", user="ann", role="member", mute=True)
+        await ann.request("leave", channel="room:a")
+        with pytest.raises(Refused, match="permission_denied"):
+            await ann.request("member", channel="room:a", mute=True)
+        await ann.request("join", channel="room:a")
+        (row,) = await rooms_of(instance, "ann")
+        assert "pin" not in row
+
+
+@pytest.mark.gen_test
+async def test_pages_of_rooms_go_on_where_one_was_left(mongod: Mongod) -> None:
+    """Behind a room that is none any more come those that were behind it."""
+    async with one(mongod) as (instance, stack):
+        ann = await instance.user(stack, token("ann"))
+        for name in ("room:c", "room:b", "room:a"):
+            await ann.request("join", channel=name)
+            await ann.publish(name, 1)
+        await ann.request("join", channel="room:never")
+        assert [row["channel"] for row in await rooms_of(instance, "ann")] == [
+            "room:a",
+            "room:b",
+            "room:c",
+            "room:never",
+        ]
+        await ann.request("leave", channel="room:b")
+        assert [row["channel"] for row in await rooms_of(instance, "ann", after="room:b")] == ["room:c", "room:never"]
+        assert [row["channel"] for row in await rooms_of(instance, "ann", after="room:no")] == []
+        assert (await instance.call("GET", "/v1/rooms?after=x", token=token("ann")))[0] == 400
+
+
+@pytest.mark.gen_test
+async def test_direct_channels(mongod: Mongod) -> None:
+    """Of two users, whom its name says, in one way only: nobody else may read or publish there, and both are members
+    from the first message on, which is unread for the other one. Who leaves comes back with the next."""
+    async with one(mongod, **{"mongodb.outbox": True}) as (instance, stack):
+        ann, bob, cid = [await instance.user(stack, token(user)) for user in ("ann", "bob", "cid")]
+        theirs = await Rooms().follow(bob)
+        await until(lambda: theirs.loaded, 3)
+        await (await instance.user(stack, token("bob"))).subscribe("dm:ann,bob")
+        assert await rooms_of(instance, "ann") == []
+        receipt = await ann.publish("dm:ann,bob", "hello", mentions=["bob"])
+        await until(lambda: theirs.counts() == {"dm:ann,bob": (1, 1)}, 3, "the new room")
+        assert await unread(instance, "ann") == {"dm:ann,bob": 0}
+        _, page = await instance.call("GET", "/v1/channels/dm:ann,bob/members", token=token("bob"))
+        assert [(row["user"], row["role"], offset_of(row["read"])) for row in page["members"]] == [
+            ("ann", "member", 1), ("bob", "member", 0),
+        ]  # fmt: skip
+        for name, told in (
+            ("dm:bob,ann", "dm:ann,bob"), ("dm:ann", "two users"), ("dm:ann,ann", "two users"), ("dm:a,b,c", "two"),
+            ("dm:ann,b%6fb", "dm:ann,bob"), ("dm:ann,%ff", "two users"),
+        ):  # fmt: skip
+            with pytest.raises(Refused, match=f"bad_request.*{told}"):
+                await ann.publish(name, 1)
+        for command, fields in (
+            ("publish", {"data": 1}), ("subscribe", {}), ("history", {}), ("members", {}), ("join", {}),
+            ("read", {"cursor": "0"}), ("amend", {"of": 1, "op": "delete"}),
+        ):  # fmt: skip
+            with pytest.raises(Refused, match="permission_denied"):
+                await cid.request(command, channel="dm:ann,bob", **fields)
+        for bearer, user in ((KEY, "cid"), (token("ann"), "cid"), (token("ann"), "bob")):
+            status, problem = await instance.call(
+                "PUT", f"/v1/channels/dm:ann,bob/members/{user}", {"role": "owner"}, bearer
+            )
+            assert (status, "direct" in problem["reason"]) == (400, True)
+        await bob.request("leave", channel="dm:ann,bob")
+        await until(lambda: not theirs.rows, 3, "the room that was left")
+        assert (await bob.request("history", channel="dm:ann,bob"))["messages"][0]["data"] == "hello"
+        entry = {"channel": "dm:ann,bob", "data": "from the shop"}
+        await instance.node.outbox.entries.insert_one(entry)
+        await until(lambda: theirs.counts() == {"dm:ann,bob": (1, 0)}, 5, "the room that came back")
+        assert receipt["offset"] == 1
+        awkward = waterspout_client.direct_name("dm", "a,b", "ä %")
+        assert awkward == "dm:a%2Cb,ä%20%25"
+        await (await instance.user(stack, token("a,b"))).publish(awkward, 1)
+
+
+@pytest.mark.gen_test
+async def test_blocks(mongod: Mongod) -> None:
+    """Who is blocked by a user may not publish in their direct channels, nor edit what is there, on any node and by any
+    door; the other way it goes on, and again when the block is taken back."""
+    async with AsyncExitStack() as stack, instances(2, mongod.uri, OPTIONS) as (first, second):
+        ann, bob = await first.user(stack, token("ann")), await second.user(stack, token("bob"))
+        await bob.publish("dm:ann,bob", 1)
+        reply = await ann.request("block", user="bob")
+        assert (reply["user"], reply["blocked"]) == ("bob", True)
+        assert (await ann.request("blocks"))["blocked"] == ["bob"]
+
+        path = "/v1/channels/dm:ann,bob/messages"
+
+        async def refused() -> bool:
+            status, _ = await second.call("POST", path, {"data": 1}, token("bob"))
+            return status == 403
+
+        await until(refused, 3, "the block")
+        with pytest.raises(Refused, match="permission_denied"):
+            await bob.publish("dm:ann,bob", 2)
+        assert (await first.call("POST", path, {"data": 1}, token("bob")))[0] == 403
+        with pytest.raises(Refused, match="permission_denied"):
+            await bob.request("amend", channel="dm:ann,bob", of=1, op="edit", data="worse")
+        await bob.request("amend", channel="dm:ann,bob", of=1, op="delete")
+        await ann.publish("dm:ann,bob", 3)
+        assert (await first.call("DELETE", "/v1/blocks/bob", token=token("ann")))[0] == 204
+        assert (await first.call("POST", path, {"data": 4}, token("bob")))[0] == 201
+        assert (await first.call("PUT", "/v1/blocks/cid", {}, token("ann")))[1] == {"user": "cid", "blocked": True}
+        assert (await second.call("GET", "/v1/blocks", token=token("ann")))[1] == {"blocked": ["cid"]}
+        for bearer in (None, KEY):
+            assert (await first.call("GET", "/v1/blocks", token=bearer))[0] == 403
+
+
+@pytest.mark.gen_test
+async def test_receipts(mongod: Mongod) -> None:
+    """Where the namespace says so, whoever is subscribed is told how far each has read, the last of what came at once;
+    without a cursor, which a client could take for its own. Elsewhere nobody is told."""
+    async with one(mongod) as (first, stack):
+        ann, bob = await first.user(stack, token("ann")), await first.user(stack, token("bob"))
+        receipts = [await ann.publish("dm:ann,bob", n) for n in range(3)]
+        pushes: list[Push] = []
+        await ann.subscribe("dm:ann,bob", on_push=pushes.append)
+        for receipt in receipts:
+            await bob.request("read", channel="dm:ann,bob", cursor=receipt["cursor"])
+        last = {"type": "read", "channel": "dm:ann,bob", "user": "bob", "offset": 3}
+        await until(lambda: last in pushes, 3, "the receipt")
+        assert all("cursor" not in push for push in pushes)
+        async with waterspout_client.Client(first.base, token=token("ann")) as client:
+            async with client.subscribe("dm:ann,bob") as events:
+                await bob.request("read", channel="dm:ann,bob", cursor="0", set=True)
+                while not isinstance(event := await anext(events), waterspout_client.Receipt):
+                    pass
+                assert (event.user, event.offset) == ("bob", 0)
+            members = await client.room("dm:ann,bob").members()
+            assert [(one.user, offset_of(one.read or "")) for one in members] == [("ann", 3), ("bob", 0)]
+            await client.block("cid")
+            assert await client.blocked() == ["cid"]
 
 
 @pytest.mark.gen_test

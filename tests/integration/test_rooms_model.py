@@ -1,4 +1,5 @@
-"""Unread counts against a plain count: any order of joining, leaving, publishing, erasing, changing and reading."""
+"""Counts of what is unread, and of mentions, against a plain count: any order of joining, leaving, publishing,
+mentioning, erasing, changing and reading."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ WHO = st.sampled_from(USERS), st.sampled_from(CHANNELS)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), *WHO, st.integers(1, 4)),
+        st.tuples(st.just("mention"), *WHO, st.integers(0, 2 ** (len(USERS) + 1) - 1)),
         st.tuples(st.sampled_from(["join", "leave"]), *WHO, st.just(0)),
         st.tuples(st.sampled_from(["delete", "edit", "append"]), *WHO, st.integers(0, 9)),
         st.tuples(st.sampled_from(["read", "set"]), *WHO, st.integers(0, 9)),
@@ -37,16 +39,20 @@ class Model:
 
     def __init__(self) -> None:
         self.messages: dict[str, dict[int, bool]] = {channel: {} for channel in CHANNELS}
-        self.writers: dict[tuple[str, int], str] = {}
+        self.mentions: dict[tuple[str, int], set[str]] = {}
+        """Of others than who has written it."""
         self.heads = dict.fromkeys(CHANNELS, 0)
         self.markers: dict[tuple[str, str], int] = {(user, channel): 0 for user in USERS for channel in CHANNELS}
 
-    def unread(self, user: str) -> dict[str, int]:
-        return {
-            channel: sum(1 for offset, erased in self.messages[channel].items() if offset > marker and not erased)
-            for (member, channel), marker in self.markers.items()
-            if member == user
-        }
+    def counts(self, user: str) -> dict[str, tuple[int, int]]:
+        """What is unread, and what of that mentions the user."""
+        counts = {}
+        for (member, channel), marker in self.markers.items():
+            if member == user:
+                unread = [offset for offset, erased in self.messages[channel].items() if offset > marker and not erased]
+                mentions = [offset for offset in unread if user in self.mentions.get((channel, offset), ())]
+                counts[channel] = len(unread), len(mentions)
+        return counts
 
 
 class Stage:
@@ -71,14 +77,14 @@ class Stage:
         for index, (what, user, channel, number) in enumerate(steps):
             await self._step(model, name[channel], what, user, channel, number, index)
         for user in USERS:
-            expected = {name[channel]: count for channel, count in model.unread(user).items()}
+            expected = {name[channel]: count for channel, count in model.counts(user).items()}
             for node in self.nodes:
                 rows = [row for row in await rooms_of(node, user) if row["channel"] in name.values()]
-                assert {row["channel"]: row["unread"] for row in rows} == expected
+                assert {row["channel"]: (row["unread"], row["mentions"]) for row in rows} == expected
             for rooms in (rooms for one, rooms in live if one == user):
 
-                def ends(rooms: Rooms = rooms, expected: dict[str, int] = expected) -> bool:
-                    return {one: count for one, count in rooms.unread().items() if one in name.values()} == expected
+                def ends(rooms: Rooms = rooms, expected: dict[str, tuple[int, int]] = expected) -> bool:
+                    return {one: count for one, count in rooms.counts().items() if one in name.values()} == expected
 
                 try:
                     await until(ends, 5, "the state")
@@ -108,6 +114,12 @@ class Stage:
                     messages[receipt["offset"]] = False
                     model.heads[room] = max(model.heads[room], receipt["offset"])
                     model.markers[user, room] = max(model.markers.get((user, room), 0), receipt["offset"])
+            elif what == "mention":
+                names = [one for bit, one in enumerate((*USERS, "*")) if number >> bit & 1]
+                receipt = await client.publish(channel, {"n": index}, mentions=names)
+                messages[receipt["offset"]] = False
+                model.heads[room] = model.markers[user, room] = receipt["offset"]
+                model.mentions[room, receipt["offset"]] = {*(USERS if "*" in names else names)} - {user}
             elif chosen is not None and what in ("delete", "edit", "append"):
                 data = {} if what == "delete" else {"data": f"edit {index}"}
                 receipt = await client.request("amend", channel=channel, of=chosen, op=what, **data)
@@ -156,3 +168,20 @@ def test_unread_is_a_plain_count(stage: tuple[asyncio.Runner, Stage], steps: lis
     """On both nodes, over REST and in what clients have counted themselves from what they were told."""
     runner, made = stage
     runner.run(made.play(steps))
+
+
+def test_receipts_reach_the_other_node(stage: tuple[asyncio.Runner, Stage]) -> None:
+    """Of who reads at one node, who is subscribed at the other one is told."""
+    runner, made = stage
+
+    async def read() -> None:
+        (ann, _), (_, bob) = made.clients["ann"], made.clients["bob"]
+        receipt = await bob.publish("dm:ann,bob", 1)
+        await ann.request("read", channel="dm:ann,bob", cursor=receipt["cursor"])
+        subscription = await bob.subscribe("dm:ann,bob")
+        await ann.request("read", channel="dm:ann,bob", cursor="0", set=True)
+        while (await subscription.next()).get("offset") != 0:
+            pass
+        await bob.unsubscribe("dm:ann,bob")
+
+    runner.run(read())

@@ -33,11 +33,12 @@ from waterspout_client.events import (
     Page,
     Presence,
     Published,
+    Receipt,
     User,
 )
 from waterspout_client.jobs import Job
 from waterspout_client.pace import Limited
-from waterspout_client.rooms import Member, Membership, Room, Rooms
+from waterspout_client.rooms import Member, Membership, Room, Rooms, direct_name
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Subscription
 from waterspout_client.timeline import Shown, Timeline
@@ -67,6 +68,7 @@ __all__ = [
     "Page",
     "Presence",
     "Published",
+    "Receipt",
     "Replaced",
     "Room",
     "Rooms",
@@ -81,4 +83,5 @@ __all__ = [
     "Watch",
     "WaterspoutError",
     "Writer",
+    "direct_name",
 ]

@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -227,7 +227,8 @@ class Client(Commands):
             return self._early.append(push)
         if push.get("type") == "subscribed":
             return self._served.take(push, self._open_link)
-        name = ROOMS if push.get("type") in PUSHES else push.get("pattern") or push.get("channel", "")
+        mine = push.get("type") in PUSHES and "offset" not in push  # (else it is a receipt of the channel)
+        name = ROOMS if mine else push.get("pattern") or push.get("channel", "")
         stream = self._streams.get(name)
         if stream is not None:
             stream.take(push)
@@ -286,6 +287,7 @@ class Client(Commands):
         tag: str | None = None,
         ephemeral: bool = False,
         at: float | str | None = None,
+        mentions: Sequence[str] | None = None,
     ) -> asyncio.Future[Published]:
         """Queue a message at once, in the order of the calls; awaited, it returns when the message is stored.
 
@@ -299,11 +301,15 @@ class Client(Commands):
         tag        what a conflating channel keeps the newest message of
         ephemeral  pass it on without storing it, in a durable channel that allows it
         at         accepted now and published then: seconds since 1970, or a date and time with its zone
+        mentions   members of the channel, or `*`: all of them
         """
         self._check_open()
         # Copied: the caller may change the object, and a retry with other data would be a conflict.
         fields = {"channel": channel, "data": json.loads(to_json(data)), "key": key or secrets.token_hex(16)}
-        more = {"echo": None if echo else False, "tag": tag, "ephemeral": ephemeral or None, "at": at}
+        more = {
+            "echo": None if echo else False, "tag": tag, "ephemeral": ephemeral or None, "at": at,
+            "mentions": list(mentions) if mentions else None,
+        }  # fmt: skip
         fields |= {name: value for name, value in more.items() if value is not None}
         outbox = self._outboxes.get(channel)
         if outbox is not None:
@@ -363,7 +369,7 @@ class Client(Commands):
 
     def rooms(self) -> Rooms:
         """The channels that this user is a member of, live, each with how many of its messages are unread."""
-        return Rooms(self, self._max_pending)
+        return Rooms(self, self._max_pending, lambda: self.session.get("user"))
 
     def collection(self, name: str) -> Collection:
         """The live documents of a collection."""

@@ -77,6 +77,14 @@ class Commands:
         """Pin the message, or no longer; as `edit`."""
         return await self._amend(channel, of, "pin", key, data=pinned)
 
+    async def block(self, user: str, on: bool = True) -> None:
+        """Take no messages of the user in direct channels, or take them again."""
+        await self.request("block", user=user, on=on)
+
+    async def blocked(self) -> list[str]:
+        """Whom this user takes no messages of."""
+        return list((await self.request("blocks"))["blocked"])
+
     async def cancel(self, scheduled: str) -> None:
         """Have what `publish` has answered so not be published; WaterspoutError `not_found` if it is already."""
         await self.request("cancel", again=False, scheduled=scheduled)

@@ -44,6 +44,8 @@ class Message:
     deleted: Deleted | None = None
     """It was erased: then `data` is None."""
     pinned: bool = False
+    mentions: tuple[str, ...] = ()
+    """Members of the channel, or `*`."""
 
     @classmethod
     def of(cls, push: Mapping[str, Any]) -> Message:
@@ -53,7 +55,7 @@ class Message:
             push["channel"], get("data"), get("user"), get("time", 0),
             get("offset"), get("cursor"), get("key"), get("tag"), get("pattern"), get("version", 0),
             get("edited") is True, None if gone is None else Deleted(gone.get("user"), gone.get("time", 0)),
-            get("pinned") is True,
+            get("pinned") is True, tuple(get("mentions", ())),
         )  # fmt: skip
 
 
@@ -117,6 +119,15 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """A member has read up to the message at `offset`, where the namespace has receipts."""
+
+    channel: str
+    user: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Live:
     """Caught up: all that was there when the subscription began, or came back, has been handed on. (A `where` or one
     document is only a view of a log, and live at once.)"""
@@ -150,7 +161,7 @@ class Occupancy:
     guests: int = 0
 
 
-Event: TypeAlias = Message | Amend | Gap | Dropped | Live | Join | Leave | Occupancy
+Event: TypeAlias = Message | Amend | Gap | Dropped | Live | Join | Leave | Occupancy | Receipt
 """More kinds may come: ignore what you do not know."""
 
 

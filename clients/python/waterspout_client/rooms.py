@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from waterspout_client.events import Live, Push
 from waterspout_client.subscription import Home, Item, Stream
 
 ROOMS = "$rooms"
 PUSHES = ("rooms", "room", "activity", "read")
+_NOT_IN_NAMES = re.compile(r"[,%\s\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +30,14 @@ class Room:
     """Messages so far."""
     unread: int = 0
     mentions: int = 0
+    """How many of the unread ones mention this user."""
     newest: str | None = None
     """The cursor of the newest message."""
     seen: int = 0
     """So many of them are not unread."""
+    mute: bool = False
+    """It is listed, and not counted but for mentions."""
+    pin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,14 @@ class Member:
     role: str
     joined: int
     """Milliseconds since 1970."""
+    read: str | None = None
+    """The cursor up to which it has read, where the namespace has receipts."""
+
+
+def direct_name(namespace: str, one: str, other: str) -> str:
+    """The name of the channel of two users, whichever is named first: `dm:ann,bob`."""
+    names = (_NOT_IN_NAMES.sub(lambda found: quote(found[0], safe=""), name) for name in sorted((one, other)))
+    return f"{namespace}:{','.join(names)}"
 
 
 class Asking(Protocol):
@@ -65,7 +81,11 @@ class Membership:
     async def members(self, *, after: str | None = None, limit: int | None = None) -> list[Member]:
         """By name, the first `limit` (100) behind the name `after`."""
         reply = await self._client.request("members", channel=self.channel, after=after, limit=limit)
-        return [Member(one["user"], one["role"], one["joined"]) for one in reply["members"]]
+        return [Member(one["user"], one["role"], one["joined"], one.get("read")) for one in reply["members"]]
+
+    async def prefer(self, *, mute: bool | None = None, pin: bool | None = None) -> None:
+        """How this user wants to see the room among its own: listed but not counted, in front."""
+        await self._client.request("member", channel=self.channel, mute=mute, pin=pin)
 
     async def mark_read(self, cursor: str, *, back: bool = False) -> str:
         """It is read up to there; with `back` no further. The cursor where the marker is now."""
@@ -77,14 +97,20 @@ class Rooms(Stream[Room]):
     """`async with client.rooms() as rooms: async for room in rooms: …`: each room as it has changed; one with the role
     None is no room any more. `rooms.all` has all of them."""
 
-    def __init__(self, home: Home, max_pending: int) -> None:
+    def __init__(self, home: Home, max_pending: int, user: Callable[[], str | None]) -> None:
         super().__init__(home, ROOMS, {}, max_pending=max_pending)
+        self._user = user
         self.all: dict[str, Room] = {}
 
     @property
     def unread(self) -> int:
-        """Of all rooms together."""
-        return sum(room.unread for room in self.all.values())
+        """Of all rooms together that are not muted."""
+        return sum(room.unread for room in self.all.values() if not room.mute)
+
+    @property
+    def mentions(self) -> int:
+        """How many mention this user, also in rooms that are muted."""
+        return sum(room.mentions for room in self.all.values())
 
     def _make(self, item: Item) -> Room | None:
         if not isinstance(item, Live) or item.channel == ROOMS:
@@ -114,18 +140,29 @@ class Rooms(Stream[Room]):
         if room is None:
             return []
         if kind == "read":
-            room = replace(room, read=push["cursor"], seen=push.get("seen", room.seen))
+            mentions = push.get("mentions", room.mentions)
+            room = replace(room, read=push["cursor"], seen=push.get("seen", room.seen), mentions=mentions)
         else:
-            erased = sum(1 for offset in push.get("deleted", ()) if offset > _offset(room.read))
-            room = replace(room, head=push["head"], count=push["count"], newest=push["newest"], seen=room.seen + erased)
+            read = _offset(room.read)
+            erased = sum(1 for offset in push.get("deleted", ()) if offset > read)
+            mentions = sum(1 for offset in self._mine(push) if offset > read)
+            room = replace(
+                room, head=push["head"], count=push["count"], newest=push["newest"], seen=room.seen + erased,
+                mentions=room.mentions + mentions,
+            )  # fmt: skip
         return [replace(room, unread=max(0, room.count - room.seen))]
+
+    def _mine(self, activity: Push) -> set[int]:
+        """Messages of others that mention this user."""
+        mentioned, user = activity.get("mentioned", {}), self._user()
+        return {*mentioned.get(user, ()), *mentioned.get("*", ())} - {*activity.get("by", {}).get(user, ())}
 
 
 def _row(row: Push) -> Room:
     count, unread = row["count"], row["unread"]
     return Room(
         row["channel"], row["role"], row["read"], row["head"], count, unread, row["mentions"], row["newest"],
-        count - unread,
+        count - unread, row.get("mute", False), row.get("pin", False),
     )  # fmt: skip
 
 

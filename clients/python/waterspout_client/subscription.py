@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from waterspout_client.cursors import Cursors
 from waterspout_client.errors import Unsubscribed, WaterspoutError
-from waterspout_client.events import Amend, Dropped, Event, Gap, Join, Leave, Live, Message, Occupancy, Push
+from waterspout_client.events import Amend, Dropped, Event, Gap, Join, Leave, Live, Message, Occupancy, Push, Receipt
 from waterspout_client.link import Link
 from waterspout_client.outbox import jitter
 
@@ -278,6 +278,8 @@ class Stream(Generic[T]):
             self._put(Join(self.channel, push.get("user"), push.get("info")), None)
         elif kind == "leave":
             self._put(Leave(self.channel, push.get("user"), push.get("info")), None)
+        elif kind == "read":
+            self._put(Receipt(self.channel, push["user"], push["offset"]), None)
         elif kind == "occupancy":
             self._put(Occupancy(self.channel, push["count"], push.get("guests", 0)), None)
         self._arrive()

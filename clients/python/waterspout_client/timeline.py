@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -18,7 +18,9 @@ from waterspout_client.writing import Writer, appended
 class Room(Protocol):
     """What a timeline needs of a client."""
 
-    def publish(self, channel: str, data: Any, *, key: str | None = None) -> Any: ...
+    def publish(
+        self, channel: str, data: Any, *, key: str | None = None, mentions: Sequence[str] | None = None
+    ) -> Any: ...
 
     def subscribe(self, channel: str, *, last: int | None = None) -> Subscription: ...
 
@@ -122,13 +124,13 @@ class Timeline:
         self.more = page.more
         return page.more
 
-    async def send(self, data: Any, *, key: str | None = None) -> Published:
+    async def send(self, data: Any, *, key: str | None = None, mentions: Sequence[str] = ()) -> Published:
         """Publish; it is shown at once. What is refused stays in the list with its `error`."""
         key = key or secrets.token_hex(16)
-        draft = Message(self.channel, data, None, 0, key=key)
+        draft = Message(self.channel, data, None, 0, key=key, mentions=tuple(mentions))
         self._sending[key] = Shown(draft, pending=True)
         try:
-            published: Published = await self._client.publish(self.channel, data, key=key)
+            published: Published = await self._client.publish(self.channel, data, key=key, mentions=mentions)
         except WaterspoutError as error:
             if key in self._sending:
                 self._sending[key] = Shown(draft, error=error)
@@ -137,7 +139,8 @@ class Timeline:
 
     async def again(self, key: str) -> Published:
         """Of a message that was refused."""
-        return await self.send(self._sending[key].message.data, key=key)
+        message = self._sending[key].message
+        return await self.send(message.data, key=key, mentions=message.mentions)
 
     def discard(self, key: str) -> None:
         """Of a message that was refused."""
@@ -223,7 +226,9 @@ class Timeline:
         if message is not None and message.deleted is None:
             if amend.op == "delete":
                 gone = Deleted(amend.user, amend.time)
-                message = replace(message, data=None, version=amend.version, edited=False, pinned=False, deleted=gone)
+                message = replace(
+                    message, data=None, version=amend.version, edited=False, pinned=False, deleted=gone, mentions=()
+                )
             elif amend.op == "pin":
                 message = replace(message, pinned=amend.data is True)
             elif amend.op == "edit" and amend.version > message.version:

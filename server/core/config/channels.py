@@ -11,7 +11,7 @@ from msgspec import field
 from server.core.config.values import Count, Rate, Seconds, Section
 from server.core.errors import StartError
 from server.core.names import DEAD, DOCUMENTS, PERSONAL, ROOMS, SYSTEM
-from server.core.rules import MEMBERS, OWN, Rule, problem, roles, terms
+from server.core.rules import MEMBER, MEMBERS, OWN, Rule, problem, roles, terms
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -57,11 +57,24 @@ class Namespace(Section):
     """channels have members: users with roles, who are kept. Rules may say `member` and `member:ROLE` then"""
     join: Literal["invited", "anyone"] = "invited"
     """of channels with members: who becomes one without being asked"""
+    receipts: bool = False
+    """of channels with members: who is subscribed is told how far each member has read"""
+    direct: bool = False
+    """channels of two users each, who are in the name (`dm:ann,bob`): nobody else reads or publishes there, and both
+    are members from the first message on. Implies `members`, and `member` for `publish` and `subscribe` where they say
+    nothing else"""
     rate: Rate | UserRate = 0.0
     """messages a second that one user may publish in the namespace (to one instance; of guests: one address);
     `{per_user: 5, burst: 20}` to choose the burst, which is a second's worth else. API keys are not counted"""
     hook: str | None = None
     """one of `hooks`: asked before what the rule allows happens"""
+
+    def __post_init__(self) -> None:
+        if self.direct:
+            self.members = True
+            for option in ("publish", "subscribe"):
+                if terms(getattr(self, option)) == ("nobody",):
+                    setattr(self, option, MEMBER)
 
     def check(self, path: str) -> None:
         name = path.partition(".")[2]
@@ -90,6 +103,10 @@ class Namespace(Section):
                 raise StartError(f"{path}.{option}: members: true is missing, for there to be any")
         if self.join != "invited" and not self.members:
             raise StartError(f"{path}.join: members: true is missing")
+        if self.receipts and not self.members:
+            raise StartError(f"{path}.receipts: members: true is missing, whose receipts they are")
+        if self.join != "invited" and self.direct:
+            raise StartError(f"{path}.join: nobody joins the two of a direct channel")
 
     @property
     def may_be_amended(self) -> bool:
