@@ -26,6 +26,7 @@ export interface Message<Data = any> {
   pinned?: boolean;
   /** Members of the channel, or `*`: all of them. */
   mentions?: string[];
+  reactions?: Reaction[];
 }
 
 /** What becomes of the message `of`: of an edit `data` is the new data, of an append what comes behind it, of a pin whether it is one. */
@@ -35,7 +36,7 @@ export interface Amend {
   offset: number;
   cursor: string;
   of: number;
-  op: "edit" | "append" | "delete" | "pin";
+  op: "edit" | "append" | "delete" | "pin" | "reactions";
   key: string;
   user: string | null;
   time: number;
@@ -46,6 +47,25 @@ export interface Amend {
   done?: boolean;
   /** False where the whole message is told because it was appended to: nobody has edited it. */
   edited?: false;
+  /** All there are now; of two the one with the higher `at` is right. */
+  reactions?: Reaction[];
+  at?: number;
+}
+
+/** How often there was this reaction, and the first who have it. */
+export interface Reaction {
+  k: string;
+  n: number;
+  u: string[];
+}
+
+/** What is told of the message with this `at`, or a higher one, has it. */
+export interface Reacted {
+  channel: string;
+  of: number;
+  kind: string;
+  on: boolean;
+  at: number;
 }
 
 export interface Amended {
@@ -235,12 +255,15 @@ export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
   append(of: number, text: string, options?: { part?: number; done?: boolean; key?: string }): Promise<Amended>;
   remove(of: number, options?: { key?: string }): Promise<Amended>;
   pin(of: number, pinned?: boolean, options?: { key?: string }): Promise<Amended>;
+  react(of: number, kind: string): Promise<Reacted>;
+  unreact(of: number, kind: string): Promise<Reacted>;
   timeline(): Timeline<Data>;
   history(bounds?: { before?: string; after?: string; limit?: number }): Promise<{
     messages: Message<Data>[];
     amends?: Amend[];
     cursor: string;
     head: string;
+    mine?: Record<string, string[]>;
     more: boolean;
     gap: Gap | null;
   }>;
@@ -278,6 +301,8 @@ export type Shown<Data = any> = Partial<Message<Data>> & {
   key: string;
   data: Data | null;
   pending?: boolean;
+  /** How this user has reacted. */
+  mine?: string[];
   error?: WaterspoutError;
 };
 
@@ -301,6 +326,8 @@ export class Timeline<Data = any> extends Emitter<TimelineEvents<Data>> {
   append(message: number | { offset?: number }): WritableStream<string>;
   remove(offset: number): Promise<Amended>;
   pin(offset: number, pinned?: boolean): Promise<Amended>;
+  react(message: number | { offset?: number }, kind: string): Promise<Reacted>;
+  unreact(message: number | { offset?: number }, kind: string): Promise<Reacted>;
 }
 
 /** Its former name. */

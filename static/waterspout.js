@@ -41,8 +41,10 @@ export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 
 /** What may be asked again by itself where the server says `unavailable`: reads, calls and amendments with a key, and
  * what does no harm twice. */
-const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join", "leave", "member", "members", "read", "fetch", "ack", "nack",
-  "block", "blocks"];
+const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "react", "join", "leave", "member", "members", "read", "fetch",
+  "ack", "nack", "block", "blocks"];
+/** Also where nobody knows whether it was done. */
+const SURE = ["amend", "react"];
 
 /**
  * One message of a channel. Those of ephemeral channels have neither offset, cursor nor key.
@@ -60,6 +62,7 @@ const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "join",
  * @property {{user?: string | null, time?: number}} [deleted]  it was erased: then `data` is null
  * @property {boolean} [pinned]
  * @property {string[]} [mentions]  members of the channel, or `*`
+ * @property {{k: string, n: number, u: string[]}[]} [reactions]
  */
 
 /**
@@ -223,7 +226,7 @@ export class Waterspout extends Emitter {
    * @returns {Promise<any>}
    */
   request(type, fields = {}) {
-    return this.#ask(type, fields, () => true);
+    return this._ask(type, fields, () => true);
   }
 
   /**
@@ -249,7 +252,7 @@ export class Waterspout extends Emitter {
    */
   async call(method, data = null, { key, timeout } = {}) {
     let late = false;
-    const asked = handled(this.#ask("call", { method, data, key }, () => key !== undefined && !late));
+    const asked = handled(this._ask("call", { method, data, key }, () => key !== undefined && !late));
     if (timeout === undefined) return (await asked).data;
     const { promise, reject } = deferred();
     const timer = setTimeout(() => {
@@ -276,24 +279,28 @@ export class Waterspout extends Emitter {
     return consume(this, consumer, options);
   }
 
-  /** `again`: whether it is sent once more after a loss. @param {string} type @param {object} fields @param {() => boolean} again
+  /** `again`: whether it is sent once more after a loss; `wanted`: whether it is still to be sent at all, else it is rejected
+   * with `disconnected`.
+   *
+   * @internal @param {string} type @param {object} fields @param {() => boolean} again @param {() => boolean} [wanted]
    * @returns {Promise<any>} */
-  #ask(type, fields, again) {
+  _ask(type, fields, again, wanted = () => true) {
     return new Promise((resolve, reject) => {
       const copy = plain(fields); // what is sent again is what was sent
       let attempts = 0;
       const attempt = () => {
         if (this.state === "closed") return reject(new WaterspoutError(CLOSED));
+        if (!wanted()) return reject(new WaterspoutError(LOST));
         const link = this._link;
         if (!link) return this.#next(attempt);
         link.send(type, copy, (error, reply) => {
           if (!error) resolve(reply);
           else if (!again()) reject(error);
           else if (error.code === LOST.code) this.#next(attempt);
-          else if (error.retry && HARMLESS.includes(type) && (error.code === "unavailable" || type === "amend"))
+          else if (error.retry && HARMLESS.includes(type) && (error.code === "unavailable" || SURE.includes(type)))
             this.#next(attempt, error.retryAfter ?? jitter(attempts++, 0.2, 5));
           else reject(error);
-        });
+        }, wanted);
       };
       attempt();
     });

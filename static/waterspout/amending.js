@@ -1,5 +1,6 @@
-/** Changing messages that are there: editing, appending, erasing, pinning. @module */
+/** Changing messages that are there: editing, appending, erasing, pinning, reacting. @module */
 
+import { Reacting } from "./reacting.js";
 import { Membered } from "./rooms.js";
 import { randomKey } from "./tools.js";
 
@@ -12,11 +13,13 @@ const ENOUGH = 16384;
 /** What a channel has where its messages can be amended. Each is sent again through losses with its key, so it is done once. */
 export class Amendable extends Membered {
   #client;
+  #reacting;
 
   /** @param {Waterspout} client @param {string} name */
   constructor(client, name) {
     super(client, name);
     this.#client = client;
+    this.#reacting = new Reacting(client, name);
   }
 
   /**
@@ -48,6 +51,26 @@ export class Amendable extends Membered {
   /** @param {number} of @param {boolean} [pinned] @param {{key?: string}} [options] */
   pin(of, pinned = true, options) {
     return this.#amend({ of, op: "pin", data: pinned, ...options });
+  }
+
+  /**
+   * React to a message, with an emoji or any word, where the namespace has reactions; resolves when that is stored. Once
+   * is enough: the same again changes nothing. What is lost on the way is sent again, unless it was taken back meanwhile.
+   *
+   * @param {number} of  the message's offset @param {string} kind
+   */
+  react(of, kind) {
+    return this.#reacting.set(of, kind, true);
+  }
+
+  /** Take a reaction back; as `react`. @param {number} of @param {string} kind */
+  unreact(of, kind) {
+    return this.#reacting.set(of, kind, false);
+  }
+
+  /** Who reacts here. @internal @returns {string | null} */
+  get _user() {
+    return this.#client.session?.user ?? null;
   }
 
   /** @param {{of: number, op: string, data?: any, key?: string}} fields @returns {Promise<Amended>} */

@@ -2,7 +2,7 @@
 
 import { Link } from "./link.js";
 import { Listening } from "./listening.js";
-import { expiry, Requests, segment, subscriptions, Unanswered } from "./requests.js";
+import { claims, expiry, Requests, segment, subscriptions, Unanswered } from "./requests.js";
 import { WaterspoutError } from "./tools.js";
 
 const MAX_CHANNELS = 128;
@@ -114,7 +114,11 @@ export class HttpLink extends Link {
     switch (type) {
       case "connect":
         requests.token = fields.token;
-        return { ...(await requests.json("GET", "/healthz")), expires: expiry(fields.token) };
+        return {
+          ...(await requests.json("GET", "/healthz")),
+          user: claims(fields.token).sub ?? null,
+          expires: expiry(fields.token),
+        };
       case "refresh":
         requests.token = fields.token;
         void this.#listening.begin(); // a stream ends with the token that it was opened with
@@ -142,6 +146,10 @@ export class HttpLink extends Link {
         const { part, done } = fields;
         const body = op === "edit" ? { data } : op === "pin" ? { pin: data } : { append: data, part, done };
         return requests.json("PATCH", one, { body: { key, ...body } });
+      }
+      case "react": {
+        const one = `${path}/messages/${fields.of}/reactions/${segment("kind", fields.kind)}`;
+        return requests.json(fields.on ? "PUT" : "DELETE", one);
       }
       case "call": {
         const { method, data, key } = fields;

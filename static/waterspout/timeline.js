@@ -1,6 +1,7 @@
 /** A channel's messages as they are shown: merged, live, and changed by whoever may. @module */
 
 import { appended, writing } from "./amending.js";
+import { Reactions } from "./reacting.js";
 import { Emitter, randomKey } from "./tools.js";
 
 /** @typedef {import("./channel.js").Channel} Channel */
@@ -23,8 +24,8 @@ const LATE = 3000;
  * The list of a channel's messages, oldest first, and behind them what is being sent. It follows every push, and what
  * this client does shows at once: what the server refuses is taken back.
  *
- * Events: `change` after every change of `messages`; `refused` with {error, message} when an edit, an erasure or a pin
- * was taken back.
+ * Events: `change` after every change of `messages`; `refused` with {error, message} when an edit, an erasure, a pin
+ * or a reaction was taken back.
  */
 export class Timeline extends Emitter {
   #channel;
@@ -41,6 +42,7 @@ export class Timeline extends Emitter {
   #told = false;
   /** What becomes of messages while pages of them are on their way. @type {Set<any[]>} */
   #meanwhile = new Set();
+  #reactions;
   /** The newest offset that was pushed. */
   #seen = 0;
   /** @type {(() => boolean)[]} */
@@ -53,6 +55,7 @@ export class Timeline extends Emitter {
   constructor(channel) {
     super();
     this.#channel = channel;
+    this.#reactions = new Reactions(channel, () => channel._user, () => this.#changed());
     this.#off = [
       channel._hear("message", (push) => push.offset !== undefined && this.#take(push)),
       channel._hear("amend", (push) => this.#amend(push)),
@@ -97,6 +100,7 @@ export class Timeline extends Emitter {
     const page = await asked.finally(() => this.#meanwhile.delete(meanwhile));
     if (oldest !== this.#oldest) return this.more ?? true; // begun anew meanwhile
     for (const message of page.messages) this.#put(message);
+    this.#reactions.learn(page.mine, page.messages);
     for (const push of meanwhile) this.#apply(push);
     if (page.messages.length) this.#oldest = page.messages[0].cursor;
     this.more = page.more;
@@ -148,9 +152,7 @@ export class Timeline extends Emitter {
    * @param {number | {offset?: number}} message  or its offset @returns {WritableStream<string>}
    */
   append(message) {
-    const offset = typeof message === "number" ? message : message.offset;
-    if (offset === undefined) throw new TypeError("the message is not stored yet");
-    return writing(this.#channel, offset);
+    return writing(this.#channel, offsetOf(message));
   }
 
   /** Erase it for everybody, for good. @param {number} offset */
@@ -161,6 +163,29 @@ export class Timeline extends Emitter {
   /** @param {number} offset @param {boolean} [pinned] */
   pin(offset, pinned = true) {
     return this.#want(offset, (message) => ({ ...message, pinned }), this.#channel.pin(offset, pinned));
+  }
+
+  /** React to a message: shown at once, and taken back if it is refused. @param {number | {offset?: number}} message  or its offset
+   * @param {string} kind */
+  react(message, kind) {
+    return this.#react(message, kind, true);
+  }
+
+  /** Take one's reaction back; as `react`. @param {number | {offset?: number}} message @param {string} kind */
+  unreact(message, kind) {
+    return this.#react(message, kind, false);
+  }
+
+  /** @param {number | {offset?: number}} message @param {string} kind @param {boolean} on */
+  async #react(message, kind, on) {
+    const offset = offsetOf(message);
+    try {
+      const asked = on ? this.#channel.react(offset, kind) : this.#channel.unreact(offset, kind);
+      return await this.#reactions.want(offset, kind, on, asked);
+    } catch (error) {
+      this.emit("refused", { error, message: this.#known.get(offset) });
+      throw error;
+    }
   }
 
   /** @template T @param {number} offset @param {(message: any) => any} changed @param {Promise<T>} asked @returns {Promise<T>} */
@@ -197,8 +222,9 @@ export class Timeline extends Emitter {
   /** @param {any} message @returns {Shown} */
   #asWanted(message) {
     const wanted = this.#wanted.get(message.offset);
-    if (!wanted || message.deleted) return message;
-    return { ...wanted.reduce((shown, { changed }) => changed(shown), message), pending: true };
+    const reacted = this.#reactions.shown(message);
+    if (!wanted || message.deleted) return reacted;
+    return { ...wanted.reduce((shown, { changed }) => changed(shown), reacted), pending: true };
   }
 
   /** @param {any} message */
@@ -210,6 +236,7 @@ export class Timeline extends Emitter {
     }
     this.#sending.delete(message.key);
     this.#put(message);
+    this.#reactions.put(message);
     this.#changed();
   }
 
@@ -229,13 +256,16 @@ export class Timeline extends Emitter {
   }
 
   /** @param {any} push */
-  #apply({ of, op, data, user, time, version, edited = true }) {
+  #apply(push) {
+    const { of, op, data, user, time, version, edited = true } = push;
     const message = this.#known.get(of);
     if (!message || message.deleted) return;
     if (op === "delete") {
-      const { edited: _, pinned: __, mentions: ___, ...rest } = message;
+      const { edited: _, pinned: __, mentions: ___, reactions: ____, ...rest } = message;
+      this.#reactions.forget(of);
       this.#known.set(of, { ...rest, data: null, version, deleted: { user, time } });
     } else if (op === "pin") this.#known.set(of, { ...message, pinned: data });
+    else if (op === "reactions") this.#known.set(of, this.#reactions.counted(message, push));
     else if (version <= (message.version ?? 0)) return;
     else if (op === "edit") this.#known.set(of, { ...message, data, version, ...(edited ? { edited } : {}) });
     else if (op === "append") this.#known.set(of, { ...message, data: appended(message.data, data), version });
@@ -243,7 +273,11 @@ export class Timeline extends Emitter {
 
   /** Trimmed, or another history altogether. @param {any} gap */
   #lose({ from, to }) {
-    for (const offset of this.#known.keys()) if (from === null || offset <= to) this.#known.delete(offset);
+    for (const offset of this.#known.keys()) {
+      if (from !== null && offset > to) continue;
+      this.#known.delete(offset);
+      this.#reactions.forget(offset);
+    }
     if (from === null) {
       this.#oldest = this.more = null;
       this.#seen = 0;
@@ -261,4 +295,11 @@ export class Timeline extends Emitter {
       this.emit("change");
     });
   }
+}
+
+/** @param {number | {offset?: number}} message  or its offset */
+function offsetOf(message) {
+  const offset = typeof message === "number" ? message : message.offset;
+  if (offset === undefined) throw new TypeError("the message is not stored yet");
+  return offset;
 }

@@ -54,8 +54,9 @@ function watch({ name, where, as = name }) {
 
 /** Timelines, likewise. */
 const timelines = new Map();
-const shown = ({ offset, data, version, edited, deleted, pinned, pending, error }) => ({
+const shown = ({ offset, data, version, edited, deleted, pinned, pending, error, reactions, mine }) => ({
   ...{ offset, data, version, edited, pinned, pending, error: error?.code },
+  ...(reactions ? { reactions: reactions.map(({ k, n }) => [k, n]), mine } : {}),
   ...(deleted ? { deleted: true } : {}),
 });
 
@@ -83,6 +84,7 @@ const commands = {
   },
   remove: ({ name, of, options }) => channel(name).remove(of, options),
   pin: ({ name, of, pinned }) => channel(name).pin(of, pinned),
+  react: ({ name, of, kind, on = true }) => (on ? channel(name).react(of, kind) : channel(name).unreact(of, kind)),
   timeline: ({ name, as = name, options }) => {
     const timeline = channel(name).timeline();
     timelines.set(as, timeline);

@@ -85,7 +85,7 @@ def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "auth.api_keys": keys,
         "namespaces.club": {"publish": "anyone"},
         "namespaces.stock": {"publish": "anyone", "subscribe": "anyone", "patterns": True},
-        "namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own"},
+        "namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own", "reactions": True},
         "namespaces.work": {"publish": "server", "subscribe": "server"},
         "consumers": {"jobs": {"channels": ["work:*"]}},
         "calls": METHODS,

@@ -98,6 +98,73 @@ async def test_everybody_sees_the_same_over_long_polls(node: list[str], server: 
     await lived_through(node, server, transports=["poll"])
 
 
+async def reacted(node: list[str], server: Server, **options: Any) -> None:
+    channel = den()
+    bob_token = make_token(SECRET, "bob")
+    async with (
+        client(node, server.ws, token=TOKEN, **options) as ann,
+        client(node, server.ws, token=bob_token, **options) as bob,
+    ):
+        for one in (ann, bob):
+            await one.do("timeline", name=channel)
+        await ann.do("inTimeline", name=channel, call="send", args=["tea?"])
+        await comes(bob, channel, [{"offset": 1, "data": "tea?"}])
+        reply = await ann.do("inTimeline", name=channel, call="react", args=[1, "👍"])
+        assert (reply["of"], reply["kind"], reply["on"]) == (1, "👍", True)
+        await comes(bob, channel, [{"offset": 1, "data": "tea?", "reactions": [["👍", 1]]}])
+        for kind in ("👍", "🎉", "👎"):
+            await bob.do("inTimeline", name=channel, call="react", args=[{"offset": 1}, kind])
+        await bob.do("inTimeline", name=channel, call="unreact", args=[1, "👎"])
+        counted = {"offset": 1, "data": "tea?", "reactions": [["👍", 2], ["🎉", 1]]}
+        await comes(ann, channel, [counted | {"mine": ["👍"]}])
+        await comes(bob, channel, [counted | {"mine": ["👍", "🎉"]}])
+        async with client(node, server.ws, token=bob_token, **options) as late:
+            await late.do("timeline", name=channel)
+            await comes(late, channel, [counted | {"mine": ["👍", "🎉"]}])
+
+
+@scenario
+async def test_reactions_over_websocket(node: list[str], server: Server) -> None:
+    """Everybody sees how many there are, and each which are one's own."""
+    await reacted(node, server)
+
+
+@scenario
+async def test_reactions_over_long_polls(node: list[str], server: Server) -> None:
+    """As over WebSocket."""
+    await reacted(node, server, transports=["poll"])
+
+
+@scenario
+async def test_a_reaction_is_shown_at_once(node: list[str], server: Server) -> None:
+    """And taken back if it is refused. What was lost on the way is not sent again once it was taken back."""
+    channel = den()
+    async with client(node, server.ws, token=TOKEN) as ann, client(node, server.ws) as guest:
+        for one in (ann, guest):
+            await one.do("timeline", name=channel)
+        await ann.do("inTimeline", name=channel, call="send", args=["tea?"])
+        plain = [{"offset": 1, "data": "tea?"}]
+        await comes(guest, channel, plain)
+        with pytest.raises(ClientError, match="permission_denied"):
+            await guest.do("inTimeline", name=channel, call="react", args=[1, "👍"])
+        await comes(guest, channel, plain)
+        assert guest.told("refused")[0]["offset"] == 1
+        shown = [event["messages"] for event in guest.told("shown")]
+        assert [plain[0] | {"reactions": [["👍", 1]], "mine": ["👍"]}] in shown
+        await server.kill()
+        await ann.state("waiting")
+        asked = [
+            ann.start("inTimeline", name=channel, call=call, args=[1, kind])
+            for call, kind in (("react", "👍"), ("unreact", "👍"), ("react", "👍"), ("unreact", "👍"), ("react", "🎉"))
+        ]
+        await server.start()
+        async with asyncio.timeout(30):
+            assert [(await one)["on"] for one in asked] == [False] * 4 + [True]
+        for one in (ann, guest):
+            own = {"mine": ["🎉"]} if one is ann else {}
+            await comes(one, channel, [plain[0] | {"reactions": [["🎉", 1]]} | own])
+
+
 @scenario
 async def test_what_is_refused_is_taken_back(node: list[str], server: Server) -> None:
     """It is shown at once, as pending; and as it was when the server has said no."""

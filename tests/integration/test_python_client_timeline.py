@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ TOKEN = make_token("a secret of at least thirty-two bytes", "ann")
 
 @pytest.fixture
 def settings() -> dict[str, object]:
-    return {"namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own"}}
+    return {"namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own", "reactions": True}}
 
 
 async def followed(timeline: Timeline) -> None:
@@ -107,6 +108,47 @@ async def test_what_is_refused_is_taken_back(base_url: str, http_server: object,
         assert shown(timeline) == [(1, "ann's", False, False, False, False)]
         following.cancel()
         await asyncio.wait([following])
+
+
+async def test_reactions(base_url: str, http_server: object) -> None:
+    """All see how many there are, and each which are one's own; one that is asked for shows at once, and is taken back
+    if it is refused. Of several words about one the last counts."""
+    token = make_token("a secret of at least thirty-two bytes", "bob")
+    async with AsyncExitStack() as stack:
+        ann, bob, late, guest = [
+            await stack.enter_async_context(Client(base_url, token=one)) for one in (TOKEN, token, token, None)
+        ]
+        mine, theirs, his = ann.timeline(DEN), bob.timeline(DEN), guest.timeline(DEN)
+        following = []
+        for timeline in (mine, theirs, his):
+            await stack.enter_async_context(timeline)
+            following.append(asyncio.create_task(followed(timeline)))
+
+        def seen(timeline: Timeline) -> tuple[dict[str, int], list[str]]:
+            (one,) = timeline.messages
+            return {each.kind: each.count for each in one.message.reactions}, one.mine
+
+        await mine.send("tea?")
+        await until(lambda: all(one.messages and not one.messages[0].pending for one in (mine, theirs, his)), 10)
+        reacting = asyncio.create_task(mine.react(mine.messages[0].message, "👍"))
+        await asyncio.sleep(0)
+        assert seen(mine) == ({"👍": 1}, ["👍"])
+        assert (await reacting).on
+        with pytest.raises(WaterspoutError, match="permission_denied"):
+            await his.react(1, "👎")
+        assert "👎" not in seen(his)[0]
+        words = [theirs.react(1, "👍"), theirs.react(1, "🎉"), theirs.unreact(1, "🎉"), theirs.react(1, "❤️")]
+        assert [one.on for one in await asyncio.gather(*words)] == [True, False, False, True]
+        counted = {"👍": 2, "❤️": 1}
+        await until(lambda: [seen(one)[0] for one in (mine, theirs, his)] == [counted] * 3, 10, "the count")
+        assert [sorted(seen(one)[1]) for one in (mine, theirs, his)] == [["👍"], sorted(["👍", "❤️"]), []]
+        page = await late.history(DEN)
+        assert page.mine == {1: ["👍", "❤️"]}
+        first = page.messages[0].reactions[0]
+        assert (first.kind, first.count, first.users) == ("👍", 2, ("ann", "bob"))
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
 
 
 async def test_amendments_are_events(base_url: str, http_server: object) -> None:

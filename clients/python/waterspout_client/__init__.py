@@ -33,6 +33,8 @@ from waterspout_client.events import (
     Page,
     Presence,
     Published,
+    Reacted,
+    Reaction,
     Receipt,
     User,
 )
@@ -68,6 +70,8 @@ __all__ = [
     "Page",
     "Presence",
     "Published",
+    "Reacted",
+    "Reaction",
     "Receipt",
     "Replaced",
     "Room",

@@ -80,6 +80,7 @@ class Client(Commands):
         name: str = "",
         version: str = "",
     ) -> None:
+        super().__init__()
         self.url = websocket_url(url)
         self.state: State = "closed"
         self.session: Push = {}

@@ -6,14 +6,15 @@ import asyncio
 import itertools
 import json
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from waterspout_client.codec import to_json
 from waterspout_client.errors import WaterspoutError
-from waterspout_client.events import Page, Presence, Published, Push
+from waterspout_client.events import Page, Presence, Published, Push, Reacted
 from waterspout_client.link import Link
 from waterspout_client.outbox import jitter
+from waterspout_client.reacting import Reacting
 
 NOT_DONE = ("unavailable", "rate_limited")
 UNKNOWN = ("disconnected", "outcome_unknown")
@@ -23,6 +24,9 @@ CALLED_AGAIN = ("disconnected", "unavailable")
 
 class Commands:
     """The part of a client that sends them."""
+
+    def __init__(self) -> None:
+        self._reacting = Reacting(self._react)
 
     async def _link(self) -> Link:
         """What to send something on, as soon as there is one."""
@@ -85,6 +89,15 @@ class Commands:
         """Whom this user takes no messages of."""
         return list((await self.request("blocks"))["blocked"])
 
+    async def react(self, channel: str, of: int, kind: str) -> Reacted:
+        """React to the message at the offset `of`, with an emoji or any word, where the namespace has reactions. The
+        same again changes nothing. What is lost is sent again, unless it was taken back meanwhile."""
+        return await self._reacting.set(channel, of, kind, True)
+
+    async def unreact(self, channel: str, of: int, kind: str) -> Reacted:
+        """Take a reaction back; as `react`."""
+        return await self._reacting.set(channel, of, kind, False)
+
     async def cancel(self, scheduled: str) -> None:
         """Have what `publish` has answered so not be published; WaterspoutError `not_found` if it is already."""
         await self.request("cancel", again=False, scheduled=scheduled)
@@ -93,13 +106,23 @@ class Commands:
         fields = {"channel": channel, "of": of, "op": op, "key": key or secrets.token_hex(16)}
         return Published.of(await self._answer("amend", fields | json.loads(to_json(more)), (*NOT_DONE, *UNKNOWN)))
 
-    async def _answer(self, kind: str, fields: Push, again: Collection[str]) -> Push:
-        """The reply; the command is sent once more after the errors in `again`."""
+    async def _react(self, fields: Push, wanted: Callable[[], bool]) -> Push:
+        return await self._answer("react", fields, (*NOT_DONE, *UNKNOWN), wanted)
+
+    async def _answer(
+        self, kind: str, fields: Push, again: Collection[str], wanted: Callable[[], bool] = lambda: True
+    ) -> Push:
+        """The reply; the command is sent once more after the errors in `again`, as long as it is `wanted`: then
+        WaterspoutError `disconnected`."""
         for attempt in itertools.count():
             try:
-                return await (await self._link()).ask(kind, **fields)
+                link = await self._link()
+                if not wanted():
+                    break
+                return await link.ask(kind, **fields)
             except WaterspoutError as error:
                 if error.code not in again:
                     raise
-                await asyncio.sleep(error.retry_after or jitter(attempt, 0.1, 5))
-        raise AssertionError("unreachable")
+                if wanted():
+                    await asyncio.sleep(error.retry_after or jitter(attempt, 0.1, 5))
+        raise WaterspoutError("disconnected", f"{kind}: not wanted any more", retry=True)

@@ -19,6 +19,19 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Reaction:
+    """How often a message was reacted to in this way, and by whom: by the first of them, where they are many."""
+
+    kind: str
+    count: int
+    users: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Reaction:
+        return cls(row["k"], row["n"], tuple(row["u"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message. Those of ephemeral channels have neither offset, cursor nor key."""
 
@@ -46,6 +59,7 @@ class Message:
     pinned: bool = False
     mentions: tuple[str, ...] = ()
     """Members of the channel, or `*`."""
+    reactions: tuple[Reaction, ...] = ()
 
     @classmethod
     def of(cls, push: Mapping[str, Any]) -> Message:
@@ -55,7 +69,7 @@ class Message:
             push["channel"], get("data"), get("user"), get("time", 0),
             get("offset"), get("cursor"), get("key"), get("tag"), get("pattern"), get("version", 0),
             get("edited") is True, None if gone is None else Deleted(gone.get("user"), gone.get("time", 0)),
-            get("pinned") is True, tuple(get("mentions", ())),
+            get("pinned") is True, tuple(get("mentions", ())), tuple(map(Reaction.of, get("reactions", ()))),
         )  # fmt: skip
 
 
@@ -67,7 +81,7 @@ class Amend:
     channel: str
     of: int
     op: str
-    """`edit`, `append`, `delete` or `pin`. More may come: ignore what you do not know."""
+    """`edit`, `append`, `delete`, `pin` or `reactions`. More may come: ignore what you do not know."""
     data: Any
     user: str | None
     time: int
@@ -82,6 +96,9 @@ class Amend:
     """Of an append: it was said to be the last."""
     edited: bool = True
     """False: it was appended to, and this is the whole message."""
+    reactions: tuple[Reaction, ...] = ()
+    """All there are now. Of two counts the one with the higher `at` is right."""
+    at: int = 0
 
     @classmethod
     def from_push(cls, push: Mapping[str, Any]) -> Amend:
@@ -89,7 +106,7 @@ class Amend:
         return cls(
             push["channel"], push["of"], push["op"], get("data"), get("user"), get("time", 0), push["offset"],
             push["cursor"], get("version", push["offset"]), get("key"), get("part"), get("done") is True,
-            get("edited") is not False,
+            get("edited") is not False, tuple(map(Reaction.of, get("reactions", ()))), get("at", 0),
         )  # fmt: skip
 
 
@@ -187,6 +204,21 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Reacted:
+    """How it is now. Counts with this `at`, or a higher one, have it."""
+
+    channel: str
+    of: int
+    kind: str
+    on: bool
+    at: int
+
+    @classmethod
+    def of_reply(cls, reply: Mapping[str, Any]) -> Reacted:
+        return cls(reply["channel"], reply["of"], reply["kind"], reply["on"], reply["at"])
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of the past, oldest first."""
 
@@ -199,6 +231,8 @@ class Page:
     gap: Gap | None
     amends: list[Amend] = field(default_factory=list)
     """With `after`: what became of older messages."""
+    mine: dict[int, list[str]] | None = None
+    """Where there are reactions: one's own, by the offset of the message."""
 
     @classmethod
     def of(cls, reply: Mapping[str, Any]) -> Page:
@@ -206,6 +240,7 @@ class Page:
         return cls(
             [Message.of(push) for push in reply["messages"]], reply["cursor"], reply.get("head"), reply["more"],
             Gap.of(gap, reply["channel"]) if gap else None, [Amend.from_push(push) for push in reply.get("amends", [])],
+            {int(offset): kinds for offset, kinds in reply["mine"].items()} if "mine" in reply else None,
         )  # fmt: skip
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from waterspout_client.errors import WaterspoutError
-from waterspout_client.events import Amend, Deleted, Gap, Message, Page, Published
+from waterspout_client.events import Amend, Deleted, Gap, Message, Page, Published, Push, Reacted
+from waterspout_client.reacting import Reactions
 from waterspout_client.subscription import Subscription
 from waterspout_client.writing import Writer, appended
 
 
 class Room(Protocol):
     """What a timeline needs of a client."""
+
+    session: Push
+
+    async def react(self, channel: str, of: int, kind: str) -> Reacted: ...
+
+    async def unreact(self, channel: str, of: int, kind: str) -> Reacted: ...
 
     def publish(
         self, channel: str, data: Any, *, key: str | None = None, mentions: Sequence[str] | None = None
@@ -35,14 +43,19 @@ class Room(Protocol):
     async def pin(self, channel: str, of: int, pinned: bool = True) -> Published: ...
 
 
+LOOKED_UP = 100
+"""Messages that are looked up, to know which of their many reactions are one's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A message as it is shown. `pending`: it is, or is changed into, what is not known to be stored yet; `error`: it
-    could not be sent, and stays until it is sent `again` or `discard`ed."""
+    could not be sent, and stays until it is sent `again` or `discard`ed. `mine`: how this user has reacted."""
 
     message: Message
     pending: bool = False
     error: WaterspoutError | None = None
+    mine: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -70,6 +83,8 @@ class Timeline:
         self._sending: dict[str, Shown] = {}
         self._oldest: str | None = None
         self._seen = 0
+        self._reactions = Reactions(lambda: client.session.get("user"))
+        self._looking: asyncio.Task[None] | None = None
         self._meanwhile: list[list[Amend]] = []
         """What becomes of messages while pages of them are on their way."""
 
@@ -81,6 +96,8 @@ class Timeline:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         if self._subscription is not None:
             await self._subscription.__aexit__(kind, error, trace)
 
@@ -117,6 +134,7 @@ class Timeline:
             return self.more is not False  # begun anew meanwhile
         for message in page.messages:
             self._put(message)
+        self._reactions.learn(page.mine, page.messages)
         for amend in meanwhile:
             self._apply(amend)
         if page.messages:
@@ -165,6 +183,16 @@ class Timeline:
         wish = _Wish(lambda message: replace(message, pinned=pinned))
         return await self._want(offset, wish, self._client.pin(self.channel, offset, pinned))
 
+    async def react(self, message: int | Message, kind: str) -> Reacted:
+        """React to a message, or to the one at this offset: shown at once, and taken back if it is refused."""
+        offset = _offset_of(message)
+        return await self._reactions.want(offset, kind, True, self._client.react(self.channel, offset, kind))
+
+    async def unreact(self, message: int | Message, kind: str) -> Reacted:
+        """Take one's reaction back; as `react`."""
+        offset = _offset_of(message)
+        return await self._reactions.want(offset, kind, False, self._client.unreact(self.channel, offset, kind))
+
     async def _want(self, offset: int, wish: _Wish, asked: Any) -> Published:
         self._wanted.setdefault(offset, []).append(wish)
         try:
@@ -191,11 +219,12 @@ class Timeline:
 
     def _as_wanted(self, message: Message) -> Shown:
         wanted = self._wanted.get(message.offset or 0)
+        message, mine = self._reactions.shown(message)
         if not wanted or message.deleted is not None:
-            return Shown(message)
+            return Shown(message, mine=mine)
         for wish in wanted:
             message = wish.change(message)
-        return Shown(message, pending=True)
+        return Shown(message, pending=True, mine=mine)
 
     # --- what comes ---------------------------------------------------------------------------------------------------
 
@@ -205,6 +234,16 @@ class Timeline:
             self._oldest, self.more = message.cursor, self._seen > 1
         self._sending.pop(message.key or "", None)
         self._put(message)
+        if not self._reactions.put(message) and self._looking is None:
+            self._looking = asyncio.create_task(self._look_up())
+
+    async def _look_up(self) -> None:
+        """Which of many reactions are one's own."""
+        try:
+            page = await self._client.history(self.channel, limit=LOOKED_UP)
+        except WaterspoutError:
+            return  # then it is shown without
+        self._reactions.learn(page.mine, page.messages)
 
     def _put(self, message: Message) -> None:
         """The newer of the two."""
@@ -226,9 +265,13 @@ class Timeline:
         if message is not None and message.deleted is None:
             if amend.op == "delete":
                 gone = Deleted(amend.user, amend.time)
+                self._reactions.forget(amend.of)
                 message = replace(
-                    message, data=None, version=amend.version, edited=False, pinned=False, deleted=gone, mentions=()
-                )
+                    message, data=None, version=amend.version, edited=False, pinned=False, deleted=gone, mentions=(),
+                    reactions=(),
+                )  # fmt: skip
+            elif amend.op == "reactions":
+                message = self._reactions.counted(message, amend.at, amend.reactions)
             elif amend.op == "pin":
                 message = replace(message, pinned=amend.data is True)
             elif amend.op == "edit" and amend.version > message.version:
@@ -243,5 +286,13 @@ class Timeline:
         for offset in tuple(self._known):
             if gap.last is None or offset <= gap.last:
                 del self._known[offset]
+                self._reactions.forget(offset)
         if gap.last is None:
             self._oldest, self.more, self._seen = None, None, 0
+
+
+def _offset_of(message: int | Message) -> int:
+    offset = message if isinstance(message, int) else message.offset
+    if offset is None:
+        raise ValueError("the message is not stored yet")
+    return offset
