@@ -6,7 +6,7 @@
  *     room.js        a room: its messages, drafts, cursor        transcript.js  the conversation as it is seen
  *     memberships.js the rooms one is a member of, with counts   message.js     one message, and what to do with it
  *     roomlist.js    the rooms there are, in sidebar.js          amended.js     what becomes of it; deeds.js: what may be done
- *     panel.js       what stands beside: members.js              composer.js    writing, and the name
+ *     panel.js       what stands beside: members.js              composer.js    writing, and the name; picker.js: reactions
  *     banner.js      the connection                              here.js        who is there, who types
  *     standing.js    what one may do in the room                 words.js       names and texts from outside
  *
@@ -22,6 +22,7 @@ import { deedsOf } from "./deeds.js";
 import { showPresent, showTyping } from "./here.js";
 import { MembersPanel } from "./members.js";
 import { Panel } from "./panel.js";
+import { Picker } from "./picker.js";
 import { Room } from "./room.js";
 import { RoomList } from "./roomlist.js";
 import { DEFAULT_ROOM } from "./sidebar.js";
@@ -43,6 +44,7 @@ export class Page {
   /** Null: a guest. */
   me = account.user;
   #panel = new Panel();
+  #picker = new Picker();
   #standing = new Standing({
     get: async (path) => request(path, undefined, { token: await account.token() }),
     join: (room) => this.#join(room),
@@ -77,7 +79,7 @@ export class Page {
         again: (key) => this.room.again(key),
         discard: (key) => this.discard(this.room, key),
         deeds: (message) => deedsOf(this.room, message, this.me, (change) => void this.#change(change)),
-        pick: () => {},
+        pick: (button, chosen) => this.#picker.open(button, chosen),
         me: this.me,
         read: () => this.#noteRead(),
       },

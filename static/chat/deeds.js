@@ -13,6 +13,7 @@ export function deedsOf(room, message, me, change) {
   const own = me !== null && message.user === me;
   /** @type {Deeds} */
   const deeds = {};
+  if (may.has("react")) deeds.react = (kind, on) => change(room.react(message, kind, on));
   if (own && may.has("amend_own")) deeds.edit = (text) => change(room.edit(message, text));
   if (may.has("amend")) deeds.pin = () => change(room.pin(message));
   if (role !== null && !own) deeds.unread = () => change(room.keepUnread(message));

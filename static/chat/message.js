@@ -87,7 +87,7 @@ export class Rows {
     if (pinned && !erased) meta.append(element("small", "", "pinned"));
     const words = erased
       ? element("p", "text erased", "This message was erased")
-      : element("p", raw ? "text raw" : "text", ...linked(text));
+      : element("p", `text${raw ? " raw" : ""}${message.writing ? " writing" : ""}`, ...linked(text));
     words.dir = "auto";
     words.title = full.format(time);
     const body = element("div", "body", meta, words);
@@ -187,6 +187,13 @@ export class Rows {
       chip.addEventListener("click", () => react?.(k, !mine));
       return chip;
     });
+    if (react) {
+      const more = element("button", "chip add", /** @type {any} */ (icon("react")));
+      more.type = "button";
+      more.ariaLabel = more.title = "Add a reaction";
+      more.addEventListener("click", () => this.#actions.pick(more, (kind) => react(kind, true)));
+      chips.push(more);
+    }
     return [element("div", "chips", ...chips)];
   }
 

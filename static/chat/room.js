@@ -2,7 +2,9 @@
 
 import { forget, recall, remember } from "../page.js";
 import { randomKey } from "../waterspout.js";
+import { Reactions } from "../waterspout/reacting.js";
 import { amended } from "./amended.js";
+import { addOwn, own } from "./own.js";
 import { cleanName, offsetOf, readMessage } from "./words.js";
 
 /** @typedef {import("./transcript.js").Entry} Entry */
@@ -15,27 +17,9 @@ const PAGE = 50;
 const UNSEEN = 400;
 /** How many entries and own keys a tab remembers of a room over a reload. */
 const REMEMBERED = 100;
-/** How many keys of this browser's messages its tabs tell each other. */
-const OWN = 300;
 /** Who types says so this often, and is believed that long. Milliseconds. */
 const SAY_TYPING = 2500;
 const BELIEVE_TYPING = 4500;
-
-let ownWritten = "";
-/** @type {Set<string>} */
-let ownKeys = new Set();
-
-/** The keys of what this browser's tabs have said: read again whenever another tab has written. */
-function own() {
-  try {
-    const written = localStorage.getItem("waterspout.own") ?? "[]";
-    if (written !== ownWritten) ownKeys = new Set(JSON.parse(written));
-    ownWritten = written;
-  } catch {
-    // refused, or not ours
-  }
-  return ownKeys;
-}
 
 /**
  * What this tab knows of a room: its newest messages, the cursor behind them, and what it has still to send there. All
@@ -81,6 +65,7 @@ export class Room {
     this.name = name;
     this.channel = channel;
     this.page = page;
+    this.reactions = new Reactions(channel, () => page.me, () => this.#dressAll());
     this.#restore();
     this.#off = [
       channel.on("subscribed", ({ resumed }) => (this.#marked = !resumed)),
@@ -160,6 +145,7 @@ export class Room {
 
   /** @param {any} push */
   #take(push) {
+    this.reactions.put(push);
     const message = this.#read(push);
     if (this.channel.state === "replaying" && !message.mine) this.caughtUp++;
     if (this.channel.state === "replaying" && !this.#marked && !message.mine) {
@@ -184,15 +170,44 @@ export class Room {
     this.#saveSoon();
     const index = this.entries.findIndex((entry) => "offset" in entry && entry.offset === push.of);
     const entry = /** @type {Message | undefined} */ (this.entries[index]);
-    const changed = entry && amended(entry, push, (change) => this.#read({ ...entry, ...change }));
-    if (!changed) return;
-    this.entries[index] = changed;
-    this.page.replace(this, changed);
+    const changed = entry && amended(entry, push, this.reactions, (change) => this.#read({ ...entry, ...change }));
+    if (changed) this.#replace(index, this.#dress(changed));
+  }
+
+  /** @param {number} index @param {Message} message */
+  #replace(index, message) {
+    this.entries[index] = message;
+    this.#saveSoon();
+    this.page.replace(this, message);
   }
 
   /** @param {any} push */
   #read(push) {
-    return readMessage(push, (key, user) => (user === null ? this.#isMine(key) : user === this.page.me));
+    return this.#dress(readMessage(push, (key, user) => (user === null ? this.#isMine(key) : user === this.page.me)));
+  }
+
+  /** With its reactions as they are to be shown. @param {Message} message @returns {Message} */
+  #dress(message) {
+    const { offset, counted, erased } = message;
+    if (erased) return { ...message, reactions: [] };
+    const { reactions = [], mine = [] } = this.reactions.shown({ offset, reactions: counted });
+    const shown = reactions.map((/** @type {any} */ one) => ({ ...one, mine: mine.includes(one.k) }));
+    return { ...message, reactions: shown };
+  }
+
+  /** What one wants of them has changed, or which are one's own. */
+  #dressAll() {
+    for (const [index, entry] of this.entries.entries()) {
+      if (!("offset" in entry)) continue;
+      const dressed = this.#dress(entry);
+      if (JSON.stringify(dressed.reactions) !== JSON.stringify(entry.reactions)) this.#replace(index, dressed);
+    }
+  }
+
+  /** @param {Message} message @param {string} kind @param {boolean} on */
+  react({ offset }, kind, on) {
+    const asked = on ? this.channel.react(offset, kind) : this.channel.unreact(offset, kind);
+    return this.reactions.want(offset, kind, on, asked);
   }
 
   /** @param {Message} message @param {string} text */
@@ -297,7 +312,7 @@ export class Room {
     /** @type {Draft} */
     const draft = { key: randomKey(), name, text, time: Date.now(), mine: true, state: "waiting" };
     this.#keys.add(draft.key);
-    remember("localStorage", "own", [...own(), draft.key].slice(-OWN));
+    addOwn(draft.key);
     this.#publish(draft);
   }
 
@@ -339,11 +354,13 @@ export class Room {
     if (!first || !this.more || this.#loading || this.channel.state !== "live") return;
     this.#loading = true;
     try {
-      const { messages, more } = await this.channel.history({
+      const { messages, more, mine } = await this.channel.history({
         before: /** @type {Message} */ (first).cursor,
         limit: PAGE,
       });
       if (!this.entries.includes(first)) return; // trimmed or started anew meanwhile
+      for (const push of messages) this.reactions.put(push);
+      this.reactions.learn(mine, messages);
       const entries = messages.map((push) => this.#read(push));
       this.entries.unshift(...entries);
       this.more = more;

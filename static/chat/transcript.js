@@ -22,7 +22,9 @@ import { Rows } from "./message.js";
  * @property {boolean} edited
  * @property {boolean} erased
  * @property {boolean} pinned
- * @property {{k: string, n: number, u: string[], mine: boolean}[]} [reactions]
+ * @property {{k: string, n: number, u: string[]}[]} counted  its reactions, as the server counts them
+ * @property {{k: string, n: number, u: string[], mine: boolean}[]} [reactions]  with those that are on their way
+ * @property {boolean} [writing]  its text is still streaming in
  * @property {{count: number, newest: string, users: string[]}} [replies]
  */
 

@@ -58,7 +58,7 @@ export function readMessage(push, isMine) {
   const name = cleanName(user) || (spoken && cleanName(data.name)) || "Anonymous"; // whom the server knows is nobody else
   const when = Number.isFinite(time) && Math.abs(time) < 8.64e15 ? time : Date.now();
   const words = { name, text: text.replace(TURNS, "").slice(0, MAX_TEXT), mine: isMine(key, user ?? null), raw };
-  const more = { version, edited, pinned, erased: deleted !== undefined, replies, reactions: push.reactions };
+  const more = { version, edited, pinned, erased: deleted !== undefined, replies, counted: push.counted ?? push.reactions ?? [] };
   return { key, offset, cursor, time: when, user, ...more, ...words };
 }
 
