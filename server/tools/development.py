@@ -31,6 +31,7 @@ SETTINGS: Final[dict[str, Any]] = {
         "publish": "member",
         "amend": ["own", "member:moderator"],
         "reactions": True,
+        "threads": True,
         "presence": True,
         "ephemeral": True,
     },

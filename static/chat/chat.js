@@ -6,29 +6,33 @@
  *     room.js        a room: its messages, drafts, cursor        transcript.js  the conversation as it is seen
  *     memberships.js the rooms one is a member of, with counts   message.js     one message, and what to do with it
  *     roomlist.js    the rooms there are, in sidebar.js          amended.js     what becomes of it; deeds.js: what may be done
- *     panel.js       what stands beside: members.js              composer.js    writing, and the name; picker.js: reactions
+ *     panel.js       beside it: members.js (people.js), thread.js composer.js    writing, and the name; picker.js: reactions
  *     banner.js      the connection                              here.js        who is there, who types
  *     standing.js    what one may do in the room                 words.js       names and texts from outside
+ *     mentions.js    calling somebody by name                    readers.js     who has read it
  *
  * @module
  */
 
 import { enter } from "../account/account.js";
 import { request } from "../account/session.js";
-import { $, element } from "../page.js";
+import { $ } from "../page.js";
 import { Banner } from "./banner.js";
 import { Composer } from "./composer.js";
 import { deedsOf } from "./deeds.js";
+import { edgeOf, followKeyboard } from "./edge.js";
 import { showPresent, showTyping } from "./here.js";
-import { MembersPanel } from "./members.js";
 import { Panel } from "./panel.js";
+import { People } from "./people.js";
 import { Picker } from "./picker.js";
 import { Room } from "./room.js";
 import { RoomList } from "./roomlist.js";
-import { DEFAULT_ROOM } from "./sidebar.js";
+import { DEFAULT_ROOM, roomOfAddress } from "./sidebar.js";
+import { showReaders } from "./readers.js";
 import { Standing } from "./standing.js";
+import { ThreadPanel } from "./thread.js";
 import { Transcript } from "./transcript.js";
-import { channelOf, cleanRoom, titleOf } from "./words.js";
+import { channelOf, isDirect, nameOf, titleOf } from "./words.js";
 
 /** @typedef {import("./transcript.js").Entry} Entry */
 /** @typedef {import("./transcript.js").Message} Message */
@@ -44,6 +48,8 @@ export class Page {
   /** Null: a guest. */
   me = account.user;
   #panel = new Panel();
+  /** @type {ThreadPanel | null} */
+  #thread = null;
   #picker = new Picker();
   #standing = new Standing({
     get: async (path) => request(path, undefined, { token: await account.token() }),
@@ -55,6 +61,7 @@ export class Page {
   #away = false;
   #transcript;
   #banner = new Banner(() => this.client.connect());
+  #people = new People(this, (channel) => this.#standing.may(channel));
   #list = new RoomList(
     this,
     (room) => this.#go(room),
@@ -75,21 +82,15 @@ export class Page {
     this.#transcript = new Transcript(
       { scroller: $("scroller"), log: $("log"), outbox: $("outbox"), edge: $("edge"), newest: $("newest") },
       {
+        ...this.#actionsOf(() => this.room),
         older: () => void this.room.older(),
-        again: (key) => this.room.again(key),
-        discard: (key) => this.discard(this.room, key),
-        deeds: (message) => deedsOf(this.room, message, this.me, (change) => void this.#change(change)),
-        pick: (button, chosen) => this.#picker.open(button, chosen),
-        me: this.me,
         read: () => this.#noteRead(),
       },
     );
     this.#transcript.onTrim = (first) => this.room.trimmed(first);
-    this.room = this.#open(this.#roomOfAddress());
+    this.room = this.#open(roomOfAddress());
     this.#bind();
-    if (this.me !== null) {
-      void this.#list.follow((channel) => this.#standing.may(channel), () => this.#counted());
-    }
+    if (this.me !== null) void this.#list.follow((channel) => this.#standing.may(channel), () => this.#counted());
     this.client.on("state", (event) => {
       if (event.state === "waiting" || event.state === "closed") this.#away = true;
       this.#banner.showState(event);
@@ -101,9 +102,37 @@ export class Page {
     this.#banner.showState({ state: this.client.state });
   }
 
+  /** What may be done with messages of a room. @param {() => Room} room @returns {import("./message.js").Actions} */
+  #actionsOf(room) {
+    const change = (/** @type {Promise<any>} */ asked) => void this.#change(asked);
+    return {
+      again: (key) => room().again(key),
+      discard: (key) => this.discard(room(), key),
+      deeds: (message) => deedsOf(room(), message, this.me, change, (answered) => this.#answer(room(), answered)),
+      pick: (button, chosen) => this.#picker.open(button, chosen),
+      me: this.me,
+    };
+  }
+
+  /** In the thread of a message; one that came out of a thread is answered there. @param {Room} room @param {Message} message */
+  #answer(room, message) {
+    const offset = message.thread ? Number(message.thread.split(":")[1]) : message.offset;
+    const root = /** @type {Message} */ (room.entries.find((entry) => "offset" in entry && entry.offset === offset)) ?? message;
+    const close = () => (this.#thread = null);
+    const author = () => this.#composer.name;
+    this.#thread = new ThreadPanel(this, this.#panel, room, { ...root, offset }, (made) => this.#actionsOf(() => made), author, close);
+    this.edge(this.#thread.room);
+  }
+
+  /** Where a room is seen; null: nowhere. @param {Room} room */
+  #viewOf(room) {
+    if (room === this.room) return this.#transcript;
+    return room === this.#thread?.room ? this.#thread.transcript : null;
+  }
+
   #bind() {
     window.addEventListener("hashchange", () => {
-      this.#open(this.#roomOfAddress());
+      this.#open(roomOfAddress());
       this.#composer.focus();
     });
     $("members").addEventListener("click", () => this.#showMembers());
@@ -120,26 +149,10 @@ export class Page {
     setInterval(() => document.hidden || void this.room.channel.members().refresh(), COUNT_EVERY);
     setInterval(() => this.typing(this.room), 1000);
 
-    // iOS lays its keyboard over the page; pinching changes the same height, and is left alone.
-    const viewport = window.visualViewport;
-    viewport?.addEventListener("resize", () => {
-      if (viewport.scale > 1.01) return;
-      document.documentElement.style.setProperty("--height", `${viewport.height}px`);
-      window.scrollTo(0, 0);
-    });
+    followKeyboard();
   }
 
   // the rooms
-
-  #roomOfAddress() {
-    let room = location.hash.slice(1);
-    try {
-      room = decodeURIComponent(room);
-    } catch {
-      // a % that stands for itself
-    }
-    return cleanRoom(room) || DEFAULT_ROOM;
-  }
 
   /** @param {string} name */
   #go(name) {
@@ -163,8 +176,9 @@ export class Page {
     this.#list.show();
     this.#list.title();
     this.#banner.clear();
-    $("title").textContent = titleOf(name);
-    $("text").placeholder = `Message #${titleOf(name)}`;
+    $("title").textContent = titleOf(name, this.me);
+    $("title").classList.toggle("direct", isDirect(name));
+    $("text").placeholder = `Message ${nameOf(name, this.me)}`;
     this.redraw(room);
     this.present(room);
     this.typing(room);
@@ -222,9 +236,12 @@ export class Page {
 
   #showMembers() {
     const { room } = this;
-    if (this.#panel.kind === "members") return this.#panel.close();
-    const say = (/** @type {string} */ words) => this.#banner.say("bad", words);
-    new MembersPanel(this.#panel, room, this.me ?? "", say, () => this.#leave(room.name));
+    this.#people.show(this.#panel, room, {
+      say: (words) => this.#banner.say("bad", words),
+      leave: () => this.#leave(room.name),
+      go: (name) => this.#go(name),
+      row: this.#list.of(room.channel.name),
+    });
   }
 
   #saveAll() {
@@ -244,7 +261,7 @@ export class Page {
   /** @param {string} text */
   #say(text) {
     this.#transcript.toEnd();
-    this.room.say(this.#composer.name, text);
+    this.room.say(this.#composer.name, text, this.#people.called(this.room, text));
     void this.room.sayTyping(this.#composer.name, true);
   }
 
@@ -262,34 +279,38 @@ export class Page {
 
   /** @param {Room} room */
   redraw(room) {
-    if (room !== this.room) return;
-    this.#transcript.show(room.entries, [...room.drafts.values()]);
+    const view = this.#viewOf(room);
+    if (!view) return;
+    view.show(room.entries, [...room.drafts.values()]);
     this.edge(room);
+    this.readers(room);
   }
 
   /** @param {Room} room @param {Entry} entry */
   append(room, entry) {
-    if (room === this.room) this.#transcript.append(entry, room.channel.state === "replaying");
+    this.#viewOf(room)?.append(entry, room.channel.state === "replaying");
+    this.readers(room);
   }
 
   /** @param {Room} room @param {Entry[]} entries */
   prepend(room, entries) {
-    if (room === this.room) this.#transcript.prepend(entries);
+    this.#viewOf(room)?.prepend(entries);
   }
 
   /** @param {Room} room @param {Entry} entry */
   replace(room, entry) {
-    if (room === this.room) this.#transcript.replace(/** @type {Message} */ (entry));
+    this.#viewOf(room)?.replace(/** @type {Message} */ (entry));
+    if (room === this.#thread?.parent && "offset" in entry && entry.offset === this.#thread.offset) this.#thread.changed(entry);
   }
 
   /** @param {Room} room @param {Draft} draft */
   draft(room, draft) {
-    if (room === this.room) this.#transcript.draft(draft);
+    this.#viewOf(room)?.draft(draft);
   }
 
   /** Whether somebody looks at this room. @param {Room} room */
   sees(room) {
-    return room === this.room && !document.hidden;
+    return this.#viewOf(room) !== null && !document.hidden;
   }
 
   #seen() {
@@ -301,14 +322,14 @@ export class Page {
 
   /** @param {Room} room */
   heard(room) {
-    if (this.sees(room)) return;
+    if (this.sees(room) || room.name.startsWith("/$")) return;
     this.#list.title();
     if (room !== this.room) this.#list.show();
   }
 
   /** @param {Room} room */
   unmark(room) {
-    if (room === this.room) this.#transcript.unmark();
+    this.#viewOf(room)?.unmark();
   }
 
   /** How many are here. @param {Room} room */
@@ -326,7 +347,7 @@ export class Page {
     if (room !== this.room) return;
     this.#transcript.forgetTools();
     this.#standing.show(room, this.me);
-    $("members").hidden = !room.has.has("members") || this.me === null || !room.may.has("subscribe");
+    void this.#people.follow(room);
   }
 
   /** @param {Room} room */
@@ -337,22 +358,17 @@ export class Page {
   /** @param {Room} room @param {string} key */
   discard(room, key) {
     room.discard(key);
-    if (room === this.room) this.#transcript.discard(key);
+    this.#viewOf(room)?.discard(key);
+  }
+
+  /** Who has read how far. @param {Room} room */
+  readers(room) {
+    if (room === this.room) showReaders(room, this.me);
   }
 
   /** The words above the first message. @param {Room} room */
   edge(room) {
-    if (room !== this.room) return;
-    const first = /** @type {Message | undefined} */ (room.entries.find((entry) => "offset" in entry));
-    if (room.more) this.#transcript.edge("Older messages appear as you scroll up");
-    else if (first && first.offset > 1) this.#transcript.edge("Older messages are no longer kept");
-    else if (first || room.channel.state === "live") {
-      const heading = element("strong", "", first ? `Welcome to #${titleOf(room.name)}` : "Nothing here yet");
-      this.#transcript.edge(
-        heading,
-        first ? "This is where the conversation began." : `Say the first word in #${titleOf(room.name)}.`,
-      );
-    } else this.#transcript.edge();
+    this.#viewOf(room)?.edge(...edgeOf(room, this.me, room !== this.room));
   }
 
   /** @param {Room} room @param {{resumed: boolean}} event */

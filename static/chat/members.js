@@ -2,7 +2,7 @@
 
 import { element } from "../page.js";
 import { avatar, sure } from "./message.js";
-import { some, titleOf } from "./words.js";
+import { isDirect, nameOf, some } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */
 /** @typedef {{user: string, role: string, joined: number}} Member */
@@ -16,6 +16,7 @@ export class MembersPanel {
   #panel;
   #say;
   #onleave;
+  #talk;
   /** @type {Member[]} */
   #members = [];
   #more = false;
@@ -25,18 +26,21 @@ export class MembersPanel {
 
   /**
    * @param {import("./panel.js").Panel} panel @param {Room} room @param {string} me
-   * @param {(words: string) => void} say  what went wrong
-   * @param {() => void} onleave  one is a member no more
+   * @param {{say: (words: string) => void, onleave: () => void, row: import("./memberships.js").Row | null,
+   *   talk: ((user: string) => void) | null}} ways  what went wrong; one is a member no more; how one sees the room; to
+   *   write to one of them alone
    */
-  constructor(panel, room, me, say, onleave) {
+  constructor(panel, room, me, { say, onleave, row, talk }) {
     this.#panel = panel;
     this.#room = room;
     this.#me = me;
     this.#say = say;
     this.#onleave = onleave;
+    this.#talk = talk;
     this.#note.setAttribute("role", "status");
     this.#off = room.channel.members().on("change", () => this.#draw());
-    panel.open("members", `Members of #${titleOf(room.name)}`, [...this.#adding(), this.#note, this.#list, ...this.#leaving()], () => this.#off());
+    const content = [...this.#adding(), this.#note, this.#list, ...this.#wishes(row), ...this.#leaving()];
+    panel.open("members", `Members of ${nameOf(room.name, me)}`, content, () => this.#off());
     void this.#load();
   }
 
@@ -90,6 +94,13 @@ export class MembersPanel {
     const words = element("span", "who", name, element("small", "", user === this.#me ? `${role}, you` : role));
     if (here) words.append(element("span", "hidden-label", ", here now"));
     const row = element("li", "", face, words);
+    if (this.#talk && user !== this.#me && !isDirect(this.#room.name)) {
+      const talk = element("button", "quiet-button", "Message");
+      talk.type = "button";
+      talk.ariaLabel = `Message ${user}`;
+      talk.addEventListener("click", () => this.#talk?.(user));
+      row.append(talk);
+    }
     if (this.#rules && user !== this.#me && (this.#room.role === "owner" || role === "member")) row.append(this.#choice(user, role));
     return row;
   }
@@ -114,6 +125,26 @@ export class MembersPanel {
       this.#say(`${user}: ${error.reason ?? error}`);
     }
     this.refresh();
+  }
+
+  /** How one wants to see the room. @param {import("./memberships.js").Row | null} row */
+  #wishes(row) {
+    if (!row) return [];
+    const wish = (/** @type {"mute" | "pin"} */ name, /** @type {string} */ words) => {
+      const box = element("input");
+      box.type = "checkbox";
+      box.checked = row[name];
+      box.addEventListener("change", async () => {
+        try {
+          await this.#room.channel.prefer({ [name]: box.checked });
+        } catch (/** @type {any} */ error) {
+          box.checked = !box.checked;
+          this.#say(error.reason ?? String(error));
+        }
+      });
+      return element("label", "wish", box, ` ${words}`);
+    };
+    return [element("div", "wishes", wish("pin", "Keep it on top of the list"), wish("mute", "Count only what mentions me"))];
   }
 
   #adding() {

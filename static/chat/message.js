@@ -87,7 +87,7 @@ export class Rows {
     if (pinned && !erased) meta.append(element("small", "", "pinned"));
     const words = erased
       ? element("p", "text erased", "This message was erased")
-      : element("p", `text${raw ? " raw" : ""}${message.writing ? " writing" : ""}`, ...linked(text));
+      : element("p", `text${raw ? " raw" : ""}${message.writing ? " writing" : ""}`, ...this.#called(text, message.mentions));
     words.dir = "auto";
     words.title = full.format(time);
     const body = element("div", "body", meta, words);
@@ -96,6 +96,7 @@ export class Rows {
     if (message.offset === undefined || raw) return row;
     const one = /** @type {Message} */ (message);
     if (!erased) body.append(...this.#chips(one));
+    if (message.mentions?.some((user) => user === "*" || user === this.#actions.me) && !mine) row.classList.add("mentioned");
     body.append(...this.#replies(one));
     return row;
   }
@@ -170,6 +171,18 @@ export class Rows {
     /** @type {HTMLElement} */ (heir ?? row).focus({ preventScroll: true });
   }
 
+  /** A text with its links, and with whom it calls. @param {string} text @param {string[]} [mentions] */
+  #called(text, mentions = []) {
+    const names = mentions.map((user) => (user === "*" ? "all" : user).toLowerCase());
+    return linked(text).flatMap((part) => {
+      if (typeof part !== "string" || !names.length) return [part];
+      return part.split(/(?<![^\s(])(@[A-Za-z0-9][A-Za-z0-9._@+-]*)/).map((piece, index) => {
+        const name = piece.slice(1).toLowerCase().replace(/[.+-]+$/, "");
+        return index % 2 && names.includes(name) ? element("b", "call", piece) : piece;
+      });
+    });
+  }
+
   /** @param {Message} message */
   #chips(message) {
     if (!message.reactions?.length) return [];
@@ -199,9 +212,15 @@ export class Rows {
 
   /** @param {Message} message */
   #replies(message) {
-    const { replies } = message;
-    if (!replies?.count) return [];
+    const { replies, thread } = message;
     const { reply } = this.#actions.deeds(message);
+    if (thread && reply) {
+      const link = element("button", "replies", "From a thread");
+      link.type = "button";
+      link.addEventListener("click", reply);
+      return [link];
+    }
+    if (!replies?.count) return [];
     const faces = replies.users.slice(0, 4).map((user) => avatar(user, "small"));
     const button = element("button", "replies", ...faces, some(replies.count, "reply", "replies"));
     button.type = "button";

@@ -47,6 +47,8 @@ export class Room {
   role = null;
   /** Whether the server has said that. */
   known = false;
+  /** @type {import("../waterspout.js").Receipts | null} */
+  readers = null;
   /** It is to stay unread until it is entered again. */
   kept = false;
   #saidTyping = 0;
@@ -74,6 +76,7 @@ export class Room {
       channel.on("amend", (push) => this.#amend(push)),
       channel.on("gap", (gap) => this.#takeGap(gap)),
       channel.on("live", (event) => page.caughtUp(this, event)),
+      channel.on("subscribed", () => this.#followReaders()),
       channel.on("ended", (error) => page.ended(this, error)),
     ];
     for (const draft of this.drafts.values()) if (draft.state === "waiting") this.#publish(draft);
@@ -233,6 +236,14 @@ export class Room {
     return this.channel.markRead(before?.cursor ?? "0", { set: true });
   }
 
+  /** A thread has the rights of the room that it is in. @param {Room} parent */
+  inherit(parent) {
+    this.may = new Set([...parent.may].filter((right) => right !== "join"));
+    this.has = new Set([...parent.has].filter((option) => !["members", "threads", "receipts"].includes(option)));
+    this.role = null;
+    this.known = parent.known;
+  }
+
   /** Ask what one may do here. @param {(path: string) => Promise<any>} get */
   async look(get) {
     try {
@@ -241,10 +252,19 @@ export class Room {
       this.may = new Set(may);
       this.has = new Set(has);
       this.known = true;
+      if (this.channel.state !== "idle") this.#followReaders();
       this.page.looked(this);
     } catch {
       // the server is away, or too old to say: what is refused says so
     }
+  }
+
+  /** Who has read how far, where that is told. */
+  #followReaders() {
+    if (this.readers || !this.has.has("receipts")) return;
+    this.readers = this.channel.receipts();
+    this.readers.on("change", () => this.page.readers(this));
+    this.readers.refresh().catch(() => {}); // told again at the next connection
   }
 
   /** The line above what is unread, as far as it is here. @param {string} read  the marker */
@@ -307,10 +327,10 @@ export class Room {
     return this.#keys.has(key) || own().has(key);
   }
 
-  /** @param {string} name @param {string} text */
-  say(name, text) {
+  /** @param {string} name @param {string} text @param {{mentions?: string[], broadcast?: boolean}} [options] */
+  say(name, text, options = {}) {
     /** @type {Draft} */
-    const draft = { key: randomKey(), name, text, time: Date.now(), mine: true, state: "waiting" };
+    const draft = { key: randomKey(), name, text, options, time: Date.now(), mine: true, state: "waiting" };
     this.#keys.add(draft.key);
     addOwn(draft.key);
     this.#publish(draft);
@@ -330,11 +350,11 @@ export class Room {
 
   /** The same key each time, over reloads too: however often it is sent, it is stored once. @param {Draft} draft */
   async #publish(draft) {
-    const { key, name, text } = draft;
+    const { key, name, text, options = {} } = draft;
     this.#update(draft);
     this.save(); // at once: this is what cannot be read again
     try {
-      const { offset } = await this.channel.publish({ name, text }, { key });
+      const { offset } = await this.channel.publish({ name, text }, { key, ...options });
       if (this.drafts.has(key)) this.#update({ ...draft, state: "sent", offset }); // else the message itself was faster
     } catch (/** @type {any} */ error) {
       if (this.drafts.has(key)) this.#update({ ...draft, state: "failed", error: error.reason ?? String(error) });

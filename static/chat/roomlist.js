@@ -2,7 +2,7 @@
 
 import { Memberships, TEAM } from "./memberships.js";
 import { DEFAULT_ROOM, Sidebar } from "./sidebar.js";
-import { titleOf } from "./words.js";
+import { isDirect, nameOf, titleOf } from "./words.js";
 
 /** @typedef {import("./chat.js").Page} Page */
 
@@ -21,7 +21,7 @@ export class RoomList {
 
   /** For who is signed in. @param {(channel: string) => Promise<Set<string>>} may @param {() => void} onchange */
   async follow(may, onchange) {
-    this.#mine = new Memberships(this.#page.client, onchange);
+    this.#mine = new Memberships(this.#page.client, this.#page.me ?? "", onchange);
     this.#team = (await may(`${TEAM}:new`)).has("join");
     if (this.#team) /** @type {HTMLElement} */ (document.querySelector("[for=go-room]")).textContent = "Find or make a room";
   }
@@ -40,9 +40,10 @@ export class RoomList {
     const { visited } = this.sidebar;
     const others = (visited.includes(DEFAULT_ROOM) ? visited : [DEFAULT_ROOM, ...visited])
       .filter((name) => !members.some((row) => row.name === name))
-      .map((name) => ({ name, unread: this.#page.rooms.get(name)?.unread ?? 0 }));
+      .map((name) => ({ name, title: titleOf(name, this.#page.me), direct: isDirect(name), unread: this.#page.rooms.get(name)?.unread ?? 0 }));
     this.sidebar.show(this.#page.room.name, [
-      { title: "Your rooms", rooms: members },
+      { title: "Your rooms", rooms: members.filter(({ direct }) => !direct) },
+      { title: "Direct messages", rooms: members.filter(({ direct }) => direct) },
       { title: members.length ? "Other rooms" : "Rooms", rooms: others },
     ]);
   }
@@ -53,7 +54,8 @@ export class RoomList {
     const members = this.#members;
     const counted = members.filter(({ name }) => name !== room.name || document.hidden);
     const others = [...rooms.values()].filter(({ name }) => !members.some((row) => row.name === name));
-    const unread = [...counted, ...others].reduce((sum, one) => sum + one.unread, 0);
-    document.title = `${unread ? `(${unread}) ` : ""}#${titleOf(room.name)} · Waterspout`;
+    const loud = (/** @type {any} */ { mute, unread, mentions }) => (mute ? mentions : unread);
+    const unread = [...counted, ...others].reduce((sum, one) => sum + loud(one), 0);
+    document.title = `${unread ? `(${unread}) ` : ""}${nameOf(room.name, this.#page.me)} · Waterspout`;
   }
 }

@@ -1,11 +1,21 @@
 /** The side bar: the rooms, and on narrow screens a drawer. @module */
 
 import { $, element, recall, remember } from "../page.js";
-import { cleanRoom, some, titleOf } from "./words.js";
+import { cleanRoom, some } from "./words.js";
 
 export const DEFAULT_ROOM = "lobby";
 
-/** @typedef {{name: string, unread: number, mentions?: number, member?: boolean}} Shown */
+export function roomOfAddress() {
+  let room = location.hash.slice(1);
+  try {
+    room = decodeURIComponent(room);
+  } catch {
+    // a % that stands for itself
+  }
+  return cleanRoom(room) || DEFAULT_ROOM;
+}
+
+/** @typedef {{name: string, title: string, unread: number, direct?: boolean, mentions?: number, member?: boolean, mute?: boolean}} Shown */
 
 export class Sidebar {
   #leave;
@@ -67,12 +77,12 @@ export class Sidebar {
   }
 
   /** @param {Shown} room @param {boolean} current */
-  #row({ name, unread, mentions = 0, member }, current) {
-    const link = element("a", "", element("span", "name", titleOf(name)));
+  #row({ name, title, direct, unread, mentions = 0, member, mute }, current) {
+    const link = element("a", `${direct ? "direct" : ""} ${mute ? "mute" : ""}`, element("span", "name", title));
     link.href = `#${encodeURIComponent(name)}`;
     link.dataset.room = name;
     if (current) link.setAttribute("aria-current", "page");
-    else if (unread) {
+    else if (mute ? mentions : unread) {
       const badge = element("span", mentions ? "badge mentioned" : "badge", unread > 99 ? "99+" : String(unread));
       badge.append(element("span", "hidden-label", mentions ? ` unread, ${some(mentions, "mention")}` : " unread"));
       link.append(badge);
@@ -80,7 +90,6 @@ export class Sidebar {
     link.addEventListener("click", () => this.close());
     const row = element("li", "", link);
     if (member || name === DEFAULT_ROOM) return row; // one is left among its members, the other is where one is without any
-    const title = titleOf(name);
     const leave = element("button", "leave");
     leave.type = "button";
     leave.ariaLabel = `Leave ${title}`;

@@ -1,7 +1,7 @@
 /** What one may do in a room, as the foot of the page shows it: write, join, or only look on. @module */
 
 import { $ } from "../page.js";
-import { titleOf } from "./words.js";
+import { nameOf } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */
 /** @typedef {{get: (path: string) => Promise<any>, join: (room: Room) => Promise<void>}} Ways */
@@ -45,8 +45,8 @@ export class Standing {
     $("join").querySelector("button").hidden = !joins;
     $("join").querySelector("p").textContent = joins
       ? silent
-        ? `Join #${titleOf(room.name)} to write here. It will stay in your list.`
-        : `Join #${titleOf(room.name)}, and it is counted for you what is new here.`
+        ? `Join ${nameOf(room.name)} to write here. It will stay in your list.`
+        : `Join ${nameOf(room.name)}, and it is counted for you what is new here.`
       : may.has("subscribe")
         ? "Only members write here."
         : "This room is for its members.";

@@ -24,6 +24,8 @@ import { Rows } from "./message.js";
  * @property {boolean} pinned
  * @property {{k: string, n: number, u: string[]}[]} counted  its reactions, as the server counts them
  * @property {{k: string, n: number, u: string[], mine: boolean}[]} [reactions]  with those that are on their way
+ * @property {string[]} mentions  names of users, or `*`
+ * @property {string} [thread]  the channel of the thread that it was said in as well
  * @property {boolean} [writing]  its text is still streaming in
  * @property {{count: number, newest: string, users: string[]}} [replies]
  */
@@ -39,6 +41,7 @@ import { Rows } from "./message.js";
  * @property {number} time
  * @property {true} mine
  * @property {"waiting" | "sent" | "failed"} state
+ * @property {{mentions?: string[], broadcast?: boolean}} [options]
  * @property {number} [offset]  once it is stored
  * @property {string} [error]
  */

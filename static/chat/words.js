@@ -36,8 +36,30 @@ export const channelOf = (room) => (room.startsWith("/") ? room.slice(1) : `chat
 /** @param {string} channel */
 export const roomOf = (channel) => (channel.startsWith("chat:") ? channel.slice(5) : `/${channel}`);
 
-/** As people read it. @param {string} room */
-export const titleOf = (room) => (room.startsWith("/") ? room.slice(room.indexOf(":") + 1) : room);
+/** Where two people talk, in a channel with both their names. */
+export const DIRECT = "dm";
+
+/** Whether it is a conversation of two. @param {string} room */
+export const isDirect = (room) => room.startsWith(`/${DIRECT}:`);
+
+/** As people read it; of a conversation of two, who the other one is. @param {string} room @param {string | null} [me] */
+export function titleOf(room, me = null) {
+  if (isDirect(room)) return namesOf(room).find((name) => name !== me) ?? me ?? "";
+  return room.startsWith("/") ? room.slice(room.indexOf(":") + 1) : room;
+}
+
+/** The same, as it is named in a sentence. @param {string} room @param {string | null} [me] */
+export const nameOf = (room, me = null) => (isDirect(room) ? titleOf(room, me) : `#${titleOf(room)}`);
+
+/** Of a conversation of two. @param {string} room @returns {string[]} */
+function namesOf(room) {
+  const names = room.slice(DIRECT.length + 2).split(",");
+  try {
+    return names.map(decodeURIComponent);
+  } catch {
+    return names;
+  }
+}
 
 /** @param {string} cursor */
 export const offsetOf = (cursor) => Number(cursor.slice(cursor.lastIndexOf(":") + 1));
@@ -58,7 +80,8 @@ export function readMessage(push, isMine) {
   const name = cleanName(user) || (spoken && cleanName(data.name)) || "Anonymous"; // whom the server knows is nobody else
   const when = Number.isFinite(time) && Math.abs(time) < 8.64e15 ? time : Date.now();
   const words = { name, text: text.replace(TURNS, "").slice(0, MAX_TEXT), mine: isMine(key, user ?? null), raw };
-  const more = { version, edited, pinned, erased: deleted !== undefined, replies, counted: push.counted ?? push.reactions ?? [] };
+  const mentions = Array.isArray(push.mentions) ? push.mentions : [];
+  const more = { mentions, thread: push.thread, version, edited, pinned, erased: deleted !== undefined, replies, counted: push.counted ?? push.reactions ?? [] };
   return { key, offset, cursor, time: when, user, ...more, ...words };
 }
 

@@ -150,6 +150,71 @@ def test_rooms_with_members(browsing: Browsing, developed: Server, artifacts: Pa
     browsing.run(run())
 
 
+def test_what_one_does_with_messages(browsing: Browsing, developed: Server, artifacts: Path) -> None:
+    """Reactions, answers in a thread and beside it, an answer that streams in: at once on the other's screen, by mouse,
+    keyboard and finger."""
+
+    async def run() -> None:
+        async with browsing.tabs(RoomTab) as new:
+            ann = await (await new()).enter(developed, "ann")
+            bob = await (await new("dark", phone=True)).enter(developed, "bob")
+            page = ann.page
+            beans = page.locator("#log .message", has_text="The beans are up")
+            await page.focus("#scroller")
+            await page.keyboard.press("ArrowUp")
+            for _ in range(20):
+                if "The beans are up" in await page.evaluate("() => document.activeElement.innerText"):
+                    break
+                await page.keyboard.press("ArrowUp")
+            await page.keyboard.press("Tab")  # to what may be done with it
+            await page.keyboard.press("Enter")
+            await page.get_by_role("group", name="Choose a reaction").wait_for()
+            await page.keyboard.press("ArrowRight")
+            await page.screenshot(path=artifacts / "chat-picker.png")
+            await page.keyboard.press("Enter")
+            await beans.locator(".chip[aria-pressed=true]", has_text="❤️ 1").wait_for()
+            theirs = bob.page.locator("#log .message", has_text="The beans are up")
+            await theirs.locator(".chip[aria-pressed=false]", has_text="❤️ 1").tap()
+            await beans.locator(".chip[aria-pressed=true]", has_text="❤️ 2").wait_for()
+            await beans.locator(".chip", has_text="❤️ 2").click()
+            await beans.locator(".chip[aria-pressed=false]", has_text="❤️ 1").wait_for()
+
+            await beans.hover()
+            await beans.get_by_role("button", name="Reply").click()
+            await page.wait_for_selector("#thread-text:focus")
+            await page.keyboard.type("I have nets.")
+            await page.keyboard.press("Enter")
+            await theirs.locator(".text").tap()
+            await theirs.get_by_role("button", name="Reply").tap()
+            thread = bob.page.get_by_role("region", name="Thread in #garden")
+            await thread.get_by_text("I have nets.").wait_for()
+            await bob.page.get_by_label("Also send to #garden").check()
+            await bob.page.fill("#thread-text", "Nets it is.")
+            await bob.page.keyboard.press("Enter")
+            await page.locator("#log .message", has_text="Nets it is.").get_by_text("From a thread").wait_for()
+            await page.locator("#panel .message", has_text="Nets it is.").wait_for()
+            assert await ann.pale() == []
+            assert await ann.axe() == []
+            await page.screenshot(path=artifacts / "chat-thread.png")
+            assert await bob.pale() == []
+            assert await bob.fits()
+            await bob.page.screenshot(path=artifacts / "chat-thread-phone.png")
+            await bob.page.get_by_role("button", name="Close").tap()
+            await page.keyboard.press("Escape")
+
+            token = (await developed.post("/v1/auth/example", {"user": "carol"})).body["token"]
+            messages = "/v1/channels/team:garden/messages"
+            made = await developed.request("POST", messages, {"data": {"name": "carol", "text": "Nets"}}, token=token)
+            append = {"append": " are in the shed", "part": 1}
+            await developed.request("PATCH", f"{messages}/{made.body['offset']}", append, token=token)
+            await page.locator("#log .text.writing", has_text="Nets are in the shed").wait_for()
+            append = {"append": ".", "part": 2, "done": True}
+            await developed.request("PATCH", f"{messages}/{made.body['offset']}", append, token=token)
+            await page.locator("#log .text:not(.writing)", has_text="Nets are in the shed.").wait_for()
+
+    browsing.run(run())
+
+
 def test_the_examples_are_there(developed: Server) -> None:
     """The users to sign in as, and the rooms with what was said in them; started again, nothing is said twice."""
 
