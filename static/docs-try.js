@@ -5,12 +5,18 @@
  * @module
  */
 
+import { Session } from "./account/session.js";
 import { $, element, forget, recall, remember } from "./page.js";
 
 /** Of an answer that does not end, so much is shown. Characters. */
 const SHOWN = 20_000;
 
+/** Who is signed in on this server's pages: its token is taken where none is given. */
+const session = new Session();
 const tokens = $("token");
+const whose = () => (tokens.placeholder = session.user === null ? "none: as a guest" : `none: as ${session.user}, who is signed in`);
+session.onchange = whose;
+whose();
 tokens.value = recall("sessionStorage", "docs.token") ?? "";
 $("who").addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
 tokens.addEventListener("input", () => {
@@ -68,7 +74,7 @@ function form(api, path, method, operation) {
     running = new AbortController();
     send.textContent = "Stop";
     try {
-      await exchange(answer, address(path, fields), method, headers(fields, body), body?.value, running.signal);
+      await exchange(answer, address(path, fields), method, await headers(fields, body), body?.value, running.signal);
     } finally {
       running = null;
       send.textContent = "Send";
@@ -92,10 +98,11 @@ function address(path, fields) {
 }
 
 /** @param {{one: any, input: HTMLInputElement}[]} fields @param {HTMLTextAreaElement | null} body */
-function headers(fields, body) {
+async function headers(fields, body) {
   /** @type {Record<string, string>} */
   const made = {};
-  if (tokens.value.trim()) made.Authorization = `Bearer ${tokens.value.trim()}`;
+  const token = tokens.value.trim() || (await session.token().catch(() => null)); // who is no longer signed in is a guest
+  if (token) made.Authorization = `Bearer ${token}`;
   if (body) made["Content-Type"] = "application/json";
   for (const { one, input } of fields) if (one.in === "header" && input.value) made[one.name] = input.value;
   return made;

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from tests.interop import fetched
 from tests.support.processes import Server
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ class Tab:
     async def pale(self) -> list[str]:
         """Text of too little contrast, with what it has."""
         found: list[str] = await self.page.evaluate(PALE)
+        return found
+
+    async def axe(self) -> list[str]:
+        """What axe-core finds, the rule and where; nothing where it is not there."""
+        try:
+            await self.page.evaluate(fetched.axe().read_text())
+        except fetched.Missing:
+            return []
+        found: list[str] = await self.page.evaluate(
+            """async () => (await axe.run()).violations
+                .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html}`))"""
+        )
         return found
 
 

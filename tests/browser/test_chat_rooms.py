@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.browser.tabs import Browsing, Tab
-from tests.interop import fetched
 from tests.support.processes import UNLIMITED, Mongod, Server
 
 
@@ -50,17 +49,6 @@ class RoomTab(Tab):
 
     async def texts(self) -> list[str]:
         return await self.page.locator("#log .message .text").all_inner_texts()
-
-    async def axe(self) -> list[str]:
-        try:
-            await self.page.evaluate(fetched.axe().read_text())
-        except fetched.Missing:
-            return []
-        found: list[str] = await self.page.evaluate(
-            """async () => (await axe.run()).violations
-                .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html}`))"""
-        )
-        return found
 
 
 def test_rooms_with_members(browsing: Browsing, developed: Server, artifacts: Path) -> None:

@@ -112,6 +112,12 @@ def test_one_click_signs_in_as_an_example_user(browsing: Browsing, members: Serv
             await tab.state("open")
             await tab.page.get_by_role("heading", name="Orders (").wait_for()
             assert await tab.fits()
+            # What the reference sends goes with the same token.
+            await tab.page.goto(members.base + "/docs")
+            own = tab.page.locator("section", has=tab.page.get_by_role("heading", name="GET /v1/auth/me", exact=True))
+            await own.get_by_text("Send it from here").click()
+            await own.get_by_role("button", name="Send").click()
+            await own.locator(".answer > pre", has_text='"user": "bob"').wait_for()
 
     browsing.run(run())
 
@@ -198,13 +204,17 @@ def test_a_forgotten_password_is_set_anew(browsing: Browsing, members: Server, a
             await other.page.get_by_role("heading", name="Where you are signed in").wait_for()
             assert await other.fits()
             assert await other.pale() == []
+            assert await other.axe() == []
             await other.page.screenshot(path=artifacts / "account-dark-phone.png")
 
             await page.reload()  # whose session was ended by the reset
             await page.wait_for_selector("dialog[open]")
             await sign(tab, "fay", "another password")
-            await page.locator("#sessions button").click()
+            assert await tab.axe() == []
+            await page.locator("#sessions button").focus()
+            await page.keyboard.press("Enter")
             await page.get_by_text("Signed out there.").wait_for()
+            await page.wait_for_selector("#sessions-title:focus")
             assert await page.locator("#sessions li").count() == 1
             await page.get_by_label("The one you have").fill("another password")
             await page.get_by_label("A new one").fill(PASSWORD)
