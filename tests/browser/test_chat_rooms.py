@@ -139,8 +139,8 @@ def test_rooms_with_members(browsing: Browsing, developed: Server, artifacts: Pa
 
 
 def test_what_one_does_with_messages(browsing: Browsing, developed: Server, artifacts: Path) -> None:
-    """Reactions, answers in a thread and beside it, an answer that streams in: at once on the other's screen, by mouse,
-    keyboard and finger."""
+    """Reactions, answers in a thread and beside it, somebody called by name, an answer that streams in, a conversation
+    of two, and who has read what one has said: at once on the other's screen, by mouse, keyboard and finger."""
 
     async def run() -> None:
         async with browsing.tabs(RoomTab) as new:
@@ -167,28 +167,16 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
             await beans.locator(".chip", has_text="❤️ 2").click()
             await beans.locator(".chip[aria-pressed=false]", has_text="❤️ 1").wait_for()
 
-            await beans.hover()
-            await beans.get_by_role("button", name="Reply").click()
-            await page.wait_for_selector("#thread-text:focus")
-            await page.keyboard.type("I have nets.")
-            await page.keyboard.press("Enter")
-            await theirs.locator(".text").tap()
-            await theirs.get_by_role("button", name="Reply").tap()
-            thread = bob.page.get_by_role("region", name="Thread in #garden")
-            await thread.get_by_text("I have nets.").wait_for()
-            await bob.page.get_by_label("Also send to #garden").check()
-            await bob.page.fill("#thread-text", "Nets it is.")
+            await ann.goes("welcome")
+            await bob.page.fill("#text", "Ask @an")
+            await bob.page.get_by_role("option", name="@ann").wait_for()
             await bob.page.keyboard.press("Enter")
-            await page.locator("#log .message", has_text="Nets it is.").get_by_text("From a thread").wait_for()
-            await page.locator("#panel .message", has_text="Nets it is.").wait_for()
-            assert await ann.pale() == []
-            assert await ann.axe() == []
-            await page.screenshot(path=artifacts / "chat-thread.png")
-            assert await bob.pale() == []
-            assert await bob.fits()
-            await bob.page.screenshot(path=artifacts / "chat-thread-phone.png")
-            await bob.page.get_by_role("button", name="Close").tap()
-            await page.keyboard.press("Escape")
+            assert await bob.page.input_value("#text") == "Ask @ann "
+            await bob.page.keyboard.press("Enter")
+            await page.locator("#rooms .badge.mentioned").wait_for()
+            await ann.goes("garden")
+            await page.locator("#log .mentioned .call", has_text="@ann").wait_for()
+            await bob.page.locator("#seen", has_text="Seen by ann").wait_for()
 
             token = (await developed.post("/v1/auth/example", {"user": "carol"})).body["token"]
             messages = "/v1/channels/team:garden/messages"
@@ -199,6 +187,20 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
             append = {"append": ".", "part": 2, "done": True}
             await developed.request("PATCH", f"{messages}/{made.body['offset']}", append, token=token)
             await page.locator("#log .text:not(.writing)", has_text="Nets are in the shed.").wait_for()
+
+            await page.get_by_role("button", name="Members").click()
+            await page.get_by_label("Count only what mentions me").check()
+            await page.locator("#rooms a.mute", has_text="garden").wait_for()
+            await page.get_by_role("button", name="Message bob").click()
+            await page.locator("#title.direct", has_text="bob").wait_for()
+            await ann.say("Between us: what slugs?")
+            await bob.page.click("#menu")
+            direct = bob.page.get_by_role("list", name="Direct messages").get_by_role("link", name="ann 1 unread")
+            await direct.wait_for()
+            await bob.page.screenshot(path=artifacts / "chat-direct-phone.png")
+            await direct.tap()
+            await bob.page.locator("#log .text", has_text="Between us").wait_for()
+            await page.locator("#seen", has_text="Seen by bob").wait_for()
 
     browsing.run(run())
 
