@@ -25,7 +25,7 @@ PAGES = {
     "/nowhere": "main h1",
 }
 # Kilobytes of all that a page loads before it is used, as sent: without compression, which a proxy adds.
-BUDGET = {"/": 230, "/chat/#usable": 260, "/feed/": 230, "/dashboard/": 230, "/console/": 260, "/docs": 400,
+BUDGET = {"/": 230, "/chat/#usable": 330, "/feed/": 230, "/dashboard/": 230, "/console/": 260, "/docs": 400,
           "/docs/quick-start.md": 120, "/nowhere": 40}  # fmt: skip
 
 
