@@ -70,6 +70,7 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     made.add_argument("folder", type=Path, metavar="FOLDER")
     made.set_defaults(run=run_new)
     _declare_users(commands)
+    _declare_consumers(commands)
     imported = commands.add_parser(
         "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
     )
@@ -106,6 +107,19 @@ def _declare_users(commands: Any) -> None:
     roles.add_argument("roles", nargs="*")
 
 
+def _declare_consumers(commands: Any) -> None:
+    consumers = commands.add_parser("consumers", help="how far consumers are; pause, resume and reset them")
+    consumers.set_defaults(run=run_consumers)
+    actions = consumers.add_subparsers(metavar="ACTION", required=True, dest="action")
+    actions.add_parser("list", help="all of them, and what waits for each")
+    actions.add_parser("pause", help="deliver nothing, until it is resumed").add_argument("consumer")
+    actions.add_parser("resume", help="also one that a 410 has stopped").add_argument("consumer")
+    reset = actions.add_parser("reset", help="go on from another place")
+    reset.add_argument("consumer")
+    reset.add_argument("--to", required=True, help="`beginning` (of what is retained), `now`, or a cursor of --channel")
+    reset.add_argument("--channel", help="there alone, else in all channels")
+
+
 def run_server(flags: argparse.Namespace, options: config.Config) -> int:
     gc.disable()
     from handlers import serving
@@ -132,6 +146,12 @@ def run_users(flags: argparse.Namespace, options: config.Config) -> int:
     from server.tools import users
 
     return users.run(flags, options)
+
+
+def run_consumers(flags: argparse.Namespace, options: config.Config) -> int:
+    from server.tools import consumers
+
+    return consumers.run(flags, options)
 
 
 def run_import(flags: argparse.Namespace, _: config.Config) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-FLOOR: Final = 6000.0
+FLOOR: Final = 5500.0
 CEILING: Final = 100_000.0
 """Messages a second."""
 PROBE: Final = 0.02

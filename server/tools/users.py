@@ -9,8 +9,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from server.access.accounts.administration import Administration
@@ -24,7 +23,7 @@ from server.core.errors import Error, StartError
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.mongo.client import connect, connect_apart
-from server.mongo.embedded import EmbeddedMongoDB
+from server.tools.terminal import print_table, running_mongodb
 from server.wire.accounts import Invitation
 
 OPERATOR: Final = Principal(user="run.py", server=True, admin=True)
@@ -44,12 +43,7 @@ def run(flags: argparse.Namespace, options: Config) -> int:
 
 
 async def _run(flags: argparse.Namespace, options: Config) -> None:
-    uri = options.mongodb.uri
-    if uri == "embedded":
-        running = EmbeddedMongoDB(Path(options.server.data_dir)).running()
-        if running is None:
-            raise StartError("users: no server runs here; start one first (`make run`)")
-        uri = running
+    uri = running_mongodb(options, "users")
     clock, keeper = Clock(), Keeper()
     database, apart = connect(options.mongodb, uri), connect_apart(options.mongodb, uri)
     revocations = Revocations(
@@ -90,7 +84,7 @@ async def _list(administration: Administration, flags: argparse.Namespace) -> No
             disabled=True if flags.disabled else None,
         )
         rows += found
-    _table(
+    print_table(
         ("user", "e-mail", "roles", "made", "signed in", ""),
         [
             (
@@ -146,7 +140,7 @@ async def _delete(administration: Administration, flags: argparse.Namespace) -> 
 
 async def _sessions(administration: Administration, flags: argparse.Namespace) -> None:
     sessions = await administration.sessions(OPERATOR, flags.user)
-    _table(
+    print_table(
         ("session", "by", "address", "begun", "used", "browser"),
         [
             (one["session"], one["way"], one["address"], _day(one["created"]), _day(one["used"]), one["agent"][:60])
@@ -171,13 +165,6 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "sessions": _sessions,
     "sign-out": _sign_out,
 }
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _day(ms: int | None) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from typing import Any
 
+import msgspec
 import pytest
 from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -15,6 +17,7 @@ from tornado.httpclient import AsyncHTTPClient
 from server.core import config
 from server.core.principals import Principal
 from server.node import Node
+from tests.support.commands import called
 from tests.support.nodes import another
 from tests.support.processes import Mongod
 from tests.support.receiver import SECRET, Receiver
@@ -386,6 +389,30 @@ async def test_pause_and_resume(
         assert {request["consumer"] for request in receiver.requests} == {"tried"}
         await second.consumers.change(["mailer"], "running")
         await receiver.until_taken("chat:a", 2)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_the_command_line(node: Node, receiver: Receiver, mongod: Mongod) -> None:
+    """Beside the server, which acts on it."""
+    consumers = {name: msgspec.to_builtins(one) for name, one in node.consumers.options.items()}
+    values = {"mongodb.database": node.config.mongodb.database, "consumers": consumers}
+    sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+
+    async def command(*words: str) -> str:
+        code, said = await called("consumers", *words, "--mongodb-uri", mongod.uri, *sets)
+        assert code == 0, said
+        return said
+
+    await publish(node, "chat:a", 1, 2)
+    await receiver.until_taken("chat:a", 2)
+    assert "mailer: paused" in await command("pause", "mailer")
+    await until(lambda: not node.consumers.states.runs("mailer"))
+    assert "from beginning in all channels" in await command("reset", "mailer", "--to", "beginning")
+    listed = await command("list")
+    assert re.search(r"^mailer +paused +url ", listed, re.MULTILINE), listed
+    assert re.search(r"^tried +running +url +0 +0 +0 +0$", listed, re.MULTILINE), listed
+    await node.consumers.change(["mailer"], "running")
+    await until(lambda: receiver.duplicates["chat:a"] == 2)
 
 
 @pytest.mark.gen_test
