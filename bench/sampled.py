@@ -13,10 +13,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run
+from handlers import serving
 
 LOOK_EVERY = 0.001
 
@@ -51,18 +53,18 @@ def _quantiles(some: list[float]) -> dict[str, float]:
 
 
 def main(file: Path) -> None:
-    serve = run.serve
+    serve = serving.serve
 
-    async def sampled(*arguments: object) -> None:
+    async def sampled(*arguments: Any) -> None:
         samples = Samples(file)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, samples.tell)
         looking = asyncio.create_task(samples.go_on())
         try:
-            await serve(*arguments)  # type: ignore[arg-type]
+            await serve(*arguments)
         finally:
             looking.cancel()
 
-    run.serve = sampled
+    serving.serve = sampled
     sys.exit(run.main(sys.argv[1:]))
 
 
