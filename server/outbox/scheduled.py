@@ -6,6 +6,7 @@ when it is due; one whose user has lost it meanwhile is among the dead, as soon 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from server.wire.commands import At
 
 logger = logging.getLogger(__name__)
 
+AGAIN: Final = 1.0
 AHEAD: Final = 366 * 86400
 """Seconds that a client may look ahead."""
 _NOT_DUE: Final = {"at": {"$exists": True, "$ne": None}, "taken": {"$exists": False}}
@@ -224,7 +226,17 @@ class Scheduler:
             self._keeper.spawn("scheduled messages", self._look_again(user))
 
     async def _look_again(self, user: str | None) -> None:
-        """Take out what may not be published any more, before it is forgotten that it was revoked."""
+        """Take out what may not be published any more, before it is forgotten that it was revoked; until that is done,
+        or another node's: it looks by itself."""
+        while self._outbox.holds:
+            try:
+                await self._take_out(user)
+                return
+            except Error as error:
+                logger.warning("scheduled messages: %s", error.reason)
+                await asyncio.sleep(AGAIN)
+
+    async def _take_out(self, user: str | None) -> None:
         which: dict[str, Any] = {"by.user": {"$exists": True} if user is None else user, "by.server": False}
         lost: list[tuple[RawBSONDocument, Error]] = []
         with mapped():

@@ -8,7 +8,6 @@ import json
 import re
 from typing import Any
 
-import msgspec
 import pytest
 from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -394,8 +393,12 @@ async def test_pause_and_resume(
 @pytest.mark.gen_test(timeout=60)
 async def test_the_command_line(node: Node, receiver: Receiver, mongod: Mongod) -> None:
     """Beside the server, which acts on it."""
-    consumers = {name: msgspec.to_builtins(one) for name, one in node.consumers.options.items()}
-    values = {"mongodb.database": node.config.mongodb.database, "consumers": consumers}
+    push = {"url": receiver.url, "secret": SECRET}
+    consumers = {"mailer": push | {"channels": ["chat:*"]}, "tried": push | {"channels": ["feed:*"]}}
+    namespace = {"publish": "anyone", "subscribe": "anyone"}
+    values = {
+        "mongodb.database": node.config.mongodb.database, "consumers": consumers, "namespaces.feed": namespace,
+    }  # fmt: skip
     sets = [word for name, value in values.items() for word in ("--set", f"{name}={json.dumps(value)}")]
 
     async def command(*words: str) -> str:
