@@ -71,6 +71,9 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     made.set_defaults(run=run_new)
     _declare_users(commands)
     _declare_consumers(commands)
+    erased = commands.add_parser("erase", help="erase a person: messages, account and all else that is kept of them")
+    erased.add_argument("--user", required=True, help="the name that tokens give (sub)")
+    erased.set_defaults(run=run_erase)
     imported = commands.add_parser(
         "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
     )
@@ -152,6 +155,12 @@ def run_consumers(flags: argparse.Namespace, options: config.Config) -> int:
     from server.tools import consumers
 
     return consumers.run(flags, options)
+
+
+def run_erase(flags: argparse.Namespace, options: config.Config) -> int:
+    from server.tools import erase
+
+    return erase.run(flags.user, options)
 
 
 def run_import(flags: argparse.Namespace, _: config.Config) -> int:

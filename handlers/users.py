@@ -6,6 +6,7 @@ from handlers.base import BaseHandler
 from handlers.operations import operation
 from server.wire.rest import (
     DisconnectRequest,
+    ErasedUser,
     RevokeRequest,
     SubscribeRequest,
     UnsubscribeFrom,
@@ -30,6 +31,16 @@ class RevokeUser(BaseHandler):
         `admin`."""
         await self.node.moderation.revoke(self.principal, user, body.token, body.channels)
         self.answer({"user": user})
+
+
+class UserData(BaseHandler):
+    @operation("Erase a user", {200: ErasedUser, 202: ErasedUser})
+    async def delete(self, user: str) -> None:
+        """What the user has written in all channels, the account and its sessions, memberships and markers, presence,
+        kept answers, messages for later. 202: it is not done yet, and goes on by itself; ask again. For API keys that
+        are `admin`."""
+        erased = await self.node.erasure.erase(self.principal, user)
+        self.answer(erased, 200 if erased["done"] else 202)
 
 
 class SubscribeUser(BaseHandler):

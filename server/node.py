@@ -63,6 +63,8 @@ from server.delivery.streams import Streams
 from server.documents.service import DocumentService
 from server.documents.store import Documents
 from server.documents.tailer import Tailer
+from server.erasure.erasure import Erasure
+from server.erasure.messages import Messages
 from server.log.log import Log
 from server.mongo.client import connect, connect_apart
 from server.mongo.clock import COMPARE_EVERY, compare
@@ -202,30 +204,15 @@ class Node:
         )  # fmt: skip
         self.letters = Letters(self.id, announcer=self.announcer, knows=self.directory.knows)
         self.peers = Peers(
-            self.id,
-            broker=self.broker,
-            log=self.log,
-            streams=self.streams,
-            attendance=self.attendance,
-            announcer=self.announcer,
-            directory=self.directory,
-            lifecycle=self.lifecycle,
-            keeper=self.keeper,
-            publish_timeout=config.mongodb.publish_timeout,
-            on_revoked=self.revocations.look,
-            on_letter=self.letters.hear,
-            on_directive=self.directives.carry_out,
-        )
+            self.id, broker=self.broker, log=self.log, streams=self.streams, attendance=self.attendance,
+            announcer=self.announcer, directory=self.directory, lifecycle=self.lifecycle, keeper=self.keeper,
+            publish_timeout=config.mongodb.publish_timeout, on_revoked=self.revocations.look,
+            on_letter=self.letters.hear, on_directive=self.directives.carry_out,
+        )  # fmt: skip
         self.consumers = Consumers(
-            config,
-            self.database,
-            self.database_apart,
-            node=self.id,
-            log=self.log,
-            clock=self.clock,
-            announce=lambda news: self.announcer.announce(news=news),
-            trusted=trusted,
-        )
+            config, self.database, self.database_apart, node=self.id, log=self.log, clock=self.clock,
+            announce=lambda news: self.announcer.announce(news=news), trusted=trusted,
+        )  # fmt: skip
         self.consumer_operators = ConsumerOperators(self.consumers, self.log, self.lifecycle, self.clock)
         self.workers = Workers(self.consumers, self.lifecycle)
         self.peers.on_head = self.consumers.note_head
@@ -289,6 +276,15 @@ class Node:
             config, self.database, rights=self.rights, admission=self.admission, quotas=self.quotas,
             lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock, trusted=trusted,
         )  # fmt: skip
+        erased = Messages(
+            self.database, self.log, self.permissions.amends,
+            lambda channel: self.announcer.announce(erased=channel),
+        )  # fmt: skip
+        self.erasure = Erasure(
+            database=self.database, node=self.id, messages=erased, members=self.rooms.members,
+            reactions=self.reactions, accounts=self.accounts, moderation=self.moderation, lifecycle=self.lifecycle,
+            keeper=self.keeper, clock=self.clock, names=config.auth.api_keys,
+        )  # fmt: skip
         parts = (self.log, self.tailer, self.revocations, self.consumers, self.outbox, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]
         self.lifecycle.helpers += [self.peers.unheard, self.clock.problem, self.document_store.problem]
@@ -322,6 +318,7 @@ class Node:
         await opening.persist(self.rooms.open)
         await opening.persist(self.calls.open)
         await opening.persist(self.outbox.open)
+        await opening.persist(self.erasure.open)
         self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database, self.database_apart))
         self.lifecycle.opened = True
 

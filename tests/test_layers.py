@@ -68,6 +68,7 @@ FLOORS = [
     "centrifugo",
     "sessions",
     "node",
+    "erasure",
     "consumers",
     "rooms",
     "reactions",
@@ -99,7 +100,7 @@ LIBRARIES = {
     },
     "pymongo": {
         *("mongo", "log", "documents", "consumers", "rooms", "reactions", "outbox", "presence.last_seen", "tools.seed"),
-        *("tools.doctor", "calls.kept"),
+        *("tools.doctor", "calls.kept", "erasure.jobs"),
         *("access.accounts", "access.revocations"),
     },
     "bson": {"log", "documents", "rooms", "reactions", "mongo", "outbox"},

@@ -108,6 +108,8 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     """Those of them in which somebody may have been mentioned since."""
     amended: str | None = None
     """A channel in which it has amended a message: nobody may show what was read before."""
+    erased: str | None = None
+    """The same, of a channel that need have no amendments."""
     amends: bool = False
     """With the beat: it knows of amendments, and counts them."""
     members: list[tuple[str, str, str | None]] = field(default_factory=list)

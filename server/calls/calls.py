@@ -181,7 +181,8 @@ class Calls:
         flight = self._flights.get(identifier)
         joined = flight is not None
         if flight is None:
-            wanted = Reservation(identifier, data, secrets.token_hex(8))
+            user = None if question.principal.server else question.principal.user
+            wanted = Reservation(identifier, data, secrets.token_hex(8), user)
             asking = self._reserved(pattern, question, may, wanted)
             flight = _Flight(self._keeper.spawn(f"call of {pattern.name}", asking, awaited=True), data)
             self._flights[identifier] = flight

@@ -1,6 +1,6 @@
 """Answers that are kept for whoever calls again with the same key, through whichever node.
 
-    calls  {_id, data, owner, until, expires, answer?}
+    calls  {_id, data, owner, until, expires, answer?, user?}
 
 Whoever inserts the row asks the back end: until `until` (milliseconds since 1970), which it moves on as long as it
 waits, it belongs to that one call, its `owner`. Then there is an answer in it, or it is deleted, because there is none;
@@ -41,6 +41,8 @@ class Reservation(NamedTuple):
     """The `_id`."""
     data: str
     owner: str
+    user: str | None = None
+    """Who calls, if it is a person: their answers go when they are erased."""
 
 
 def digest(of: Any) -> str:
@@ -132,7 +134,8 @@ class KeptAnswers:
 
     def _owned(self, wanted: Reservation) -> dict[str, object]:
         expires = self._in(LONGEST + self._window)
-        return {"data": wanted.data, "owner": wanted.owner, "until": self._until(), "expires": expires}
+        row = {"data": wanted.data, "owner": wanted.owner, "until": self._until(), "expires": expires}
+        return row if wanted.user is None else row | {"user": wanted.user}
 
     def _until(self) -> int:
         return int((self._clock.time() + LEASE) * 1000)

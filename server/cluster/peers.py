@@ -138,6 +138,8 @@ class Peers:
             self.on_head(channel, Position(epoch, offset))
         if announcement.amended is not None:
             self._log.has_amended(announcement.amended)
+        if announcement.erased is not None:
+            self._log.has_erased(announcement.erased)
         if announcement.beat:
             (self._amending.add if announcement.amends else self._amending.discard)(node)
 

@@ -13,7 +13,7 @@ Erasing is real: the data of the message goes, and that of edits of it which are
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from pymongo.errors import PyMongoError
@@ -136,6 +136,18 @@ class Amendments:
             raise Error("unavailable", "the write was not confirmed")
         return int(reply["n"])
 
+    async def erase_in_place(self, channel: str, offsets: Sequence[int]) -> int:
+        """Erase messages without an entry that says so, where there can be none; how many. What was read of the channel
+        before must not be shown any more, which is for others to see to."""
+        now = self.clock.now_ms()
+        gone = [_erasing(channel, offset, {"o": offset, "u": None, "t": now}) for offset in offsets]
+        with mapped():
+            erased = await self.update(*gone)
+        for offset in offsets:
+            for erase in self.on_erased:
+                await erase(channel, offset)
+        return erased
+
     async def refold(self, seconds: float = PENDING_SECONDS) -> None:
         """Fold what was left behind, so many seconds ago. Called once a second."""
         old = {"p": 1, "op": {"$ne": "append"}, "t": {"$lte": self.clock.now_ms() - int(seconds * 1000)}}
@@ -174,11 +186,16 @@ def _updates(amendment: Amendment) -> list[Row]:
         counted = {"$set": {f"{field}.v": value, f"{field}.at": at}}
         steps.append({"q": original | {f"{field}.at": {"$not": {"$gte": at}}}, "u": counted})
     else:
-        gone = {"o": offset, "u": amendment.user, "t": amendment.time}
-        lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions"), 1)
-        first = original | {"gone.o": {"$not": {"$lte": offset}}}  # of two who erase it at once
-        steps.append({"q": first, "u": {"$set": {"gone": gone}, "$unset": lost}})
+        steps.append(_erasing(channel, amendment.of, {"o": offset, "u": amendment.user, "t": amendment.time}))
         texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": ["edit", "append"]}}
         steps.append({"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
     steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
     return steps
+
+
+def _erasing(channel: str, offset: int, gone: Row) -> Row:
+    """The update of the message at `offset` that takes all that it says: `gone`, {o, u, t}, is what is left. Of two who
+    erase it at once the earlier has done it."""
+    original = {"_id": id_of(channel, offset), "z": None, "gone.o": {"$not": {"$lte": gone["o"]}}}
+    lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions"), 1)
+    return {"q": original, "u": {"$set": {"gone": gone}, "$unset": lost}}

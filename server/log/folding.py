@@ -44,6 +44,10 @@ class Overlays:
     def touch(self, channel: str) -> None:
         """An amendment has come: what was read before must not be shown any more."""
         self.note(channel)
+        self.drop(channel)
+
+    def drop(self, channel: str) -> None:
+        """What was read before must not be shown any more, though there need be no amendments."""
         now = time.monotonic()
         self._changed[channel] = now
         self._changed.move_to_end(channel)

@@ -184,6 +184,11 @@ class Log:
         self._reader.overlays.touch(channel)
         self.appends.doubt(channel)
 
+    def has_erased(self, channel: str) -> None:
+        """Something was erased in place: as `has_amended`, where there are no amendments."""
+        self._reader.overlays.drop(channel)
+        self.appends.doubt(channel)
+
     def _committed(self, on_commit: Callable[[list[Message]], None], messages: list[Message]) -> None:
         # What was read before something was appended is still right: it comes behind it.
         if messages[-1].tally.amendments and any(
@@ -213,6 +218,10 @@ class Log:
     async def head(self, channel: str) -> Head:
         """The newest position, and the highest offset that is gone; together with other channels asked for now."""
         return await self._reader.head(channel)
+
+    async def channels(self) -> list[str]:
+        """All that have messages."""
+        return await self._reader.channels()
 
     async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
         """The newest position of each channel, by majority reads. One that nobody published to has offset 0."""

@@ -107,6 +107,21 @@ class Reactions:
         kinds = await self._rows.kinds_of(principal.user, principal.server, channel, min(offsets), max(offsets))
         return {str(offset): kinds[offset] for offset in offsets if offset in kinds}
 
+    async def forget_user(self, user: str) -> int:
+        """Take back all that a user has said, and have it counted where that is shown."""
+        reactions = await self._rows.of_user(user)
+        for one in reactions:
+            try:
+                if self.summaries is not None:
+                    async with self.summaries.changing(one.channel, one.offset) as round:
+                        await self._write(round, Change(one, False))
+                    continue
+            except Error as error:
+                if error.code != "not_found":
+                    raise
+            await self._rows.write([Change(one, False)])
+        return len(reactions)
+
     # --- how many there may be ----------------------------------------------------------------------------------------
 
     async def _write(self, round: Round, change: Change) -> Written:

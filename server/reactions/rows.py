@@ -25,6 +25,8 @@ NAMES: Final = 20
 """Users who are named of each kind."""
 ALL_NAMES: Final = 400
 """Of all kinds together."""
+MANY: Final = 500
+"""Of one user that are looked for at a time."""
 WRITTEN_WITHIN: Final = 3000
 """Milliseconds. What is not written then never is: it would be missed by who counts (log/summaries.py)."""
 
@@ -140,6 +142,12 @@ class ReactionRows:
             async for row in self._rows.find(query, {"t": 1}).sort([("_id.o", ASCENDING), ("t", ASCENDING)]):
                 kinds.setdefault(row["_id"]["o"], []).append(row["_id"]["k"])
         return kinds
+
+    async def of_user(self, user: str) -> list[Reaction]:
+        """All that a user has said, up to MANY."""
+        with mapped():
+            rows = await self._rows.find({"_id.u": user, "_id.s": None}, {"_id": 1}).limit(MANY).to_list(MANY)
+        return [Reaction(one["c"], one["o"], one["k"], one["u"], False) for one in (row["_id"] for row in rows)]
 
     async def forget(self, channel: str, offset: int) -> None:
         """All of a message."""

@@ -330,6 +330,13 @@ class UserNamed(TypedDict):
     user: str
 
 
+class ErasedUser(UserNamed):
+    """`erased`: how much of what."""
+
+    done: bool
+    erased: dict[str, int]
+
+
 class UserInChannel(UserNamed):
     channel: str
 
