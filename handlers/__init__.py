@@ -28,6 +28,7 @@ from handlers.reactions import Reaction
 from handlers.rooms import Marker, MyBlock, MyBlocks, MyRooms
 from handlers.routing import Doors
 from handlers.scheduled import ScheduledMessage, ScheduledMessages
+from handlers.search import Found
 from handlers.site import Site
 from handlers.users import DisconnectUser, RevokeUser, SubscribeUser, UnsubscribeUser, UnsubscribeUserFrom, UserData
 from handlers.websocket import WebSocketHandler
@@ -65,6 +66,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/documents/{collection}/{document_id}": Document,
     "/v1/channels/{channel}/messages/{offset}/reactions/{kind}": Reaction,
     "/v1/channels/{channel}/unsubscribe": UnsubscribeUser,
+    "/v1/search": Found,
     "/v1/users/{user}/data": UserData,
     "/v1/users/{user}/disconnect": DisconnectUser,
     "/v1/users/{user}/revoke": RevokeUser,

@@ -79,6 +79,8 @@ from server.presence.last_seen import LastSeen
 from server.presence.service import PresenceService
 from server.reactions.reactions import Reactions
 from server.rooms.rooms import Rooms
+from server.rooms.rows import MemberRows
+from server.search.search import Search
 from server.wire.messages import Message
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,10 @@ class Node:
         self.incidents = Incidents()
         self.lag = Histogram(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
         """Seconds the event loop ran late."""
+
+        def searched(channel: str) -> bool:
+            return (of := namespaces.get(namespace_of(channel))) is not None and of.search
+
         # Back ends, and what is kept in them.
         self.broker = broker or _broker(config.redis)
         self.announcer = Announcer(self.id, self.broker)
@@ -113,20 +119,16 @@ class Node:
         self.database = connect(config.mongodb, mongodb_uri)
         self.database_apart = connect_apart(config.mongodb, mongodb_uri)
         self.log = Log(
-            self.database,
-            self.database_apart,
-            config.mongodb,
-            node=self.id,
+            self.database, self.database_apart, config.mongodb, node=self.id,
             on_commit=self._committed if config.consumers else self._announce,
             on_head=lambda channel, head, tally: self.peers.note_own_head(channel, head, tally),
             on_contention=lambda channel: self.announcer.announce(want=channel),
-            on_epoch=self._start_over,
-            retention=config.retention,
-            clock=self.clock,
+            on_epoch=self._start_over, retention=config.retention, clock=self.clock,
             amends=any(namespace.amends for namespace in namespaces.values()),
             mentions=members,
             on_amended=lambda channel: self.announcer.announce(amended=channel),
-        )
+            searched=searched if any(namespace.search for namespace in namespaces.values()) else None,
+        )  # fmt: skip
         self.document_store = Documents(
             self.database, config.collections, config.mongodb, limits.document_bytes or MAX_STORED
         )
@@ -139,12 +141,9 @@ class Node:
         self.authenticator = Authenticator(config.auth, self.clock)
         self.tickets = Tickets(self.database, config.auth.ticket_ttl, self.clock)
         self.revocations = Revocations(
-            self.database_apart,
-            config.auth.max_token_ttl,
-            on_revocation=self._take_back,
-            on_confirmed=lambda confirmed: self.moderation.confirm(confirmed),
-            clock=self.clock,
-        )
+            self.database_apart, config.auth.max_token_ttl, on_revocation=self._take_back,
+            on_confirmed=lambda confirmed: self.moderation.confirm(confirmed), clock=self.clock,
+        )  # fmt: skip
         self.accounts: Accounts | None = None
         if config.auth.accounts:
             self.accounts = Accounts(
@@ -156,10 +155,9 @@ class Node:
             self.authenticator, self.tickets, self.revocations, self.admission, config.auth.max_token_ttl
         )
         self.memberships = Memberships(
-            self.keeper,
-            listens=self.admission.listens,
+            self.keeper, listens=self.admission.listens,
             on_change=lambda user: self.moderation.check_subscriptions(user),
-        )
+        )  # fmt: skip
         directs = Directs(self.keeper)
         self.permissions = Permissions(
             namespaces, self.revocations, config.auth.guests, config.collections, self.memberships, directs
@@ -276,14 +274,15 @@ class Node:
             config, self.database, rights=self.rights, admission=self.admission, quotas=self.quotas,
             lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock, trusted=trusted,
         )  # fmt: skip
-        erased = Messages(
-            self.database, self.log, self.permissions.amends,
-            lambda channel: self.announcer.announce(erased=channel),
-        )  # fmt: skip
+        erased = Messages(self.database, self.log, self.permissions.amends, self.announcer.erased)
         self.erasure = Erasure(
             database=self.database, node=self.id, messages=erased, members=self.rooms.members,
             reactions=self.reactions, accounts=self.accounts, moderation=self.moderation, lifecycle=self.lifecycle,
             keeper=self.keeper, clock=self.clock, names=config.auth.api_keys,
+        )  # fmt: skip
+        self.search = Search(
+            rights=self.rights, admission=self.admission, lifecycle=self.lifecycle, log=self.log,
+            members=MemberRows(self.database), searched=searched,
         )  # fmt: skip
         parts = (self.log, self.tailer, self.revocations, self.consumers, self.outbox, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]

@@ -150,6 +150,10 @@ export class Waterspout extends Emitter<ClientEvents> {
   close(): void;
   request(type: string, fields?: object): Promise<any>;
   cancel(scheduled: string): Promise<void>;
+  search(
+    q: string,
+    options?: { channels?: string[]; after?: string; limit?: number },
+  ): Promise<{ messages: Message[]; cursor: string | null; more: boolean }>;
   call<Answer = any>(method: string, data?: any, options?: { key?: string; timeout?: number }): Promise<Answer>;
   consume<Data = any>(
     consumer: string,

@@ -230,6 +230,17 @@ export class Waterspout extends Emitter {
   }
 
   /**
+   * Messages that have all these words, newest first; the last may be the beginning of one. In the `channels`, or in all
+   * that this user is a member of. The next page: `after` the `cursor` of this one, while there is `more`.
+   *
+   * @param {string} q @param {{channels?: string[], after?: string, limit?: number}} [options]
+   * @returns {Promise<{messages: import("./waterspout.js").Message[], cursor: string | null, more: boolean}>}
+   */
+  search(q, options = {}) {
+    return this.request("search", { q, ...options });
+  }
+
+  /**
    * Have a message not published that was to be later. Sent once: `not_found` if it is published already, `disconnected`
    * after a loss.
    *

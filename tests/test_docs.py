@@ -144,6 +144,7 @@ def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
     settings["namespaces.room"] = {"publish": "user", "subscribe": "user", "amend": "own|claim:moderator"}
+    settings["namespaces.desk"] = {"publish": "user", "subscribe": "user", "search": True}
     settings["namespaces.team"] = {"publish": "user", "subscribe": "user|server", "reactions": True}
     settings["namespaces.dash.patterns"] = True
     settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}

@@ -69,6 +69,7 @@ FLOORS = [
     "sessions",
     "node",
     "erasure",
+    "search",
     "consumers",
     "rooms",
     "reactions",

@@ -20,6 +20,10 @@ class Announcer:
         """`fields` are those of an `Announcement`."""
         self._broker.announce(Announcement(self._node, **fields))
 
+    def erased(self, channel: str) -> None:
+        """Something was erased in place."""
+        self.announce(erased=channel)
+
     def committed(self, messages: list[Message]) -> None:
         """Messages of one channel are stored for good: send them to the subscribers of every node."""
         last = messages[-1]

@@ -24,6 +24,7 @@ from server.log.foundation import PENDING_INDEX, Foundation
 from server.log.pending import Pending, PendingAmendment, Receipt
 from server.log.reader import Reader
 from server.log.rows import Row, content, counted, id_of
+from server.log.words import words_of
 from server.mongo.client import brief, mapped
 from server.mongo.databases import Database
 from server.wire.amendments import SUMMARIES, AmendedMessage, Amendment, Op, amendment
@@ -48,6 +49,7 @@ class Amendments:
         pending: Pending,
         clock: Clock,
         put: Callable[[str, PendingAmendment], None],
+        searched: Callable[[str], bool],
     ) -> None:
         self._database = database
         self._messages = database.own("messages")
@@ -57,6 +59,7 @@ class Amendments:
         self._pending = pending
         self.clock = clock
         self._put = put
+        self._searched = searched
         self.on_erased: list[Callable[[str, int], Awaitable[None]]] = []
         """Awaited with the channel and the offset of a message that is erased, as often as it takes: what else there is
         of it has to go as well. They raise PyMongoError or Error if they cannot do it now."""
@@ -112,7 +115,7 @@ class Amendments:
 
     async def _fold(self, amendment: Amendment) -> None:
         """Raises PyMongoError or Error: perhaps not, or in part."""
-        steps = _updates(amendment)
+        steps = self._updates(amendment)
         if amendment.op == "delete" and self.on_erased:
             # What is written of the message once it is known to be erased is forgotten by whoever has written it; so
             # what was there before goes behind that.
@@ -122,6 +125,40 @@ class Amendments:
             steps = steps[-1:]
         await self.update(*steps)
         self.folded += 1
+
+    def _updates(self, amendment: Amendment) -> list[Row]:
+        """First the message, then the entry: so whatever is done of it, nothing is lost."""
+        offset, channel = amendment.offset, amendment.channel
+        original = {"_id": id_of(channel, amendment.of), "z": None}
+        if amendment.op != "delete":
+            original["gone"] = None
+        steps: list[Row] = []
+        if amendment.op == "edit":
+            new = self.content(channel, amendment.data)
+            steps.append(
+                {
+                    "q": original | {"v": {"$not": {"$gte": offset}}},
+                    "u": {"$set": new | {"v": offset}, "$unset": {"j" if "d" in new else "d": 1, "w": 1}},
+                }
+            )
+        elif amendment.op == "pin":
+            pinned = {"$set": {"pin": amendment.data, "pv": offset}}
+            steps.append({"q": original | {"pv": {"$not": {"$gte": offset}}}, "u": pinned})
+        elif amendment.op in SUMMARIES:
+            (value, at), field = amendment.data, f"sums.{amendment.op}"
+            counted = {"$set": {f"{field}.v": value, f"{field}.at": at}}
+            steps.append({"q": original | {f"{field}.at": {"$not": {"$gte": at}}}, "u": counted})
+        else:
+            steps.append(_erasing(channel, amendment.of, {"o": offset, "u": amendment.user, "t": amendment.time}))
+            texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": ["edit", "append"]}}
+            steps.append({"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
+        steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
+        return steps
+
+    def content(self, channel: str, data: Any) -> Row:
+        """What a message stores of what it says."""
+        stored = content(data)
+        return stored | {"ws": words_of(data)} if self._searched(channel) else stored
 
     async def update(self, *updates: Row) -> int:
         """Of messages, one after the other: how many were found. Raises PyMongoError or Error: perhaps not."""
@@ -163,39 +200,9 @@ class Amendments:
             logger.warning("MongoDB: %s; amendments are folded later", brief(error))
 
 
-def _updates(amendment: Amendment) -> list[Row]:
-    """First the message, then the entry: so whatever is done of it, nothing is lost."""
-    offset, channel = amendment.offset, amendment.channel
-    original = {"_id": id_of(channel, amendment.of), "z": None}
-    if amendment.op != "delete":
-        original["gone"] = None
-    steps: list[Row] = []
-    if amendment.op == "edit":
-        new = content(amendment.data)
-        steps.append(
-            {
-                "q": original | {"v": {"$not": {"$gte": offset}}},
-                "u": {"$set": new | {"v": offset}, "$unset": {"j" if "d" in new else "d": 1, "w": 1}},
-            }
-        )
-    elif amendment.op == "pin":
-        pinned = {"$set": {"pin": amendment.data, "pv": offset}}
-        steps.append({"q": original | {"pv": {"$not": {"$gte": offset}}}, "u": pinned})
-    elif amendment.op in SUMMARIES:
-        (value, at), field = amendment.data, f"sums.{amendment.op}"
-        counted = {"$set": {f"{field}.v": value, f"{field}.at": at}}
-        steps.append({"q": original | {f"{field}.at": {"$not": {"$gte": at}}}, "u": counted})
-    else:
-        steps.append(_erasing(channel, amendment.of, {"o": offset, "u": amendment.user, "t": amendment.time}))
-        texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": ["edit", "append"]}}
-        steps.append({"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
-    steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
-    return steps
-
-
 def _erasing(channel: str, offset: int, gone: Row) -> Row:
     """The update of the message at `offset` that takes all that it says: `gone`, {o, u, t}, is what is left. Of two who
     erase it at once the earlier has done it."""
     original = {"_id": id_of(channel, offset), "z": None, "gone.o": {"$not": {"$lte": gone["o"]}}}
-    lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions"), 1)
+    lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions", "ws"), 1)
     return {"q": original, "u": {"$set": {"gone": gone}, "$unset": lost}}

@@ -31,7 +31,7 @@ from server.log.amendments import AT_ONCE, PENDING_SECONDS, Amendments
 from server.log.folding import overlaid
 from server.log.foundation import MESSAGES_INDEX, PENDING_INDEX
 from server.log.pending import Pending, PendingAmendment, PendingAppend, Receipt
-from server.log.rows import Row, content, counted, id_of
+from server.log.rows import Row, counted, id_of
 from server.mongo.client import brief, mapped
 from server.mongo.databases import Database
 from server.wire.amendments import AmendedMessage, Amendment, appended
@@ -415,7 +415,7 @@ class Appends:
         now = overlaid(message, entries)
         if message.deleted is not None or now.version == message.version:
             return True
-        stored = content(now.data)
+        stored = self._amendments.content(message.channel, now.data)
         changes: dict[str, Any] = {"$set": stored | {"v": now.version}, "$unset": {"j" if "d" in stored else "d": 1}}
         changes["$unset" if now.edited else "$set"]["w"] = 1
         same = {"_id": id_of(message.channel, message.offset), "z": None, "gone": None, "v": message.version or None}

@@ -42,6 +42,8 @@ MESSAGES_INDEX: Final = "main"
 """Of what is no amendment, newest first."""
 PENDING_INDEX: Final = "pending"
 """Of the few amendments that are not folded yet: who looks for them must not go through everything else."""
+WORDS_INDEX: Final = "words"
+"""Of the words of messages, where they may be searched."""
 MARKED_INDEX: Final = "marked"
 """Of the few messages of which something is to be counted (marks.py)."""
 MENTIONS_INDEX: Final = "mentions"
@@ -68,7 +70,7 @@ class Base(NamedTuple):
 class Foundation:
     """`apart`: a way to MongoDB that no other work holds up. `on_change` is called when `base` has become another one
     than it was. `amends`: messages may be amended somewhere, which takes three more indexes; `mentions`: they may
-    mention members, which takes one."""
+    mention members, which takes one; `searched`: they have words, which takes one."""
 
     def __init__(
         self,
@@ -78,9 +80,11 @@ class Foundation:
         on_change: Callable[[], None],
         amends: bool = False,
         mentions: bool = False,
+        searched: bool = False,
     ) -> None:
         self.amends = amends
         self._mentions = mentions
+        self._searched = searched
         self._database = database
         self._messages = database.own("messages")
         self._channels = database.own("channels")
@@ -235,6 +239,8 @@ class Foundation:
             await self._create_index(
                 MENTIONS_INDEX, "_id.c mentions _id.o", partialFilterExpression={"mentions": {"$exists": True}}
             )
+        if self._searched:
+            await self._create_index(WORDS_INDEX, "_id.c ws -_id.o", partialFilterExpression={"ws": {"$exists": True}})
 
     async def _create_index(self, name: str, fields: str, **options: Any) -> None:
         key = [(one.removeprefix("-"), DESCENDING if one[0] == "-" else ASCENDING) for one in fields.split()]

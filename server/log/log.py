@@ -38,6 +38,7 @@ from server.log.appends import REFOLD_EVERY as REFOLD_APPENDS_EVERY
 from server.log.appends import Appends
 from server.log.changes import Changes, Conflict
 from server.log.counts import Counts
+from server.log.finder import Finder
 from server.log.foundation import Foundation
 from server.log.inserts import Inserts
 from server.log.mentions import Mentions
@@ -58,7 +59,8 @@ __all__ = ["Conflict", "Log", "Receipt"]
 class Log:
     """The parts of the log under one name. `listener` is told what happens in it, `retention(channel)` answers what is
     to be kept of a channel. `amends`: whether messages may be amended in any, `mentions`: whether they may mention
-    members; `on_amended(channel)` is called when one has been, before anybody is told of it."""
+    members; `searched(channel)`: whether they are found by their words, None: in none. `on_amended(channel)` is called
+    when one has been amended, before anybody is told of it."""
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Log:
         amends: bool = False,
         mentions: bool = False,
         on_amended: Callable[[str], None] = lambda channel: None,
+        searched: Callable[[str], bool] | None = None,
     ) -> None:
         clock = clock or Clock()
         timeout = float(options.publish_timeout)
@@ -84,12 +87,14 @@ class Log:
         self._keeper = Keeper()
         self._on_amended = on_amended
         self._listener = listener
-        self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends, mentions)
+        searches = searched is not None
+        self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends, mentions, searches)
         self._pending = Pending(timeout, clock)
         self._inserts = Inserts(database, timeout)
         self._reader = Reader(database, self._foundation, self._keeper, timeout)
         self.trimmer = Trimmer(database, self._reader, options, clock, retention)
         self.survey = Survey(database, self._reader)
+        self.finder = Finder(database, self._foundation, self._reader)
         self.counts = Counts(database, self._foundation, self._keeper)
         self.mentions = Mentions(database)
         parts = (self._inserts, self._reader, listener, self.trimmer.note)
@@ -100,8 +105,9 @@ class Log:
         ]
         self.amendments = Amendments(
             database, self._foundation, self._reader, self._pending, clock,
-            lambda channel, entry: self._shard(channel).put(channel, entry),
+            lambda channel, entry: self._shard(channel).put(channel, entry), searched or (lambda channel: False),
         )  # fmt: skip
+        self._searched = searched
         self.appends = Appends(
             database, self.amendments, self._pending, self._keeper,
             lambda channel, entry: self._shard(channel).put(channel, entry),
@@ -166,9 +172,10 @@ class Log:
         publish deadline, `outcome_unknown`: retry with the same key. Not a coroutine, so that the order of the calls
         is the order in the log.
         """
-        if by_server or mentions:
+        searched = self._searched is not None and self._searched(channel)
+        if by_server or mentions or searched:
             marked = self._pending.add(user, key, data, size, skip, PendingMarkedPublish, patient=patient)
-            marked.by_server, marked.mentions = by_server, mentions
+            marked.by_server, marked.mentions, marked.searched = by_server, mentions, searched
             entry: PendingPublish = marked
         else:
             entry = self._pending.add(user, key, data, size, skip, patient=patient)

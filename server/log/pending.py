@@ -13,6 +13,7 @@ from server.core.errors import Error
 from server.core.histogram import Histogram
 from server.log import rows
 from server.log.rows import Row
+from server.log.words import words_of
 from server.wire.amendments import AmendedMessage, Op, amended_message, amendment
 from server.wire.messages import Message, mentioning
 
@@ -82,12 +83,13 @@ class PendingPublish:
 
 class PendingMarkedPublish(PendingPublish):
     """One of which more is stored than who says what. `by_server`: a back end's, where messages can be amended: theirs
-    is not whoever's has the same name."""
+    is not whoever's has the same name. `searched`: it is found by its words."""
 
-    __slots__ = ("by_server", "mentions")
+    __slots__ = ("by_server", "mentions", "searched")
 
     by_server: bool
     mentions: Sequence[str]
+    searched: bool
 
     def row(self, channel: str, epoch: str, offset: int) -> Row:
         row = super().row(channel, epoch, offset)
@@ -95,6 +97,8 @@ class PendingMarkedPublish(PendingPublish):
             row["s"] = 1
         if self.mentions:
             row["mentions"] = list(self.mentions)
+        if self.searched:
+            row["ws"] = words_of(self.data)
         return row
 
     def message(self, channel: str, epoch: str, offset: int) -> Message:

@@ -4,6 +4,7 @@ messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: 
           changes of documents have an x as well: {k: token, t: cluster time, i: images as JSON text}
           where messages can be amended: s: 1 of what a back end has published; and as far as they apply
               v: offset of its last edit or append   w: 1, there were only appends
+              ws: its words, where they are searched (words.py)
               gone: {o, u, t}, erased   pin: true, pv: offset that says so
               sums: {operation: {v: what was counted, at, t: when, for marks.py}}, rd: marks of what is to be counted
           where channels have members: mentions: [users, or "*"]

@@ -25,13 +25,14 @@ from server.wire.commands import (
     React,
     RoomCommand,
     Schedule,
+    Search,
     Subscribe,
     Unsubscribe,
     WorkCommand,
 )
 
 ChannelCommand = Subscribe | Unsubscribe | Publish | Schedule | Amend | React | History | Presence | RoomCommand
-LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | BlockCommand | Call | Cancel
+LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | BlockCommand | Call | Cancel | Search
 
 
 class Lanes:
@@ -102,7 +103,7 @@ def _name(command: LaneCommand) -> str:
         return f"{command.channel} append {command.of} {id(command) if command.part is not None else ''}"
     if isinstance(command, ChannelCommand):
         return command.channel
-    if isinstance(command, Call | Cancel):
+    if isinstance(command, Call | Cancel | Search):
         return f"call/{id(command)}"  # each has a lane of its own: none waits for another
     if isinstance(command, BlockCommand):
         return "blocks"

@@ -37,6 +37,7 @@ from server.wire.commands import (
     Read,
     RoomCommand,
     Schedule,
+    Search,
     SetMember,
     WorkCommand,
     WriteCommand,
@@ -45,7 +46,7 @@ from server.wire.commands import (
 
 Answer = Mapping[str, Any]
 """The fields of the reply."""
-Paged = History | Presence | Find | ListMembers
+Paged = History | Presence | Find | ListMembers | Search
 """What is answered with a page: one at a time, as none may be dropped."""
 Request = (
     Paged | Amend | React | Get | Put | Patch | Delete | RoomCommand | BlockCommand | Call | WorkCommand | LaterCommand
@@ -126,6 +127,12 @@ async def _members(node: Node, principal: Principal, request: ListMembers, clien
     return {"channel": request.channel, **page}
 
 
+async def _search(node: Node, principal: Principal, request: Search, client: ConnectedClient) -> Answer:
+    return await node.search.find(
+        principal, request.q, request.channels, request.after, request.limit, address=client.address
+    )
+
+
 async def call(node: Node, principal: Principal, request: Call, client: ConnectedClient) -> Answer:
     """The answer of the user's back end; it is given up when the client goes."""
     calling = node.calls.call(
@@ -192,6 +199,7 @@ _USE_CASES: Final[Mapping[type[Request], Callable[[Node, Principal, Any, Connect
     SetMember: _set_member,
     Prefer: _prefer,
     ListMembers: _members,
+    Search: _search,
     Fetch: _fetch,
     Ack: _ack,
     Nack: _nack,

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from server.core.cursors import MAX_OFFSET, Position, parse_cursor
 from server.core.errors import bad_request
+from server.wire.search import Channels, Most, Place, Text
 
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
@@ -316,6 +317,15 @@ class Nack(Command, tag="nack"):
     delay: Delay = 0
 
 
+class Search(Command, tag="search"):
+    """Messages by their words."""
+
+    q: Text
+    channels: Channels = field(default_factory=list)
+    after: Place | None = None
+    limit: Most = 20
+
+
 class Ping(Command, tag="ping"):
     pass
 
@@ -348,7 +358,7 @@ WorkCommand = Fetch | Ack | Nack
 LaterCommand = Schedule | Cancel
 AnyCommand = (
     Connect | Refresh | Subscribe | Unsubscribe | Publish | Amend | React | History | Presence | Ping | DocumentCommand
-    | RoomCommand | BlockCommand | Call | WorkCommand | LaterCommand
+    | RoomCommand | BlockCommand | Call | WorkCommand | LaterCommand | Search
 )  # fmt: skip
 # By hand instead of msgspec's tagged union, which is resolved anew at every call (a third of a publish's time).
 _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
@@ -378,6 +388,7 @@ _COMMANDS: Final[dict[str, type[AnyCommand]]] = {
     "read": Read,
     "block": Block,
     "blocks": ListBlocks,
+    "search": Search,
     "cancel": Cancel,
 }
 

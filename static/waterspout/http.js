@@ -167,6 +167,10 @@ export class HttpLink extends Link {
         const { after, before, limit } = fields;
         return requests.json("GET", `${path}/messages`, { query: { after, before, limit } });
       }
+      case "search": {
+        const { q, channels: channel, after, limit } = fields;
+        return requests.json("GET", "/v1/search", { query: { q, channel, after, limit } });
+      }
       case "presence":
         return requests.json("GET", `${path}/presence`, { query: { left: fields.left } });
       case "get":

@@ -35,7 +35,9 @@ export class Requests {
    *   `patient`: how long it may take, it is not told
    */
   async json(method, path, { query = {}, body, headers = {}, patient = false } = {}) {
-    const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
+    const given = Object.entries(query)
+      .flatMap(([name, value]) => [value].flat().map((one) => [name, one]))
+      .filter(([, value]) => value !== undefined && value !== null);
     const url = given.length ? `${path}?${new URLSearchParams(given)}` : path;
     if (this.#running >= AT_ONCE) await new Promise((resolve) => this.#waiting.push(() => resolve(undefined)));
     else this.#running += 1;

@@ -107,6 +107,7 @@ const commands = {
     }
     return got;
   },
+  search: ({ q, options }) => client.search(q, options),
   call: ({ name, data, options }) => client.call(name, data, options),
   cursor: ({ name }) => channel(name).cursor,
   connect: () => client.connect(),

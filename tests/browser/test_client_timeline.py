@@ -78,6 +78,13 @@ async def streamed(ann: Client, guest: Client, channel: str) -> None:
 
     for one in (ann, guest):
         await until(partial(is_shown, one), 20, "the whole answer")
+    await ann.do("append", name=channel, of=of, text="", options={"done": True})
+
+    async def found() -> bool:
+        page = await guest.do("search", q="READY te", options={"channels": [channel], "limit": 5})
+        return [one["offset"] for one in page["messages"]] == [of] and page["more"] is False
+
+    await until(found, 20, "the answer by its words")
 
 
 @scenario

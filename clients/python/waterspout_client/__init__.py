@@ -36,6 +36,7 @@ from waterspout_client.events import (
     Reacted,
     Reaction,
     Receipt,
+    Results,
     User,
 )
 from waterspout_client.jobs import Job
@@ -74,6 +75,7 @@ __all__ = [
     "Reaction",
     "Receipt",
     "Replaced",
+    "Results",
     "Room",
     "Rooms",
     "Shown",

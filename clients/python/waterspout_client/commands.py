@@ -11,7 +11,7 @@ from typing import Any
 
 from waterspout_client.codec import to_json
 from waterspout_client.errors import WaterspoutError
-from waterspout_client.events import Page, Presence, Published, Push, Reacted
+from waterspout_client.events import Page, Presence, Published, Push, Reacted, Results
 from waterspout_client.link import Link
 from waterspout_client.outbox import jitter
 from waterspout_client.reacting import Reacting
@@ -97,6 +97,14 @@ class Commands:
     async def unreact(self, channel: str, of: int, kind: str) -> Reacted:
         """Take a reaction back; as `react`."""
         return await self._reacting.set(channel, of, kind, False)
+
+    async def search(
+        self, q: str, *, channels: Collection[str] = (), after: str | None = None, limit: int | None = None
+    ) -> Results:
+        """Messages that have all these words, newest first; the last may be the beginning of one. In the `channels`, or
+        in all that this user is a member of. The next page: `after` the `cursor` of this one, while there is `more`."""
+        where = list(channels) or None
+        return Results.of(await self.request("search", q=q, channels=where, after=after, limit=limit))
 
     async def cancel(self, scheduled: str) -> None:
         """Have what `publish` has answered so not be published; WaterspoutError `not_found` if it is already."""

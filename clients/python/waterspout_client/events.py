@@ -219,6 +219,20 @@ class Reacted:
 
 
 @dataclass(frozen=True, slots=True)
+class Results:
+    """Messages that were found, newest first."""
+
+    messages: list[Message]
+    cursor: str | None
+    """To go on with, as `after`."""
+    more: bool
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Results:
+        return cls([Message.of(push) for push in reply["messages"]], reply["cursor"], reply["more"])
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of the past, oldest first."""
 

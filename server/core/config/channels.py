@@ -53,6 +53,8 @@ class Namespace(Section):
     guest; any API key what any API key has published)"""
     reactions: bool = False
     """users may react to messages that they may read, with an emoji or the like. Needs MongoDB 6.0"""
+    search: bool = False
+    """messages are found by their words, by who may read the channel"""
     members: bool = False
     """channels have members: users with roles, who are kept. Rules may say `member` and `member:ROLE` then"""
     join: Literal["invited", "anyone"] = "invited"
@@ -94,6 +96,8 @@ class Namespace(Section):
             raise StartError(f"{path}.amend: what is not stored cannot be amended")
         if self.reactions and not self.durable:
             raise StartError(f"{path}.reactions: to what is stored")
+        if self.search and not self.durable:
+            raise StartError(f"{path}.search: of what is stored")
         if "anyone" in terms(self.amend):
             raise StartError(f"{path}.amend: guests amend nothing; say user")
         if self.members and not self.durable:
