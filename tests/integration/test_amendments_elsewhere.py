@@ -168,3 +168,24 @@ async def test_clients_of_centrifugos_protocol_get_publications(centrifugo: Serv
         await again.subscribe(channel, recover=True, epoch=began["epoch"], offset=1)
         recovered = await again.pubs(3)
         assert [(pub["offset"], pub["data"]) for pub in recovered] == [(2, None), (3, {"text": "A"}), (4, None)]
+
+
+@pytest.mark.gen_test
+async def test_clients_of_centrifugos_protocol_get_what_is_appended(centrifugo: Server) -> None:
+    """Live what is new, with tags that say where it goes; recovered and in the history the whole text."""
+    channel = f"room:{uuid.uuid4().hex[:8]}"
+    async with Wire(centrifugo) as wire:
+        await wire.connect()
+        began = await wire.subscribe(channel)
+        async with Client(centrifugo.ws, token=token(sub="ann", exp=600)) as ann:
+            await ann.publish(channel, "a")
+            await ann.request("amend", channel=channel, of=1, op="append", data="b", part=1)
+        live = await wire.pubs(2)
+        assert (live[1]["data"], live[1]["tags"]) == ("b", {"amend": "append", "of": "1", "part": "1"})
+        page = await wire.ask(history={"channel": channel, "limit": 10})
+        assert [(pub["data"], pub.get("tags")) for pub in page["history"]["publications"]] == [("ab", None)]
+    async with Wire(centrifugo) as again:
+        await again.connect()
+        await again.subscribe(channel, recover=True, epoch=began["epoch"], offset=1)
+        (recovered,) = await again.pubs(1)
+        assert (recovered["data"], recovered["tags"]) == ("ab", {"amend": "edit", "of": "1"})
