@@ -126,14 +126,14 @@ def test_every_block_is_carried_out(page: Path) -> None:
 
 
 @with_blocks(*FOLLOWED)
-def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
+def test_a_reader_can_follow(page: Path, mongod: Mongod, tmp_path: Path) -> None:
     if shutil.which("curl") is None and "curl " in page.read_text():
         pytest.skip("curl is not installed")
     if page in IN_A_BROWSER and chromium() is not None:
         pytest.skip("followed by the tests with a browser")
     room = {"publish": "server", "subscribe": "server", "amend": "own"}
     team = room | {"reactions": True}
-    reader = Reader(tmp_path, {"auth.api_keys": KEYS, "namespaces.room": room, "namespaces.team": team})
+    reader = Reader(tmp_path, mongod, {"auth.api_keys": KEYS, "namespaces.room": room, "namespaces.team": team})
     try:
         reader.follow(page)
     finally:
@@ -141,8 +141,8 @@ def test_a_reader_can_follow(page: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
+def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = {"mongodb.database": "docs", "auth.api_keys": KEYS, "auth.secret": SECRET, "auth.accounts": True}
     settings["namespaces.room"] = {"publish": "user", "subscribe": "user", "amend": "own|claim:moderator"}
     settings["namespaces.desk"] = {"publish": "user", "subscribe": "user", "search": True}
     settings["namespaces.team"] = {"publish": "user", "subscribe": "user|server", "reactions": True}
@@ -154,7 +154,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings["calls"] = {"echo": {"function": "builtins:dict", "allow": "anyone"}}
     settings["consumers"]["packing"] = {"channels": ["dm:*"]}
     settings["centrifugo"] = {"enabled": True, "namespace": "chat"}
-    one = Server(tmp_path_factory.mktemp("docs"), settings=settings)
+    one = Server(tmp_path_factory.mktemp("docs"), mongod.uri, settings=settings)
     asyncio.run(one.start())
     yield one
     asyncio.run(one.__aexit__(None, None, None))
@@ -248,7 +248,7 @@ def test_the_configurations_are_some(page: Path, tmp_path: Path) -> None:
         config.load(file, {}, [])
 
 
-def test_a_hook_is_asked_as_shown(tmp_path: Path) -> None:
+def test_a_hook_is_asked_as_shown(mongod: Mongod, tmp_path: Path) -> None:
     """docs/configuration.md: the configuration, the question and its signature."""
     (configuration,) = (block for block in blocks(CONFIGURATION, "yaml run") if "moderation" in block.text)
     (question,) = blocks(CONFIGURATION, "json hook")
@@ -266,9 +266,10 @@ def test_a_hook_is_asked_as_shown(tmp_path: Path) -> None:
         port = listener.sockets[0].getsockname()[1]
         file = tmp_path / "config.yaml"
         file.write_text(configuration.text.replace(":9000/", f":{port}/"))
+        settings = {"mongodb.database": "docs_hook", "auth.secret": SECRET}
         async with (
             listener,
-            Server(tmp_path, settings={"auth.secret": SECRET}, arguments=("--config", str(file))) as one,
+            Server(tmp_path, mongod.uri, settings=settings, arguments=("--config", str(file))) as one,
         ):
             token = make_token(SECRET, "ann")
             path = "/v1/channels/chat:lobby/messages"
@@ -284,16 +285,16 @@ def test_a_hook_is_asked_as_shown(tmp_path: Path) -> None:
     assert headers["waterspout-signature"] == "v1=" + hmac.new(secret.encode(), signed, "sha256").hexdigest()
 
 
-def test_a_restored_history_gets_another_epoch(tmp_path: Path) -> None:
+def test_a_restored_history_gets_another_epoch(mongod: Mongod, tmp_path: Path) -> None:
     """docs/operations.md, by itself: old cursors find a gap, and all that there is behind it."""
 
     async def run() -> None:
-        async with Mongod(tmp_path) as mongod, Server(tmp_path, mongod.uri) as one:
+        async with Server(tmp_path, mongod.uri, settings={"mongodb.database": "docs_restored"}) as one:
             path = "/v1/channels/chat:lobby/messages"
             cursor = (await one.post(path, {"data": "kept"})).body["cursor"]
             await one.terminate()
             with MongoClient(mongod.uri) as client:
-                messages = client["waterspout"]["waterspout.messages"]
+                messages = client["docs_restored"]["waterspout.messages"]
                 backup = list(messages.find())
                 messages.drop()
                 messages.insert_many(backup)

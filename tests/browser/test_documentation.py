@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.browser.conftest import SHOP
 from tests.browser.tabs import Browsing, NewTab, Tab, scenario
-from tests.support.processes import ROOT, Server
+from tests.support.processes import ROOT, Mongod, Server
 from tests.support.reader import Block, Reader, blocks
 from tests.support.waiting import until
 
@@ -41,9 +41,9 @@ async def _seen(tab: Tab, server: Server, path: str) -> bool:
     return bool(await tab.page.evaluate("seen.includes('news')"))
 
 
-def test_the_page_of_the_readme(browsing: Browsing, tmp_path: Path) -> None:
+def test_the_page_of_the_readme(browsing: Browsing, mongod: Mongod, tmp_path: Path) -> None:
     """Made as it says, open twice: what is published from the shell or in one tab is in both."""
-    reader = Reader(tmp_path, {})
+    reader = Reader(tmp_path, mongod, {})
 
     async def look() -> None:
         async with browsing.tabs(Tab) as new:
@@ -63,9 +63,9 @@ def test_the_page_of_the_readme(browsing: Browsing, tmp_path: Path) -> None:
         reader.close()
 
 
-def test_the_page_of_another_origin(browsing: Browsing, tmp_path: Path) -> None:
+def test_the_page_of_another_origin(browsing: Browsing, mongod: Mongod, tmp_path: Path) -> None:
     """Served by another web server, it imports the client from ours, and shows what the back end has published."""
-    reader = Reader(tmp_path, {})
+    reader = Reader(tmp_path, mongod, {})
 
     async def look() -> None:
         async with browsing.tabs(Tab) as new:

@@ -179,8 +179,8 @@ async def test_leaving_before_mongodb_came(tmp_path: Path) -> None:
 @pytest.mark.gen_test(timeout=90)
 @pytest.mark.parametrize(
     "name",
-    ["My 100% + 1@b", "a,b", "long" * 30, "ü" * 28],
-    ids=["signs", "comma", "long", "wide"],  # wide: fewer characters than a socket's path may have bytes
+    ["My 100% + 1@b, c", "long" * 30, "ü" * 28],
+    ids=["signs", "long", "wide"],  # wide: fewer characters than a socket's path may have bytes
 )
 async def test_any_data_directory(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     """The embedded MongoDB works, and keeps its data over a restart, whatever the directory is called."""

@@ -13,11 +13,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support.processes import ROOT, Server, free_port
+from tests.support.processes import ROOT, Mongod, Server, free_port
 
 ADDRESS = "127.0.0.1:8888"
 OTHER = "127.0.0.1:8000"
@@ -65,17 +66,21 @@ def node() -> list[str] | None:
 
 
 class Reader:
-    """A reader with a copy of the project, in which the page's files are made and `make run` starts the server."""
+    """A reader with a copy of the project, in which the page's files are made and `make run` starts the server. It has
+    a database of its own in a MongoDB that runs already: one for each reader would take as long as all the rest."""
 
-    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, mongod: Mongod, settings: dict[str, Any]) -> None:
         self.home = directory / "home"
         for name in COPIED:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             self.home.mkdir(exist_ok=True)
             copy(ROOT / name, self.home / name)
         (self.home / ".venv").symlink_to(sys.prefix)
+        self._database = f"reader_{uuid.uuid4().hex[:12]}"
         self._settings = settings
-        self._server = Server(directory)
+        self._token: dict[str, str] = {}
+        """By the configuration that it was made with."""
+        self._server = Server(directory, mongod.uri)
         self._server.root = self.home
         self.other = f"127.0.0.1:{free_port()}"
 
@@ -134,7 +139,8 @@ class Reader:
             self._run(["make", "--dry-run", target, *rest], [])
             return
         arguments = shlex.split(dict(one.split("=", 1) for one in rest).get("ARGS", ""))
-        self._server.settings = {} if "--config" in arguments else self._settings
+        settings = {} if "--config" in arguments else self._settings
+        self._server.settings = {**settings, "mongodb.database": self._database}
         self._server.arguments = tuple(arguments)
         if self._server.running:
             asyncio.run(self._server.kill())
@@ -155,13 +161,16 @@ class Reader:
             "PATH": path,
             "WATERSPOUT_URL": self._server.base,
             "WATERSPOUT__SERVER__PORT": str(self._server.port),
-            "WATERSPOUT__SERVER__DATA_DIR": str(self._server.data),
+            "WATERSPOUT__MONGODB__URI": str(self._server.mongodb_uri),
+            "WATERSPOUT__MONGODB__DATABASE": self._database,
         }
-        if (self.home / "my.yaml").exists():
-            more["TOKEN"] = subprocess.run(
-                [sys.executable, "run.py", "token", "--config", "my.yaml", "--user", "ann"],
-                cwd=self.home, capture_output=True, text=True, check=True,
-            ).stdout.strip()  # fmt: skip
+        if (mine := self.home / "my.yaml").exists():
+            if (text := mine.read_text()) not in self._token:
+                self._token[text] = subprocess.run(
+                    [sys.executable, "run.py", "token", "--config", "my.yaml", "--user", "ann"],
+                    cwd=self.home, capture_output=True, text=True, check=True,
+                ).stdout.strip()  # fmt: skip
+            more["TOKEN"] = self._token[text]
         return {**os.environ, **more}
 
     def _run(self, command: list[str], expected: Sequence[str]) -> None:
