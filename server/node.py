@@ -302,9 +302,7 @@ class Node:
             self.keeper.every("retention", self.config.mongodb.trim_interval, self.log.trimmer.step)
         self.keeper.every("clock", COMPARE_EVERY, self._compare_clocks)
         opening = Opening(self.database, self.lifecycle)
-        await opening.persist(partial(find_replica_set, self.database))
-        # Before all that ask for the time.
-        await opening.persist(partial(compare, self.database_apart, self.clock))
+        await opening.persist(partial(find_replica_set, self.database_apart, self.clock))
         await opening.persist(Migration(self.database_apart).run)
         for part in (self.log, self.last_seen, self.revocations, self.tickets):
             await opening.persist(part.open)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import Final
+from typing import Any, Final
 
 from server.core.clock import Clock
 from server.mongo.client import mapped
@@ -16,9 +16,14 @@ COMPARE_EVERY: Final = 5.0
 async def compare(database: Database | DatabaseApart, clock: Clock) -> float:
     """The time of MongoDB's primary (seconds since 1970, UTC), which `clock` is compared with on the way;
     `unavailable` if it does not answer."""
+    theirs: float = (await greet(database, clock))["localTime"].replace(tzinfo=UTC).timestamp()
+    return theirs
+
+
+async def greet(database: Database | DatabaseApart, clock: Clock) -> dict[str, Any]:
+    """What MongoDB says of itself; `clock` is compared with its own on the way."""
     asked = clock.own()
     with mapped():
-        answer = await database.command("hello")
-    theirs: float = answer["localTime"].replace(tzinfo=UTC).timestamp()
-    clock.compare(theirs, asked, clock.own())
-    return theirs
+        answer: dict[str, Any] = await database.command("hello")
+    clock.compare(answer["localTime"].replace(tzinfo=UTC).timestamp(), asked, clock.own())
+    return answer

@@ -10,9 +10,11 @@ from typing import Final
 
 from pymongo.errors import OperationFailure, PyMongoError
 
+from server.core.clock import Clock
 from server.core.errors import Error, StartError
 from server.core.lifecycle import Lifecycle
-from server.mongo.client import UNAUTHORIZED, brief, mapped
+from server.mongo.client import UNAUTHORIZED, brief
+from server.mongo.clock import greet
 from server.mongo.databases import Database, DatabaseApart
 
 logger = logging.getLogger(__name__)
@@ -59,10 +61,10 @@ class Opening:
         return f"{_LASTING[cause.code].format(database=self._name, fields=fields)} ({brief(cause)})"
 
 
-async def find_replica_set(database: Database) -> None:
-    """`unavailable` if there is none yet, StartError if there will be none."""
-    with mapped():
-        hello = await database.client.admin.command("hello")
+async def find_replica_set(database: DatabaseApart, clock: Clock) -> None:
+    """`unavailable` if there is none yet, StartError if there will be none. `clock` is compared with MongoDB's: nothing
+    that asks for the time is opened before."""
+    hello = await greet(database, clock)
     if "setName" not in hello:
         if hello.get("isreplicaset"):
             raise Error("unavailable", "MongoDB: the replica set is not initiated: run rs.initiate() in mongosh")

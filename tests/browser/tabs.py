@@ -40,7 +40,8 @@ window.WebSocket = class {
 }
 """
 
-# Text that stands out from what is behind it by less than WCAG's AA asks for. Invisible text is meant to be.
+# Text that stands out from what is behind it by less than WCAG's AA asks for. Invisible text is meant to be, and that
+# of a control which cannot be used at the moment may be pale.
 PALE = """() => {
     const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const rgba = (colour) => {
@@ -78,6 +79,7 @@ PALE = """() => {
     };
     for (const one of document.body.querySelectorAll(":not(script, noscript)")) {
         if (!one.checkVisibility({ visibilityProperty: true })) continue;
+        if (one.closest(":disabled")) continue;
         const texts = [...one.childNodes].filter((child) => child.nodeType === 3);
         const words = texts.map((text) => text.data).join(" ").trim();
         if (words) look(one, words, getComputedStyle(one));
