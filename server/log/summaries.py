@@ -112,11 +112,18 @@ class Round:
 
 
 class Summaries:
-    """Of one kind of thing, which `counter` counts. `keeper` owns the tasks."""
+    """Of one kind of thing, which `counter` counts, once in `every` seconds. `keeper` owns the tasks."""
 
     def __init__(
-        self, database: Database, amendments: Amendments, clock: Clock, keeper: Keeper, counter: Counter
+        self,
+        database: Database,
+        amendments: Amendments,
+        clock: Clock,
+        keeper: Keeper,
+        counter: Counter,
+        every: float = EVERY,
     ) -> None:
+        self._every = every
         self._amendments = amendments
         self._keeper = keeper
         self._counter = counter
@@ -204,7 +211,7 @@ class Summaries:
             await round.begun()
             if before is not None and before.task is not None and not before.task.done():
                 await asyncio.wait((before.task,))
-            claim = await self._turn(channel, offset, EVERY if before is None else max(EVERY, REST * before.took))
+            claim = await self._turn(channel, offset, 0.0 if before is None else REST * before.took)
             self._close(round)
             await round.ended()
             began = time.monotonic()
@@ -227,10 +234,10 @@ class Summaries:
         round.original.set_result(original)
         return token
 
-    async def _turn(self, channel: str, offset: int, every: float) -> Claim | None:
-        """Return when it is time to count; None: the message is gone."""
+    async def _turn(self, channel: str, offset: int, rest: float = 0.0) -> Claim | None:
+        """Return when it is time to count, so many seconds after the last time; None: the message is gone."""
         while True:
-            claim = await self._marks.claim(channel, offset, every)
+            claim = await self._marks.claim(channel, offset, max(self._every, rest))
             if claim is None or not claim.wait:
                 return claim
             await asyncio.sleep(claim.wait)
@@ -254,7 +261,7 @@ class Summaries:
         """Count what was marked so many seconds ago."""
         for channel, offset, tokens in await self._marks.left(seconds):
             try:
-                claim = await self._turn(channel, offset, EVERY)
+                claim = await self._turn(channel, offset)
                 if claim is not None and claim.tokens.isdisjoint(tokens):
                     continue  # another node has counted
                 await self._count(channel, offset, claim)

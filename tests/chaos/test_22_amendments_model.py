@@ -1,5 +1,6 @@
-"""Amendments against a model in Python: any interleaving of publishing, editing, appending, erasing, pinning and
-trimming on two nodes, of which some die between storing an amendment and folding it.
+"""Amendments against a model in Python: any interleaving of publishing, editing, appending, erasing, pinning, reacting
+and trimming on two nodes, of which some die between storing an amendment and folding it, or between marking a message
+and counting its reactions.
 
 What is compared at any moment: every way to read a channel with what the model says. At the end: whoever has listened
 from the beginning, and whoever was there up to some moment and resumes then, come to the same state; and nothing that
@@ -13,15 +14,25 @@ import asyncio
 import os
 import random
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
+from operator import itemgetter
 from typing import Any
 
 import pytest
+from bson import Timestamp
 
+from server.core.clock import Clock
 from server.core.config import MongoDB, Retention, Seconds
 from server.core.cursors import MAX_OFFSET, Position
 from server.core.errors import Error
+from server.core.tasks import Keeper
 from server.log.log import Log, Receipt
+from server.log.marks import Marks
+from server.log.summaries import Summaries
+from server.mongo.client import connect
+from server.mongo.databases import Database
+from server.reactions.rows import Change, Reaction, ReactionRows
 from server.wire.amendments import AmendedMessagePush, Amendment, AmendPush, Op
 from server.wire.messages import Message
 from server.wire.pushes import MessagePush, Push
@@ -41,9 +52,12 @@ class State:
 
     def __init__(self) -> None:
         self.messages: dict[int, tuple[Any, int, bool, bool]] = {}
+        self.reactions: dict[int, tuple[int, Any]] = {}
+        """By offset: (at, how many of which kind)"""
 
     def apply(self, push: Push) -> None:
         if isinstance(push, AmendedMessagePush):
+            self.reactions[push.offset] = 0, push.reactions or []
             erased = isinstance(push.deleted, dict)
             version = push.version if isinstance(push.version, int) and not erased else 0
             self.messages[push.offset] = push.data, version, erased, push.pinned is True
@@ -55,6 +69,11 @@ class State:
                 return
             if push.op == "delete":
                 self.messages[push.of] = None, 0, True, False
+                self.reactions.pop(push.of, None)
+            elif isinstance(push.at, int):
+                self.reactions[push.of] = max(
+                    self.reactions.get(push.of, (0, [])), (push.at, push.reactions), key=itemgetter(0)
+                )
             elif push.op == "pin":
                 self.messages[push.of] = data, version, erased, push.data
             elif push.op == "append" and push.version > version:
@@ -62,17 +81,44 @@ class State:
             elif push.version > version:
                 self.messages[push.of] = push.data, push.version, erased, pinned
 
-    def above(self, floor: int) -> dict[int, tuple[Any, int, bool, bool]]:
-        return {offset: message for offset, message in self.messages.items() if offset > floor}
+    def above(self, floor: int = 0) -> dict[int, tuple[Any, ...]]:
+        return {
+            offset: (*message, self.reactions.get(offset, (0, []))[1])
+            for offset, message in self.messages.items()
+            if offset > floor
+        }
+
+
+class Node:
+    """A log, and what counts reactions there."""
+
+    op: Op = "reactions"
+
+    def __init__(self, log: Log, database: Database, clock: Clock, keeper: Keeper) -> None:
+        self.log = log
+        self.database = database
+        self.rows = ReactionRows(database, clock)
+        self.marks = Marks(database, clock, "reactions")
+        self.summaries = Summaries(database, log.amendments, clock, keeper, self, every=0.01)
+        log.trimmer.on_trimmed.append(self.rows.forget_up_to)
+
+    async def count(self, channel: str, offset: int, since: Timestamp) -> Any:
+        return await self.rows.count(channel, offset, since)
+
+    async def forget(self, channel: str, offset: int) -> None:
+        await self.rows.forget(channel, offset)
 
 
 class Run:
     """One channel, from its first message to the verdict."""
 
-    def __init__(self, seed: str, channel: str, logs: list[Log], mongod: Mongod, options: MongoDB) -> None:
+    def __init__(self, seed: str, channel: str, nodes: list[Node], mongod: Mongod, options: MongoDB) -> None:
         self.random = random.Random(seed)
         self.channel = channel
-        self.logs = logs
+        self.nodes = nodes
+        self.logs = [node.log for node in nodes]
+        self.reactions: set[tuple[int, str, str]] = set()
+        """(offset, kind, user)"""
         self.mongod = mongod
         self.options = options
         self.model = State()
@@ -157,13 +203,61 @@ class Run:
             if now is not None:
                 self.erased |= self.texts[of]
 
+    async def react(self, node: Node) -> None:
+        """A new reaction, or one less; now and then the node dies between the mark and the count."""
+        taken = self.random.choice(sorted(self.reactions)) if self.reactions and self.random.random() < 0.3 else None
+        if taken is not None:
+            self.reactions.remove(taken)  # so that nobody else takes it as well
+        elif not self.texts:
+            return
+        of, kind, user = taken or (self.random.choice(list(self.texts)[-4:]), self.random.choice("abc"), self.text())
+        change = Change(Reaction(self.channel, of, kind, user, False), taken is None)
+        try:
+            if self.random.random() < 0.1:
+                written = await node.marks.add(self.channel, of) is not None
+                if written:
+                    await node.rows.write([change])
+            else:
+                async with node.summaries.changing(self.channel, of) as round:
+                    round.changed((await node.rows.write([change]))[change].at)
+                written = True
+        except Error as error:
+            if error.code not in ("not_found", "unavailable"):
+                raise
+            written = False
+        if written == (taken is None):
+            self.reactions.add((of, kind, user))
+
+    async def everything_is_counted(self) -> None:
+        """By the one or the other node, of what is still there; of the rest nothing is left."""
+        for node in self.nodes:
+            await node.summaries.drain()
+        for node in self.nodes:
+            await node.summaries.finish(0.0)
+            assert await node.marks.left(0.0) == []
+        if self.floor:
+            floor = await self.logs[0].trimmer.trim(self.channel, Retention(size=self.retained, ttl=Seconds(0)))
+            self.floor = max(self.floor, floor)
+        self.settle()
+        for offset, (*_, erased, _, shown) in self.model.above(self.floor).items():
+            there = sorted((kind, user) for of, kind, user in self.reactions if of == offset and not erased)
+            assert {one["k"]: one["n"] for one in shown} == Counter(kind for kind, _ in there), offset
+            assert sorted((one["k"], user) for one in shown for user in one["u"]) == there
+        gone = {offset for offset, message in self.model.messages.items() if message[2] or offset <= self.floor}
+        rows = self.nodes[0].database.own("reactions")
+        assert not {*await rows.distinct("_id.o", {"_id.c": self.channel})} & gone
+
     async def step(self) -> None:
-        log = self.random.choice(self.logs)
+        node = self.random.choice(self.nodes)
+        log = node.log
         kind = self.random.choices(
-            ["publish", "edit", "append", "delete", "pin", "trim", "read"], [10, 12, 20, 3, 4, self.trims, 8]
+            ["publish", "edit", "append", "delete", "pin", "trim", "read", "react"],
+            [10, 12, 20, 3, 4, self.trims, 8, 20],
         )[0]
         if kind == "publish":
             await self.publish(log)
+        elif kind == "react":
+            await self.react(node)
         elif kind == "append":
             await self.append(log)
         elif kind == "trim":
@@ -219,13 +313,13 @@ class Run:
             if not messages:
                 break
             before = messages[0].offset
-        assert back.messages == {offset: one for offset, one in expected.items() if offset > floor}
+        assert back.above() == {offset: one for offset, one in expected.items() if offset > floor}
         for offset in self.random.sample(sorted(expected), min(3, len(expected))):
             original = await log.amendments.original(self.channel, offset)
             assert original is not None
             one = State()
             one.apply(original.push())
-            assert one.messages[offset] == expected[offset]
+            assert one.above()[offset] == expected[offset]
         number = self.random.randint(1, 5)
         newest = sorted(expected)[-number:]
         head = max(self.entries, default=0)
@@ -270,7 +364,7 @@ class Run:
                     continue
                 push = message.push()
                 if isinstance(push, AmendPush):
-                    kind = push.of, "pin" if push.op == "pin" else "content"
+                    kind = push.of, push.op if push.op in ("pin", "reactions") else "content"
                     assert kind not in kinds, "twice in a page"
                     kinds.add(kind)
                 client.apply(push)
@@ -317,8 +411,11 @@ async def play(run: Run) -> None:
             elif isinstance(outcome, BaseException):
                 raise outcome
         if run.random.random() < 0.3:
+            for node in run.nodes:
+                await node.summaries.drain()
             await run.compare(run.random.choice(run.logs))
     await run.mongod.disarm()
+    await run.everything_is_counted()
     for log in run.logs:
         await run.compare(log)
     await run.nothing_erased_is_left()
@@ -337,15 +434,23 @@ async def test_whatever_is_amended_reads_as_the_model_says(mongod: Mongod) -> No
         def committed(messages: list[Message]) -> None:
             runs[messages[0].channel].committed(messages)
 
-        logs = [
-            await stack.enter_async_context(opened(mongod.uri, options, node=node, on_commit=committed, amends=True))
+        database, clock, keeper = connect(options, mongod.uri), Clock(), Keeper()
+        stack.callback(database.client.close)
+        nodes = [
+            Node(
+                await stack.enter_async_context(
+                    opened(mongod.uri, options, node=node, on_commit=committed, amends=True)
+                ),
+                database, clock, keeper,
+            )
             for node in ("a", "b")
-        ]
+        ]  # fmt: skip
+        stack.push_async_callback(keeper.close)
         number = 0
         while number < 3 or time.monotonic() < until:
             number += 1
             seed, channel = f"{first}/{number}", f"room:{number}"
-            run = runs[channel] = Run(seed, channel, logs, mongod, options)
+            run = runs[channel] = Run(seed, channel, nodes, mongod, options)
             try:
                 await play(run)
             except BaseException:

@@ -1,5 +1,5 @@
-"""Counts of what is unread, and of mentions, against a plain count: any order of joining, leaving, publishing,
-mentioning, erasing, changing and reading."""
+"""Counts of what is unread, of mentions and of reactions, against a plain count: any order of joining, leaving,
+publishing, mentioning, erasing, changing, reacting and reading."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ STEPS = st.lists(
         st.tuples(st.sampled_from(["join", "leave"]), *WHO, st.just(0)),
         st.tuples(st.sampled_from(["delete", "edit", "append"]), *WHO, st.integers(0, 9)),
         st.tuples(st.sampled_from(["read", "set"]), *WHO, st.integers(0, 9)),
+        st.tuples(st.sampled_from(["react", "unreact"]), *WHO, st.integers(0, 9)),
     ),
     min_size=20,
     max_size=40,
@@ -39,6 +40,8 @@ class Model:
 
     def __init__(self) -> None:
         self.messages: dict[str, dict[int, bool]] = {channel: {} for channel in CHANNELS}
+        self.reactions: dict[str, set[tuple[int, str]]] = {channel: set() for channel in CHANNELS}
+        """By channel: who has reacted to which message."""
         self.mentions: dict[tuple[str, int], set[str]] = {}
         """Of others than who has written it."""
         self.heads = dict.fromkeys(CHANNELS, 0)
@@ -76,6 +79,8 @@ class Stage:
         live = [(user, await Rooms().follow(client)) for user in USERS for client in self.clients[user]]
         for index, (what, user, channel, number) in enumerate(steps):
             await self._step(model, name[channel], what, user, channel, number, index)
+        for channel in CHANNELS:
+            await self._compare_reactions(model, channel, name[channel])
         for user in USERS:
             expected = {name[channel]: count for channel, count in model.counts(user).items()}
             for node in self.nodes:
@@ -90,6 +95,22 @@ class Stage:
                     await until(ends, 5, "the state")
                 except TimeoutError:
                     pytest.fail(f"{user}: {expected} and not {rooms.rows}, of {rooms.pushes}")
+
+    async def _compare_reactions(self, model: Model, room: str, channel: str) -> None:
+        """What there was of erased messages is gone."""
+        there = [offset for offset, erased in model.messages[room].items() if not erased]
+        expected = {offset: {user for of, user in model.reactions[room] if of == offset} for offset in there}
+        for user in (one for one in USERS if (one, room) in model.markers):
+
+            async def is_counted(user: str = user) -> bool:
+                page = await self.clients[user][0].request("history", channel=channel, limit=1000)
+                assert page["mine"].keys() == {str(offset) for offset in there if user in expected[offset]}
+                shown = {one["offset"]: one.get("reactions", []) for one in page["messages"] if "deleted" not in one}
+                return {
+                    offset: {name for one in every for name in one["u"]} for offset, every in shown.items()
+                } == expected
+
+            await until(is_counted, 5, "the reactions")
 
     async def _step(self, model: Model, channel: str, what: str, user: str, room: str, number: int, index: int) -> None:
         client = self.clients[user][index % 2]
@@ -116,7 +137,7 @@ class Stage:
                     model.markers[user, room] = max(model.markers.get((user, room), 0), receipt["offset"])
             elif what == "mention":
                 names = [one for bit, one in enumerate((*USERS, "*")) if number >> bit & 1]
-                receipt = await client.publish(channel, {"n": index}, mentions=names)
+                receipt = await client.publish(channel, f"{index}", mentions=names)
                 messages[receipt["offset"]] = False
                 model.heads[room] = model.markers[user, room] = receipt["offset"]
                 model.mentions[room, receipt["offset"]] = {*(USERS if "*" in names else names)} - {user}
@@ -125,6 +146,10 @@ class Stage:
                 receipt = await client.request("amend", channel=channel, of=chosen, op=what, **data)
                 model.heads[room] = receipt["offset"]
                 messages[chosen] = messages[chosen] or what == "delete"
+            elif chosen is not None and what in ("react", "unreact"):
+                on = what == "react"
+                await client.request("react", channel=channel, of=chosen, kind="👍", on=on)
+                (model.reactions[room].add if on else model.reactions[room].discard)((chosen, user))
             elif chosen is not None:
                 epoch = (await client.request("history", channel=channel, limit=1))["head"].partition(":")[0]
                 back = what == "set"
@@ -150,7 +175,9 @@ def stage(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     async def begin() -> Stage:
         redis = await stack.enter_async_context(Redis(tmp_path_factory.mktemp("rooms")))
-        options: dict[str, Any] = OPTIONS | {"namespaces.room": OPTIONS["namespaces.room"] | {"amend": "member"}}
+        options: dict[str, Any] = OPTIONS | {
+            "namespaces.room": OPTIONS["namespaces.room"] | {"amend": "member", "reactions": True}
+        }
         nodes = await stack.enter_async_context(instances(2, mongod.uri, options, redis=redis.url))
         await until(lambda: all(one.node.directory.knows(other.node.id) for one, other in (nodes, nodes[::-1])), 5)
         clients = {user: [await node.user(stack, token(user)) for node in nodes] for user in USERS}
@@ -162,7 +189,11 @@ def stage(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         runner.run(stack.aclose())
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(steps=STEPS)
 def test_unread_is_a_plain_count(stage: tuple[asyncio.Runner, Stage], steps: list[tuple[str, str, str, int]]) -> None:
     """On both nodes, over REST and in what clients have counted themselves from what they were told."""
