@@ -16,7 +16,7 @@ from handlers.documentation import TEMPLATE, DocumentationPage, SearchIndex
 from handlers.documents import Batch as DocumentBatch
 from handlers.documents import Document, Documents
 from handlers.events import ChannelEvents, JoinedEvents, Tickets
-from handlers.members import ChannelMember, ChannelMembers
+from handlers.members import ChannelMember, ChannelMembers, Joining
 from handlers.openapi import OpenApi, document
 from handlers.operators import ChannelList, Nodes, StoredChannels
 from handlers.ops import Health, Metrics, Readiness
@@ -45,6 +45,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/channels/{channel}/messages/{offset}": Message,
     "/v1/channels/{channel}/events": ChannelEvents,
     "/v1/channels/{channel}/presence": Presence,
+    "/v1/channels/{channel}/join": Joining,
     "/v1/channels/{channel}/members": ChannelMembers,
     "/v1/channels/{channel}/members/{user}": ChannelMember,
     "/v1/channels/{channel}/read": Marker,

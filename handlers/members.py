@@ -53,6 +53,15 @@ class ChannelMembers(BaseHandler):
         return {"error": problem(outcome)}
 
 
+class Joining(BaseHandler):
+    @operation("Become a member", {200: MemberSet})
+    async def post(self, channel: str) -> None:
+        """Where anyone may. Who is one already keeps the role."""
+        principal = self.principal
+        role = await self.node.rooms.members.join(principal, channel, address=self.client_address())
+        self.answer(MemberSet(channel=channel, user=principal.user or "", role=role))
+
+
 class ChannelMember(BaseHandler):
     @operation("Make a user a member, or change its role", {200: MemberSet})
     async def put(self, channel: str, user: str, body: RoleRequest) -> None:

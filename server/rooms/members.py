@@ -120,7 +120,7 @@ class Members:
     ) -> str | None:
         """Make the user a member with this role, or none any more (None: also by oneself). Answers the role."""
         right = self._begin(principal, address, channel)
-        if role is not None or user != principal.user:
+        if role is not None:
             _must_have_roles(right, channel)
         return await self._set(right, principal, channel, _checked(user, role))
 

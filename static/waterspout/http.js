@@ -1,8 +1,9 @@
 /** The way to the server where a WebSocket does not get through: plain HTTP. @module */
 
+import { me, myRooms, roomCommand } from "./http-rooms.js";
 import { Link } from "./link.js";
 import { Listening } from "./listening.js";
-import { claims, expiry, Requests, segment, subscriptions, Unanswered } from "./requests.js";
+import { expiry, Requests, segment, subscriptions, Unanswered } from "./requests.js";
 import { WaterspoutError } from "./tools.js";
 
 const MAX_CHANNELS = 128;
@@ -12,6 +13,9 @@ const LANES = {
   amend: "publish",
   subscribe: "subscribe",
   unsubscribe: "subscribe",
+  join: "subscribe",
+  leave: "subscribe",
+  member: "subscribe",
   get: "document",
   put: "document",
   patch: "document",
@@ -114,11 +118,7 @@ export class HttpLink extends Link {
     switch (type) {
       case "connect":
         requests.token = fields.token;
-        return {
-          ...(await requests.json("GET", "/healthz")),
-          user: claims(fields.token).sub ?? null,
-          expires: expiry(fields.token),
-        };
+        return { ...(await requests.json("GET", "/healthz")), user: me(requests), expires: expiry(fields.token) };
       case "refresh":
         requests.token = fields.token;
         void this.#listening.begin(); // a stream ends with the token that it was opened with
@@ -131,8 +131,8 @@ export class HttpLink extends Link {
         this.#listening.leave(channel);
         return {};
       case "publish": {
-        const { key, data, tag, ephemeral, at } = fields;
-        const body = { key, data, tag, ephemeral, at };
+        const { key, data, tag, ephemeral, at, mentions } = fields;
+        const body = { key, data, tag, ephemeral, at, mentions };
         const { id: scheduled, ...reply } = await requests.json("POST", `${path}/messages`, { body });
         return { scheduled, ...reply };
       }
@@ -191,8 +191,11 @@ export class HttpLink extends Link {
         const method = type === "put" && id === undefined ? "POST" : type.toUpperCase();
         return { document: await requests.json(method, document, { body, headers }) };
       }
-      default:
-        throw new WaterspoutError({ code: "bad_request", reason: `${type}: only over WebSocket` });
+      default: {
+        const reply = roomCommand(requests, type, fields);
+        if (reply === undefined) throw new WaterspoutError({ code: "bad_request", reason: `${type}: only over WebSocket` });
+        return reply;
+      }
     }
   }
 
@@ -221,6 +224,11 @@ export class HttpLink extends Link {
     const listening = this.#listening;
     if (listening.size >= MAX_CHANNELS && !listening.has(channel)) {
       throw new WaterspoutError({ code: "limit_exceeded", reason: `${MAX_CHANNELS} channels over plain HTTP` });
+    }
+    if (channel === "$rooms") {
+      pushes.push(...(await myRooms(this.#requests)));
+      listening.followRooms();
+      return {};
     }
     const path = `/v1/channels/${segment("channel", channel)}/messages`;
     const query = { after, limit: after === undefined && last ? last : 1 };

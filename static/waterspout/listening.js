@@ -1,11 +1,14 @@
 /** What comes over plain HTTP: one event stream for all channels, or long polls. @module */
 
+import { myRooms } from "./http-rooms.js";
 import { pause } from "./requests.js";
 import { matches } from "./where.js";
 
 /** A stream that says nothing for so long has lost its server, whose heartbeat comes every 25 s. In ms. */
 const STREAM_QUIET = 60_000;
 const POLL_SECONDS = 25;
+/** Between two looks at my rooms, in ms. */
+const ROOMS_EVERY = 5000;
 /** Proxies take 8 KiB for a request's head, the token included. A longer list of channels goes into a body. */
 const LONGEST_URL = 4000;
 
@@ -38,6 +41,8 @@ export class Listening {
   /** The server's farewell was read: nothing follows it. @type {any} */
   #goodbye = null;
   polling;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #rooms;
 
   /** @param {Requests} requests @param {string[]} transports @param {number} patience in ms @param {Events} events */
   constructor(requests, transports, patience, events) {
@@ -58,6 +63,7 @@ export class Listening {
   }
 
   close() {
+    clearInterval(this.#rooms);
     this.#running?.abort();
   }
 
@@ -68,8 +74,26 @@ export class Listening {
     void this.begin();
   }
 
+  /** My rooms are asked for again and again: nothing is pushed of them over plain HTTP. */
+  followRooms() {
+    clearInterval(this.#rooms);
+    this.#rooms = setInterval(() => void this.#tellRooms(), ROOMS_EVERY);
+  }
+
+  async #tellRooms() {
+    try {
+      for (const push of await myRooms(this.#requests)) this.#events.push(push);
+      this.#events.heard();
+    } catch (/** @type {any} */ error) {
+      // The next time, perhaps; what else fails says what is wrong.
+      if (error.code === "permission_denied")
+        this.#events.push({ type: "unsubscribed", channel: "$rooms", code: error.code, reason: error.reason });
+    }
+  }
+
   /** @param {string} channel */
   leave(channel) {
+    if (channel === "$rooms") return clearInterval(this.#rooms);
     this.#forget(channel);
     void this.begin();
   }

@@ -58,6 +58,57 @@ for (const path of ["/v1/events", "/v1/poll"]) {
   });
 }
 
+test("members, markers, blocks and my rooms over plain HTTP", async (t) => {
+  const token = `x.${Buffer.from(JSON.stringify({ sub: "ann" })).toString("base64url")}.y`;
+  const { client, calls, to } = await begin(
+    t,
+    (call) => {
+      if (call.path === "/v1/rooms") {
+        const first = calls.filter(({ path }) => path === "/v1/rooms").length % 2 === 1;
+        const row = { channel: first ? "room:a" : "room:b", role: "member", read: "e:0", head: "e:1", count: 1, unread: 1 };
+        call.json({ rooms: [{ ...row, mentions: 0, newest: "e:1", time: 1 }], more: first });
+      } else if (/members|join|read|blocks/.test(call.path)) {
+        if (call.method === "DELETE") call.response.writeHead(204).end();
+        else call.json({ channel: "room:a", user: "ann", role: "member", members: [], more: false, blocked: ["bob"] });
+      } else return false;
+      return true;
+    },
+    { token },
+  );
+  const channel = client.channel("room:a");
+  await channel.join();
+  assert.deepEqual((await channel.setMember("bob", null)).role, null);
+  await channel.setMember("bob", "moderator");
+  await channel.prefer({ mute: true });
+  assert.equal((await channel.memberships({ limit: 5 })).more, false);
+  await channel.markRead("e:1");
+  await client.block("bob");
+  assert.equal((await client.block("bob", false)).blocked, false);
+  assert.deepEqual(await client.blocked(), ["bob"]);
+  await channel.publish("@bob", { mentions: ["bob"] });
+  assert.equal((await channel.leave()).role, null);
+  const path = "/v1/channels/room:a";
+  const asked = calls.filter((call) => /room:a|blocks/.test(call.path)).map(({ method, path, body }) => [method, path, body]);
+  const { key } = to(`${path}/messages`)[0].body;
+  assert.deepEqual(asked, [
+    ["POST", `${path}/join`, {}],
+    ["DELETE", `${path}/members/bob`, ""],
+    ["PUT", `${path}/members/bob`, { role: "moderator" }],
+    ["PATCH", `${path}/members/ann`, { mute: true }],
+    ["GET", `${path}/members`, ""],
+    ["POST", `${path}/read`, { cursor: "e:1" }],
+    ["PUT", "/v1/blocks/bob", ""],
+    ["DELETE", "/v1/blocks/bob", ""],
+    ["GET", "/v1/blocks", ""],
+    ["POST", `${path}/messages`, { key, data: "@bob", mentions: ["bob"] }],
+    ["DELETE", `${path}/members/ann`, ""],
+  ]);
+  const rooms = client.rooms();
+  await until(() => rooms.ready);
+  assert.deepEqual([[...rooms.rooms.keys()], rooms.unread], [["room:a", "room:b"], 2]);
+  await rooms.close();
+});
+
 test("a proxy's own refusals: later, with the same key, or not at all", async (t) => {
   const { client, calls, to } = await begin(t, (call, count) => {
     if (call.path === "/healthz" && count === 1) call.html(404);

@@ -160,6 +160,9 @@ async def test_who_may_make_whom_what(mongod: Mongod) -> None:
         await ended(subscription)
         assert (await ann.request("leave", channel="room:a"))["role"] is None  # twice is fine
 
+        status, body = await instance.call("POST", "/v1/channels/hall:x/join", {}, token("ann"))
+        assert (status, body) == (200, {"channel": "hall:x", "user": "ann", "role": "member"})
+        assert (await instance.call("POST", "/v1/channels/room:x/join", {}, token("ann")))[0] == 403
         joined = await ann.request("join", channel="hall:b")
         assert (joined["channel"], joined["user"], joined["role"]) == ("hall:b", "ann", "member")
         await ann.subscribe("hall:b")
