@@ -6,6 +6,7 @@ other people's takes from its publishing to its subscriber meanwhile. Beside it 
 end and the live clients are a process each, and share the machine's cores: on two of them the difference between the
 last two is what the server's own work costs. How long that holds its event loop at a stretch is told apart
 (sampled.py): what other processes take is not in that.
+`far`: of that only the consumer itself, for when so many messages wait that it takes minutes.
 `idle`: what 200 consumers with nothing to do cost the instance and MongoDB, beside none.
 """
 
@@ -162,20 +163,22 @@ def quantiles(took: list[float]) -> dict[str, Any]:
     return {f"p{part}_ms": round(cuts[part - 1] * 1000, 2) for part in (50, 90, 99)}
 
 
-async def catch_up(directory: Path, mongod: Mongod, messages: int) -> dict[str, Any]:
+async def catch_up(directory: Path, mongod: Mongod, messages: int, compared: bool) -> dict[str, Any]:
     port, taken = free_port(), multiprocessing.Value("q", 0)
     process = multiprocessing.Process(target=back_end, args=(port, taken), daemon=True)
     process.start()
     consumer = {"url": f"http://127.0.0.1:{port}/", "secret": SECRET, "channels": ["old:*"], "from": "beginning"}
+    result: dict[str, Any] = {"messages": messages}
     async with Sampled(directory, mongod.uri, settings=SETTINGS, name="alone") as alone:
         await asyncio.to_thread(fill, mongod.uri, messages)
         await asyncio.sleep(5)  # MongoDB has a checkpoint to write
-        without = await live(alone)
-        other = multiprocessing.Process(target=send_as_much, args=(port, PACE), daemon=True)
-        other.start()
-        same_load = await live(alone)
-        other.terminate()
-        other.join()
+        if compared:
+            result["without"] = await live(alone)
+            other = multiprocessing.Process(target=send_as_much, args=(port, PACE), daemon=True)
+            other.start()
+            result["same_load"] = await live(alone)
+            other.terminate()
+            other.join()
     taken.value = 0
     async with Sampled(
         directory, mongod.uri, settings=SETTINGS | {"consumers": {"far": consumer}}, name="far"
@@ -199,9 +202,9 @@ async def catch_up(directory: Path, mongod: Mongod, messages: int) -> dict[str, 
         whole = (taken.value - first) / (time.monotonic() - began)
     process.terminate()
     process.join()
-    return {
-        "messages": messages, "per_second": round(delivered / seconds), "per_second_to_the_end": round(whole),
-        "server_cpu": round(busy, 2), "without": without, "same_load": same_load, "during": during,
+    return result | {
+        "during": during, "server_cpu": round(busy, 2), "per_second": round(delivered / seconds),
+        "per_second_to_the_end": round(whole),
     }  # fmt: skip
 
 
@@ -236,8 +239,8 @@ async def measure(messages: int, parts: list[str]) -> dict[str, Any]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         mongod = await stack.enter_async_context(Mongod(directory))
         result: dict[str, Any] = {}
-        if "catch_up" in parts:
-            result["catch_up"] = await catch_up(directory, mongod, messages)
+        if {"catch_up", "far"} & {*parts}:
+            result["catch_up"] = await catch_up(directory, mongod, messages, "catch_up" in parts)
         if "idle" in parts:
             result["idle"] = await idle(directory, mongod)
         return result
