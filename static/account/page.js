@@ -107,7 +107,12 @@ async function begin() {
   });
   onSubmit($("email"), async () => {
     const address = $("address").value.trim() || null;
-    const own = await account.call("/email", { email: address, password: $("email-password").value });
+    const asked = account.call("/email", { email: address, password: $("email-password").value });
+    const own = await asked.catch((error) => {
+      // Without a password it is a sign-in of just now that shows whose account it is.
+      if (/^sign in again/.test(error.message)) void account.signIn("To change the address, sign in once more.");
+      throw error;
+    });
     show(own);
     const sent = address && !(own.verified && own.email === address);
     tell(sent ? `A link is on its way to ${address}. It is good for a day.` : "Saved.");

@@ -2,14 +2,12 @@
  * The chat page. A room is a channel: `chat:<room>`, where guests may write as well, or any other whose member one is.
  * Guests have no user on the wire, so the name travels in the data: `{"name": "Ann", "text": "Hello"}`.
  *
- *     chat.js        the page: which room is shown, and what a room tells
- *     room.js        a room: its messages, drafts, cursor        transcript.js  the conversation as it is seen
- *     memberships.js the rooms one is a member of, with counts   message.js     one message, and what to do with it
- *     roomlist.js    the rooms there are, in sidebar.js          amended.js     what becomes of it; deeds.js: what may be done
- *     panel.js       beside it: members.js (people.js), thread.js composer.js    writing, and the name; picker.js: reactions
- *     banner.js      the connection                              here.js        who is there, who types
- *     standing.js    what one may do in the room                 words.js       names and texts from outside
- *     mentions.js    calling somebody by name                    readers.js     who has read it
+ *     room.js, amended.js, own.js, words.js       a room: its messages, drafts, cursor; what becomes of them
+ *     transcript.js, message.js, deeds.js         the conversation as it is seen; what one may do with a message
+ *     roomlist.js, memberships.js, sidebar.js     the rooms there are, with what is unread in each
+ *     panel.js: people.js, members.js, thread.js, search.js      what stands beside the conversation
+ *     composer.js, mentions.js, picker.js, standing.js           writing, calling, reacting, and who may
+ *     banner.js, here.js, readers.js, edge.js     the connection, who is there, who has read it, where it began
  *
  * @module
  */
@@ -27,6 +25,7 @@ import { People } from "./people.js";
 import { Picker } from "./picker.js";
 import { Room } from "./room.js";
 import { RoomList } from "./roomlist.js";
+import { offerSearch, reach, SearchPanel } from "./search.js";
 import { DEFAULT_ROOM, roomOfAddress } from "./sidebar.js";
 import { showReaders } from "./readers.js";
 import { Standing } from "./standing.js";
@@ -77,7 +76,6 @@ export class Page {
   );
   /** @type {Room} */
   room;
-
   constructor() {
     this.#transcript = new Transcript(
       { scroller: $("scroller"), log: $("log"), outbox: $("outbox"), edge: $("edge"), newest: $("newest") },
@@ -118,9 +116,11 @@ export class Page {
   #answer(room, message) {
     const offset = message.thread ? Number(message.thread.split(":")[1]) : message.offset;
     const root = /** @type {Message} */ (room.entries.find((entry) => "offset" in entry && entry.offset === offset)) ?? message;
-    const close = () => (this.#thread = null);
-    const author = () => this.#composer.name;
-    this.#thread = new ThreadPanel(this, this.#panel, room, { ...root, offset }, (made) => this.#actionsOf(() => made), author, close);
+    this.#thread = new ThreadPanel(this, this.#panel, room, { ...root, offset }, {
+      actionsOf: (made) => this.#actionsOf(() => made),
+      author: () => this.#composer.name,
+      onclose: () => (this.#thread = null),
+    });
     this.edge(this.#thread.room);
   }
 
@@ -136,6 +136,10 @@ export class Page {
       this.#composer.focus();
     });
     $("members").addEventListener("click", () => this.#showMembers());
+    $("search").addEventListener("click", () => {
+      if (this.#panel.kind === "search") return this.#panel.close();
+      new SearchPanel(this, this.#panel, this.room, (room, offset) => void this.#find(room, offset));
+    });
     $("text").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "ArrowUp" || $("text").value) return;
       event.preventDefault();
@@ -151,8 +155,6 @@ export class Page {
 
     followKeyboard();
   }
-
-  // the rooms
 
   /** @param {string} name */
   #go(name) {
@@ -234,6 +236,15 @@ export class Page {
     }
   }
 
+  /** Show where a message is. @param {string} name @param {number} offset */
+  async #find(name, offset) {
+    if (name !== this.room.name) history.pushState(null, "", `#${encodeURIComponent(name)}`);
+    const room = this.#open(name);
+    if (matchMedia("(max-width: 1100px)").matches) this.#panel.close(false);
+    await reach(room, offset);
+    if (room === this.room && !this.#transcript.point(offset)) this.#banner.say("bad", "That is too far back to be shown here.");
+  }
+
   #showMembers() {
     const { room } = this;
     this.#people.show(this.#panel, room, {
@@ -250,11 +261,8 @@ export class Page {
 
   /** How many messages of others all rooms have caught up with. */
   #caughtUp() {
-    let count = 0;
-    for (const room of this.rooms.values()) {
-      count += room.caughtUp;
-      room.caughtUp = 0;
-    }
+    const count = [...this.rooms.values()].reduce((sum, room) => sum + room.caughtUp, 0);
+    for (const room of this.rooms.values()) room.caughtUp = 0;
     return count;
   }
 
@@ -336,7 +344,6 @@ export class Page {
   present(room) {
     if (room === this.room) showPresent(room);
   }
-
   /** @param {Room} room */
   typing(room) {
     if (room === this.room) showTyping(room);
@@ -348,6 +355,7 @@ export class Page {
     this.#transcript.forgetTools();
     this.#standing.show(room, this.me);
     void this.#people.follow(room);
+    offerSearch(room, this.me);
   }
 
   /** @param {Room} room */

@@ -33,7 +33,7 @@ export class Picker {
   open(button, chosen) {
     this.#chosen = chosen;
     this.#opener = button;
-    const used = (recall("localStorage", "reactions") ?? []).filter((/** @type {any} */ kind) => KINDS.some(([one]) => one === kind));
+    const used = [recall("localStorage", "reactions") ?? []].flat().filter((/** @type {any} */ kind) => KINDS.some(([one]) => one === kind));
     const kinds = [...KINDS].sort(([one], [other]) => place(used, one) - place(used, other));
     this.#board.replaceChildren(
       ...kinds.map(([kind, name]) => {

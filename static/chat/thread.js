@@ -20,10 +20,10 @@ export class ThreadPanel {
   /**
    * @param {import("./chat.js").Page} page @param {import("./panel.js").Panel} panel
    * @param {Room} parent @param {Message} message  the one that is answered
-   * @param {(room: Room) => Actions} actionsOf @param {() => string} author  by what name one writes
-   * @param {() => void} onclose
+   * @param {{actionsOf: (room: Room) => Actions, author: () => string, onclose: () => void}} ways  `author`: by what name
+   *   one writes
    */
-  constructor(page, panel, parent, message, actionsOf, author, onclose) {
+  constructor(page, panel, parent, message, { actionsOf, author, onclose }) {
     this.parent = parent;
     this.offset = message.offset;
     const channel = page.client.channel(`$thread:${message.offset}:${parent.channel.name}`);
@@ -44,8 +44,7 @@ export class ThreadPanel {
     scroller.ariaLabel = "Thread";
     const foot = element("div", "foot", newest, this.#composer(author));
     panel.open("thread", `Thread in ${nameOf(parent.name, page.me)}`, [scroller, foot], () => {
-      this.room.save();
-      this.room.leave();
+      this.room.leave(); // what is still to be sent the client sends all the same
       onclose();
     });
     this.transcript = new Transcript({ scroller, log, outbox, edge, newest }, { ...this.#actions, older: () => void this.room.older() });

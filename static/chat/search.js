@@ -1,0 +1,122 @@
+/** Finding messages by their words, in this room or in all of one's own. @module */
+
+import { $, element } from "../page.js";
+import { avatar } from "./message.js";
+import { nameOf, readMessage, roomOf } from "./words.js";
+
+/** @typedef {import("./room.js").Room} Room */
+/** @typedef {import("./chat.js").Page} Page */
+
+const PAGE = 20;
+/** Milliseconds without a key until it is looked for. */
+const PAUSE = 200;
+/** Pages of the past that are read to come to a message. */
+const DEEPEST = 40;
+const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+export class SearchPanel {
+  #page;
+  #room;
+  #show;
+  #words = element("input");
+  #everywhere = element("input");
+  #found = element("ol", "found");
+  #note = element("p", "hint");
+  #more = element("button", "quiet-button", "Show more");
+  /** @type {string | null} */
+  #cursor = null;
+  #asked = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #pausing;
+
+  /** @param {Page} page @param {import("./panel.js").Panel} panel @param {Room} room @param {(room: string, offset: number) => void} show */
+  constructor(page, panel, room, show) {
+    this.#page = page;
+    this.#room = room;
+    this.#show = show;
+    Object.assign(this.#words, { id: "search-words", type: "search", autocomplete: "off", spellcheck: false });
+    Object.assign(this.#everywhere, { id: "search-everywhere", type: "checkbox" });
+    const label = element("label", "", "Words");
+    label.htmlFor = this.#words.id;
+    const everywhere = element("label", "wish", this.#everywhere, " In all my rooms");
+    this.#note.setAttribute("role", "status");
+    this.#more.type = "button";
+    this.#more.hidden = true;
+    this.#more.addEventListener("click", () => void this.#ask(true));
+    for (const part of [this.#words, this.#everywhere]) part.addEventListener("input", () => this.#soon());
+    const form = element("form", "search", label, this.#words, everywhere);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.#ask();
+    });
+    panel.open("search", `Search ${nameOf(room.name, page.me)}`, [form, this.#note, this.#found, this.#more]);
+    this.#words.focus();
+  }
+
+  #soon() {
+    clearTimeout(this.#pausing);
+    this.#pausing = setTimeout(() => void this.#ask(), PAUSE);
+  }
+
+  /** @param {boolean} [more]  the page that follows */
+  async #ask(more = false) {
+    const asked = ++this.#asked;
+    const words = this.#words.value;
+    if (!words.trim()) {
+      this.#found.replaceChildren();
+      this.#note.textContent = "";
+      this.#more.hidden = true;
+      return;
+    }
+    try {
+      const where = this.#everywhere.checked ? {} : { channels: [this.#room.channel.name] };
+      const after = more && this.#cursor ? { after: this.#cursor } : {};
+      const page = await this.#page.client.search(words, { limit: PAGE, ...where, ...after });
+      if (asked !== this.#asked) return; // something else was asked for meanwhile
+      const rows = page.messages.map((/** @type {any} */ push) => this.#row(push, words));
+      if (more) this.#found.append(...rows);
+      else this.#found.replaceChildren(...rows);
+      this.#cursor = page.cursor;
+      this.#more.hidden = !page.more;
+      this.#note.textContent = this.#found.children.length ? "" : page.more ? "None so far." : "Nothing is found.";
+    } catch (/** @type {any} */ error) {
+      if (asked === this.#asked) this.#note.textContent = error.reason ?? String(error);
+    }
+  }
+
+  /** @param {any} push @param {string} words */
+  #row(push, words) {
+    const { name, text, time, offset } = readMessage(push, () => false);
+    const room = roomOf(push.channel);
+    const where = room === this.#room.name ? "" : `${nameOf(room, this.#page.me)} · `;
+    const meta = element("small", "", `${where}${when.format(time)}`);
+    const body = element("span", "who", element("b", "", name), meta, element("span", "words", ...marked(text, words)));
+    const button = element("button", "", avatar(name), body);
+    button.type = "button";
+    button.addEventListener("click", () => this.#show(room, offset));
+    return element("li", "", button);
+  }
+}
+
+/** A text with what was looked for. @param {string} text @param {string} words */
+function marked(text, words) {
+  const wanted = words.trim().split(/\s+/).map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const parts = text.split(new RegExp(`(?<![\\p{L}\\p{N}])(${wanted.join("|")})`, "giu"));
+  return parts.map((part, index) => (index % 2 ? element("mark", "", part) : part));
+}
+
+/** Read back until the message is here, if it is not too far. @param {Room} room @param {number} offset */
+export async function reach(room, offset) {
+  const first = () => /** @type {any} */ (room.entries.find((entry) => "offset" in entry))?.offset ?? Infinity;
+  for (let page = 0; page < DEEPEST && first() > offset; page++) {
+    const before = first();
+    await room.older();
+    if (first() === before && room.channel.state === "live") return;
+    if (room.channel.state !== "live") await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+/** The button in the bar. @param {Room} room @param {string | null} me */
+export function offerSearch(room, me) {
+  $("search").hidden = me === null || !room.has.has("search") || !room.may.has("subscribe");
+}
