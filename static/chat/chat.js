@@ -53,6 +53,7 @@ export class Page {
   #standing = new Standing({
     get: async (path) => request(path, undefined, { token: await account.token() }),
     join: (room) => this.#join(room),
+    signIn: account.on ? () => account.signIn() : null,
   });
   /** @type {Map<string, Room>} */
   rooms = new Map();

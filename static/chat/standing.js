@@ -4,12 +4,16 @@ import { $ } from "../page.js";
 import { nameOf } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */
-/** @typedef {{get: (path: string) => Promise<any>, join: (room: Room) => Promise<void>}} Ways */
+/** `signIn`: null where there are no accounts.
+ *
+ * @typedef {{get: (path: string) => Promise<any>, join: (room: Room) => Promise<void>, signIn: (() => Promise<void>) | null}} Ways */
 
 export class Standing {
   #ways;
   /** @type {Room | null} */
   #room = null;
+  /** It is a guest, who had to be somebody. */
+  #guest = false;
 
   /** @param {Ways} ways */
   constructor(ways) {
@@ -17,7 +21,8 @@ export class Standing {
     const button = $("join").querySelector("button");
     button.addEventListener("click", async () => {
       button.disabled = true;
-      if (this.#room) await ways.join(this.#room);
+      if (this.#guest) await ways.signIn?.();
+      else if (this.#room) await ways.join(this.#room);
       button.disabled = false;
     });
   }
@@ -41,15 +46,22 @@ export class Standing {
     const { may, known } = room;
     const joins = may.has("join");
     const silent = known && !may.has("publish");
-    $("join").hidden = !joins && !(silent && me !== null);
-    $("join").querySelector("button").hidden = !joins;
-    $("join").querySelector("p").textContent = joins
-      ? silent
-        ? `Join ${nameOf(room.name)} to write here. It will stay in your list.`
-        : `Join ${nameOf(room.name)}, and it is counted for you what is new here.`
-      : may.has("subscribe")
-        ? "Only members write here."
-        : "This room is for its members.";
-    $("foot").classList.toggle("silent", silent && me !== null);
+    this.#guest = silent && me === null && this.#ways.signIn !== null;
+    const told = silent && (me !== null || this.#guest);
+    $("join").hidden = !joins && !told;
+    const button = $("join").querySelector("button");
+    button.hidden = !joins && !this.#guest;
+    button.textContent = joins ? "Join" : "Sign in";
+    const name = nameOf(room.name, me);
+    $("join").querySelector("p").textContent = this.#guest
+      ? "Sign in to take part in this room."
+      : joins
+        ? silent
+          ? `Join ${name} to write here. It will stay in your list.`
+          : `Join ${name}, and it is counted for you what is new here.`
+        : may.has("subscribe")
+          ? "Only members write here."
+          : "This room is for its members.";
+    $("foot").classList.toggle("silent", told);
   }
 }
