@@ -210,6 +210,7 @@ def test_a_forgotten_password_is_set_anew(browsing: Browsing, members: Server, a
             await page.reload()  # whose session was ended by the reset
             await page.wait_for_selector("dialog[open]")
             await sign(tab, "fay", "another password")
+            await page.locator("#sessions button").wait_for()  # behind a reload
             assert await tab.axe() == []
             await page.locator("#sessions button").focus()
             await page.keyboard.press("Enter")
