@@ -167,6 +167,14 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
             await beans.locator(".chip", has_text="❤️ 2").click()
             await beans.locator(".chip[aria-pressed=false]", has_text="❤️ 1").wait_for()
 
+            await page.get_by_role("button", name="Search").click()
+            await page.keyboard.type("copper ta")
+            found = page.get_by_role("region", name="Search #garden").get_by_role("button", name="copper tape")
+            await found.locator("mark", has_text="copper").wait_for()
+            assert await ann.axe() == []
+            await found.click()
+            await page.locator("#log .message.pointed", has_text="copper tape").wait_for()
+
             await ann.goes("welcome")
             await bob.page.fill("#text", "Ask @an")
             await bob.page.get_by_role("option", name="@ann").wait_for()
