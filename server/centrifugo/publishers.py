@@ -55,6 +55,8 @@ class Publishers:
         user has published it, or a client whose protocol knows this word; `tags` where it was amended, or amends."""
         user = message.user
         data = message.data
+        if isinstance(message, AmendPush) and message.at is not UNSET:  # what was counted
+            data = {message.op: getattr(message, message.op), "at": message.at}
         publication: dict[str, Any] = {"data": None if data is UNSET else data}
         client = self._client(message.channel, user, message.key) if message.key else ""
         if client or (user is not None and user not in self._api_keys):

@@ -135,7 +135,7 @@ async def test_a_node_that_does_not_count_stops_amending(node: Node) -> None:
 
 @pytest.fixture(scope="module")
 def centrifugo(tmp_path_factory: pytest.TempPathFactory, mongod: Mongod) -> Iterator[Server]:
-    room = {"publish": "anyone", "subscribe": "anyone", "amend": "own"}
+    room = {"publish": "anyone", "subscribe": "anyone", "amend": "own", "reactions": True}
     yield from one_server(tmp_path_factory.mktemp("centrifugo_amend"), mongod, **{"namespaces.room": room})
 
 
@@ -189,3 +189,19 @@ async def test_clients_of_centrifugos_protocol_get_what_is_appended(centrifugo: 
         await again.subscribe(channel, recover=True, epoch=began["epoch"], offset=1)
         (recovered,) = await again.pubs(1)
         assert (recovered["data"], recovered["tags"]) == ("ab", {"amend": "edit", "of": "1"})
+
+
+@pytest.mark.gen_test
+async def test_clients_of_centrifugos_protocol_get_reactions(centrifugo: Server) -> None:
+    """What was counted, as the data of a publication with tags; the messages themselves are as they were."""
+    channel = f"room:{uuid.uuid4().hex[:8]}"
+    async with Wire(centrifugo) as wire, Client(centrifugo.ws, token=token(sub="ann", exp=600)) as ann:
+        await wire.connect()
+        await wire.subscribe(channel)
+        await ann.publish(channel, {"text": "a"})
+        await ann.request("react", channel=channel, of=1, kind="👍", on=True)
+        message, counted = await wire.pubs(2)
+        assert (counted["offset"], counted["tags"]) == (2, {"amend": "reactions", "of": "1"})
+        assert counted["data"]["reactions"] == [{"k": "👍", "n": 1, "u": ["ann"]}]
+        page = await wire.ask(history={"channel": channel, "limit": 10})
+        assert [pub["data"] for pub in page["history"]["publications"]] == [message["data"]]

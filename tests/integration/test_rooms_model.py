@@ -189,11 +189,7 @@ def stage(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         runner.run(stack.aclose())
 
 
-@settings(
-    max_examples=6,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_unread_is_a_plain_count(stage: tuple[asyncio.Runner, Stage], steps: list[tuple[str, str, str, int]]) -> None:
     """On both nodes, over REST and in what clients have counted themselves from what they were told."""
