@@ -76,6 +76,8 @@ class Messages(Waiting):
         """Answered when the message is durable. 200: it was stored by an earlier publish with the same key. 202: it is
         ephemeral, or waits until `at`."""
         if body.at is not None:
+            if body.broadcast:
+                raise bad_request("broadcast: not together with at")
             await self._publish_at(channel, body, body.at, body.key or headers.key)
             return
         publishing = self.node.publisher.publish(
@@ -85,6 +87,7 @@ class Messages(Waiting):
             body.key or headers.key,
             tag=body.tag,
             ephemeral=body.ephemeral,
+            broadcast=body.broadcast,
             address=self.client_address(),
             mentions=body.mentions,
         )
@@ -213,6 +216,7 @@ class Batch(BaseHandler):
                 item.key,
                 tag=item.tag,
                 ephemeral=item.ephemeral,
+                broadcast=item.broadcast,
                 session=self.request_id,
                 address=self.client_address(),
                 mentions=item.mentions,

@@ -29,6 +29,7 @@ from server.access.quotas import Quotas
 from server.access.revocations import Revocation, Revocations
 from server.access.rights import Rights
 from server.access.seals import Seals
+from server.access.threads import Threads
 from server.access.tickets import Tickets
 from server.backend.backend import trust
 from server.brokers.base import Broker
@@ -126,6 +127,7 @@ class Node:
             on_epoch=self._start_over, retention=config.retention, clock=self.clock,
             amends=any(namespace.amends for namespace in namespaces.values()),
             mentions=members,
+            threads=any(namespace.threads for namespace in namespaces.values()),
             on_amended=lambda channel: self.announcer.announce(amended=channel),
             searched=searched if any(namespace.search for namespace in namespaces.values()) else None,
         )  # fmt: skip
@@ -160,8 +162,9 @@ class Node:
         )  # fmt: skip
         directs = Directs(self.keeper)
         self.permissions = Permissions(
-            namespaces, self.revocations, config.auth.guests, config.collections, self.memberships, directs
-        )
+            namespaces, self.revocations, config.auth.guests, config.collections, self.memberships, directs,
+            Threads(self.log),
+        )  # fmt: skip
         trusted = trust(chain(config.hooks.values(), config.calls.values(), config.consumers.values()))
         self.hooks = Hooks(config.hooks, self.clock, trusted)
         self.arrivals = Arrivals(config.hooks, self.hooks, self.identities, self.keeper)

@@ -27,6 +27,9 @@ export interface Message<Data = any> {
   /** Members of the channel, or `*`: all of them. */
   mentions?: string[];
   reactions?: Reaction[];
+  replies?: Replies;
+  /** The thread that it was published in as well. */
+  thread?: string;
 }
 
 /** What becomes of the message `of`: of an edit `data` is the new data, of an append what comes behind it, of a pin whether it is one. */
@@ -36,7 +39,7 @@ export interface Amend {
   offset: number;
   cursor: string;
   of: number;
-  op: "edit" | "append" | "delete" | "pin" | "reactions";
+  op: "edit" | "append" | "delete" | "pin" | "reactions" | "replies";
   key: string;
   user: string | null;
   time: number;
@@ -49,7 +52,15 @@ export interface Amend {
   edited?: false;
   /** All there are now; of two the one with the higher `at` is right. */
   reactions?: Reaction[];
+  replies?: Replies;
   at?: number;
+}
+
+/** What there is in the thread about a message: how much, the cursor of the newest, and who has answered last. */
+export interface Replies {
+  count: number;
+  newest: string | null;
+  users: string[];
 }
 
 /** How often there was this reaction, and the first who have it. */
@@ -246,6 +257,7 @@ export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
       ephemeral?: boolean;
       at?: number | string;
       mentions?: string[];
+      broadcast?: boolean;
     },
   ): Promise<{
     offset?: number;
@@ -261,6 +273,7 @@ export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
   pin(of: number, pinned?: boolean, options?: { key?: string }): Promise<Amended>;
   react(of: number, kind: string): Promise<Reacted>;
   unreact(of: number, kind: string): Promise<Reacted>;
+  thread(of: number): Channel<Data>;
   timeline(): Timeline<Data>;
   history(bounds?: { before?: string; after?: string; limit?: number }): Promise<{
     messages: Message<Data>[];
@@ -323,7 +336,10 @@ export class Timeline<Data = any> extends Emitter<TimelineEvents<Data>> {
   start(options?: { last?: number }): Promise<{ cursor?: string | null; head?: string; recovered?: boolean }>;
   close(): void;
   loadOlder(limit?: number): Promise<boolean>;
-  send(data: Data, options?: { key?: string; mentions?: string[] }): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
+  send(
+    data: Data,
+    options?: { key?: string; mentions?: string[]; broadcast?: boolean },
+  ): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
   again(key: string): Promise<{ offset?: number; cursor?: string; duplicate?: boolean }>;
   discard(key: string): void;
   edit(offset: number, data: Data): Promise<Amended>;
@@ -332,6 +348,7 @@ export class Timeline<Data = any> extends Emitter<TimelineEvents<Data>> {
   pin(offset: number, pinned?: boolean): Promise<Amended>;
   react(message: number | { offset?: number }, kind: string): Promise<Reacted>;
   unreact(message: number | { offset?: number }, kind: string): Promise<Reacted>;
+  thread(message: number | { offset?: number; thread?: string }): Timeline<Data>;
 }
 
 /** Its former name. */

@@ -133,7 +133,9 @@ def test_a_reader_can_follow(page: Path, mongod: Mongod, tmp_path: Path) -> None
         pytest.skip("followed by the tests with a browser")
     room = {"publish": "server", "subscribe": "server", "amend": "own"}
     team = room | {"reactions": True}
-    reader = Reader(tmp_path, mongod, {"auth.api_keys": KEYS, "namespaces.room": room, "namespaces.team": team})
+    forum = room | {"threads": True}
+    settings = {"namespaces.room": room, "namespaces.team": team, "namespaces.forum": forum}
+    reader = Reader(tmp_path, mongod, {"auth.api_keys": KEYS, **settings})
     try:
         reader.follow(page)
     finally:
@@ -146,6 +148,7 @@ def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     settings["namespaces.room"] = {"publish": "user", "subscribe": "user", "amend": "own|claim:moderator"}
     settings["namespaces.desk"] = {"publish": "user", "subscribe": "user", "search": True}
     settings["namespaces.team"] = {"publish": "user", "subscribe": "user|server", "reactions": True}
+    settings["namespaces.forum"] = {"publish": "user", "subscribe": "user", "amend": "own", "threads": True}
     settings["namespaces.dash.patterns"] = True
     settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}
     settings["namespaces.club"] = {"members": True, "subscribe": "member|admin", "publish": "member", "amend": "own"}

@@ -13,6 +13,7 @@ from server.brokers.base import Directive
 from server.core.addresses import address_key
 from server.core.config import Limits, Namespace, UserRate
 from server.core.errors import Disconnect, Error
+from server.core.names import namespace_of
 from server.core.principals import GUEST, Principal
 from server.core.rates import Buckets
 from server.core.seats import Seats
@@ -53,7 +54,7 @@ class Client(Protocol):
         """End the subscriptions to these channels; what waits of them is not sent."""
 
     def listens(self, channel: str) -> bool:
-        """Whether it is subscribed to it."""
+        """Whether it is subscribed to it, or to a thread of it."""
 
     def check_subscriptions(self) -> None:
         """End the subscriptions that the principal has no right to any more."""
@@ -173,7 +174,7 @@ class Admission:
         return seats
 
     def listens(self, user: str, channel: str) -> bool:
-        """Whether a session of the user here is subscribed to the channel."""
+        """Whether a session of the user here is subscribed to the channel, or to a thread of it."""
         return any(client.listens(channel) for client in self.users.get(user, ()))
 
     def visit(self, address: str, *, proxied: bool = False) -> Visit:
@@ -202,7 +203,7 @@ class Admission:
             return
         who = counted(principal, address)
         now = asyncio.get_running_loop().time()
-        rates = self._per_namespace.get(channel.partition(":")[0]) if channel is not None else None
+        rates = self._per_namespace.get(namespace_of(channel)) if channel is not None else None
         wait = rates.take(who, now) if rates is not None else 0.0
         if wait:
             raise _too_fast("namespaces.*.rate", f"rate of the namespace: too many messages in {channel}", wait)

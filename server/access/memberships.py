@@ -38,7 +38,7 @@ class Unloaded(Error):
     try again. `options`: of what it is a right to."""
 
     def __init__(self, options: Namespace, load: Callable[[], Awaitable[None]]) -> None:
-        super().__init__("unavailable", "who is a member of the channel is being read", retry_after=0.1)
+        super().__init__("unavailable", "what the right depends on is being read", retry_after=0.1)
         self.options = options
         self.load = load
 

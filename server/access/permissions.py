@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from server.access.directs import Directs
 from server.access.memberships import Memberships, Unloaded
+from server.access.threads import Threads
 from server.core.config import BUILT_IN, Collection, Namespace
 from server.core.errors import Error, bad_request
 from server.core.names import (
@@ -23,6 +24,7 @@ from server.core.names import (
     matches,
     namespace_of,
     owners_of,
+    parent_of,
     without_label,
 )
 from server.core.principals import Principal
@@ -59,6 +61,7 @@ class Permissions:
         collections: Mapping[str, Collection] | None = None,
         memberships: Memberships | None = None,
         directs: Directs | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self._namespaces = namespaces
         self._collections = collections or {}
@@ -66,31 +69,38 @@ class Permissions:
         self._guests = guests
         self._memberships = memberships
         self._directs = directs
+        self._threads = threads
 
     def check(self, principal: Principal, action: Action, channel: str, known: Role | None = None) -> Namespace:
         """The channel's options if `principal` may `action`; else `bad_request` (the name), `unknown_channel` (no such
         namespace), `permission_denied`, or `unavailable` (nobody knows at the moment whether the right was revoked;
-        or, as `Unloaded`, whether the principal is a member). The right to subscribe is also the right to history,
-        presence and resume. `known`: the role there, where that has been looked at already."""
+        or, as `Unloaded`, whether the principal is a member, or whether there is what a thread is about). The right to
+        subscribe is also the right to history, presence and resume. `known`: the role there, where that has been looked
+        at already."""
         name = namespace_of(channel)
         if name == DOCUMENTS:
             return self._check_changes(principal, action, without_label(channel))
         namespace = self._namespaces.get(name)
         if namespace is None or (name == SYSTEM and channel not in SYSTEM_CHANNELS):
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
+        room = parent_of(channel)
+        if room is not channel:
+            _check_threads(namespace, room)
         if namespace.patterns and "*" in channel:
             raise bad_request(f"channel: {channel} is ephemeral, as all patterns are: it can be subscribed to, no more")
         if namespace.direct and self._directs is not None:
-            self._directs.check(principal, action, channel, namespace)
+            self._directs.check(principal, action, room, namespace)
         rule = namespace.publish if action == "publish" else namespace.subscribe
         if not (
-            satisfies(principal, rule, owners_of(channel))
+            satisfies(principal, rule, owners_of(room))
             or (name not in BUILT_IN and _granted(principal, action, channel))
-            or self._plays(principal, namespace, rule, channel, known)
+            or self._plays(principal, namespace, rule, room, known)
         ):
             raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
         if revocable(principal):
             self._check_revoked(principal, channel, rule, f"{action} in {channel}")
+        if room is not channel and action == "publish":
+            self._check_open(namespace, channel)
         return namespace
 
     def check_amend(self, principal: Principal, channel: str, own: bool = True) -> Namespace:
@@ -104,19 +114,22 @@ class Permissions:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         if not namespace.durable:
             raise bad_request(f"channel: {channel} is ephemeral, it has nothing to amend")
+        room = parent_of(channel)
+        if room is not channel:
+            _check_threads(namespace, room)
         rule = namespace.amend
         known: Role | None = None
         if namespace.members and not principal.server:
             # Once for both rules: what has been read is for who asks next, and for nobody after that.
             if self._memberships is not None and principal.user is not None:
-                known = self._memberships.role(principal.user, channel)
+                known = self._memberships.role(principal.user, room)
             # Not even what was one's own, where one is a stranger now.
             self.check(principal, "subscribe", channel, known)
         if not (
-            satisfies(principal, rule, owners_of(channel))
+            satisfies(principal, rule, owners_of(room))
             or (own and principal.user is not None and OWN in terms(rule))
             or (namespace.may_be_amended and _granted(principal, "amend", channel))
-            or self._plays(principal, namespace, rule, channel, known)
+            or self._plays(principal, namespace, rule, room, known)
         ):
             raise Error("permission_denied", f"{principal.name} may not amend this in {channel}")
         if revocable(principal):
@@ -135,24 +148,24 @@ class Permissions:
 
     def amends(self, channel: str) -> bool:
         """Whether there may be amendments in this channel."""
-        namespace = self._namespaces.get(channel.partition(":")[0])
+        namespace = self._namespaces.get(parent_of(channel).partition(":")[0])
         return namespace is not None and namespace.amends
 
     def _plays(
-        self, principal: Principal, namespace: Namespace, rule: Rule, channel: str, known: Role | None = None
+        self, principal: Principal, namespace: Namespace, rule: Rule, room: str, known: Role | None = None
     ) -> bool:
         """Whether the principal is a member with a role that the rule gives the right to; `Unloaded` if that is not
-        known."""
+        known. `room`: no thread, as those have no members of their own."""
         wanted = roles(rule)
         if not wanted or self._memberships is None or principal.user is None or principal.server:
             return False
         if namespace.direct:  # who is named is one of the two
             return plays(MEMBER, wanted)
-        role, fresh = known or self._memberships.role(principal.user, channel)
+        role, fresh = known or self._memberships.role(principal.user, room)
         if plays(role, wanted):
             return True
         if not fresh:
-            raise Unloaded(namespace, partial(self._memberships.load, principal.user, channel))
+            raise Unloaded(namespace, partial(self._memberships.load, principal.user, room))
         return False
 
     def shows(self, principal: Principal, channel: str, role: str) -> bool:
@@ -177,6 +190,9 @@ class Permissions:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
         if not namespace.members:
             raise bad_request(f"channel: {channel} has no members")
+        room = parent_of(channel)
+        if room is not channel:
+            raise bad_request(f"channel: the members of {room} are those of its threads")
         if principal.user is None:
             raise Error("permission_denied", "a guest is no member")
         if namespace.direct and self._directs is not None:
@@ -201,6 +217,8 @@ class Permissions:
         namespace = self._namespaces.get(name)
         if namespace is None and name != DOCUMENTS:
             raise Error("unknown_channel", f"channel: no namespace is declared for {pattern}")
+        if parent_of(pattern) is not pattern:
+            raise bad_request(f"channel: {pattern} is a pattern of threads, and there are none")
         if namespace is None or not namespace.patterns:
             raise bad_request(f"channel: {pattern} is a pattern, and {name} does not say patterns: true")
         owners = () if principal.user is None else (principal.user,)
@@ -213,6 +231,10 @@ class Permissions:
     def check_subscription(self, principal: Principal, name: str) -> Namespace:
         """`check` for what is subscribed to: a channel or a pattern."""
         return self.check_pattern(principal, name) if "*" in name else self.check(principal, "subscribe", name)
+
+    def _check_open(self, namespace: Namespace, thread: str) -> None:
+        if self._threads is not None and not self._threads.open(thread):
+            raise Unloaded(namespace, partial(self._threads.look, thread))
 
     def _check_revoked(self, principal: Principal, channel: str | None, rule: Rule, what: str) -> None:
         """`channel`: None where it is the right to none."""
@@ -287,9 +309,19 @@ def owns(principal: Principal, message: AmendedMessage) -> bool:
     return principal.user is not None and principal.user == message.user
 
 
+def _check_threads(namespace: Namespace, room: str) -> None:
+    if not namespace.threads:
+        raise bad_request(f"channel: {room} has no threads, its namespace does not say threads: true")
+
+
 def _granted(principal: Principal, action: str, channel: str) -> bool:
-    """Rights a token or an API key carries itself: patterns of channels with `*`."""
-    return any(action in actions and matches(pattern, channel) for pattern, actions in principal.channels.items())
+    """Rights a token or an API key carries itself: patterns of channels with `*`. Those to a channel are also rights to
+    its threads; and there may be one to a single thread."""
+    room = parent_of(channel)
+    return any(
+        action in actions and (matches(pattern, room) or (room is not channel and matches(pattern, channel)))
+        for pattern, actions in principal.channels.items()
+    )
 
 
 def _granted_some(principal: Principal, namespace: str) -> bool:

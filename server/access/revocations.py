@@ -28,7 +28,7 @@ from pymongo.errors import PyMongoError
 
 from server.core.clock import Clock
 from server.core.errors import Error
-from server.core.names import DOCUMENTS, matches, without_label
+from server.core.names import DOCUMENTS, matches, parent_of, without_label
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.log.groups import GroupReader
@@ -93,9 +93,10 @@ class Revocation(NamedTuple):
         return not {channel, without_label(channel)}.isdisjoint(self.channels)
 
     def covers(self, channel: str) -> bool:
-        """Whether the right to the channel is taken; that to a collection takes those to its documents along."""
+        """Whether the right to the channel is taken; that to a collection takes those to its documents along, and that
+        to a channel those to its threads."""
         channel = without_label(channel)
-        whole = channel.partition("/")[0] if channel.startswith(f"{DOCUMENTS}:") else channel
+        whole = channel.partition("/")[0] if channel.startswith(f"{DOCUMENTS}:") else parent_of(channel)
         return any(matches(pattern, one) for pattern in self.channels for one in {channel, whole})
 
 

@@ -19,7 +19,7 @@ from server.core.names import DOCUMENTS, namespace_of
 from server.core.principals import Principal
 from server.log.appends import check_text
 from server.log.log import Log, Receipt
-from server.wire.amendments import Op
+from server.wire.amendments import AmendedMessage, Op
 from server.wire.commands import Amending
 from server.wire.pushes import MessagePush
 
@@ -99,6 +99,8 @@ class Amender:
         if op in TEXTS and "data" in answer:
             data = answer["data"]
             size = self._size_of(data)
+        if right.options.threads and op in ("edit", "delete"):
+            await self._amend_twin(principal, original, op, data, size, key)
         if op != "append":
             store: Callable[[], Awaitable[Receipt]] = partial(
                 self._log.amendments.append,
@@ -113,6 +115,17 @@ class Amender:
         else:
             raise Error("internal", "the hook has made something else of a text that was to be appended")
         return await self._store(principal, original.channel, store, size, address)
+
+    async def _amend_twin(
+        self, principal: Principal, original: AmendedMessage, op: Op, data: Any, size: int, key: str | None
+    ) -> None:
+        """What was published in a thread and in its parent is one message to who reads it, so what becomes of the one
+        becomes of the other. First, because who gets no answer tries again, and then has both done."""
+        twin = await self._log.amendments.twin(original)
+        if twin is not None and twin.deleted is None:
+            await self._log.amendments.append(
+                twin, op, data, user=principal.user, key=key or secrets.token_urlsafe(12), size=size
+            )
 
     async def _store(
         self, principal: Principal, channel: str, store: Callable[[], Awaitable[Receipt]], size: int, address: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +20,7 @@ from server.core.config import MAX_STORED, Limits, Namespace
 from server.core.cursors import Position
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
+from server.core.names import is_thread, namespace_of, parent_of, root_of, thread_of
 from server.core.principals import Principal
 from server.core.random_keys import RandomKeys
 from server.core.tasks import Keeper
@@ -40,6 +42,8 @@ class _Draft(NamedTuple):
     address: str
     by_server: bool
     mentions: Sequence[str]
+    root: int = 0
+    """Of what is published in the thread about a message as well: that message's offset."""
 
 
 class Publisher:
@@ -89,16 +93,20 @@ class Publisher:
         tag: str | None = None,
         skip: str | None = None,
         ephemeral: bool = False,
+        broadcast: bool = False,
         session: str | None = None,
         address: str = "",
         mentions: Sequence[str] | None = None,
     ) -> asyncio.Future[Receipt | None] | None:
         """Store and send a message; None for an ephemeral one, which is not stored (or a future of None, if the
         namespace has a hook). `skip`: the session that does not get it; `session`, `address`: where it comes from;
-        `mentions`: members of the channel, or `*`.
+        `mentions`: members of the channel, or `*`. `broadcast`: of what is published in a thread, publish it in the
+        parent as well.
 
         Not a coroutine: the order of the calls is the order in the channel, for those of one `session` that is.
         """
+        if broadcast:
+            return self._broadcast(principal, channel, data, key, skip, ephemeral, session, address, mentions)
         known = True
         try:
             namespace = self._permissions.check(principal, "publish", channel)
@@ -112,10 +120,11 @@ class Publisher:
         by_server = principal.server and (namespace.amends or bool(mentions))
         mentioned = named(mentions, namespace, channel, ephemeral) if mentions else ()
         waits = self._waiting and (session, channel) in self._waiting
-        if known and not waits and not self._hooks.wanted(namespace.hook, "publish"):
+        counts = namespace.threads and not ephemeral and is_thread(channel)
+        if known and not waits and not counts and not self._hooks.wanted(namespace.hook, "publish"):
             try:
                 receipt = self._accept(
-                    principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned, size
+                    principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned, 0, size
                 )
                 return self._own(principal, channel, receipt, namespace.direct) if namespace.members else receipt
             except Error as error:
@@ -127,6 +136,32 @@ class Publisher:
         lane = None if session is None else (session, channel)
         return self._spawn(channel, self._ask_and_accept(lane, right, draft))
 
+    def _broadcast(
+        self, principal: Principal, thread: str, data: Any, key: str | None, skip: str | None, ephemeral: bool,
+        session: str | None, address: str, mentions: Sequence[str] | None,
+    ) -> asyncio.Future[Receipt | None]:  # fmt: skip
+        if ephemeral or not is_thread(thread):
+            raise bad_request(f"broadcast: {thread} is no thread, or nothing of it is to be stored")
+        key = key or self._keys.next()
+        reply = self.publish(
+            principal, thread, data, key, skip=skip, session=session, address=address, mentions=mentions
+        )
+        assert reply is not None
+        copy = _Draft(
+            principal, parent_of(thread), data, key, None, skip, False, address, principal.server,
+            tuple(mentions or ()), root_of(thread),
+        )  # fmt: skip
+        return self._spawn(thread, self._then_copy(reply, copy))
+
+    async def _then_copy(self, reply: asyncio.Future[Receipt | None], copy: _Draft) -> Receipt | None:
+        """It has the same key as the reply, so that a retry makes up for whatever is missing. It is not counted again
+        by the rates: who may publish once in a second could never have done both."""
+        receipt = await reply
+        right = self._rights.to_publish(copy.principal, copy.channel)
+        await self._log.amendments.announce(copy.channel)
+        await self._ask_and_accept(None, right, copy)
+        return receipt
+
     def store(
         self, principal: Principal, channel: str, data: Any, key: str, mentions: Sequence[str] = ()
     ) -> asyncio.Future[Receipt | None] | None:
@@ -135,16 +170,45 @@ class Publisher:
         namespace = self._permissions.check(principal, "publish", channel)
         size, by_server = self.size_of(data), principal.server and (namespace.amends or bool(mentions))
         mentioned = named(mentions, namespace, channel, not namespace.durable) if mentions else ()
-        receipt = self._accept(
-            principal, channel, data, key, None, None, not namespace.durable, "", by_server, mentioned, size,
-            accepted=True,
-        )  # fmt: skip
+
+        def accept() -> asyncio.Future[Receipt | None] | None:
+            return self._accept(
+                principal, channel, data, key, None, None, not namespace.durable, "", by_server, mentioned, 0, size,
+                accepted=True,
+            )  # fmt: skip
+
+        if namespace.threads and is_thread(channel):
+            return self._spawn(channel, self._store_reply(channel, accept))
+        receipt = accept()
         return self._own(principal, channel, receipt, True) if namespace.direct else receipt
+
+    async def _store_reply(
+        self, thread: str, accept: Callable[[], asyncio.Future[Receipt | None] | None]
+    ) -> Receipt | None:
+        async with self._replying(thread) as stored:
+            receipt = accept()
+            assert receipt is not None
+            return stored(await receipt)
+
+    @asynccontextmanager
+    async def _replying(self, thread: str) -> AsyncIterator[Callable[[Receipt | None], Receipt | None]]:
+        """Around what is stored in a thread. What it gives takes the receipt, and gives it back."""
+        assert self._log.replies is not None
+        async with self._log.replies.replying(thread) as round:
+
+            def stored(receipt: Receipt | None) -> Receipt | None:
+                if receipt is not None and not receipt.duplicate:
+                    round.changed()
+                return receipt
+
+            yield stored
 
     def _own(
         self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None] | None, direct: bool
     ) -> asyncio.Future[Receipt | None] | None:
-        if receipt is None or self.on_own is None or ((principal.server or principal.user is None) and not direct):
+        if receipt is None or self.on_own is None or is_thread(channel):
+            return receipt
+        if (principal.server or principal.user is None) and not direct:
             return receipt
         return self._spawn(channel, self._then_own(principal, channel, receipt))
 
@@ -176,8 +240,8 @@ class Publisher:
 
     def _accept(
         self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None,
-        ephemeral: bool, address: str, by_server: bool, mentions: Sequence[str], size: int, *, exists: bool = False,
-        accepted: bool = False,
+        ephemeral: bool, address: str, by_server: bool, mentions: Sequence[str], root: int, size: int, *,
+        exists: bool = False, accepted: bool = False,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
             self._broker.publish([Message(channel, "", 0, key or "", principal.user, now_ms(), data, tag, skip)])
@@ -189,13 +253,13 @@ class Publisher:
             # Whether a channel is new is known when its first message has an offset: until then one that this node
             # does not know counts as new, once however many messages are under way in it.
             new = not (exists or self._log.knows(channel) or channel in self._perhaps_new)
-            namespace = channel.partition(":")[0]
+            namespace = namespace_of(channel)
             charge = self._quotas.charge(principal, address, namespace, new_channels=int(new), messages=1, size=size)
         # Every message has a key before its first attempt: after an unknown outcome it is found by it.
         try:
             receipt = self._log.append(
                 channel, principal.user, key or self._keys.next(), data, size, skip,
-                by_server=by_server, mentions=mentions, patient=accepted,
+                by_server=by_server, mentions=mentions, root=root, patient=accepted,
             )  # fmt: skip
         except Error:
             if charge is not None:
@@ -227,7 +291,17 @@ class Publisher:
     async def _ask_and_accept(
         self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft
     ) -> Receipt | None:
-        """The hook may be asked about many at a time; they are accepted in the order in which they came."""
+        if draft.ephemeral or not right.options.threads or not is_thread(draft.channel):
+            return await self._ask_and_store(lane, right, draft)
+        async with AsyncExitStack() as around:
+            return await self._ask_and_store(lane, right, draft, around)
+
+    async def _ask_and_store(
+        self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft, around: AsyncExitStack | None = None
+    ) -> Receipt | None:
+        """The hook may be asked about many at a time; they are accepted in the order in which they came. `around`: of
+        a reply in a thread, which is counted when it is stored."""
+        stored: Callable[[Receipt | None], Receipt | None] | None = None
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         before = None if lane is None else self._waiting.get(lane)
         if lane is not None:
@@ -237,10 +311,14 @@ class Publisher:
                 about = {"channel": draft.channel, "data": draft.data, "key": draft.key}
                 if draft.mentions:
                     about["mentions"] = draft.mentions
+                if draft.root:
+                    about["thread"] = thread_of(draft.channel, draft.root)
                 answer = await right.ask("publish", about)
             finally:
                 if before is not None:  # refused or not: who comes next must not overtake who came before
                     await asyncio.wait((before,))
+            if around is not None:
+                stored = await around.enter_async_context(self._replying(draft.channel))
             await right.ask_again()
             draft = draft._replace(data=answer.get("data", draft.data))
             receipt = await self._look_and_accept(right, draft)
@@ -250,7 +328,8 @@ class Publisher:
                 del self._waiting[lane]
         options = right.options
         own = self._own(draft.principal, draft.channel, receipt, options.direct) if options.members else receipt
-        return None if own is None else await own
+        receipt_or_none = None if own is None else await own
+        return receipt_or_none if stored is None else stored(receipt_or_none)
 
     async def _look_and_accept(self, right: Right[Namespace], draft: _Draft) -> asyncio.Future[Receipt | None] | None:
         """Who may make no more channels may go on in those that there are: also in one that this node does not know,
@@ -263,7 +342,7 @@ class Publisher:
                 raise
             if not (await self._log.head(draft.channel)).position.offset:
                 raise
-        right.again()
+        await right.ask_again()
         return self._accept(*draft, size, exists=True)
 
     def size_of(self, data: Any) -> int:

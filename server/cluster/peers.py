@@ -78,6 +78,8 @@ class Peers:
         self._heard: dict[str, float] = {}
         """When each peer was last heard of."""
         self._amending: set[str] = set()
+        if log.replies is not None:
+            log.replies.check_nodes = self.check_amending
         """Nodes that know of amendments."""
         self._undecided: dict[str, float] = {}
         """Peers gone silent → when the last publish of theirs must have been decided."""

@@ -26,12 +26,16 @@ PERSONAL: Final = "$user"
 """What concerns a person and no room: `$user:ann` is read by ann alone and written by servers."""
 ROOMS: Final = "$rooms"
 """Each user's own view of the channels that they are a member of: no channel, and nobody publishes there."""
+THREADS: Final = "$thread"
+"""`$thread:12:chat:tea` is what answers the message 12 of `chat:tea`: a channel with the rights and the options of that
+one, its parent."""
 DEAD: Final = "dead"
 """What could not be handed on, with the reason: written by the server alone, read by who has an API key that is
 `admin`."""
 
 # White space and control characters in the sense of Unicode: \s, C0, DEL and C1.
 _NAME: Final = re.compile(r"(?P<namespace>[a-z][a-z0-9_-]*|\$sys|\$user):[^\s\x00-\x1f\x7f-\x9f]+")
+_THREAD: Final = re.compile(r"\$thread:([1-9][0-9]{0,17}):(.+)", re.DOTALL)
 
 
 _NOT_IN_NAMES: Final = re.compile(r"[,%\s\x00-\x1f\x7f-\x9f]")
@@ -39,15 +43,46 @@ _NOT_IN_NAMES: Final = re.compile(r"[,%\s\x00-\x1f\x7f-\x9f]")
 
 @lru_cache(maxsize=16384)
 def namespace_of(channel: str) -> str:
-    """The namespace of a well-formed name; `bad_request` for any other."""
+    """The namespace of a well-formed name, of a thread that of its parent; `bad_request` for any other."""
     if channel == ROOMS:
         return ROOMS
+    if is_thread(channel):
+        return _namespace_of_thread(channel)
     match = _NAME.fullmatch(channel)
     if match is None:
         raise bad_request("channel: a name is namespace:rest, without white space or control characters")
     if len(channel.encode()) > MAX_NAME_BYTES:
         raise bad_request(f"channel: a name has {MAX_NAME_BYTES} bytes at most")
     return match["namespace"]
+
+
+def _namespace_of_thread(channel: str) -> str:
+    match = _THREAD.fullmatch(channel)
+    if match is None:
+        raise bad_request(f"channel: the name of a thread is {THREADS}:OFFSET:CHANNEL")
+    namespace = namespace_of(match[2])
+    if is_thread(match[2]) or namespace in (DOCUMENTS, DEAD) or namespace.startswith("$"):
+        raise bad_request(f"channel: there are no threads in {match[2]}")
+    return namespace
+
+
+def is_thread(channel: str) -> bool:
+    return channel.startswith("$thread:")
+
+
+def parent_of(channel: str) -> str:
+    """Of a well-formed name: itself; of a thread the channel whose message it is about, and whose rights it has."""
+    return channel.split(":", 2)[2] if channel.startswith("$thread:") else channel
+
+
+def root_of(thread: str) -> int:
+    """The offset of the message that a thread is about."""
+    return int(thread.split(":", 2)[1])
+
+
+def thread_of(channel: str, offset: int) -> str:
+    """The thread about a message of the channel."""
+    return f"{THREADS}:{offset}:{channel}"
 
 
 @lru_cache(maxsize=16384)

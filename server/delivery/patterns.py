@@ -207,7 +207,7 @@ def _matched(pattern: str, message: Message) -> Notice | None:
     push: Any = message.push()
     if message.hidden or not isinstance(push, MessagePush | EphemeralPush):
         return None
-    tag = UNSET if message.tag is None else message.tag
+    tag = UNSET if message.tag is None or message.offset else message.tag
     matched = MatchPush(message.channel, pattern, message.user, message.time, push.data, tag)
     return Notice(pattern, matched, message.skip)
 

@@ -20,6 +20,7 @@ from pymongo.errors import PyMongoError
 
 from server.core.clock import Clock
 from server.core.errors import Error
+from server.core.names import is_thread, parent_of, root_of
 from server.log.foundation import PENDING_INDEX, Foundation
 from server.log.pending import Pending, PendingAmendment, Receipt
 from server.log.reader import Reader
@@ -71,6 +72,19 @@ class Amendments:
         """The message at `offset` as it is now; None if there is none (any more)."""
         return await self._reader.original(channel, offset)
 
+    async def twin(self, message: AmendedMessage) -> AmendedMessage | None:
+        """Of what was published in a thread and in its parent as well the other one, as it is now."""
+        here = message.channel
+        there = parent_of(here) if is_thread(here) else message.tag
+        if there is None:
+            return None
+        query: Row = {"_id.c": there, "u": message.user, "k": message.key, "z": None}
+        if is_thread(here):
+            query["th"] = root_of(here)
+        with mapped():
+            row = await self._messages.find_one(query, {"_id": 1})
+        return None if row is None else await self.original(there, row["_id"]["o"])
+
     async def append(
         self, original: AmendedMessage, op: Op, data: Any, *, user: str | None, key: str, size: int,
         again: Callable[[], None] = lambda: None,
@@ -102,8 +116,8 @@ class Amendments:
         return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
 
     async def announce(self, channel: str) -> bool:
-        """Before the first amendment of a channel all that read it have to know that there may be some. Whether that
-        has taken time."""
+        """Before the first amendment of a channel all that read it have to know that there may be some; and so before
+        anything else of which messages have to tell. Whether that has taken time."""
         if self._reader.overlays.known(channel):
             return False
         with mapped():

@@ -30,6 +30,7 @@ class Overlays:
     def __init__(self) -> None:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._changed: OrderedDict[str, float] = OrderedDict()
+        self._cleared = 0.0
 
     def known(self, channel: str) -> bool:
         return channel in self._known
@@ -56,9 +57,10 @@ class Overlays:
 
     def changed(self, channel: str) -> float:
         """When the last amendment came, by the monotonic clock; what was read before that is old."""
-        return self._changed.get(channel, 0.0)
+        return self._changed.get(channel, self._cleared)
 
     def clear(self) -> None:
+        self._cleared = time.monotonic()
         self._known.clear()
         self._changed.clear()
 

@@ -45,6 +45,7 @@ from server.log.mentions import Mentions
 from server.log.pending import Pending, PendingMarkedPublish, PendingPublish, Receipt
 from server.log.ranges import PAGE
 from server.log.reader import Head, Reader
+from server.log.replies import Replies
 from server.log.retention import Trimmer
 from server.log.shard import Listener, Shard
 from server.log.survey import Survey
@@ -59,8 +60,8 @@ __all__ = ["Conflict", "Log", "Receipt"]
 class Log:
     """The parts of the log under one name. `listener` is told what happens in it, `retention(channel)` answers what is
     to be kept of a channel. `amends`: whether messages may be amended in any, `mentions`: whether they may mention
-    members; `searched(channel)`: whether they are found by their words, None: in none. `on_amended(channel)` is called
-    when one has been amended, before anybody is told of it."""
+    members, `threads`: whether any have threads; `searched(channel)`: whether they are found by their words, None: in
+    none. `on_amended(channel)` is called when one has been amended, before anybody is told of it."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Log:
         clock: Clock | None = None,
         amends: bool = False,
         mentions: bool = False,
+        threads: bool = False,
         on_amended: Callable[[str], None] = lambda channel: None,
         searched: Callable[[str], bool] | None = None,
     ) -> None:
@@ -108,6 +110,10 @@ class Log:
             lambda channel, entry: self._shard(channel).put(channel, entry), searched or (lambda channel: False),
         )  # fmt: skip
         self._searched = searched
+        self.replies: Replies | None = None
+        """Where any channels have threads."""
+        if threads:
+            self.replies = Replies(database, self.amendments, self.trimmer, clock, self._keeper, head=self.head)
         self.appends = Appends(
             database, self.amendments, self._pending, self._keeper,
             lambda channel, entry: self._shard(channel).put(channel, entry),
@@ -125,9 +131,13 @@ class Log:
         if self._foundation.amends:
             self._keeper.every("log amendments", REFOLD_EVERY, self.amendments.refold)
             self._keeper.every("log appends", REFOLD_APPENDS_EVERY, self.appends.refold)
+        if self.replies is not None:
+            self.replies.summaries.start()
 
     async def drain(self) -> None:
         """Wait until every accepted publish is answered (its deadline, at the latest)."""
+        if self.replies is not None:
+            await self.replies.summaries.drain()
         await self.appends.drain()
         await self._pending.drain()
 
@@ -161,10 +171,11 @@ class Log:
 
     def append(
         self, channel: str, user: str | None, key: str, data: Any, size: int, skip: str | None = None,
-        *, by_server: bool = False, mentions: Sequence[str] = (), patient: bool = False,
+        *, by_server: bool = False, mentions: Sequence[str] = (), root: int = 0, patient: bool = False,
     ) -> asyncio.Future[Receipt]:  # fmt: skip
         """Queue a message; the future has its receipt once it is durable. `size`: bytes of the encoded data.
         `by_server`: it is to be known as a back end's, where messages can be amended. `mentions`: members, or `*`.
+        `root`: the offset of a message in whose thread it was published as well; `amendments.announce` comes before.
 
         `patient`: it has no deadline; who does not want it any more cancels the future.
 
@@ -173,9 +184,10 @@ class Log:
         is the order in the log.
         """
         searched = self._searched is not None and self._searched(channel)
-        if by_server or mentions or searched:
+        if by_server or mentions or searched or root:
             marked = self._pending.add(user, key, data, size, skip, PendingMarkedPublish, patient=patient)
             marked.by_server, marked.mentions, marked.searched = by_server, mentions, searched
+            marked.root = root
             entry: PendingPublish = marked
         else:
             entry = self._pending.add(user, key, data, size, skip, patient=patient)
@@ -195,6 +207,11 @@ class Log:
         """Something was erased in place: as `has_amended`, where there are no amendments."""
         self._reader.overlays.drop(channel)
         self.appends.doubt(channel)
+
+    def changed(self, channel: str) -> float:
+        """When a message of the channel was last amended, or all was cleared, by the monotonic clock: what was read
+        before that is old."""
+        return self._reader.overlays.changed(channel)
 
     def _committed(self, on_commit: Callable[[list[Message]], None], messages: list[Message]) -> None:
         # What was read before something was appended is still right: it comes behind it.

@@ -82,6 +82,13 @@ class Marks:
         wait = max(0.0, counted / 1000 + every - now / 1000)
         return Claim(wait, reply["operationTime"], frozenset(mark["k"] for mark in row.get("rd", ())))
 
+    async def now(self) -> Timestamp:
+        """A cluster time by which everything is so that was acknowledged before."""
+        with mapped():
+            reply = await self._database.command({"ping": 1})
+        time: Timestamp = reply["operationTime"]
+        return time
+
     async def left(self, seconds: float) -> list[Marked]:
         """What was marked so many seconds ago, or earlier."""
         old = self._clock.now_ms() - int(seconds * 1000)

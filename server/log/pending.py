@@ -11,6 +11,7 @@ from server.core.clock import Clock
 from server.core.cursors import NO_TALLY, Position
 from server.core.errors import Error
 from server.core.histogram import Histogram
+from server.core.names import thread_of
 from server.log import rows
 from server.log.rows import Row
 from server.log.words import words_of
@@ -85,11 +86,13 @@ class PendingMarkedPublish(PendingPublish):
     """One of which more is stored than who says what. `by_server`: a back end's, where messages can be amended: theirs
     is not whoever's has the same name. `searched`: it is found by its words."""
 
-    __slots__ = ("by_server", "mentions", "searched")
+    __slots__ = ("by_server", "mentions", "searched", "root")
 
     by_server: bool
     mentions: Sequence[str]
     searched: bool
+    root: int
+    """Of what was published in the thread about a message as well: that message's offset."""
 
     def row(self, channel: str, epoch: str, offset: int) -> Row:
         row = super().row(channel, epoch, offset)
@@ -99,10 +102,14 @@ class PendingMarkedPublish(PendingPublish):
             row["mentions"] = list(self.mentions)
         if self.searched:
             row["ws"] = words_of(self.data)
+        if self.root:
+            row["th"] = self.root
         return row
 
     def message(self, channel: str, epoch: str, offset: int) -> Message:
         message = super().message(channel, epoch, offset)
+        if self.root:
+            message.tag = thread_of(channel, self.root)
         if not self.mentions:
             return message
         if isinstance(message, AmendedMessage):

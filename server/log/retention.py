@@ -5,6 +5,8 @@ told of a gap and never finds a silent hole. It may stop anywhere and be done ag
 
 Messages that are hidden but younger than the dedupe window stay stored, so that a retry finds them.
 
+A thread goes with the message that it is about: all of it is hidden when that is, and later nothing of it is left.
+
 Ages are told by MongoDB's time, as the node knows it (core/clock.py), for the messages as for the trimming: a node
 whose clock is wrong neither trims too early nor too late.
 """
@@ -15,10 +17,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from pymongo import ASCENDING
+from pymongo import ASCENDING, DESCENDING
 
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
+from server.core.names import is_thread, parent_of, root_of
 from server.log.reader import Reader
 from server.log.rows import between, id_of
 from server.mongo.client import mapped
@@ -92,6 +95,9 @@ class Trimmer:
         than the round through all channels.
         """
         window = self._options.dedupe_window
+        if is_thread(channel) and await self._is_over(channel):
+            await self.end(channel)
+            return (await self._reader.state(channel)).floor
         with mapped():
             position, old, amended = (await self._reader.heads([channel]))[channel]
             head, floor, full = position.offset, old, 0
@@ -105,8 +111,7 @@ class Trimmer:
             if floor > old:
                 await self._raise(channel, floor, amended)
             if floor:
-                old_enough = {"t": {"$lt": self._clock.now_ms() - int(window * 1000)}}
-                await self._messages.delete_many({**between(channel, 0, min(floor, head - 1)), **old_enough})
+                await self._delete(channel, min(floor, head - 1))
                 for forget in self.on_trimmed:
                     await forget(channel, floor)
             oldest = await self._messages.find_one(between(channel, floor, head), {"t": 1}, sort=[("_id", ASCENDING)])
@@ -124,8 +129,39 @@ class Trimmer:
             position, _, amended = (await self._reader.heads([channel]))[channel]
             if position.offset:
                 await self._raise(channel, position.offset, amended)
+        for forget in self.on_trimmed:
+            await forget(channel, position.offset)
         self._reader.forget()
         self.note(channel)
+
+    async def _delete(self, channel: str, upto: int) -> None:
+        """What is hidden, as far as no retry may ask for it any more."""
+        old_enough = {"t": {"$lt": self._clock.now_ms() - int(self._options.dedupe_window * 1000)}}
+        await self._messages.delete_many({**between(channel, 0, upto), **old_enough})
+
+    # --- threads ------------------------------------------------------------------------------------------------------
+
+    async def _is_over(self, thread: str) -> bool:
+        return (await self._reader.state(parent_of(thread))).floor >= root_of(thread)
+
+    async def end(self, thread: str) -> bool:
+        """Hide all of a thread whose message is gone, and delete what is old enough; whether nothing of it is left.
+        Nobody publishes there any more, so that not even its offsets have to be known."""
+        with mapped():
+            position, floor, amended = (await self._reader.heads([thread]))[thread]
+            head = position.offset
+            if head > floor:
+                await self._raise(thread, head, amended)
+            await self._delete(thread, head)
+            for forget in self.on_trimmed:
+                await forget(thread, head)
+            left = await self._messages.find_one(between(thread), {"t": 1}, sort=[("_id", DESCENDING)])
+            if left is None:
+                await self._channels.delete_one({"_id": thread, "floor": head})
+        if left is not None:
+            wait = left["t"] / 1000 + self._options.dedupe_window - self._clock.time() + 0.001
+            self._due.setdefault(thread, asyncio.get_running_loop().time() + wait)
+        return left is None
 
     async def _too_many(self, channel: str, head: int, size: int, amended: bool) -> int:
         """The highest offset that is too much for `size`: messages count, their amendments do not."""

@@ -3,6 +3,7 @@
 messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: data}      (or j: data as JSON text)
           changes of documents have an x as well: {k: token, t: cluster time, i: images as JSON text}
           where messages can be amended: s: 1 of what a back end has published; and as far as they apply
+              th: offset of the message that it answers, of what was published in that one's thread as well
               v: offset of its last edit or append   w: 1, there were only appends
               ws: its words, where they are searched (words.py)
               gone: {o, u, t}, erased   pin: true, pv: offset that says so
@@ -23,6 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from server.core.cursors import MAX_OFFSET, NO_TALLY, Tally
+from server.core.names import thread_of
 from server.wire.amendments import Counted, Deletion, Op, Summary, amended_message, amendment
 from server.wire.codec import JSON
 from server.wire.messages import Change, Images, Message, mentioning
@@ -188,6 +190,8 @@ def counted(document: Row, epoch: str) -> Counted:
             made.part = document["n"][1] if "n" in document else None
             made.done = "fin" in document
         return made
+    if "th" in document:
+        message.tag = thread_of(message.channel, document["th"])
     found = amended_message(message, tally)
     found.version = document.get("v", 0)
     found.edited = found.version > 0 and "w" not in document

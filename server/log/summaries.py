@@ -74,10 +74,13 @@ class Round:
         self._first = asyncio.Event()
         self._at: Timestamp | None = None
         self._in_doubt = False
+        self.has_changed = False
 
-    def changed(self, at: Timestamp) -> None:
-        """Something was written at that cluster time, or before."""
-        self._at = at if self._at is None else max(self._at, at)
+    def changed(self, at: Timestamp | None = None) -> None:
+        """Something was written at that cluster time, or before; None: by now."""
+        self.has_changed = True
+        if at is not None:
+            self._at = at if self._at is None else max(self._at, at)
 
     def enter(self) -> None:
         self._under_way += 1
@@ -99,7 +102,7 @@ class Round:
 
     @property
     def at(self) -> Timestamp | None:
-        """When something was written last, as far as is known; None: nothing was."""
+        """When something was written last, as far as is known."""
         return self._at
 
     async def begun(self) -> None:
@@ -215,8 +218,9 @@ class Summaries:
             self._close(round)
             await round.ended()
             began = time.monotonic()
-            if round.at is not None or round.in_doubt:
-                await self._count(channel, offset, claim, round.at)
+            if round.has_changed or round.in_doubt:
+                written = await self._marks.now() if round.has_changed and round.at is None else round.at
+                await self._count(channel, offset, claim, written)
             if not round.in_doubt:  # else what was not seen now is seen by whoever counts what is left behind
                 await self._marks.remove(channel, offset, (token,))
             round.took = time.monotonic() - began

@@ -368,7 +368,7 @@ class Outbox:
         await self._wait(future for _, future in stored)
         for row, future in stored:
             failure = future.exception()
-            if isinstance(failure, Error) and failure.code in ("conflict", "internal"):
+            if isinstance(failure, Error) and failure.code in ("conflict", "internal", "not_found"):
                 dead.append((row, failure))
             elif failure is not None:
                 raise failure
@@ -396,15 +396,23 @@ class Outbox:
         while True:
             try:
                 return self._publisher.store(entry.principal, entry.channel, entry.data, entry.key, entry.mentions)
-            except Unloaded as missing:
-                with suppress(Error):
-                    await missing.load()
-                    continue
             except Error as error:
                 if error.code != "unavailable":
                     raise
+                if isinstance(error, Unloaded) and await self._load(error):
+                    continue
             await asyncio.sleep(FULL)
             await self._renew_if_due()
+
+    async def _load(self, missing: Unloaded) -> bool:
+        """Whether that is known now. Raises why there is no right, if that is what is known."""
+        try:
+            await missing.load()
+        except Error as error:
+            if error.code != "unavailable":
+                raise
+            return False
+        return True
 
     async def _wait(self, futures: Iterable[asyncio.Future[Any]]) -> None:
         pending = set(futures)

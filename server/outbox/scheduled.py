@@ -25,6 +25,7 @@ from server.channels.publisher import Publisher, named
 from server.core.clock import Clock
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
+from server.core.names import namespace_of
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.documents import document_json
@@ -124,8 +125,8 @@ class Scheduler:
         data = answer.get("data", data)
         size = self._publisher.size_of(data)
         await self._outbox.begin()
-        right.again()
-        charge = self._quotas.charge(principal, address, channel.partition(":")[0], messages=1, size=size)
+        await right.ask_again()
+        charge = self._quotas.charge(principal, address, namespace_of(channel), messages=1, size=size)
         entry = {
             "_id": ObjectId() if key is None else _identifier(principal, channel, key),
             "channel": channel,

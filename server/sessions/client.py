@@ -16,7 +16,7 @@ from server.access.permissions import revocable
 from server.access.revocations import Revocation
 from server.brokers.base import Directive
 from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error, bad_request
-from server.core.names import ROOMS
+from server.core.names import ROOMS, parent_of
 from server.core.principals import Principal
 from server.delivery.subscription import Subscription
 from server.node import Node
@@ -196,7 +196,8 @@ class ConnectedClient:
         return self._principal
 
     def listens(self, channel: str) -> bool:
-        return channel in self.subscriptions
+        """Whether it is subscribed to the channel, or to a thread of it."""
+        return channel in self.subscriptions or any(parent_of(one) == channel for one in self.subscriptions)
 
     # --- rights that end or are in doubt ------------------------------------------------------------------------------
 

@@ -293,6 +293,7 @@ class Session(WaitingClient):
         future = self._node.publisher.publish(
             self._principal, channel, command.data, command.key, tag=command.tag, ephemeral=command.ephemeral,
             skip=None if command.echo else self.id, session=self.id, address=self.address, mentions=command.mentions,
+            broadcast=command.broadcast,
         )  # fmt: skip
         if future is None:
             self._reply(command, channel=channel)

@@ -46,6 +46,8 @@ class Summary(NamedTuple):
     at: int
 
 
+NO_REPLIES: Final[Mapping[str, Any]] = {"count": 0, "newest": None, "users": []}
+"""What there is of replies when all are erased."""
 NO_SUMMARIES: Final[Mapping[str, Summary]] = MappingProxyType({})
 
 
@@ -68,6 +70,15 @@ class Reaction(Struct):
     u: Annotated[list[str], Meta(description="The first who have reacted so, 20 at most")]
 
 
+class Replies(Struct):
+    """What there is in the thread about a message."""
+
+    count: int
+    newest: str | None
+    """The cursor of the newest, in the thread."""
+    users: Annotated[list[str], Meta(description="Who has answered, the last one first, 20 at most")]
+
+
 class AmendedMessagePush(MessagePush, tag="message"):
     """A message in a channel where messages can be amended."""
 
@@ -78,6 +89,7 @@ class AmendedMessagePush(MessagePush, tag="message"):
     """{"user", "time"}: who has erased it, and when. Then there is no data any more."""
     pinned: bool | UnsetType = UNSET
     reactions: list[Reaction] | UnsetType = UNSET
+    replies: Replies | UnsetType = UNSET
     mentions: Sequence[str] | UnsetType = UNSET
     """Members of the channel, or `*`."""
 
@@ -104,6 +116,7 @@ class AmendPush(Push, tag="amend"):
     """False where the whole message is told because it was appended to: nobody has edited it."""
     reactions: list[Reaction] | UnsetType = UNSET
     """All there are now."""
+    replies: Replies | UnsetType = UNSET
     at: int | UnsetType = UNSET
     """Of `reactions` and the like: the one with the higher `at` is right."""
 
@@ -136,6 +149,8 @@ class AmendedMessage(Counted):
         push = AmendedMessagePush(
             self.channel, self.offset, f"{self.epoch}:{self.offset}", self.key, self.user, self.time, self.data
         )
+        if self.tag is not None:
+            push.thread = self.tag
         if self.deleted is not None:
             push.version = self.deleted.offset
             push.deleted = self.deleted.fields()
@@ -148,7 +163,7 @@ class AmendedMessage(Counted):
         if self.pinned:
             push.pinned = True
         for op, summary in self.summaries.items():
-            if summary.value:
+            if summary.value and summary.value != NO_REPLIES:
                 setattr(push, op, summary.value)
         if self.mentions:
             push.mentions = self.mentions
@@ -179,7 +194,7 @@ class AmendedMessage(Counted):
 
     def _as(self, **changed: Any) -> AmendedMessage:
         copy = amended_message(
-            Message(self.channel, self.epoch, self.offset, self.key, self.user, self.time, self.data)
+            Message(self.channel, self.epoch, self.offset, self.key, self.user, self.time, self.data, self.tag)
         )
         for name in ("tally", *AmendedMessage.__slots__):
             setattr(copy, name, getattr(self, name))
@@ -192,7 +207,7 @@ def amended_message(message: Message, tally: Tally = NO_TALLY) -> AmendedMessage
     """The same, where it can be amended."""
     amended = AmendedMessage(
         message.channel, message.epoch, message.offset, message.key, message.user, message.time, message.data,
-        skip=message.skip,
+        message.tag, message.skip,
     )  # fmt: skip
     amended.tally = tally
     amended.version = amended.pin_version = 0

@@ -88,6 +88,8 @@ class Publish(Command, tag="publish"):
     """Pass it on without storing it, in a durable channel."""
     mentions: Mentions | None = None
     """Who is to be told apart that it is there, where channels have members."""
+    broadcast: bool = False
+    """Of what is published in a thread: publish it in the parent as well."""
 
 
 At = float | str
@@ -406,6 +408,8 @@ def parse_command(value: Any) -> AnyCommand:
     if kind is None:
         raise bad_request(f"type: one of {', '.join(_COMMANDS)}")
     if kind is Publish and value.get("at") is not None:
+        if value.get("broadcast"):
+            raise bad_request("broadcast: not together with at")
         kind = Schedule
     elif kind is SetMember and ("mute" in value or "pin" in value):
         if "role" in value:

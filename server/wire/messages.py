@@ -19,6 +19,8 @@ class Message:
     """One entry of a channel. An ephemeral one has offset 0 and neither epoch nor key.
 
     `time` is in milliseconds since 1970, UTC. `skip` names the session the message is not sent to ("echo": false).
+    `tag` is what a conflating channel keeps the newest of; of a stored message, which has none of those, the thread in
+    which it was published as well.
     `facts` is what views have found out about the document that has changed: for those of one turn, None after it.
     """
 
@@ -71,7 +73,10 @@ class Message:
         if not self.offset:
             return EphemeralPush(self.channel, self.user, self.time, self.data, UNSET if self.tag is None else self.tag)
         cursor = f"{self.epoch}:{self.offset}"
-        return MessagePush(self.channel, self.offset, cursor, self.key, self.user, self.time, self.data)
+        push = MessagePush(self.channel, self.offset, cursor, self.key, self.user, self.time, self.data)
+        if self.tag is not None:
+            push.thread = self.tag
+        return push
 
     def frame(self, codec: Codec) -> bytes:
         """The framed push. It is made at the first call: subscribers, replays and caches share the same bytes."""
@@ -91,16 +96,19 @@ class MentioningMessage(Message):
 
     def push(self) -> MentioningPush:
         cursor = f"{self.epoch}:{self.offset}"
-        return MentioningPush(
-            self.channel, self.offset, cursor, self.key, self.user, self.time, self.data, self.mentions
+        push = MentioningPush(
+            self.channel, self.offset, cursor, self.key, self.user, self.time, self.data, mentions=self.mentions
         )
+        if self.tag is not None:
+            push.thread = self.tag
+        return push
 
 
 def mentioning(message: Message, mentions: Sequence[str]) -> MentioningMessage:
     """The same, with whom it mentions."""
     made = MentioningMessage(
         message.channel, message.epoch, message.offset, message.key, message.user, message.time, message.data,
-        skip=message.skip,
+        message.tag, message.skip,
     )  # fmt: skip
     made.mentions = mentions
     return made

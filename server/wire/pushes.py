@@ -27,12 +27,14 @@ class MessagePush(Push, tag="message"):
     user: str | None
     time: int
     data: Any
+    thread: str | UnsetType = UNSET
+    """The one in which it was published as well."""
 
 
 class MentioningPush(MessagePush, tag="message"):
     """One that mentions members of its channel."""
 
-    mentions: Sequence[str]
+    mentions: Sequence[str] = ()
 
 
 class EphemeralPush(Push, tag="message"):

@@ -20,6 +20,7 @@ Cursor = Annotated[str, Meta(description="A position, opaque; `0` is the beginni
 Datum = Annotated[Any, Meta(description="Any JSON value", examples=[{"text": "hello"}])]
 Tag = Annotated[str, Meta(max_length=MAX_KEY, description="What a conflating channel keeps the newest message of")]
 Passing = Annotated[bool, Meta(description="Pass it on and store nothing")]
+InParent = Annotated[bool, Meta(description="Of a thread: publish it in the parent as well")]
 Reason = Annotated[str, Meta(max_length=100)]
 IdempotencyKey = Annotated[Key, Meta(description="A retry with the same key is stored once", examples=["order-17"])]
 
@@ -31,6 +32,7 @@ class PublishRequest(Struct):
     ephemeral: Passing = False
     at: Annotated[At, Meta(description="Later: seconds since 1970, or a date and time with its zone")] | None = None
     mentions: Annotated[Mentions, Meta(description="Of members, or `*`: they count it apart")] | None = None
+    broadcast: InParent = False
 
 
 class PublishItem(PublishRequest, kw_only=True):

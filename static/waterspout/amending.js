@@ -73,6 +73,16 @@ export class Amendable extends Membered {
     return this.#client.session?.user ?? null;
   }
 
+  /**
+   * The thread about a message, where the namespace has threads: a channel like others. `publish(data, {broadcast: true})`
+   * there publishes in this one as well.
+   *
+   * @param {number} of  the message's offset @returns {import("./channel.js").Channel}
+   */
+  thread(of) {
+    return this.#client.channel(`$thread:${of}:${this.name}`);
+  }
+
   /** @param {{of: number, op: string, data?: any, key?: string}} fields @returns {Promise<Amended>} */
   #amend(fields) {
     return this.#client.request("amend", { channel: this.name, key: randomKey(), ...fields });

@@ -138,7 +138,8 @@ export class Channel extends Amendable {
    * With `at` (seconds since 1970, or a date and time with its zone) it is accepted now and published then: the answer has
    * `scheduled`, for `client.cancel`.
    *
-   * @param {{key?: string, tag?: string, echo?: boolean, ephemeral?: boolean, at?: number | string, mentions?: string[]}} [options]
+   * @param {{key?: string, tag?: string, echo?: boolean, ephemeral?: boolean, at?: number | string, mentions?: string[],
+   *   broadcast?: boolean}} [options]
    * @returns {Promise<{offset?: number, cursor?: string, duplicate?: boolean, scheduled?: string, at?: number}>}
    */
   async publish(data, { key = randomKey(), ...options } = {}) {

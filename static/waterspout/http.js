@@ -131,8 +131,8 @@ export class HttpLink extends Link {
         this.#listening.leave(channel);
         return {};
       case "publish": {
-        const { key, data, tag, ephemeral, at, mentions } = fields;
-        const body = { key, data, tag, ephemeral, at, mentions };
+        const { key, data, tag, ephemeral, at, mentions, broadcast } = fields;
+        const body = { key, data, tag, ephemeral, at, mentions, broadcast };
         const { id: scheduled, ...reply } = await requests.json("POST", `${path}/messages`, { body });
         return { scheduled, ...reply };
       }

@@ -43,6 +43,8 @@ export class Timeline extends Emitter {
   /** What becomes of messages while pages of them are on their way. @type {Set<any[]>} */
   #meanwhile = new Set();
   #reactions;
+  /** Of messages that were answered, the `at` of what is shown of that. @type {Map<number, number>} */
+  #counted = new Map();
   /** The newest offset that was pushed. */
   #seen = 0;
   /** @type {(() => boolean)[]} */
@@ -112,14 +114,14 @@ export class Timeline extends Emitter {
    * Publish; it is shown at once. As the channel's `publish`; what is refused stays in the list with its `error`, until
    * it is sent `again` or `discard`ed.
    *
-   * @param {any} data @param {{key?: string, mentions?: string[]}} [options]
+   * @param {any} data @param {{key?: string, mentions?: string[], broadcast?: boolean}} [options]
    */
-  async send(data, { key = randomKey(), mentions } = {}) {
-    const message = { type: "message", channel: this.#channel.name, key, data, ...(mentions && { mentions }) };
+  async send(data, { key = randomKey(), ...options } = {}) {
+    const message = { type: "message", channel: this.#channel.name, key, data, ...options };
     this.#sending.set(key, { ...message, pending: true });
     this.#changed();
     try {
-      return await this.#channel.publish(data, { key, mentions });
+      return await this.#channel.publish(data, { key, ...options });
     } catch (error) {
       if (this.#sending.has(key)) {
         this.#sending.set(key, { ...message, error });
@@ -131,8 +133,8 @@ export class Timeline extends Emitter {
 
   /** @param {string} key  of a message that was refused */
   again(key) {
-    const { data, mentions } = this.#sending.get(key) ?? {};
-    return this.send(data, { key, mentions });
+    const { data, mentions, broadcast } = this.#sending.get(key) ?? {};
+    return this.send(data, { key, ...(mentions && { mentions }), ...(broadcast && { broadcast }) });
   }
 
   /** @param {string} key  of a message that was refused */
@@ -174,6 +176,19 @@ export class Timeline extends Emitter {
   /** Take one's reaction back; as `react`. @param {number | {offset?: number}} message @param {string} kind */
   unreact(message, kind) {
     return this.#react(message, kind, false);
+  }
+
+  /**
+   * What answers a message, as a timeline of its own: `start` it, and `close` it. A message that was published in a
+   * thread as well has that one.
+   *
+   * @param {number | {offset?: number, thread?: string}} message  or its offset @returns {Timeline}
+   */
+  thread(message) {
+    const thread = typeof message === "object" && message.thread;
+    const [, offset, ...parent] = thread ? thread.split(":") : [];
+    const own = thread && parent.join(":") === this.#channel.name;
+    return this.#channel.thread(own ? Number(offset) : offsetOf(message)).timeline();
   }
 
   /** @param {number | {offset?: number}} message @param {string} kind @param {boolean} on */
@@ -261,12 +276,16 @@ export class Timeline extends Emitter {
     const message = this.#known.get(of);
     if (!message || message.deleted) return;
     if (op === "delete") {
-      const { edited: _, pinned: __, mentions: ___, reactions: ____, ...rest } = message;
+      const { edited: _, pinned: __, mentions: ___, reactions: ____, replies: _____, ...rest } = message;
       this.#reactions.forget(of);
       this.#known.set(of, { ...rest, data: null, version, deleted: { user, time } });
     } else if (op === "pin") this.#known.set(of, { ...message, pinned: data });
     else if (op === "reactions") this.#known.set(of, this.#reactions.counted(message, push));
-    else if (version <= (message.version ?? 0)) return;
+    else if (op === "replies") {
+      if (push.at <= (this.#counted.get(of) ?? 0)) return;
+      this.#counted.set(of, push.at);
+      this.#known.set(of, { ...message, replies: push.replies.count ? push.replies : undefined });
+    } else if (version <= (message.version ?? 0)) return;
     else if (op === "edit") this.#known.set(of, { ...message, data, version, ...(edited ? { edited } : {}) });
     else if (op === "append") this.#known.set(of, { ...message, data: appended(message.data, data), version });
   }
@@ -276,6 +295,7 @@ export class Timeline extends Emitter {
     for (const offset of this.#known.keys()) {
       if (from !== null && offset > to) continue;
       this.#known.delete(offset);
+      this.#counted.delete(offset);
       this.#reactions.forget(offset);
     }
     if (from === null) {

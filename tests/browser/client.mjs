@@ -54,11 +54,19 @@ function watch({ name, where, as = name }) {
 
 /** Timelines, likewise. */
 const timelines = new Map();
-const shown = ({ offset, data, version, edited, deleted, pinned, pending, error, reactions, mine }) => ({
-  ...{ offset, data, version, edited, pinned, pending, error: error?.code },
+const shown = ({ offset, data, version, edited, deleted, pinned, pending, error, reactions, mine, replies, thread }) => ({
+  ...{ offset, data, version, edited, pinned, pending, thread, error: error?.code },
+  ...(replies ? { replies: [replies.count, replies.users] } : {}),
   ...(reactions ? { reactions: reactions.map(({ k, n }) => [k, n]), mine } : {}),
   ...(deleted ? { deleted: true } : {}),
 });
+
+function show(timeline, name, options) {
+  timelines.set(name, timeline);
+  timeline.on("change", () => tell({ event: "shown", messages: timeline.messages.map(shown) }));
+  timeline.on("refused", ({ error, message }) => tell({ event: "refused", code: error.code, offset: message?.offset }));
+  return timeline.start(options);
+}
 
 const commands = {
   watch,
@@ -85,12 +93,11 @@ const commands = {
   remove: ({ name, of, options }) => channel(name).remove(of, options),
   pin: ({ name, of, pinned }) => channel(name).pin(of, pinned),
   react: ({ name, of, kind, on = true }) => (on ? channel(name).react(of, kind) : channel(name).unreact(of, kind)),
-  timeline: ({ name, as = name, options }) => {
-    const timeline = channel(name).timeline();
-    timelines.set(as, timeline);
-    timeline.on("change", () => tell({ event: "shown", messages: timeline.messages.map(shown) }));
-    timeline.on("refused", ({ error, message }) => tell({ event: "refused", code: error.code, offset: message?.offset }));
-    return timeline.start(options);
+  timeline: ({ name, as = name, options }) => show(channel(name).timeline(), as, options),
+  threadOf: async ({ name, message }) => {
+    const timeline = timelines.get(name).thread(message);
+    if (!timelines.has(timeline.channel.name)) await show(timeline, timeline.channel.name);
+    return timeline.channel.name;
   },
   shown: ({ name }) => timelines.get(name).messages.map(shown),
   inTimeline: ({ name, call, args }) => timelines.get(name)[call](...args),

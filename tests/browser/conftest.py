@@ -91,6 +91,7 @@ def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             "amend": "own",
             "reactions": True,
             "search": True,
+            "threads": True,
         },
         "namespaces.work": {"publish": "server", "subscribe": "server"},
         "consumers": {"jobs": {"channels": ["work:*"]}},

@@ -173,6 +173,41 @@ async def test_a_reaction_is_shown_at_once(node: list[str], server: Server) -> N
 
 
 @scenario
+async def test_a_message_is_answered_in_a_thread(node: list[str], server: Server) -> None:
+    """In a timeline of its own; the message says how often. A reply may be in the parent as well, and leads back."""
+    await answered(node, server)
+
+
+@scenario
+async def test_a_message_is_answered_over_http(node: list[str], server: Server) -> None:
+    """As over WebSocket."""
+    await answered(node, server, transports=["sse"])
+
+
+async def answered(node: list[str], server: Server, **options: Any) -> None:
+    channel = den()
+    thread = f"$thread:1:{channel}"
+    async with client(node, server.ws, token=TOKEN, **options) as ann:
+        await ann.do("timeline", name=channel)
+        await ann.do("inTimeline", name=channel, call="send", args=["cake?"])
+        await ann.do("threadOf", name=channel, message=1)
+        await ann.do("inTimeline", name=thread, call="send", args=["yes"])
+        await ann.do("inTimeline", name=thread, call="send", args=["and tea", {"broadcast": True}])
+        await comes(ann, thread, [{"offset": 1, "data": "yes"}, {"offset": 2, "data": "and tea"}])
+
+        async def counted() -> bool:
+            seen = await ann.do("shown", name=channel)
+            return len(seen) == 2 and seen[0].get("replies") == [2, ["ann"]]
+
+        await until(counted, 20, "the replies")
+        _, copy = await ann.do("shown", name=channel)
+        assert (copy["data"], copy["thread"]) == ("and tea", thread)
+        assert await ann.do("threadOf", name=channel, message=copy) == thread
+        gone = await ann.do("inTimeline", name=channel, call="remove", args=[1])
+        await comes(ann, channel, [{"offset": 1, "data": None, "version": gone["offset"], "deleted": True}, copy])
+
+
+@scenario
 async def test_what_is_refused_is_taken_back(node: list[str], server: Server) -> None:
     """It is shown at once, as pending; and as it was when the server has said no."""
     channel = den()

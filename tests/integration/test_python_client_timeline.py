@@ -21,7 +21,8 @@ TOKEN = make_token("a secret of at least thirty-two bytes", "ann")
 
 @pytest.fixture
 def settings() -> dict[str, object]:
-    return {"namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own", "reactions": True}}
+    return {"namespaces.den": {"publish": "anyone", "subscribe": "anyone", "amend": "own", "reactions": True,
+                            "threads": True}}  # fmt: skip
 
 
 async def followed(timeline: Timeline) -> None:
@@ -146,6 +147,35 @@ async def test_reactions(base_url: str, http_server: object) -> None:
         assert page.mine == {1: ["👍", "❤️"]}
         first = page.messages[0].reactions[0]
         assert (first.kind, first.count, first.users) == ("👍", 2, ("ann", "bob"))
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
+
+
+async def test_threads(base_url: str, http_server: object) -> None:
+    """A message is answered in a timeline of its own, and says how often; a reply may be in the parent as well, and
+    leads back to its thread."""
+    async with Client(base_url, token=TOKEN) as ann, ann.timeline(DEN) as room:
+        following = [asyncio.create_task(followed(room))]
+        root = await room.send("who brings cake?")
+        async with room.thread(root.offset or 0) as thread:
+            following.append(asyncio.create_task(followed(thread)))
+            await thread.send("I do")
+            await thread.send("and tea", broadcast=True)
+            await until(lambda: len(room.messages) == 2 and room.messages[0].message.replies, 10, "the replies")
+            await until(lambda: room.messages[0].message.replies.count == 2, 10, "both replies")  # type: ignore[union-attr]
+            replies = room.messages[0].message.replies
+            assert replies is not None
+            assert (replies.users, replies.newest) == (("ann",), thread.messages[-1].message.cursor)
+            copy = room.messages[1].message
+            assert (copy.data, copy.thread) == ("and tea", thread.channel)
+            assert room.thread(copy).channel == thread.channel == "$thread:1:den:a"
+            await thread.remove(1)
+            await until(lambda: room.messages[0].message.replies.count == 1, 10, "one less")  # type: ignore[union-attr]
+            await room.remove(1)
+            await until(lambda: room.messages[0].message.replies is None, 10, "that it is erased")
+            with pytest.raises(WaterspoutError, match="not_found"):
+                await thread.send("too late")
         for task in following:
             task.cancel()
         await asyncio.wait(following)

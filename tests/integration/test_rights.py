@@ -20,6 +20,7 @@ from tests.support.client import Client, Refused, make_token
 
 SECRET = "a secret of at least thirty-two bytes"
 OK, DENIED, UNKNOWN, BAD, NOBODY = "ok", "permission_denied", "unknown_channel", "bad_request", "unauthenticated"
+THREADED = ("users:x", "inbox:ann", "shut:a1", "vip:x")
 NAMESPACES: dict[str, dict[str, Any]] = {
     "open": {"publish": "anyone", "subscribe": "anyone"},
     "users": {"publish": "user", "subscribe": "user"},
@@ -29,6 +30,8 @@ NAMESPACES: dict[str, dict[str, Any]] = {
     "shut": {"publish": "nobody", "subscribe": "nobody"},
     "flash": {"publish": "user", "subscribe": "user", "durable": False},
 }
+for _channel in THREADED:
+    NAMESPACES[_channel.partition(":")[0]]["threads"] = True
 
 
 def _key(name: str) -> dict[str, str]:
@@ -52,7 +55,8 @@ PRINCIPALS: dict[str, str | None] = {
 }
 CHANNELS = (
     "open:x", "users:x", "feed:x", "inbox:ann", "inbox:a:bob", "vip:x", "shut:a1", "shut:b", "flash:x", "attic:x",
-    "shut", "docs:orders", "$sys:nodes", "$user:ann", "dead:x",
+    "shut", "docs:orders", "$sys:nodes", "$user:ann", "dead:x", *(f"$thread:1:{channel}" for channel in THREADED),
+    "$thread:1:open:x", "$thread:1:docs:orders", "$thread:1:$thread:1:users:x",
 )  # fmt: skip
 
 USERS = {"ann", "bob", "granted", "broad", "sly"}
@@ -74,6 +78,7 @@ EXPECTED: dict[str, tuple[set[str], set[str]]] = {
     "$user:ann": ({"ann"}, SERVERS),
     "dead:x": ({"admin"}, set()),
 }
+EXPECTED |= {f"$thread:1:{channel}": EXPECTED[channel] for channel in THREADED}
 
 
 def expected(who: str, right: str, channel: str) -> str:
@@ -81,7 +86,7 @@ def expected(who: str, right: str, channel: str) -> str:
         return NOBODY
     if who == "late":
         return "token_expired"
-    if channel == "shut":
+    if channel == "shut" or (channel.startswith("$thread:") and channel not in EXPECTED):
         return BAD
     if channel == "$sys:nodes":
         return OK if who == "admin" and right == "subscribe" else DENIED
@@ -164,7 +169,9 @@ DOORS: dict[str, Door] = {"websocket": websocket, "websocket header": websocket_
 
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("who", PRINCIPALS)
-async def test_the_table(base_url: str, http_server: object, who: str) -> None:
+async def test_the_table(base_url: str, http_server: object, node: Node, who: str) -> None:
+    for channel in THREADED:
+        await node.log.append(channel, None, "root", "what is answered", 18)
     wrong: list[str] = []
     cells = 0
     for door, call in DOORS.items():

@@ -26,15 +26,22 @@ epochs = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32
         ("docs:orders/1", "docs"),
         ("$sys:stats", "$sys"),
         ("chat:" + "x" * 250, "chat"),
+        ("$thread:12:chat:tea", "chat"),
+        ("$thread:1:chat:a:b:c", "chat"),
+        ("$thread:1:chat:" + "x" * 250, "chat"),
     ],
 )
 def test_the_namespace_of_a_good_name(name: str, namespace: str) -> None:
-    """The namespace is what stands before the first colon."""
+    """The namespace is what stands before the first colon; of a thread it is its parent's."""
     assert namespace_of(name) == namespace
 
 
 BAD = ["", "chat", "chat:", ":x", "Chat:x", "9a:x", "_a:x", "ch at:x", "é:x", "$other:x", " chat:x"]
 BAD += ["chat:x\n", "\nchat:x"]
+BAD += [f"$thread:{rest}" for rest in ("", "1", "1:", "1:chat", "0:chat:x", "01:chat:x", "-1:chat:x", "x:chat:x")]
+BAD += [f"$thread:{rest}" for rest in (":chat:x", "1 :chat:x", "1:chat:x\n", "9" * 30 + ":chat:x", "٣:chat:x")]
+BAD += [f"$thread:1:{parent}" for parent in ("docs:orders", "dead:x", "$user:ann", "$sys:nodes", "$rooms")]
+BAD += ["$thread:1:$thread:1:chat:x", "$thread:*:chat:*", "$thread", "$threads:1:chat:x"]
 BAD += [f"chat:a{character}b" for character in " \t\n\r\x00\x1f\x7f\x85\xa0\u2003\u2028\u3000"]
 BAD += ["chat:" + "x" * 251, "chat:" + "é" * 126]
 

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import msgpack
-import pytest
 
 from server.wire.codec import JSON, MSGPACK, Codec
 from server.wire.frames import BINARY, TEXT, frame
@@ -46,10 +45,15 @@ def test_the_tag_of_an_ephemeral_message_arrives() -> None:
     assert json.loads(payload(ephemeral.frame(JSON)))["tag"] == "EUR"
 
 
-@pytest.mark.parametrize("name", ["skip", "tag"])
-def test_what_is_ours_stays_here(name: str) -> None:
+def test_what_is_ours_stays_here() -> None:
     """Whom a durable message is not sent to is nobody's business."""
-    assert json.loads(payload(message(**{name: "s1"}).frame(JSON))) == DURABLE
+    assert json.loads(payload(message(skip="s1").frame(JSON))) == DURABLE
+
+
+def test_a_message_of_a_thread_as_well_says_so() -> None:
+    """What was published in a thread and in its parent names the thread there."""
+    copied = message(tag="$thread:1:chat:a")
+    assert json.loads(payload(copied.frame(JSON))) == DURABLE | {"thread": "$thread:1:chat:a"}
 
 
 def test_a_message_is_encoded_and_framed_once_per_encoding() -> None:

@@ -21,9 +21,16 @@ from server.access.revocations import Revocation
         ("docs:orders/a", "docs:orders/a#b", False),
         ("docs:*", "docs:orders#open", True),
         ("docs:orders/a", "docs:orders#/a", False),
+        ("chat:a", "$thread:12:chat:a", True),
+        ("chat:*", "$thread:12:chat:a", True),
+        ("*", "$thread:12:chat:a", True),
+        ("chat:b", "$thread:12:chat:a", False),
+        ("$thread:12:chat:a", "$thread:12:chat:a", True),
+        ("$thread:12:chat:a", "$thread:13:chat:a", False),
+        ("$thread:12:chat:a", "chat:a", False),
     ],
 )
-def test_a_collection_takes_its_documents_along(pattern: str, channel: str, covered: bool) -> None:
+def test_a_collection_takes_its_documents_and_a_channel_its_threads(pattern: str, channel: str, covered: bool) -> None:
     assert Revocation("revoke", "ann", 0.0, channels=[pattern]).covers(channel) is covered
 
 

@@ -36,6 +36,7 @@ from waterspout_client.events import (
     Reacted,
     Reaction,
     Receipt,
+    Replies,
     Results,
     User,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "Reaction",
     "Receipt",
     "Replaced",
+    "Replies",
     "Results",
     "Room",
     "Rooms",

@@ -289,6 +289,7 @@ class Client(Commands):
         ephemeral: bool = False,
         at: float | str | None = None,
         mentions: Sequence[str] | None = None,
+        broadcast: bool = False,
     ) -> asyncio.Future[Published]:
         """Queue a message at once, in the order of the calls; awaited, it returns when the message is stored.
 
@@ -303,13 +304,14 @@ class Client(Commands):
         ephemeral  pass it on without storing it, in a durable channel that allows it
         at         accepted now and published then: seconds since 1970, or a date and time with its zone
         mentions   members of the channel, or `*`: all of them
+        broadcast  of a thread: publish it in the parent as well
         """
         self._check_open()
         # Copied: the caller may change the object, and a retry with other data would be a conflict.
         fields = {"channel": channel, "data": json.loads(to_json(data)), "key": key or secrets.token_hex(16)}
         more = {
             "echo": None if echo else False, "tag": tag, "ephemeral": ephemeral or None, "at": at,
-            "mentions": list(mentions) if mentions else None,
+            "mentions": list(mentions) if mentions else None, "broadcast": broadcast or None,
         }  # fmt: skip
         fields |= {name: value for name, value in more.items() if value is not None}
         outbox = self._outboxes.get(channel)

@@ -32,6 +32,21 @@ class Reaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Replies:
+    """What there is in the thread about a message."""
+
+    count: int
+    newest: str | None
+    """The cursor of the newest, in the thread."""
+    users: tuple[str, ...]
+    """Who has answered last, in front."""
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any] | None) -> Replies | None:
+        return cls(told["count"], told["newest"], tuple(told["users"])) if told and told["count"] else None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message. Those of ephemeral channels have neither offset, cursor nor key."""
 
@@ -60,6 +75,9 @@ class Message:
     mentions: tuple[str, ...] = ()
     """Members of the channel, or `*`."""
     reactions: tuple[Reaction, ...] = ()
+    replies: Replies | None = None
+    thread: str | None = None
+    """The one that it was published in as well."""
 
     @classmethod
     def of(cls, push: Mapping[str, Any]) -> Message:
@@ -70,6 +88,7 @@ class Message:
             get("offset"), get("cursor"), get("key"), get("tag"), get("pattern"), get("version", 0),
             get("edited") is True, None if gone is None else Deleted(gone.get("user"), gone.get("time", 0)),
             get("pinned") is True, tuple(get("mentions", ())), tuple(map(Reaction.of, get("reactions", ()))),
+            Replies.of(get("replies")), get("thread"),
         )  # fmt: skip
 
 
@@ -81,7 +100,7 @@ class Amend:
     channel: str
     of: int
     op: str
-    """`edit`, `append`, `delete`, `pin` or `reactions`. More may come: ignore what you do not know."""
+    """`edit`, `append`, `delete`, `pin`, `reactions` or `replies`. More may come: ignore what you do not know."""
     data: Any
     user: str | None
     time: int
@@ -99,6 +118,7 @@ class Amend:
     reactions: tuple[Reaction, ...] = ()
     """All there are now. Of two counts the one with the higher `at` is right."""
     at: int = 0
+    replies: Replies | None = None
 
     @classmethod
     def from_push(cls, push: Mapping[str, Any]) -> Amend:
@@ -107,6 +127,7 @@ class Amend:
             push["channel"], push["of"], push["op"], get("data"), get("user"), get("time", 0), push["offset"],
             push["cursor"], get("version", push["offset"]), get("key"), get("part"), get("done") is True,
             get("edited") is not False, tuple(map(Reaction.of, get("reactions", ()))), get("at", 0),
+            Replies.of(get("replies")),
         )  # fmt: skip
 
 

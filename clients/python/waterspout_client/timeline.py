@@ -27,8 +27,9 @@ class Room(Protocol):
     async def unreact(self, channel: str, of: int, kind: str) -> Reacted: ...
 
     def publish(
-        self, channel: str, data: Any, *, key: str | None = None, mentions: Sequence[str] | None = None
-    ) -> Any: ...
+        self, channel: str, data: Any, *, key: str | None = None, mentions: Sequence[str] | None = None,
+        broadcast: bool = False,
+    ) -> Any: ...  # fmt: skip
 
     def subscribe(self, channel: str, *, last: int | None = None) -> Subscription: ...
 
@@ -81,6 +82,10 @@ class Timeline:
         self._known: dict[int, Message] = {}
         self._wanted: dict[int, list[_Wish]] = {}
         self._sending: dict[str, Shown] = {}
+        self._broadcast: set[str] = set()
+        """The keys of what is sent to the parent as well."""
+        self._counted: dict[int, int] = {}
+        """Of messages that were answered, the `at` of what is shown of that."""
         self._oldest: str | None = None
         self._seen = 0
         self._reactions = Reactions(lambda: client.session.get("user"))
@@ -142,13 +147,20 @@ class Timeline:
         self.more = page.more
         return page.more
 
-    async def send(self, data: Any, *, key: str | None = None, mentions: Sequence[str] = ()) -> Published:
-        """Publish; it is shown at once. What is refused stays in the list with its `error`."""
+    async def send(
+        self, data: Any, *, key: str | None = None, mentions: Sequence[str] = (), broadcast: bool = False
+    ) -> Published:
+        """Publish; it is shown at once. What is refused stays in the list with its `error`. `broadcast`: of a thread,
+        in the parent as well."""
         key = key or secrets.token_hex(16)
+        if broadcast:
+            self._broadcast.add(key)
         draft = Message(self.channel, data, None, 0, key=key, mentions=tuple(mentions))
         self._sending[key] = Shown(draft, pending=True)
         try:
-            published: Published = await self._client.publish(self.channel, data, key=key, mentions=mentions)
+            published: Published = await self._client.publish(
+                self.channel, data, key=key, mentions=mentions, broadcast=broadcast
+            )
         except WaterspoutError as error:
             if key in self._sending:
                 self._sending[key] = Shown(draft, error=error)
@@ -158,11 +170,12 @@ class Timeline:
     async def again(self, key: str) -> Published:
         """Of a message that was refused."""
         message = self._sending[key].message
-        return await self.send(message.data, key=key, mentions=message.mentions)
+        return await self.send(message.data, key=key, mentions=message.mentions, broadcast=key in self._broadcast)
 
     def discard(self, key: str) -> None:
         """Of a message that was refused."""
         self._sending.pop(key, None)
+        self._broadcast.discard(key)
 
     async def edit(self, offset: int, data: Any) -> Published:
         """Shown at once, and taken back if it is refused."""
@@ -192,6 +205,13 @@ class Timeline:
         """Take one's reaction back; as `react`."""
         offset = _offset_of(message)
         return await self._reactions.want(offset, kind, False, self._client.unreact(self.channel, offset, kind))
+
+    def thread(self, message: int | Message, *, last: int = 50) -> Timeline:
+        """What answers a message, or the one at this offset, as a timeline of its own. A message that was published in
+        a thread as well has that one."""
+        if isinstance(message, Message) and message.thread is not None:
+            return Timeline(self._client, message.thread, last)
+        return Timeline(self._client, f"$thread:{_offset_of(message)}:{self.channel}", last)
 
     async def _want(self, offset: int, wish: _Wish, asked: Any) -> Published:
         self._wanted.setdefault(offset, []).append(wish)
@@ -233,6 +253,7 @@ class Timeline:
         if self._oldest is None:
             self._oldest, self.more = message.cursor, self._seen > 1
         self._sending.pop(message.key or "", None)
+        self._broadcast.discard(message.key or "")
         self._put(message)
         if not self._reactions.put(message) and self._looking is None:
             self._looking = asyncio.create_task(self._look_up())
@@ -268,10 +289,13 @@ class Timeline:
                 self._reactions.forget(amend.of)
                 message = replace(
                     message, data=None, version=amend.version, edited=False, pinned=False, deleted=gone, mentions=(),
-                    reactions=(),
+                    reactions=(), replies=None,
                 )  # fmt: skip
             elif amend.op == "reactions":
                 message = self._reactions.counted(message, amend.at, amend.reactions)
+            elif amend.op == "replies" and amend.at > self._counted.get(amend.of, 0):
+                self._counted[amend.of] = amend.at
+                message = replace(message, replies=amend.replies)
             elif amend.op == "pin":
                 message = replace(message, pinned=amend.data is True)
             elif amend.op == "edit" and amend.version > message.version:
@@ -286,6 +310,7 @@ class Timeline:
         for offset in tuple(self._known):
             if gap.last is None or offset <= gap.last:
                 del self._known[offset]
+                self._counted.pop(offset, None)
                 self._reactions.forget(offset)
         if gap.last is None:
             self._oldest, self.more, self._seen = None, None, 0

@@ -29,7 +29,7 @@ from server.core.config.quotas import Quota, Quotas
 from server.core.config.sources import duration, merged, parse_value, where, written
 from server.core.config.values import MAX_STORED, Seconds, Section, is_loopback, parse_duration
 from server.core.errors import StartError
-from server.core.names import DOCUMENTS
+from server.core.names import DOCUMENTS, parent_of
 
 __all__ = [
     "BUILT_IN",
@@ -95,7 +95,7 @@ class Config(Section):
 
     def retention(self, channel: str) -> Retention | None:
         """What is declared for a channel; None: it is not declared any more."""
-        kind, _, rest = channel.partition(":")
+        kind, _, rest = parent_of(channel).partition(":")
         if kind == DOCUMENTS:
             declared: Collection | Namespace | None = self.collections.get(rest)
         else:

@@ -57,6 +57,8 @@ class Namespace(Section):
     """messages are found by their words, by who may read the channel"""
     members: bool = False
     """channels have members: users with roles, who are kept. Rules may say `member` and `member:ROLE` then"""
+    threads: bool = False
+    """its messages may be answered in [threads](rooms.md#threads)"""
     join: Literal["invited", "anyone"] = "invited"
     """of channels with members: who becomes one without being asked"""
     receipts: bool = False
@@ -102,6 +104,8 @@ class Namespace(Section):
             raise StartError(f"{path}.amend: guests amend nothing; say user")
         if self.members and not self.durable:
             raise StartError(f"{path}.members: of channels that store their messages")
+        if self.threads and not self.durable:
+            raise StartError(f"{path}.threads: of messages that are stored")
         for option in ("publish", "subscribe", "amend"):
             if roles(getattr(self, option)) and not self.members:
                 raise StartError(f"{path}.{option}: members: true is missing, for there to be any")
@@ -120,7 +124,7 @@ class Namespace(Section):
     @property
     def amends(self) -> bool:
         """Whether there may be amendments, whoever makes them."""
-        return self.may_be_amended or self.reactions
+        return self.may_be_amended or self.reactions or self.threads
 
 
 BUILT_IN: Final[Mapping[str, Namespace]] = {
