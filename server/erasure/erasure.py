@@ -82,7 +82,7 @@ class Erasure:
             ("scheduled", self._each(self._unschedule)),
             ("notices", self._each(lambda user: messages.erase_all(f"{PERSONAL}:{user}"))),
             ("memberships", self._each(self._leave_rooms)),
-            ("blocks", self._each(lambda user: self._delete("blocks", {"_id.u": user}))),
+            ("blocks", self._each(lambda user: self._delete("blocks", {"$or": [{"_id.u": user}, {"_id.b": user}]}))),
             ("answers", self._each(lambda user: self._delete("calls", {"user": user}))),
             ("creations", self._each(lambda user: self._delete("creations", {"_id.u": user}))),
             ("departures", self._each(lambda user: self._delete("seen", {"_id.u": user}))),

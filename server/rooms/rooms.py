@@ -126,7 +126,7 @@ class Rooms:
 
     async def _published(self, principal: Principal, channel: str, position: Position) -> None:
         """A message is stored: whoever has written it has read it."""
-        if self._namespaces[namespace_of(channel)].direct:
+        if self._namespaces[namespace_of(channel)].direct and not channel.startswith("$"):  # a thread is in one
             await self.conversations.published(channel, position)
         await self.markers.published(principal, channel, position)
 
