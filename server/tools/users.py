@@ -34,7 +34,7 @@ Command = Callable[[Administration, argparse.Namespace], Awaitable[None]]
 
 def run(flags: argparse.Namespace, options: Config) -> int:
     if not options.auth.accounts:
-        raise StartError("users: auth.accounts is off")
+        raise StartError("users: auth.accounts is off; beside `make run`, say --development as it does")
     try:
         asyncio.run(_run(flags, options))
     except Error as error:
