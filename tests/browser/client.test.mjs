@@ -739,3 +739,31 @@ test("every export has a type, and every type an export", async () => {
     );
   }
 });
+
+test("a worker is told of gaps, and what it has not done when it throws is given back", async (t) => {
+  const { client, sockets } = begin(t);
+  const gaps = [{ channel: "chat:a", from: 1, to: 3 }];
+  const messages = [4, 5, 6].map((offset) => ({ id: `id ${offset}`, channel: "chat:a", offset, data: offset, delivery: 1 }));
+  const said = () => sockets[0].sent.filter(({ type }) => ["fetch", "ack", "nack"].includes(type));
+  const told = [];
+  const work = (async () => {
+    for await (const { data } of client.consume("jobs", { limit: 3, onGap: (gap) => told.push(gap) })) {
+      told.push(data);
+      if (data === 5) throw new Error("mine");
+    }
+  })();
+  const answer = async (fields) => {
+    while (!said().length || said().at(-1).answered) await pause(1);
+    const command = said().at(-1);
+    sockets[0].reply(command, fields);
+    command.answered = true;
+    return command;
+  };
+  const { id: _, answered: __, ...fetch } = await answer({ messages, gaps });
+  assert.deepEqual(fetch, { type: "fetch", consumer: "jobs", limit: 3, wait: 30 });
+  assert.deepEqual((await answer({})).ids, ["id 4"]);
+  assert.deepEqual((await answer({})).ids, ["id 5", "id 6"]);
+  await assert.rejects(work, /mine/);
+  assert.deepEqual(told, [...gaps, 4, 5]);
+  assert.deepEqual(said().map(({ type }) => type), ["fetch", "ack", "nack"]);
+});

@@ -229,6 +229,22 @@ async def test_the_python_client(base_url: str, http_server: object, node: Node)
 
 
 @pytest.mark.gen_test
+async def test_the_python_client_is_told_of_gaps(base_url: str, http_server: object, node: Node) -> None:
+    """Of what retention took before anybody got it, before the jobs behind it."""
+    await publish(node, "chat:a", *range(3))
+    await until(lambda: node.consumers.pulling["jobs"].beginnings.idle)
+    await node.log.clear("chat:a")
+    await publish(node, "chat:a", "new")
+    told: list[Any] = []
+    client = waterspout_client.Client(base_url, token=KEY)
+    async with client, aclosing(client.consume("jobs", on_gap=told.append)) as jobs:
+        job = await anext(jobs)
+        told.append(job.data)
+        await job.ack()
+    assert told == [{"channel": "chat:a", "from": 1, "to": 3}, "new"]
+
+
+@pytest.mark.gen_test
 async def test_a_worker_that_goes(base_url: str, http_server: object, node: Node) -> None:
     """Nothing is handed out to a connection that is gone."""
     async with Client(base_url.replace("http", "ws") + "/v1/ws", token=KEY) as client:
