@@ -36,13 +36,20 @@ def text(number: int, chosen: random.Random) -> str:
 
 def fill(mongod: Mongod, channel: str, number: int, epoch: str) -> None:
     chosen = random.Random(channel)
+    now = int(1000 * time.time()) - number  # younger than what retention takes
     with MongoClient[Any](mongod.uri) as client:
         messages = client["waterspout"]["waterspout.messages"]
         for begin in range(1, number + 1, 5000):
             rows = []
             for offset in range(begin, min(begin + 5000, number + 1)):
                 data = text(offset, chosen)
-                place = {"_id": {"c": channel, "o": offset}, "e": epoch, "u": "bob", "k": f"k{offset}", "t": offset}
+                place = {
+                    "_id": {"c": channel, "o": offset},
+                    "e": epoch,
+                    "u": "bob",
+                    "k": f"k{offset}",
+                    "t": now + offset,
+                }
                 rows.append(place | {"d": data, "ws": words_of(data)})
             messages.insert_many(rows, ordered=False)
 

@@ -13,7 +13,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from server.log.folding import overlaid
 from server.log.foundation import PENDING_INDEX, WORDS_INDEX, Foundation
-from server.log.reader import Reader
+from server.log.reader import Head, Reader
 from server.log.rows import Row, counted
 from server.log.words import Question, words_of
 from server.mongo.client import mapped
@@ -33,16 +33,30 @@ class Found(NamedTuple):
     """The offset down to which was looked; 0: to the beginning."""
 
 
+class Opened(NamedTuple):
+    channel: str
+    head: Head
+    pending: Sequence[Amendment]
+    """What is not folded yet, read before anything else (folding.py)."""
+
+
 class Finder:
     def __init__(self, database: Database, foundation: Foundation, reader: Reader) -> None:
         self._messages = database.own("messages")
         self._foundation = foundation
         self._reader = reader
 
-    async def find(self, channel: str, question: Question, before: int, limit: int) -> Found:
+    async def open(self, channels: Sequence[str]) -> dict[str, Opened]:
+        """What has to be known of channels before they are searched, in two commands for all of them. `unavailable` if
+        MongoDB is not there."""
+        pending = await self._pending(channels)
+        with mapped():
+            heads = await self._reader.heads(channels)
+        return {channel: Opened(channel, heads[channel], pending[channel]) for channel in channels}
+
+    async def find(self, opened: Opened, question: Question, before: int, limit: int) -> Found:
         """The `limit` newest messages with offset < `before` that fit. `unavailable` if MongoDB is not there."""
-        pending = await self._pending(channel)
-        head = await self._reader.head(channel)
+        channel, head, pending = opened
         floor, epoch = head.floor, head.position.epoch
         before = min(before, head.position.offset + 1)
         found: list[AmendedMessage] = []
@@ -77,10 +91,13 @@ class Finder:
             found = self._messages.find(query).sort("_id.o", DESCENDING).limit(most).hint(WORDS_INDEX)
             return await found.to_list(most)
 
-    async def _pending(self, channel: str) -> Sequence[Amendment]:
-        if not self._foundation.amends:
-            return ()
-        with mapped():
-            rows = self._messages.find({"_id.c": channel, "p": 1}).sort("_id", ASCENDING).hint(PENDING_INDEX)
-            entries = [counted(row, "") async for row in rows]
-        return [entry for entry in entries if isinstance(entry, Amendment)]
+    async def _pending(self, channels: Sequence[str]) -> dict[str, list[Amendment]]:
+        pending: dict[str, list[Amendment]] = {channel: [] for channel in channels}
+        if self._foundation.amends:
+            query = {"_id.c": {"$in": list(channels)}, "p": 1}
+            with mapped():
+                async for row in self._messages.find(query).sort("_id", ASCENDING).hint(PENDING_INDEX):
+                    entry = counted(row, "")
+                    if isinstance(entry, Amendment):
+                        pending[entry.channel].append(entry)
+        return pending

@@ -97,11 +97,14 @@ class Search:
         return True
 
     async def _find_in(self, channels: Sequence[str], asked: Question, places: Places, limit: int) -> dict[str, Found]:
-        async def find(channel: str) -> Found:
-            async with self._room:
-                return await self._log.finder.find(channel, asked, places.get(_short(channel), MAX_OFFSET), limit)
-
         wanted = [channel for channel in channels if places.get(_short(channel)) != 0]
+        opened = await self._log.finder.open(wanted)
+
+        async def find(channel: str) -> Found:
+            before = places.get(_short(channel), MAX_OFFSET)
+            async with self._room:
+                return await self._log.finder.find(opened[channel], asked, before, limit)
+
         return dict(zip(wanted, await asyncio.gather(*(find(channel) for channel in wanted)), strict=True))
 
 
