@@ -56,7 +56,7 @@ from server.core.errors import SHUTDOWN, Disconnect, Error
 from server.core.histogram import Histogram
 from server.core.lifecycle import Lifecycle
 from server.core.loop_share import LoopShare
-from server.core.names import ONLINE, namespace_of
+from server.core.names import ONLINE, namespace_of, parent_of
 from server.core.tasks import Keeper
 from server.delivery.hub import Hub
 from server.delivery.patterns import Patterns
@@ -110,7 +110,7 @@ class Node:
         """Seconds the event loop ran late."""
 
         def searched(channel: str) -> bool:
-            return (of := namespaces.get(namespace_of(channel))) is not None and of.search
+            return (of := namespaces.get(parent_of(channel).partition(":")[0])) is not None and of.search
 
         # Back ends, and what is kept in them.
         self.broker = broker or _broker(config.redis)

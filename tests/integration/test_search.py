@@ -25,7 +25,7 @@ def settings() -> dict[str, object]:
         "namespaces.room": {
             "publish": "user", "subscribe": "member", "members": True, "join": "anyone", "amend": "own", "search": True,
         },
-        "namespaces.hall": {"publish": "anyone", "subscribe": "anyone", "search": True},
+        "namespaces.hall": {"publish": "anyone", "subscribe": "anyone", "threads": True, "search": True},
         "namespaces.plain": {"publish": "anyone", "subscribe": "anyone"},
     }  # fmt: skip
 
@@ -61,6 +61,8 @@ async def test_words_beginnings_and_pages(url: str) -> None:
         assert await found(ann, "coff", "hall:a", limit=1) == ["black coffee4"]
         assert await found(ann, "coff ", "hall:a") == []
         assert await found(ann, "text", "hall:a") == []
+        await ann.publish("$thread:1:hall:a", "tea in a thread")
+        assert await found(ann, "tea", "$thread:1:hall:a") == ["tea in a thread"]
         for q in ("tea green", "coffee"):
             offsets: list[int] = []
             page = await search(ann, q, "hall:a", limit=7)
