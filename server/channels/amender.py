@@ -88,7 +88,7 @@ class Amender:
         original = self._log.appends.original(channel, of) if op == "append" else None
         original = original or await self._log.amendments.original(channel, of)
         if original is None or original.deleted is not None:
-            return await self._again(right, principal, channel, of, op, key)
+            return await self._again(right, principal, channel, of, op, amending.part, key)
         right = self._rights.to_amend(principal, channel, owns(principal, original))
         if op == "append":
             check_text(original)
@@ -111,10 +111,16 @@ class Amender:
             store = partial(
                 self._log.appends.append,
                 original, data, user=principal.user, part=amending.part, key=key, done=amending.done, limit=self._limit,
+                again=right.again,
             )  # fmt: skip
         else:
             raise Error("internal", "the hook has made something else of a text that was to be appended")
-        return await self._store(principal, original.channel, store, size, address)
+        try:
+            return await self._store(principal, original.channel, store, size, address)
+        except Error as error:
+            if op != "append" or error.code != "not_found":
+                raise
+        return await self._again(right, principal, channel, of, op, amending.part, key)
 
     async def _amend_twin(
         self, principal: Principal, original: AmendedMessage, op: Op, data: Any, size: int, key: str | None
@@ -146,14 +152,24 @@ class Amender:
         return receipt
 
     async def _again(
-        self, right: Right[Namespace], principal: Principal, channel: str, of: int, op: Op, key: str | None
+        self,
+        right: Right[Namespace],
+        principal: Principal,
+        channel: str,
+        of: int,
+        op: Op,
+        part: int | None,
+        key: str | None,
     ) -> Receipt:
-        """Perhaps it is this very amendment that has erased it, and its answer was lost."""
-        if key is not None:
+        """Perhaps it is this very amendment that has erased it, or it was made before, and its answer was lost."""
+        receipt = None
+        if op == "append" and (part is not None or key is not None):
+            receipt = await self._log.appends.stored(channel, of, principal.user, part, key)
+        elif key is not None:
             receipt = await self._log.amendments.stored(channel, of, op, principal.user, key)
-            if receipt is not None:
-                await right.ask_again()
-                return receipt
+        if receipt is not None:
+            await right.ask_again()
+            return receipt
         raise _not_found(channel, of)
 
 

@@ -21,6 +21,7 @@ from pymongo.errors import PyMongoError
 from server.core.clock import Clock
 from server.core.errors import Error
 from server.core.names import is_thread, parent_of, root_of
+from server.log.folding import WHOLE
 from server.log.foundation import PENDING_INDEX, Foundation
 from server.log.pending import Pending, PendingAmendment, Receipt
 from server.log.reader import Reader
@@ -164,7 +165,7 @@ class Amendments:
             steps.append({"q": original | {f"{field}.at": {"$not": {"$gte": at}}}, "u": counted})
         else:
             steps.append(_erasing(channel, amendment.of, {"o": offset, "u": amendment.user, "t": amendment.time}))
-            texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": ["edit", "append"]}}
+            texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": WHOLE}}
             steps.append({"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
         steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
         return steps

@@ -14,6 +14,7 @@ and to write it if its version is still the same: edits are among it, in their o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from bisect import bisect_left
 from collections import OrderedDict
@@ -46,27 +47,35 @@ TRUSTED_SECONDS: Final = 5.0
 """How long nothing need be heard of what becomes of the message elsewhere."""
 EARLY_SECONDS: Final = 1.0
 """How long a part waits for those before it, which may have taken another way."""
-LOOK_AGAIN: Final = 0.2
+LOOK_AGAIN: Final = 0.1
+"""After which it is looked for among what other nodes have stored."""
 FOLD_AT: Final = 256
+FOLD_BYTES: Final = 1 << 16
+"""Of what is pending of a message, at least; more of a large one, so that what is written is in proportion."""
 REFOLD_EVERY: Final = 2.0
 KNOWN: Final = 1000
-"""Messages of which is remembered what was appended to them."""
+"""Messages of which is remembered what was appended to them, at most: while they grow."""
+WAITING: Final = 10 * MERGE_PARTS
+"""Pieces that may wait for a message."""
 TRIES: Final = 10
 
 
 class Piece:
-    """Something to be appended, until `future` is done. `part`: its number, if it has one; `size`: the bytes by which
-    the message grows."""
+    """Something to be appended, until `future` is done. `part`: its number, if it has one; `again` raises if the right
+    to it is gone; `size`: the bytes by which the message grows."""
 
-    __slots__ = ("text", "user", "part", "key", "done", "size", "arrived", "future")
+    __slots__ = ("text", "user", "part", "key", "done", "again", "size", "arrived", "future")
 
-    def __init__(self, text: str, user: str | None, part: int | None, key: str | None, done: bool) -> None:
+    def __init__(
+        self, text: str, user: str | None, part: int | None, key: str | None, done: bool, again: Callable[[], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.text = text
         self.user = user
         self.part = part
         self.key = key
         self.done = done
+        self.again = again
         self.size = len(JSON.encode(text)) - 2
         self.arrived = loop.time()
         self.future: asyncio.Future[Receipt] = loop.create_future()
@@ -99,6 +108,8 @@ class _Chain:
         self.entries = 0
         self.offset = 0
         """Of the newest entry."""
+        self.advanced = 0.0
+        """When the newest entry with numbered parts was found or written, by the same clock."""
         self._first = 0
         self._links: list[_Link] = []
         """Those that have numbered parts."""
@@ -118,6 +129,7 @@ class _Chain:
         self.entries += 1
         self.offset = offset
         if parts is not None:
+            self.advanced = asyncio.get_running_loop().time()
             if not self._links:
                 self._first = parts[0]
             self._links.append(link)
@@ -149,11 +161,15 @@ class _Stream:
         self.chain: _Chain | None = None
         self.stale = False
         """Something else may have become of the message meanwhile."""
+        self.early = False
+        """There is a part that does not follow what is stored, and none that does."""
         self.task: asyncio.Task[None] | None = None
         self.news = asyncio.Event()
         self.next = 0.0
         """When the next entry may be written."""
         self.unfolded = 0
+        """Entries, and `unfolded_bytes` of text, that this node has written since it has last folded."""
+        self.unfolded_bytes = 0
 
 
 class Appends:
@@ -187,20 +203,23 @@ class Appends:
 
     def append(
         self, original: AmendedMessage, text: str, *, user: str | None, part: int | None, key: str | None, done: bool,
-        limit: int,
+        limit: int, again: Callable[[], None] = lambda: None,
     ) -> asyncio.Future[Receipt]:  # fmt: skip
         """Have it appended; the future has its receipt when that is stored. `limit`: bytes that the data of the message
-        may have with it. Not a coroutine, so that the order of the calls is the order of what has no numbers.
+        may have with it; `again` asks for the right once more when it has waited. Not a coroutine, so that the order of
+        the calls is the order of what has no numbers.
 
         It fails with `not_found`, `too_large`, `bad_request` (a message that is no text), `conflict` (a number that
-        does not follow), and as a publish."""
+        does not follow), and as a publish. Raises `unavailable` if too many wait already."""
         place = original.channel, original.offset
         stream = self._streams.get(place)
         if stream is None or stream.epoch != original.epoch:
             stream = self._streams[place] = _Stream(original)
+        if len(stream.waiting) >= WAITING:
+            raise Error("unavailable", "too much is waiting to be appended to the message", retry_after=1.0)
         self._streams.move_to_end(place)
         stream.limit = limit
-        piece = Piece(text, user, part, key, done)
+        piece = Piece(text, user, part, key, done, again)
         stream.waiting.append(piece)
         stream.news.set()
         if stream.task is None:
@@ -208,6 +227,16 @@ class Appends:
         while len(self._streams) > KNOWN and next(iter(self._streams.values())).task is None:
             self._streams.popitem(last=False)
         return piece.future
+
+    async def stored(
+        self, channel: str, of: int, user: str | None, part: int | None, key: str | None
+    ) -> Receipt | None:
+        """What an earlier attempt has stored, of a piece that would be refused now."""
+        own: Row = {"ks": key} if part is None else {"n.0": {"$lte": part}, "n.1": {"$gte": part}}
+        query = {"_id.c": channel, "z": of, "op": "append", "by": user, **own}
+        with mapped():
+            row = await self._messages.find_one(query, {"e": 1, "k": 1}, hint=MESSAGES_INDEX)
+        return None if row is None else Receipt(Position(row["e"], row["_id"]["o"]), key or row["k"], True)
 
     def doubt(self, channel: str, of: int | None = None) -> None:
         """Something else has become of a message, or of some message of the channel."""
@@ -231,11 +260,11 @@ class Appends:
         """Until nothing waits."""
         loop = asyncio.get_running_loop()
         error = Error("outcome_unknown", "it may or may not be stored: retry with the same part or key")
-        late = False
         try:
             while stream.waiting:
                 await asyncio.sleep(stream.next - loop.time())
-                if stream.chain is None or stream.stale or stream.chain.read < loop.time() - TRUSTED_SECONDS:
+                trusted = LOOK_AGAIN if stream.early else TRUSTED_SECONDS
+                if stream.chain is None or stream.stale or stream.chain.read <= loop.time() - trusted:
                     await self._read(stream)
                 chain = stream.chain
                 assert chain is not None
@@ -243,12 +272,8 @@ class Appends:
                 if batch:
                     stream.next = loop.time() + MERGE_SECONDS
                     await self._store(stream, chain, batch)
-                    late = False
-                elif late:
-                    self._refuse_early(stream, chain)
-                    late = False
                 elif stream.waiting:
-                    late = await self._no_news(stream)
+                    await self._news(stream, chain.read + LOOK_AGAIN)
         except Error as raised:
             error = raised
         except Exception:
@@ -262,22 +287,18 @@ class Appends:
                 piece.fail(error)
             stream.waiting.clear()
 
-    async def _no_news(self, stream: _Stream) -> bool:
-        """Wait for the part that is missing; another node may store it, so it is looked for as well. Whether it has not
-        come in time, but for a last look."""
+    async def _news(self, stream: _Stream, until: float) -> None:
+        """Return when something has come for the message, or when it is time to look what others have stored."""
         stream.news.clear()
-        try:
-            async with asyncio.timeout(LOOK_AGAIN):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
                 await stream.news.wait()
-        except TimeoutError:
-            stream.stale = True
-        oldest = min(piece.arrived for piece in stream.waiting)
-        return stream.stale and oldest + EARLY_SECONDS <= asyncio.get_running_loop().time()
 
-    def _refuse_early(self, stream: _Stream, chain: _Chain) -> None:
-        late = asyncio.get_running_loop().time() - EARLY_SECONDS
+    def _refuse_late(self, stream: _Stream, chain: _Chain) -> None:
+        """What has waited in vain, also for what others store: nothing has come before it for so long, as was seen by a
+        look after that."""
         for piece in stream.waiting:
-            if piece.arrived <= late:
+            if piece.part is not None and max(piece.arrived, chain.advanced) + EARLY_SECONDS <= chain.read:
                 expected = 1 if chain.last is None else chain.last + 1
                 piece.fail(Error("conflict", f"part: {piece.part} came, but {expected} is the next one"))
 
@@ -293,7 +314,11 @@ class Appends:
                     place = Position(stream.epoch, link.offset)
                     piece.future.set_result(Receipt(place, piece.key or link.key, True))
         stream.waiting = [piece for piece in stream.waiting if not piece.future.done()]
-        runs = [run for run in (_without_numbers(stream.waiting), _in_order(stream.waiting, chain)) if run]
+        numbered = _in_order(stream.waiting, chain)
+        stream.early = not numbered and any(piece.part is not None for piece in stream.waiting)
+        if stream.early:
+            self._refuse_late(stream, chain)
+        runs = [run for run in (_without_numbers(stream.waiting), numbered) if run]
         return self._fitting(stream, chain, min(runs, key=lambda run: run[0].arrived)) if runs else []
 
     def _fitting(self, stream: _Stream, chain: _Chain, run: list[Piece]) -> list[Piece]:
@@ -302,6 +327,11 @@ class Appends:
         size = chain.size
         for piece in run[:MERGE_PARTS]:
             if piece.user != run[0].user:
+                break
+            try:
+                piece.again()
+            except Error as gone:
+                piece.fail(gone)
                 break
             size += piece.size
             if size > stream.limit:
@@ -315,7 +345,6 @@ class Appends:
         return taken
 
     async def _store(self, stream: _Stream, chain: _Chain, batch: list[Piece]) -> None:
-        await self._amendments.announce(stream.channel)
         text = "".join(piece.text for piece in batch)
         size = sum(piece.size for piece in batch)
         # Nobody is called "", so nobody else's keys are in the way.
@@ -331,10 +360,11 @@ class Appends:
         try:
             receipt = await entry.future
         except Error as error:
-            stream.chain = None
             if error.code == "conflict":  # somebody else has written the next one
+                stream.stale = True
                 stream.next = 0.0
                 return
+            stream.chain = None
             raise
         chain.add(receipt.position.offset, entry.by, entry.parts, entry.keys)
         chain.size += size
@@ -345,12 +375,15 @@ class Appends:
                 piece.future.set_result(receipt._replace(key=piece.key or key))
         stream.waiting = [piece for piece in stream.waiting if not piece.future.done()]
         stream.unfolded += 1
-        if entry.done or stream.unfolded >= FOLD_AT:
-            stream.unfolded = 0
+        stream.unfolded_bytes += size
+        much = stream.unfolded >= FOLD_AT or stream.unfolded_bytes >= max(FOLD_BYTES, chain.size // 2)
+        if entry.done or much:
+            stream.unfolded = stream.unfolded_bytes = 0
             await self._fold_or_later(stream.channel, stream.of)
 
     async def _read(self, stream: _Stream) -> None:
         """What is new in the chain, and then the message: it is at least as new."""
+        await self._amendments.announce(stream.channel)
         stream.stale = False
         chain = stream.chain or _Chain(stream.of)
         began = asyncio.get_running_loop().time()
@@ -371,7 +404,9 @@ class Appends:
     # --- folding ------------------------------------------------------------------------------------------------------
 
     async def refold(self, seconds: float = PENDING_SECONDS) -> None:
-        """Fold what nobody has appended to for so many seconds. Called again and again, on every node."""
+        """Fold what nobody has appended to for so many seconds, and forget what was known of it. Called again and
+        again, on every node."""
+        self._forget_quiet(asyncio.get_running_loop().time() - seconds)
         old = self._amendments.clock.now_ms() - int(seconds * 1000)
         pipeline: list[Row] = [
             {"$match": {"p": 1, "op": "append"}},
@@ -386,6 +421,13 @@ class Appends:
             return
         for row in quiet:
             await self._fold_or_later(row["_id"]["c"], row["_id"]["z"])
+
+    def _forget_quiet(self, since: float) -> None:
+        while self._streams:
+            stream = next(iter(self._streams.values()))
+            if stream.task is not None or stream.next > since:
+                break
+            self._streams.popitem(last=False)
 
     async def _fold_or_later(self, channel: str, of: int) -> None:
         try:

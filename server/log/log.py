@@ -196,6 +196,8 @@ class Log:
 
     def learn(self, channel: str, position: Position, node: str, tally: Tally = NO_TALLY) -> None:
         """`node` has had `position` acknowledged: number on from there, and expect it to write again."""
+        if tally.amendments:
+            self._reader.overlays.note(channel)
         self._shard(channel).learn(channel, position, node, tally)
 
     def has_amended(self, channel: str) -> None:

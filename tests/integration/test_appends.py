@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from server.core.errors import Error
 from server.node import Node
 from tests.support.client import Client, Push, Refused, Subscription, make_token
+from tests.support.nodes import instances
+from tests.support.processes import Mongod, Redis
 from tests.support.waiting import until
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -223,3 +227,97 @@ async def test_over_rest(node: Node, base_url: str, http_server: object) -> None
         assert (await http.patch(f"{path}/1", json={"append": "x", "part": 2})).status_code == 404
     async for row in node.database.own("messages").find():
         assert "secret" not in repr(row)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_two_nodes_and_every_other_part(mongod: Mongod, tmp_path: Path) -> None:
+    """None is lost or refused, however they come; and on the node that has only heard of it `last` counts messages."""
+    options = {"auth.secret": SECRET, "namespaces.room": {"publish": "user", "subscribe": "anyone", "amend": "own"}}
+    async with (
+        AsyncExitStack() as stack,
+        Redis(tmp_path) as redis,
+        instances(2, mongod.uri, options, redis=redis.url) as (one, two),
+    ):
+        await until(lambda: all(a.node.directory.knows(b.node.id) for a, b in ((one, two), (two, one))), 5, "a beat")
+        ann, again = await one.user(stack, ANN), await two.user(stack, ANN)
+        await ann.publish(ROOM, "first")
+        await ann.publish(ROOM, "")
+        heard = await (await two.user(stack, None)).subscribe(ROOM)
+        for part in range(1, 4):
+            await append(ann, 2, f"{part} ", part=part)
+        for _ in range(3):
+            await heard.next()
+        late = await (await two.user(stack, None)).subscribe(ROOM, last=2)
+        assert [(await late.next())["offset"], (await late.next())["data"]] == [1, "1 2 3 "]
+
+        async def send(part: int) -> None:
+            await asyncio.sleep(part * 0.04)  # as they are made
+            await append((ann, again)[part % 2], 2, f"{part} ", part=part)
+
+        await asyncio.gather(*(send(part) for part in range(4, 24)))
+        assert await data_of(ann, 2) == "".join(f"{part} " for part in range(1, 24))
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_comes_early_is_refused_while_others_write_on(url: str) -> None:
+    """It does not wait for ever because something without a number is always under way."""
+    async with Client(url, token=ANN) as ann, Client(url, token=ANN) as other:
+        await ann.publish(ROOM, "")
+        early = asyncio.create_task(append(other, 1, "z", part=9))
+        written = 0
+        while not early.done() and written < 40:
+            await append(ann, 1, "y")
+            written += 1
+        with pytest.raises(Refused, match="conflict: part: 9 came, but 1 is the next one"):
+            await early
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_retry_of_what_was_stored_before_the_erasing(url: str) -> None:
+    """Is a duplicate, by its key as by its number; what is new is not found."""
+    async with Client(url, token=ANN) as ann, Client(url, token=make_token(SECRET, "mod", moderator=True)) as mod:
+        await ann.publish(ROOM, "")
+        first = await append(ann, 1, "a", key="k")
+        second = await append(ann, 1, "b", part=1)
+        await ann.request("amend", channel=ROOM, of=1, op="delete")
+        for reply, fields in ((first, {"key": "k"}), (second, {"part": 1})):
+            again = await append(ann, 1, "a", **fields)
+            assert again | {"id": 0} == reply | {"id": 0, "duplicate": True}
+            with pytest.raises(Refused, match="not_found"):
+                await append(mod, 1, "a", **fields)
+        for fields in ({"key": "other"}, {"part": 2}, {}):
+            with pytest.raises(Refused, match="not_found"):
+                await append(ann, 1, "a", **fields)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_is_pending_and_known_of_a_message_has_an_end(node: Node, url: str) -> None:
+    """Much text is folded without a pause; of what is quiet nothing is remembered; and who has lost the right while a
+    piece waited appends nothing."""
+    async with Client(url, token=ANN) as ann:
+        node_appends = node.log.appends
+        await ann.publish(ROOM, "")
+        original = await node.log.amendments.original(ROOM, 1)
+        assert original is not None
+        for _ in range(5):
+            await node_appends.append(
+                original, "x" * 30_000, user="ann", part=None, key=None, done=False, limit=1_000_000
+            )
+        waiting = [row for row in await rows_of(node, 1) if "p" in row]
+        assert len(waiting) <= 2
+
+        def gone() -> None:
+            raise Error("permission_denied", "no longer")
+
+        with pytest.raises(Error, match="no longer"):
+            await node_appends.append(
+                original, "y", user="ann", part=None, key=None, done=False, limit=1_000_000, again=gone
+            )
+        assert "y" not in await data_of(ann, 1)
+        assert node_appends.original(ROOM, 1) is not None
+        await until(lambda: _forgotten(node), 5, "forgotten")
+
+
+async def _forgotten(node: Node) -> bool:
+    await node.log.appends.refold(0.0)
+    return node.log.appends.original(ROOM, 1) is None

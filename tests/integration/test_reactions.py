@@ -275,6 +275,10 @@ async def test_what_is_erased_has_no_reactions(node: Node, url: str) -> None:
         await ann.publish(ROOM, 1)
         await seen.message()
         await told(seen, (await react(ann, 1))["at"])
+        # As a node leaves it that dies before it folds.
+        messages = node.database.own("messages")
+        value = [[{"k": UP, "n": 1, "u": ["zoe"]}], 1]
+        assert (await messages.update_one({"op": "reactions"}, {"$set": {"p": 1, "d": value}})).matched_count
         late = asyncio.gather(
             *(node.reactions.react(Principal(f"user{n}"), ROOM, 1, UP, True) for n in range(20)), return_exceptions=True
         )
@@ -293,6 +297,7 @@ async def test_what_is_erased_has_no_reactions(node: Node, url: str) -> None:
         assert "reactions" not in page["messages"][0]
         assert [one["op"] for one in page["amends"]] == ["delete"]
         assert page["mine"] == {}
+        assert "zoe" not in repr([row async for row in messages.find()])
 
 
 @pytest.mark.gen_test
