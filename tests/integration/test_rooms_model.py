@@ -1,5 +1,5 @@
-"""Counts of what is unread, of mentions and of reactions, against a plain count: any order of joining, leaving,
-publishing, mentioning, erasing, changing, reacting and reading."""
+"""Counts of what is unread, of mentions, of reactions and of replies, against a plain count: any order of joining,
+leaving, publishing, mentioning, erasing, changing, reacting, answering and reading."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ STEPS = st.lists(
         st.tuples(st.sampled_from(["delete", "edit", "append"]), *WHO, st.integers(0, 9)),
         st.tuples(st.sampled_from(["read", "set"]), *WHO, st.integers(0, 9)),
         st.tuples(st.sampled_from(["react", "unreact"]), *WHO, st.integers(0, 9)),
+        st.tuples(st.sampled_from(["reply", "reply", "unreply"]), *WHO, st.integers(0, 9)),
     ),
     min_size=20,
     max_size=40,
@@ -42,6 +43,8 @@ class Model:
         self.messages: dict[str, dict[int, bool]] = {channel: {} for channel in CHANNELS}
         self.reactions: dict[str, set[tuple[int, str]]] = {channel: set() for channel in CHANNELS}
         """By channel: who has reacted to which message."""
+        self.replies: dict[tuple[str, int], dict[int, str]] = {}
+        """By channel and message: those in its thread that are not erased, by offset who has written them."""
         self.mentions: dict[tuple[str, int], set[str]] = {}
         """Of others than who has written it."""
         self.heads = dict.fromkeys(CHANNELS, 0)
@@ -81,6 +84,7 @@ class Stage:
             await self._step(model, name[channel], what, user, channel, number, index)
         for channel in CHANNELS:
             await self._compare_reactions(model, channel, name[channel])
+            await self._compare_replies(model, channel, name[channel])
         for user in USERS:
             expected = {name[channel]: count for channel, count in model.counts(user).items()}
             for node in self.nodes:
@@ -111,6 +115,19 @@ class Stage:
                 } == expected
 
             await until(is_counted, 5, "the reactions")
+
+    async def _compare_replies(self, model: Model, room: str, channel: str) -> None:
+        there = [offset for offset, erased in model.messages[room].items() if not erased]
+        replies = {offset: model.replies.get((room, offset), {}) for offset in there}
+        expected = {offset: (len(some), set(some.values())) for offset, some in replies.items() if some}
+        for user in (one for one in USERS if (one, room) in model.markers):
+
+            async def is_counted(user: str = user) -> bool:
+                page = await self.clients[user][0].request("history", channel=channel, limit=1000)
+                shown = {one["offset"]: one["replies"] for one in page["messages"] if "replies" in one}
+                return {offset: (one["count"], set(one["users"])) for offset, one in shown.items()} == expected
+
+            await until(is_counted, 5, "the replies")
 
     async def _step(self, model: Model, channel: str, what: str, user: str, room: str, number: int, index: int) -> None:
         client = self.clients[user][index % 2]
@@ -146,6 +163,16 @@ class Stage:
                 receipt = await client.request("amend", channel=channel, of=chosen, op=what, **data)
                 model.heads[room] = receipt["offset"]
                 messages[chosen] = messages[chosen] or what == "delete"
+            elif chosen is not None and what == "reply":
+                receipt = await client.publish(f"$thread:{chosen}:{channel}", f"{index}")
+                model.replies.setdefault((room, chosen), {})[receipt["offset"]] = user
+            elif chosen is not None and what == "unreply":
+                if (replies := model.replies.get((room, chosen))) and not messages[chosen]:
+                    of = sorted(replies)[number % len(replies)]
+                    await client.request("amend", channel=f"$thread:{chosen}:{channel}", of=of, op="delete")
+                    del replies[of]
+                else:
+                    return
             elif chosen is not None and what in ("react", "unreact"):
                 on = what == "react"
                 await client.request("react", channel=channel, of=chosen, kind="👍", on=on)
@@ -176,7 +203,7 @@ def stage(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     async def begin() -> Stage:
         redis = await stack.enter_async_context(Redis(tmp_path_factory.mktemp("rooms")))
         options: dict[str, Any] = OPTIONS | {
-            "namespaces.room": OPTIONS["namespaces.room"] | {"amend": "member", "reactions": True}
+            "namespaces.room": OPTIONS["namespaces.room"] | {"amend": "member", "reactions": True, "threads": True}
         }
         nodes = await stack.enter_async_context(instances(2, mongod.uri, options, redis=redis.url))
         await until(lambda: all(one.node.directory.knows(other.node.id) for one, other in (nodes, nodes[::-1])), 5)
