@@ -92,6 +92,7 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "ticket": (lambda node: node.subscriptions.ticket(ANN, ["hall:a", "flash:a"]), []),
     "edit": (amending(data="x"), [("log.amendments", "original")]),
     "erase": (amending(delete=True), [("log.amendments", "original")]),
+    "react": (lambda node: node.reactions.react(ANN, "hall:a", 1, "up", True), [("log.amendments", "original")]),
     "one message": (lambda node: node.amender.get(ANN, "hall:a", 1), [("log.amendments", "original")]),
     "history": (reading(), [("log", "head"), ("log", "read_back")]),
     "history after": (reading(after="0"), [("log", "head"), ("log", "read")]),
@@ -130,7 +131,7 @@ def settings(thinking: object) -> dict[str, object]:
     granted = {"publish": "user", "subscribe": "user", "hook": "slow"}
     return {
         "hooks": {"slow": {"function": "rules_of_this_test:rule"}},
-        "namespaces.hall": granted | {"presence": True, "ephemeral": True, "amend": "user"},
+        "namespaces.hall": granted | {"presence": True, "ephemeral": True, "amend": "user", "reactions": True},
         "namespaces.flash": granted | {"durable": False},
         "collections.notes": {"read": "user", "write": "user", "hook": "slow"},
     }
@@ -189,7 +190,7 @@ def test_every_use_case_stands_in_the_table(kind: type) -> None:
     source = inspect.getsource(sys.modules[__name__])
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         asks = "principal" in inspect.signature(method).parameters
-        if asks and not name.startswith("_") and name not in ("view", "check_view", "remove", "store"):
+        if asks and not name.startswith("_") and name not in ("view", "check_view", "remove", "store", "stored"):
             assert f".{name}(ANN" in source, f"{kind.__name__}.{name}"
 
 
@@ -216,7 +217,7 @@ def test_rights_are_asked_for_in_one_place() -> None:
     assert elsewhere == {
         ("server/channels/publisher.py", "publish"),  # the way without a hook, on which nothing waits
         ("server/channels/publisher.py", "store"),  # what was accepted earlier; nothing waits
-        ("server/outbox/scheduled.py", "_look_again"),  # which of what waits for its time has lost its right
+        ("server/outbox/scheduled.py", "_take_out"),  # which of what waits for its time has lost its right
         ("server/cluster/directives.py", "subscribe"),  # whether there could be such a right at all; awaits nothing
         ("server/delivery/patterns.py", "_ask"),  # as a message comes, of who has a pattern
         ("server/sessions/client.py", "check_subscriptions"),  # after a new token: what of the old ones' rights is left
