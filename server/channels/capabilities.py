@@ -19,7 +19,18 @@ from server.core.names import namespace_of
 from server.core.principals import Principal
 from server.wire.rest import ChannelCapabilities
 
-SHOWN: Final = ("durable", "presence", "ephemeral", "members", "receipts", "direct", "reactions", "search", "patterns")
+SHOWN: Final = (
+    "durable",
+    "presence",
+    "ephemeral",
+    "members",
+    "receipts",
+    "direct",
+    "reactions",
+    "search",
+    "threads",
+    "patterns",
+)
 """Options of a namespace that a client can make use of."""
 _REFUSED: Final = ("permission_denied", "bad_request", "unknown_channel")
 

@@ -33,6 +33,7 @@ SETTINGS: Final[dict[str, Any]] = {
         "reactions": True,
         "receipts": True,
         "search": True,
+        "threads": True,
         "presence": True,
         "ephemeral": True,
     },

@@ -28,7 +28,7 @@ export function amended(message, push, reactions, read) {
     case "reactions":
       return { ...message, counted: reactions.counted({ offset: message.offset, reactions: message.counted }, push).reactions ?? [] };
     case "replies":
-      return { ...message, replies: push.replies };
+      return push.at < (message.repliesAt ?? 0) ? null : { ...message, replies: push.replies, repliesAt: push.at };
     default:
       return null;
   }

@@ -28,6 +28,7 @@ import { Rows } from "./message.js";
  * @property {string} [thread]  the channel of the thread that it was said in as well
  * @property {boolean} [writing]  its text is still streaming in
  * @property {{count: number, newest: string, users: string[]}} [replies]
+ * @property {number} [repliesAt]  of two counts the one with the higher number is right
  */
 
 /** @typedef {{line: string, kind: "gap" | "away"}} Line  a remark between messages */

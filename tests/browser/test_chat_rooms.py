@@ -167,6 +167,29 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
             await beans.locator(".chip", has_text="❤️ 2").click()
             await beans.locator(".chip[aria-pressed=false]", has_text="❤️ 1").wait_for()
 
+            await beans.hover()
+            await beans.get_by_role("button", name="Reply").click()
+            await page.wait_for_selector("#thread-text:focus")
+            await page.keyboard.type("I have nets.")
+            await page.keyboard.press("Enter")
+            await theirs.get_by_role("button", name="1 reply").tap()
+            thread = bob.page.get_by_role("region", name="Thread in #garden")
+            await thread.get_by_text("I have nets.").wait_for()
+            await bob.page.get_by_label("Also send to #garden").check()
+            await bob.page.fill("#thread-text", "Nets it is.")
+            await bob.page.keyboard.press("Enter")
+            await page.locator("#log .message", has_text="Nets it is.").get_by_text("From a thread").wait_for()
+            await page.locator("#panel .message", has_text="Nets it is.").wait_for()
+            await beans.get_by_role("button", name="2 replies").wait_for()
+            assert await ann.pale() == []
+            assert await ann.axe() == []
+            await page.screenshot(path=artifacts / "chat-thread.png")
+            assert await bob.pale() == []
+            assert await bob.fits()
+            await bob.page.screenshot(path=artifacts / "chat-thread-phone.png")
+            await bob.page.get_by_role("button", name="Close").tap()
+            await page.keyboard.press("Escape")
+
             await page.get_by_role("button", name="Search").click()
             await page.keyboard.type("copper ta")
             found = page.get_by_role("region", name="Search #garden").get_by_role("button", name="copper tape")
