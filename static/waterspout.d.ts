@@ -235,7 +235,18 @@ export class Receipts extends Emitter<{ change: void; failed: WaterspoutError }>
   refresh(): Promise<void>;
 }
 
-export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
+/** What becomes of a channel's messages. */
+declare class Amendable<Data> extends Membered<ChannelEvents<Data>> {
+  edit(of: number, data: Data, options?: { key?: string }): Promise<Amended>;
+  append(of: number, text: string, options?: { part?: number; done?: boolean; key?: string }): Promise<Amended>;
+  remove(of: number, options?: { key?: string }): Promise<Amended>;
+  pin(of: number, pinned?: boolean, options?: { key?: string }): Promise<Amended>;
+  react(of: number, kind: string): Promise<Reacted>;
+  unreact(of: number, kind: string): Promise<Reacted>;
+  thread(of: number): Channel<Data>;
+}
+
+export class Channel<Data = any> extends Amendable<Data> {
   private constructor();
   readonly name: string;
   readonly state: "idle" | "joining" | "replaying" | "live";
@@ -267,13 +278,6 @@ export class Channel<Data = any> extends Membered<ChannelEvents<Data>> {
     scheduled?: string;
     at?: number;
   }>;
-  edit(of: number, data: Data, options?: { key?: string }): Promise<Amended>;
-  append(of: number, text: string, options?: { part?: number; done?: boolean; key?: string }): Promise<Amended>;
-  remove(of: number, options?: { key?: string }): Promise<Amended>;
-  pin(of: number, pinned?: boolean, options?: { key?: string }): Promise<Amended>;
-  react(of: number, kind: string): Promise<Reacted>;
-  unreact(of: number, kind: string): Promise<Reacted>;
-  thread(of: number): Channel<Data>;
   timeline(): Timeline<Data>;
   history(bounds?: { before?: string; after?: string; limit?: number }): Promise<{
     messages: Message<Data>[];
