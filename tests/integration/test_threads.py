@@ -16,6 +16,7 @@ from server.core import config
 from server.core.errors import Error, StartError
 from server.core.principals import Principal
 from tests.integration.conftest import SETTINGS
+from tests.support.centrifugo import Wire
 from tests.support.client import Client, Refused, Subscription, make_token
 from tests.support.nodes import Instance, instances
 from tests.support.processes import Mongod, Redis
@@ -43,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     },
     "namespaces.open": {"publish": "user", "subscribe": "anyone", "threads": True, "patterns": True, "amend": "own"},
     "mongodb.dedupe_window": WINDOW,
+    "centrifugo.enabled": True,
 }
 
 
@@ -139,10 +141,15 @@ async def test_who_is_a_stranger_to_the_room_is_one_to_its_threads(mongod: Mongo
         for bearer, status in [(token("ann", channels={"room:a:*": ["subscribe"]}), 200), ("no admin", 403),
                                (token("ann", channels={"room:b:*": ["subscribe"]}), 403), (KEY, 200)]:  # fmt: skip
             assert (await instance.call("GET", path + "messages", token=bearer))[0] == status
+        async with Wire(instance.base) as stranger, Wire(instance.base) as member:
+            for wire, user, code in ((stranger, "ann", 103), (member, "bob", None)):
+                await wire.connect(token=token(user))
+                assert (await wire.ask(subscribe={"channel": THREAD})).get("error", {}).get("code") == code
         await put(instance, "ann")
         subscription = await ann.subscribe(THREAD)
         assert (await ann.publish(THREAD, "mine"))["offset"] == 2
-        assert (await instance.call("GET", path + "presence", token=token("ann")))[1]["count"] == 1
+        _, present = await instance.call("GET", path + "presence", token=token("ann"))
+        assert "ann" in {one["user"] for one in present["users"]}
         assert await refusal(ann, "amend", channel=THREAD, of=1, op="delete") == "permission_denied"
         await bob.request("amend", channel=THREAD, of=2, op="delete")
         assert await shown(ann, THREAD) == ["reply", None]
