@@ -155,7 +155,8 @@ def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     settings["namespaces.square"] = {"members": True, "join": "anyone", "subscribe": "user", "publish": "member"}
     settings["namespaces.dm"] = {"direct": True, "receipts": True}
     settings["calls"] = {"echo": {"function": "builtins:dict", "allow": "anyone"}}
-    settings["consumers"]["packing"] = {"channels": ["dm:*"]}
+    settings["namespaces.parcels"] = {"publish": "server"}
+    settings["consumers"]["packing"] = {"channels": ["parcels:*"]}  # where no page publishes anything
     settings["centrifugo"] = {"enabled": True, "namespace": "chat"}
     one = Server(tmp_path_factory.mktemp("docs"), mongod.uri, settings=settings)
     asyncio.run(one.start())
