@@ -153,7 +153,7 @@ def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}
     settings["namespaces.club"] = {"members": True, "subscribe": "member|admin", "publish": "member", "amend": "own"}
     settings["namespaces.square"] = {"members": True, "join": "anyone", "subscribe": "user", "publish": "member"}
-    settings["namespaces.dm"] = {"direct": True, "receipts": True}
+    settings["namespaces.talk"] = {"direct": True, "receipts": True}
     settings["calls"] = {"echo": {"function": "builtins:dict", "allow": "anyone"}}
     settings["namespaces.parcels"] = {"publish": "server"}
     settings["consumers"]["packing"] = {"channels": ["parcels:*"]}  # where no page publishes anything
