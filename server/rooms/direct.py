@@ -93,9 +93,13 @@ class Blocks:
         async with self._rights.reading(principal, ROOMS):
             with mapped():
                 if on:
-                    if await self._blocks.count_documents(_of(own), limit=MAX_BLOCKS) >= MAX_BLOCKS:
+                    new = {"$setOnInsert": {"t": self._clock.now_ms()}}
+                    added = (await self._blocks.update_one(block, new, upsert=True)).upserted_id is not None
+                    # Counted when it is there: others may come at the same time, by any node.
+                    if added and await self._blocks.count_documents(_of(own), limit=MAX_BLOCKS + 1) > MAX_BLOCKS:
+                        await self._blocks.delete_one(block)
+                        self._directs.forget((own, user))
                         raise Error("limit_exceeded", f"user: {own} blocks {MAX_BLOCKS} already")
-                    await self._blocks.update_one(block, {"$setOnInsert": {"t": self._clock.now_ms()}}, upsert=True)
                 else:
                     await self._blocks.delete_one(block)
         self._directs.forget((own, user))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator
@@ -344,6 +346,24 @@ async def test_blocks(mongod: Mongod) -> None:
         assert (await second.call("GET", "/v1/blocks", token=token("ann")))[1] == {"blocked": ["cid"]}
         for bearer in (None, KEY):
             assert (await first.call("GET", "/v1/blocks", token=bearer))[0] == 403
+
+
+@pytest.mark.gen_test
+async def test_no_more_blocks_than_a_user_may_have(mongod: Mongod) -> None:
+    """Not even of many that are asked for at once, on two nodes; whoever is blocked already stays so."""
+    async with AsyncExitStack() as stack, instances(2, mongod.uri, OPTIONS) as (first, second):
+        rows = first.node.database.own("blocks")
+        await rows.insert_many([{"_id": {"u": "ann", "b": f"no {number}"}, "t": 1} for number in range(999)])
+        clients = [await one.user(stack, token("ann")) for one in (first, second) * 4]
+        asked = [client.request("block", user=f"new {number}") for number, client in enumerate(clients)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [one for one in answers if isinstance(one, Refused) and one.code == "limit_exceeded"]
+        blocked = (await clients[0].request("blocks"))["blocked"]
+        assert (len(refused), len(blocked)) in ((7, 1000), (8, 999))
+        with contextlib.suppress(Refused):
+            await clients[0].request("block", user="last")
+        assert (await clients[0].request("block", user="no 1"))["blocked"]
+        assert len((await clients[1].request("blocks"))["blocked"]) == 1000
 
 
 @pytest.mark.gen_test
