@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -78,23 +79,20 @@ class Search:
         return _page(found, places, limit)
 
     async def _find_in_own(self, principal: Principal, asked: Question, places: Places, limit: int) -> dict[str, Found]:
-        """Read by their rights before, and again when what was found is known."""
+        """Read by their rights before, as their hooks say, and again by the rights when what was found is known."""
         if principal.user is None or principal.server:
             raise bad_request("channel: required of who is a member of none")
         rows = (await self._members.of_users([principal.user]))[principal.user]
         own = [row["_id"]["c"] for row in rows if self._searched(row["_id"]["c"])][:MAX_CHANNELS]
-        readable = [channel for channel in own if await self._may_read(principal, channel)]
+        may = await asyncio.gather(*(_allowed(self._ask(principal, channel)) for channel in own))
+        readable = [channel for channel, allowed in zip(own, may, strict=True) if allowed]
         found = await self._find_in(readable, asked, places, limit)
-        return {channel: one for channel, one in found.items() if await self._may_read(principal, channel)}
+        check = partial(self._rights.check_reading, principal)
+        return {channel: one for channel, one in found.items() if await _allowed(check(channel))}
 
-    async def _may_read(self, principal: Principal, channel: str) -> bool:
-        try:
-            await self._rights.check_reading(principal, channel)
-        except Error as error:
-            if error.retry:
-                raise
-            return False
-        return True
+    async def _ask(self, principal: Principal, channel: str) -> None:
+        async with self._room, self._rights.reading(principal, channel):
+            pass
 
     async def _find_in(self, channels: Sequence[str], asked: Question, places: Places, limit: int) -> dict[str, Found]:
         wanted = [channel for channel in channels if places.get(_short(channel)) != 0]
@@ -106,6 +104,17 @@ class Search:
                 return await self._log.finder.find(opened[channel], asked, before, limit)
 
         return dict(zip(wanted, await asyncio.gather(*(find(channel) for channel in wanted)), strict=True))
+
+
+async def _allowed(asking: Awaitable[None]) -> bool:
+    """Whether what is asked for is no refusal."""
+    try:
+        await asking
+    except Error as error:
+        if error.retry:
+            raise
+        return False
+    return True
 
 
 def _page(found: Mapping[str, Found], places: Places, limit: int) -> FoundPage:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import types
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -19,8 +21,19 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 
 
 @pytest.fixture
-def settings() -> dict[str, object]:
+def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    async def rule(question: dict[str, Any]) -> Any:
+        return {"allow": question["channel"] != "asked:shut"}
+
+    module = types.ModuleType("rules_of_searching")
+    module.rule = rule  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rules_of_searching", module)
     return {
+        "hooks": {"doorman": {"function": "rules_of_searching:rule", "actions": ["subscribe"]}},
+        "namespaces.asked": {
+            "publish": "user", "subscribe": "member", "members": True, "join": "anyone", "search": True,
+            "hook": "doorman",
+        },
         "auth.api_keys.ops": {"sha256": hashlib.sha256(b"the key").hexdigest(), "channels": {"*": ["subscribe"]}},
         "namespaces.room": {
             "publish": "user", "subscribe": "member", "members": True, "join": "anyone", "amend": "own", "search": True,
@@ -115,6 +128,18 @@ async def test_within_what_one_may_read(url: str, base_url: str) -> None:
             assert answer.status_code == 200, answer.text
             assert [one["data"] for one in answer.json()["messages"]] == ["tea in 1"]
             assert (await http.get("/v1/search", params={"channel": "room:0"})).status_code == 400
+
+
+async def test_what_a_hook_does_not_let_one_read_is_not_found(url: str) -> None:
+    """Not among one's own rooms either; the other rooms are searched all the same."""
+    async with AsyncExitStack() as stack:
+        ann = await user(stack, url, "ann")
+        for channel in ("asked:open", "asked:shut"):
+            await ann.request("join", channel=channel)
+            await ann.publish(channel, f"tea in {channel}")
+        with pytest.raises(Refused, match="permission_denied"):
+            await search(ann, "tea", "asked:shut")
+        assert await found(ann, "tea") == ["tea in asked:open"]
 
 
 async def test_edits_and_erasing(node: Node, url: str) -> None:
