@@ -23,7 +23,7 @@ from server.access.memberships import Unloaded
 from server.access.permissions import Permissions
 from server.core.config import Collection, Namespace
 from server.core.errors import Error
-from server.core.names import DOCUMENTS, without_label
+from server.core.names import DOCUMENTS, parent_of, without_label
 from server.core.principals import Principal
 from server.core.rules import Rule
 
@@ -115,6 +115,15 @@ class Rights:
     def to_publish(self, principal: Principal, channel: str) -> Right[Namespace]:
         """The right to publish in the channel; the hook is not asked yet."""
         return Right(self._hooks, principal, partial(self._permissions.check, principal, "publish", channel))
+
+    def to_broadcast(self, principal: Principal, thread: str) -> Right[Namespace]:
+        """The right to publish in the thread and in its parent; the hook is not asked yet."""
+
+        def check() -> Namespace:
+            self._permissions.check(principal, "publish", parent_of(thread))
+            return self._permissions.check(principal, "publish", thread)
+
+        return Right(self._hooks, principal, check)
 
     def to_room(self, principal: Principal, channel: str) -> Right[Namespace]:
         """To have something to do with the members of the channel; what, is for others to say."""

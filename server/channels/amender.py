@@ -100,7 +100,7 @@ class Amender:
             data = answer["data"]
             size = self._size_of(data)
         if right.options.threads and op in ("edit", "delete"):
-            await self._amend_twin(principal, original, op, data, size, key)
+            await self._amend_twin(right, principal, original, op, data, size, key)
         if op != "append":
             store: Callable[[], Awaitable[Receipt]] = partial(
                 self._log.amendments.append,
@@ -123,14 +123,16 @@ class Amender:
         return await self._again(right, principal, channel, of, op, amending.part, key)
 
     async def _amend_twin(
-        self, principal: Principal, original: AmendedMessage, op: Op, data: Any, size: int, key: str | None
-    ) -> None:
+        self, right: Right[Namespace], principal: Principal, original: AmendedMessage, op: Op, data: Any, size: int,
+        key: str | None,
+    ) -> None:  # fmt: skip
         """What was published in a thread and in its parent is one message to who reads it, so what becomes of the one
         becomes of the other. First, because who gets no answer tries again, and then has both done."""
         twin = await self._log.amendments.twin(original)
         if twin is not None and twin.deleted is None:
+            await right.ask_again()
             await self._log.amendments.append(
-                twin, op, data, user=principal.user, key=key or secrets.token_urlsafe(12), size=size
+                twin, op, data, user=principal.user, key=key or secrets.token_urlsafe(12), size=size, again=right.again
             )
 
     async def _store(

@@ -106,7 +106,9 @@ class Publisher:
         Not a coroutine: the order of the calls is the order in the channel, for those of one `session` that is.
         """
         if broadcast:
-            return self._broadcast(principal, channel, data, key, skip, ephemeral, session, address, mentions)
+            if ephemeral or not is_thread(channel):
+                raise bad_request(f"broadcast: {channel} is no thread, or nothing of it is to be stored")
+            key = key or self._keys.next()
         known = True
         try:
             namespace = self._permissions.check(principal, "publish", channel)
@@ -121,7 +123,7 @@ class Publisher:
         mentioned = named(mentions, namespace, channel, ephemeral) if mentions else ()
         waits = self._waiting and (session, channel) in self._waiting
         counts = namespace.threads and not ephemeral and is_thread(channel)
-        if known and not waits and not counts and not self._hooks.wanted(namespace.hook, "publish"):
+        if known and not (waits or counts or broadcast) and not self._hooks.wanted(namespace.hook, "publish"):
             try:
                 receipt = self._accept(
                     principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned, 0, size
@@ -131,27 +133,14 @@ class Publisher:
                 if not _is_about_new_channels(error):
                     raise
         self._lifecycle.check()
-        right = self._rights.to_publish(principal, channel)
+        right = (self._rights.to_broadcast if broadcast else self._rights.to_publish)(principal, channel)
         draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned)
         lane = None if session is None else (session, channel)
-        return self._spawn(channel, self._ask_and_accept(lane, right, draft))
-
-    def _broadcast(
-        self, principal: Principal, thread: str, data: Any, key: str | None, skip: str | None, ephemeral: bool,
-        session: str | None, address: str, mentions: Sequence[str] | None,
-    ) -> asyncio.Future[Receipt | None]:  # fmt: skip
-        if ephemeral or not is_thread(thread):
-            raise bad_request(f"broadcast: {thread} is no thread, or nothing of it is to be stored")
-        key = key or self._keys.next()
-        reply = self.publish(
-            principal, thread, data, key, skip=skip, session=session, address=address, mentions=mentions
-        )
-        assert reply is not None
-        copy = _Draft(
-            principal, parent_of(thread), data, key, None, skip, False, address, principal.server,
-            tuple(mentions or ()), root_of(thread),
-        )  # fmt: skip
-        return self._spawn(thread, self._then_copy(reply, copy))
+        publishing = self._spawn(channel, self._ask_and_accept(lane, right, draft))
+        if not broadcast:
+            return publishing
+        copy = draft._replace(channel=parent_of(channel), tag=None, address="", root=root_of(channel))
+        return self._spawn(channel, self._then_copy(publishing, copy))
 
     async def _then_copy(self, reply: asyncio.Future[Receipt | None], copy: _Draft) -> Receipt | None:
         """It has the same key as the reply, so that a retry makes up for whatever is missing. It is not counted again

@@ -258,6 +258,21 @@ async def test_a_reply_that_is_published_in_the_parent_as_well(mongod: Mongod, t
         assert (await shown(bob, ROOM))[-1] == 1
 
 
+@pytest.mark.gen_test
+async def test_who_may_write_in_the_thread_alone_publishes_nothing_in_the_parent(mongod: Mongod) -> None:
+    """And, as that is refused, nothing in the thread either."""
+    async with several(mongod) as (stack, instance):
+        await put(instance, "bob")
+        bob = await instance.user(stack, token("bob"))
+        await bob.publish(ROOM, "root")
+        cid = await instance.user(stack, token("cid", channels={THREAD: ["publish", "subscribe"]}))
+        assert await refusal(cid, "publish", channel=THREAD, data="both", broadcast=True) == "permission_denied"
+        assert await shown(cid, THREAD) == []
+        await cid.publish(THREAD, "here")
+        assert await shown(cid, THREAD) == ["here"]
+        assert await shown(bob, ROOM) == ["root"]
+
+
 def test_what_is_wrong_in_the_configuration() -> None:
     """There are threads of stored messages only."""
     with pytest.raises(StartError, match=r"x\.threads"):
