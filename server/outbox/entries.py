@@ -54,8 +54,8 @@ def entry_of(raw: bytes) -> Entry:
     channel, user, key = fields.get("channel"), fields.get("user"), fields.get("key")
     if not isinstance(channel, str):
         raise bad_request("channel: required, a text")
-    if user is not None and not isinstance(user, str):
-        raise bad_request("user: a text, or nothing")
+    if user is not None and not (isinstance(user, str) and user):  # "" has the keys of what is appended
+        raise bad_request("user: a text that is not empty, or nothing")
     if key is not None and not (isinstance(key, str) and 1 <= len(key) <= MAX_KEY):
         raise bad_request(f"key: a text of 1 to {MAX_KEY} characters, or nothing")
     mentions = convert({"mentions": fields.get("mentions") or []}, _Mentioning).mentions

@@ -145,6 +145,7 @@ async def test_what_cannot_be_published_is_among_the_dead_and_nothing_stops(
         ({"channel": "$sys:nodes", "data": secret}, "permission_denied", "$sys:nodes"),
         ({"channel": "dead:outbox", "data": secret}, "permission_denied", "dead:outbox"),
         ({"channel": "orders:a", "data": secret, "user": 7}, "bad_request", "user"),
+        ({"channel": "orders:a", "data": secret, "user": "", "key": "1+1"}, "bad_request", "user"),
         ({"channel": "orders:a", "data": secret, "key": ""}, "bad_request", "key"),
         ({"channel": "orders:a", "data": secret, "at": "tomorrow"}, "bad_request", "at"),
         ({"channel": "orders:a", "data": secret, "at": 1772323200000}, "bad_request", "at"),

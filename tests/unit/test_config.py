@@ -155,6 +155,7 @@ def test_loopback_is_not_public(host: str) -> None:
         ({"collections": {"x": {"indexes": ["$a"]}}}, "collections.x.indexes"),
         ({"collections": {"x": {"hook": "nowhere"}}}, "collections.x.hook"),
         ({"auth": {"api_keys": {"shop": {"sha256": "0"}}}}, "auth.api_keys.shop.sha256"),
+        ({"auth": {"api_keys": {"": {"sha256": "0" * 64}}}}, "auth.api_keys"),
         (
             {"auth": {"api_keys": {"shop": {"sha256": "0" * 64, "channels": {"chat": []}}}}},
             "auth.api_keys.shop.channels",

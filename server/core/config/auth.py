@@ -141,6 +141,8 @@ class Auth(Section):
         if self.oidc and not self.accounts:
             raise StartError(f"{path}.oidc: accounts are what it signs in to; set auth.accounts as well")
         for name, key in self.api_keys.items():
+            if not name:
+                raise StartError(f"{path}.api_keys: a key has a name")
             key.check(f"{path}.api_keys.{name}")
         for name, secret in (("secret", self.secret), ("previous_secret", self.previous_secret)):
             if secret is not None and len(secret.encode()) < _SECRET_BYTES and not self.allow_short_secret:
