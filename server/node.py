@@ -279,9 +279,9 @@ class Node:
         )  # fmt: skip
         erased = Messages(self.database, self.log, self.permissions.amends, self.announcer.erased)
         self.erasure = Erasure(
-            database=self.database, node=self.id, messages=erased, members=self.rooms.members,
-            reactions=self.reactions, accounts=self.accounts, moderation=self.moderation, lifecycle=self.lifecycle,
-            keeper=self.keeper, clock=self.clock, names=config.auth.api_keys,
+            database=self.database, node=self.id, outbox=self.outbox, messages=erased,
+            members=self.rooms.members, reactions=self.reactions, accounts=self.accounts, moderation=self.moderation,
+            lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock, names=config.auth.api_keys,
         )  # fmt: skip
         self.search = Search(
             rights=self.rights, admission=self.admission, lifecycle=self.lifecycle, log=self.log,

@@ -29,7 +29,7 @@ from server.erasure.jobs import Job, Jobs
 from server.erasure.messages import Messages
 from server.mongo.client import mapped
 from server.mongo.databases import Database
-from server.outbox.entries import COLLECTION as OUTBOX
+from server.outbox.outbox import Outbox
 from server.reactions.reactions import Reactions
 from server.rooms.members import MAX_USER, Members
 
@@ -53,6 +53,7 @@ class Erasure:
         *,
         database: Database,
         node: str,
+        outbox: Outbox,
         messages: Messages,
         members: Members,
         reactions: Reactions,
@@ -65,6 +66,7 @@ class Erasure:
     ) -> None:
         self.jobs = Jobs(database, node, clock)
         self._database = database
+        self._outbox = outbox
         self._members = members
         self._reactions = reactions
         self._accounts = accounts
@@ -168,7 +170,7 @@ class Erasure:
     async def _unschedule(self, user: str) -> int:
         """What the product itself has put there for this user as well."""
         with mapped():
-            return (await self._database[OUTBOX].delete_many({"user": user})).deleted_count
+            return (await self._outbox.entries.delete_many({"user": user})).deleted_count
 
     async def _leave_rooms(self, user: str) -> int:
         rows = self._database.own("members")

@@ -84,7 +84,7 @@ class Messages:
         wanted: dict[tuple[str, int], None] = {}
         for row in rows:
             channel, offset = row["_id"]["c"], row["_id"]["o"]
-            if "s" in row or "gone" in row:
+            if "gone" in row:
                 continue
             if "z" not in row:
                 wanted[channel, offset] = None

@@ -19,6 +19,7 @@ from server.node import Node
 from tests.support.client import Client, ConnectionLost, Refused, make_token
 from tests.support.commands import called
 from tests.support.methods import METHODS
+from tests.support.nodes import instances
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -35,6 +36,7 @@ def settings() -> dict[str, object]:
     room = {"publish": "anyone", "subscribe": "anyone", "amend": "own|claim:moderator"}
     return {
         "mongodb.dedupe_window": 60,
+        "mongodb.outbox": True,
         "auth.accounts": True,
         "auth.secret": SECRET,
         "server.url": "https://rt.example.com",
@@ -128,6 +130,29 @@ async def test_nothing_of_a_person_is_left(node: Node, url: str, base_url: str) 
         assert (await http.delete("/v1/users/ann/data")).json()["erased"]["messages"] == 0
 
 
+async def test_what_a_back_end_has_published_for_a_person(node: Node, url: str) -> None:
+    """From the outbox, in the person's name: it is theirs as what they have published themselves, wherever it is; and
+    what is on its way into a message that is emptied in place is emptied as well."""
+    for channel in ("room:tea", "plain:tea"):
+        await node.database["waterspout_outbox"].insert_one({"channel": channel, "data": MARK, "user": "ann"})
+
+    async def published() -> bool:
+        heads = await node.log.heads(["room:tea", "plain:tea"])
+        return all(head.offset == 1 for head in heads.values())
+
+    await until(published, 10, "the messages")
+    await node.log.append("room:tea", "bob", "b1", "of bob", 8)
+    rows = node.database.own("messages")
+    await rows.update_one({"_id.c": "room:tea", "_id.o": 2}, {"$set": {"d": MARK}})
+    late = {"e": "x", "u": "bob", "k": "late", "t": 1 << 50, "z": 2, "op": "edit", "p": 1, "d": MARK}
+    await rows.insert_one({"_id": {"c": "room:tea", "o": 3}, **late})
+    assert await node.log.amendments.erase_in_place("room:tea", [2]) == 1
+    assert (await node.erasure.erase(OPS, "ann"))["erased"]["messages"] == 2
+    rows = await everything(node)
+    left = {name: [row for row in found if MARK in row] for name, found in rows.items()}
+    assert not any(left.values()), left
+
+
 async def test_what_a_dead_node_has_begun_is_carried_on(node: Node, url: str) -> None:
     """From the last step that is known, and by one node alone."""
     async with AsyncExitStack() as stack:
@@ -158,6 +183,15 @@ async def test_what_a_dead_node_has_begun_is_carried_on(node: Node, url: str) ->
         assert not await jobs.keep(job), "the dead node's"
         rows = (await everything(node))[f"{node.config.mongodb.prefix}messages"]
         assert not [row for row in rows if MARK in row and "plain:tea" not in row]
+
+
+async def test_messages_for_later_in_a_database_of_their_own(mongod: Mongod, settings: dict[str, object]) -> None:
+    """Are erased there."""
+    async with instances(1, mongod.uri, settings | {"mongodb.outbox": "outbox_apart"}) as (instance,):
+        entries = instance.node.outbox.entries
+        await entries.insert_one({"channel": "plain:tea", "data": MARK, "user": "ann", "at": time.time() + 86400})
+        assert (await instance.node.erasure.erase(OPS, "ann"))["erased"]["scheduled"] == 1
+        assert await entries.count_documents({}) == 0
 
 
 async def test_who_may_and_whom(base_url: str, http_server: object, node: Node) -> None:
