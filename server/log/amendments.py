@@ -16,7 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 from server.core.clock import Clock
 from server.core.errors import Error
@@ -165,8 +165,7 @@ class Amendments:
             steps.append({"q": original | {f"{field}.at": {"$not": {"$gte": at}}}, "u": counted})
         else:
             steps.append(_erasing(channel, amendment.of, {"o": offset, "u": amendment.user, "t": amendment.time}))
-            texts = {"_id.c": channel, "p": 1, "z": amendment.of, "op": {"$in": WHOLE}}
-            steps.append({"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
+            steps.append(_clearing(channel, amendment.of))
         steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
         return steps
 
@@ -195,6 +194,8 @@ class Amendments:
         gone = [_erasing(channel, offset, {"o": offset, "u": None, "t": now}) for offset in offsets]
         with mapped():
             erased = await self.update(*gone)
+            if self._foundation.amends:
+                await self.update(*(_clearing(channel, offset) for offset in offsets))
         for offset in offsets:
             for erase in self.on_erased:
                 await erase(channel, offset)
@@ -206,13 +207,25 @@ class Amendments:
         try:
             found = self._messages.find(old).hint(PENDING_INDEX)  # which MongoDB does not choose for all channels
             rows: list[Row] = await found.limit(AT_ONCE).to_list(AT_ONCE)
-            for row in rows:
+        except PyMongoError as error:
+            logger.warning("MongoDB: %s; amendments are folded later", brief(error))
+            return
+        for row in rows:
+            try:
                 entry = counted(row, "")
                 if isinstance(entry, Amendment):
                     await self._fold(entry)
                     self.refolded += 1
-        except (PyMongoError, Error) as error:
-            logger.warning("MongoDB: %s; amendments are folded later", brief(error))
+            except Exception as error:  # whatever is wrong with one, the others are not to wait for it
+                logger.warning("an amendment is folded later: %s", brief(error))
+                if isinstance(error, ConnectionFailure):
+                    return
+
+
+def _clearing(channel: str, of: int) -> Row:
+    """The update that takes what is still on its way into the message."""
+    texts = {"_id.c": channel, "p": 1, "z": of, "op": {"$in": WHOLE}}
+    return {"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True}
 
 
 def _erasing(channel: str, offset: int, gone: Row) -> Row:

@@ -23,7 +23,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from pymongo import ASCENDING
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 from server.core.cursors import Position
 from server.core.errors import Error, bad_request
@@ -420,7 +420,12 @@ class Appends:
             logger.warning("MongoDB: %s; appends are folded later", brief(error))
             return
         for row in quiet:
-            await self._fold_or_later(row["_id"]["c"], row["_id"]["z"])
+            try:
+                await self._fold(row["_id"]["c"], row["_id"]["z"])
+            except Exception as error:  # whatever is wrong with one, the others are not to wait for it
+                logger.warning("what was appended to a message is folded later: %s", brief(error))
+                if isinstance(error, ConnectionFailure):
+                    return
 
     def _forget_quiet(self, since: float) -> None:
         while self._streams:

@@ -102,6 +102,27 @@ async def test_single_messages_are_no_way_to_the_documents_of_others(url: str, b
 
 
 @pytest.mark.gen_test
+async def test_what_cannot_be_folded_keeps_nothing_else_waiting(node: Node) -> None:
+    """Whatever is wrong with it, and however often it is tried."""
+    for key in ("a", "b", "c", "d"):
+        await node.log.append(ROOM, None, key, "old", 5)
+    rows = node.database.own("messages")
+    left = {"e": "x", "u": None, "t": 1, "p": 1}
+    await rows.insert_many(
+        [
+            {"_id": {"c": ROOM, "o": 5}, "k": "5", "z": 1, "op": "reactions", "d": 7, **left},
+            {"_id": {"c": ROOM, "o": 6}, "k": "6", "z": 2, "op": "edit", "d": "new", **left},
+            {"_id": {"c": ROOM, "o": 7}, "k": "7", "z": 3, "op": "append", "by": None, "d": 7, **left},
+            {"_id": {"c": ROOM, "o": 8}, "k": "8", "z": 4, "op": "append", "by": None, "d": "er", **left},
+        ]
+    )
+    await node.log.amendments.refold()
+    await node.log.appends.refold()
+    assert [row["d"] async for row in rows.find({"z": None}).sort("_id", 1)] == ["old", "new", "old", "older"]
+    assert await rows.count_documents({"p": 1}) == 2
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("amends", [True, False])
 async def test_what_is_pending_is_found_without_a_look_at_all_else(mongod: Mongod, amends: bool) -> None:
     """Once a second in all channels, and for whoever asks for one message."""
