@@ -203,6 +203,7 @@ async def test_long_absence(new: NewChat, server: Server, artifacts: Path) -> No
             await asyncio.gather(*(post(server, name, said(f"{number + more}")) for more in range(20)))
         await post(server, name, said("last"))
         await proxy.heal()
+        await ann.now()
         await ann.page.wait_for_selector("#log .message .text:text-is('last')")
         await ann.state("open")
         assert "601 messages caught up" in await ann.banner()
