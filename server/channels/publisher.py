@@ -139,16 +139,23 @@ class Publisher:
         publishing = self._spawn(channel, self._ask_and_accept(lane, right, draft))
         if not broadcast:
             return publishing
-        copy = draft._replace(channel=parent_of(channel), tag=None, address="", root=root_of(channel))
+        copy = draft._replace(channel=parent_of(channel), tag=None, root=root_of(channel))
         return self._spawn(channel, self._then_copy(publishing, copy))
 
     async def _then_copy(self, reply: asyncio.Future[Receipt | None], copy: _Draft) -> Receipt | None:
         """It has the same key as the reply, so that a retry makes up for whatever is missing. It is not counted again
-        by the rates: who may publish once in a second could never have done both."""
+        by the rates: who may publish once in a second could never have done both.
+        Who hears that there is no room for it has to know that there is a reply."""
         receipt = await reply
         right = self._rights.to_publish(copy.principal, copy.channel)
-        await self._log.amendments.announce(copy.channel)
-        await self._ask_and_accept(None, right, copy)
+        try:
+            await self._log.amendments.announce(copy.channel)
+            await self._ask_and_accept(None, right, copy)
+        except Error as error:
+            if not (error.retry or error.limit):
+                raise
+            reason = f"stored in the thread, but perhaps not in the parent: {error.reason}"
+            raise Error("outcome_unknown", reason, limit=error.limit, retry_after=error.retry_after) from None
         return receipt
 
     def store(

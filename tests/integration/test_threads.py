@@ -273,6 +273,25 @@ async def test_who_may_write_in_the_thread_alone_publishes_nothing_in_the_parent
         assert await shown(bob, ROOM) == ["root"]
 
 
+@pytest.mark.gen_test
+async def test_a_reply_whose_copy_is_not_stored_is_no_reply_that_was_refused(mongod: Mongod) -> None:
+    """The copy is counted as the reply is, and who hears that it has no room tries again with the same key."""
+    options = OPTIONS | {
+        "namespaces.open": {"publish": "anyone", "subscribe": "anyone", "threads": True},
+        "quotas": {"enforced": True, "guest": {"messages": 3}},
+    }
+    async with AsyncExitStack() as stack, instances(1, mongod.uri, options) as (instance,):
+        ann, guest = await instance.user(stack, token("ann")), await instance.user(stack, None)
+        await ann.publish("open:a", "root")
+        thread = "$thread:1:open:a"
+        fields = {"channel": thread, "broadcast": True}
+        await guest.request("publish", **fields, data=1, key="one")
+        assert await refusal(guest, "publish", **fields, data=2, key="two") == "outcome_unknown"
+        assert await refusal(guest, "publish", **fields, data=3, key="three") == "limit_exceeded"
+        assert await shown(ann, thread) == [1, 2]
+        assert await shown(ann, "open:a") == ["root", 1]
+
+
 def test_what_is_wrong_in_the_configuration() -> None:
     """There are threads of stored messages only."""
     with pytest.raises(StartError, match=r"x\.threads"):
