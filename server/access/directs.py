@@ -1,7 +1,7 @@
 """Channels of two users: who may do what there follows from their name, and from who takes no messages of whom.
 
-Who is blocked is read with each right to publish there, many together, and believed for a second; so a block counts
-everywhere within that, and nobody has to be told.
+Who is blocked is read with each right to publish or react there, many together, and believed for a second; so a block
+counts everywhere within that, and nobody has to be told.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Directs:
         user = principal.user
         if user is None or user not in pair:
             raise Error("permission_denied", f"{principal.name} may not {action} in {channel}")
-        if action == "publish":
+        if action != "subscribe":
             block = other_of(pair, user), user
             blocked, at = self._known.get(block, (False, -FRESH))
             if asyncio.get_running_loop().time() - at >= FRESH:

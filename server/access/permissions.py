@@ -136,14 +136,16 @@ class Permissions:
             self._check_revoked(principal, channel, rule, f"amend in {channel}")
         return namespace
 
-    def check_react(self, principal: Principal, channel: str) -> Namespace:
-        """The channel's options if `principal` may react to its messages: whoever may read them and has a name; else as
-        `check`."""
+    def check_react(self, principal: Principal, channel: str, on: bool = True) -> Namespace:
+        """The channel's options if `principal` may react to its messages: whoever may read them and has a name, and in
+        direct channels is not blocked, but for what is taken back (`on` is false); else as `check`."""
         namespace = self.check(principal, "subscribe", channel)
         if not namespace.reactions:
             raise Error("permission_denied", f"{channel} has no reactions")
         if principal.user is None:
             raise Error("permission_denied", "a guest has no name to react by")
+        if on and namespace.direct and self._directs is not None:
+            self._directs.check(principal, "react", parent_of(channel), namespace)
         return namespace
 
     def amends(self, channel: str) -> bool:

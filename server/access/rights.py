@@ -138,9 +138,9 @@ class Rights:
         yet."""
         return Right(self._hooks, principal, partial(self._permissions.check_amend, principal, channel, own))
 
-    def to_react(self, principal: Principal, channel: str) -> Right[Namespace]:
-        """The right to react to messages of the channel; the hook is not asked yet."""
-        return Right(self._hooks, principal, partial(self._permissions.check_react, principal, channel))
+    def to_react(self, principal: Principal, channel: str, on: bool = True) -> Right[Namespace]:
+        """The right to react to messages of the channel, or to take that back; the hook is not asked yet."""
+        return Right(self._hooks, principal, partial(self._permissions.check_react, principal, channel, on))
 
     def to_write(self, principal: Principal, name: str) -> Right[Collection]:
         """The right to write documents of a collection; the hook is not asked yet."""

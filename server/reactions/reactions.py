@@ -84,7 +84,7 @@ class Reactions:
     ) -> int:
         """Have the user react to the message at `of`, or no longer: done once, however often it is asked for. Answers
         the cluster time by which it is so, as a number: a summary `at` that, or later, has it."""
-        right = self._rights.to_react(principal, channel)
+        right = self._rights.to_react(principal, channel, on)
         if not 1 <= len(kind.encode()) <= MAX_KIND or _NO_KIND.search(kind):
             raise bad_request(f"kind: 1 to {MAX_KIND} bytes, without white space or control characters")
         self._admission.spend(principal, address, channel)

@@ -34,7 +34,7 @@ OPTIONS: dict[str, Any] = {
     "namespaces.room": {
         "members": True, "join": "anyone", "subscribe": "member", "publish": "member", "amend": ["own", "server"],
     },
-    "namespaces.dm": {"direct": True, "receipts": True, "amend": "own"},
+    "namespaces.dm": {"direct": True, "receipts": True, "amend": "own", "reactions": True, "threads": True},
     "limits.members_per_channel": 0,
     "limits.memberships_per_user": 0,
     "limits.requests_per_second": 0,
@@ -317,11 +317,13 @@ async def test_direct_channels(mongod: Mongod) -> None:
 
 @pytest.mark.gen_test
 async def test_blocks(mongod: Mongod) -> None:
-    """Who is blocked by a user may not publish in their direct channels, nor edit what is there, on any node and by any
-    door; the other way it goes on, and again when the block is taken back."""
+    """Who is blocked by a user may not publish in their direct channels, nor edit or react to what is there, on any
+    node and by any door; the other way it goes on, and again when the block is taken back."""
     async with AsyncExitStack() as stack, instances(2, mongod.uri, OPTIONS) as (first, second):
         ann, bob = await first.user(stack, token("ann")), await second.user(stack, token("bob"))
         await bob.publish("dm:ann,bob", 1)
+        await bob.publish("$thread:1:dm:ann,bob", 1)
+        await bob.request("react", channel="dm:ann,bob", of=1, kind="x", on=True)
         reply = await ann.request("block", user="bob")
         assert (reply["user"], reply["blocked"]) == ("bob", True)
         assert (await ann.request("blocks"))["blocked"] == ["bob"]
@@ -338,6 +340,11 @@ async def test_blocks(mongod: Mongod) -> None:
         assert (await first.call("POST", path, {"data": 1}, token("bob")))[0] == 403
         with pytest.raises(Refused, match="permission_denied"):
             await bob.request("amend", channel="dm:ann,bob", of=1, op="edit", data="worse")
+        for channel in ("dm:ann,bob", "$thread:1:dm:ann,bob"):
+            with pytest.raises(Refused, match="permission_denied"):
+                await bob.request("react", channel=channel, of=1, kind="worse", on=True)
+        await bob.request("react", channel="dm:ann,bob", of=1, kind="x", on=False)
+        await ann.request("react", channel="dm:ann,bob", of=1, kind="x", on=True)
         await bob.request("amend", channel="dm:ann,bob", of=1, op="delete")
         await ann.publish("dm:ann,bob", 3)
         assert (await first.call("DELETE", "/v1/blocks/bob", token=token("ann")))[0] == 204
