@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from bson import Timestamp
+from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
 from server.core.clock import Clock
@@ -129,15 +130,20 @@ class Replies:
                 raise
 
     async def _trimmed(self, channel: str, floor: int) -> None:
-        """Threads go with their messages."""
+        """Threads go with their messages, all of them: what waits until it may be deleted is hidden already."""
         if is_thread(channel):
             return
-        those = {"_id": {"$gt": id_of(channel, 0), "$lte": id_of(channel, floor)}}
-        with mapped():
-            rows = await self._threads.find(those).limit(ENDED_TOGETHER).to_list(ENDED_TOGETHER)
-        for row in rows:
-            thread = thread_of(channel, row["_id"]["o"])
-            self._known.pop(thread, None)
-            if await self._trimmer.end(thread):
-                with mapped():
-                    await self._threads.delete_one({"_id": row["_id"]})
+        after, more = 0, True
+        while more:
+            those = {"_id": {"$gt": id_of(channel, after), "$lte": id_of(channel, floor)}}
+            with mapped():
+                found = self._threads.find(those).sort("_id", ASCENDING).limit(ENDED_TOGETHER)
+                rows = await found.to_list(ENDED_TOGETHER)
+            for row in rows:
+                after = row["_id"]["o"]
+                thread = thread_of(channel, after)
+                self._known.pop(thread, None)
+                if await self._trimmer.end(thread):
+                    with mapped():
+                        await self._threads.delete_one({"_id": row["_id"]})
+            more = len(rows) == ENDED_TOGETHER

@@ -152,6 +152,8 @@ class Trimmer:
             head = position.offset
             if head > floor:
                 await self._raise(thread, head, amended)
+            elif self._due.get(thread, 0.0) > asyncio.get_running_loop().time():
+                return False  # it is hidden, and too young
             await self._delete(thread, head)
             for forget in self.on_trimmed:
                 await forget(thread, head)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import server.log.replies
 from server.core import config
 from server.core.errors import Error, StartError
 from server.core.principals import Principal
@@ -381,6 +382,21 @@ async def test_replies_that_a_node_has_not_counted_are_counted_by_another(
         await ann.request("amend", channel="$thread:1:open:a", of=1, op="delete")
         await until(lambda: counted(1), 5, "one reply")
         assert (await replies(ann, "open:a"))["newest"] == f"{first.node.log.epoch}:2"
+
+
+@pytest.mark.gen_test
+async def test_many_threads_go_with_their_messages(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are looked at together, and though none of them may be deleted yet: when their channel is cleared,
+    none can be read."""
+    monkeypatch.setattr(server.log.replies, "ENDED_TOGETHER", 2)
+    monkeypatch.setitem(OPTIONS, "mongodb.dedupe_window", 60)
+    async with several(mongod) as (stack, instance):
+        ann = await instance.user(stack, token("ann"))
+        offsets = [(await ann.publish("open:a", n))["offset"] for n in range(5)]
+        for offset in offsets:
+            await ann.publish(f"$thread:{offset}:open:a", "reply")
+        await instance.node.history.remove(Principal("ops", server=True, admin=True), "open:a")
+        assert [await shown(ann, f"$thread:{offset}:open:a") for offset in offsets] == [[]] * 5
 
 
 @pytest.mark.gen_test
