@@ -84,14 +84,15 @@ class Search:
             raise bad_request("channel: required of who is a member of none")
         rows = (await self._members.of_users([principal.user]))[principal.user]
         own = [row["_id"]["c"] for row in rows if self._searched(row["_id"]["c"])][:MAX_CHANNELS]
-        may = await asyncio.gather(*(_allowed(self._ask(principal, channel)) for channel in own))
+        turns = asyncio.Semaphore(TOGETHER)  # its own: a slow hook keeps nobody else waiting
+        may = await asyncio.gather(*(_allowed(self._ask(turns, principal, channel)) for channel in own))
         readable = [channel for channel, allowed in zip(own, may, strict=True) if allowed]
         found = await self._find_in(readable, asked, places, limit)
         check = partial(self._rights.check_reading, principal)
         return {channel: one for channel, one in found.items() if await _allowed(check(channel))}
 
-    async def _ask(self, principal: Principal, channel: str) -> None:
-        async with self._room, self._rights.reading(principal, channel):
+    async def _ask(self, turns: asyncio.Semaphore, principal: Principal, channel: str) -> None:
+        async with turns, self._rights.reading(principal, channel):
             pass
 
     async def _find_in(self, channels: Sequence[str], asked: Question, places: Places, limit: int) -> dict[str, Found]:
