@@ -183,6 +183,10 @@ export class Job<Data = any> {
   readonly time: number;
   readonly data: Data;
   readonly delivery: number;
+  readonly type: "message" | "amend";
+  readonly of?: number;
+  readonly op?: string;
+  readonly fields: Record<string, any>;
   readonly settled: boolean;
   ack(): Promise<void>;
   nack(delay?: number): Promise<void>;

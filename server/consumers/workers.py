@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from server.consumers.pulling import Job, Lost, Pulling
 from server.consumers.service import Consumers
@@ -11,7 +13,10 @@ from server.consumers.work import parse_receipt
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
+from server.wire.amendments import Counted
 from server.wire.pushes import Fields
+
+_FIELDS: Final = ("channel", "offset", "key", "user", "time")
 
 
 class Workers:
@@ -22,7 +27,8 @@ class Workers:
     async def fetch(
         self, principal: Principal, name: str, limit: int, wait: float, there: Callable[[], bool] = lambda: True
     ) -> Fields:
-        """{"messages": [{"id", "channel", "offset", "key", "user", "time", "data", "delivery"}], "gaps"?}"""
+        """{"messages": [{"id", "channel", "offset", "key", "user", "time", "data", "delivery"}], "gaps"?}; where
+        messages can be amended with what else they have in the history, and amendments with `"type": "amend"`."""
         jobs, lost = await self._find(principal, name).fetch(limit, wait, there)
         answer: Fields = {"messages": [_job(one) for one in jobs]}
         if lost:
@@ -52,16 +58,15 @@ class Workers:
 
 def _job(job: Job) -> dict[str, Any]:
     message = job.message
-    return {
-        "id": job.id,
-        "channel": message.channel,
-        "offset": message.offset,
-        "key": message.key,
-        "user": message.user,
-        "time": message.time,
-        "data": message.data,
-        "delivery": job.delivery,
-    }
+    fields = {"id": job.id, **{name: getattr(message, name) for name in _FIELDS}}
+    if not isinstance(message, Counted):
+        return fields | {"data": message.data, "delivery": job.delivery}
+    # Else a reaction would be work like any other.
+    push = msgspec.to_builtins(message.push())
+    del push["cursor"]
+    if push["type"] == "message":
+        del push["type"]
+    return fields | {"data": None, **push, "delivery": job.delivery}
 
 
 def _gap(lost: Lost) -> dict[str, Any]:

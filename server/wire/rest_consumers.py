@@ -86,6 +86,11 @@ class Job(TypedDict):
     time: Annotated[int, Meta(description="Milliseconds since 1970")]
     data: Datum
     delivery: Annotated[int, Meta(description="1: it is handed out for the first time")]
+    type: NotRequired[
+        Annotated[str, Meta(description="`amend`: what has become of a message, with fields as in history")]
+    ]
+    of: NotRequired[Annotated[int, Meta(description="Of an amendment: the message's offset")]]
+    op: NotRequired[Annotated[str, Meta(description="Of an amendment")]]
 
 
 class Jobs(TypedDict):

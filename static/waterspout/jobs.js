@@ -30,6 +30,14 @@ export class Job {
     this.data = fields.data;
     /** 1: nobody has had it before. @type {number} */
     this.delivery = fields.delivery;
+    /** `amend`: what has become of the message at the offset `of`, and `op` says what. @type {string} */
+    this.type = fields.type ?? "message";
+    /** @type {number | undefined} */
+    this.of = fields.of;
+    /** @type {string | undefined} */
+    this.op = fields.op;
+    /** All that the server says of it: `deleted`, `thread`, `reactions`… where there are any. @type {any} */
+    this.fields = fields;
   }
 
   /** Whether it was said what became of it. */

@@ -23,7 +23,7 @@ from tests.support.processes import Mongod
 from tests.support.waiting import until
 
 KEY = "the worker's own key"
-WORKER = Principal("worker", server=True, consumers=frozenset(("jobs", "heap", "short")))
+WORKER = Principal("worker", server=True, consumers=frozenset(("jobs", "heap", "short", "talk")))
 
 
 @pytest.fixture
@@ -32,11 +32,15 @@ def settings() -> dict[str, object]:
         "consumers": {
             "jobs": {"channels": ["chat:*"]},
             "heap": {"channels": ["chat:*"], "ordered": False},
+            "talk": {"channels": ["talk:*", "$thread:*:talk:*"]},
             "short": {"channels": ["chat:*"], "lease": "200ms", "max_deliveries": 2},
         },
-        "auth.api_keys": {"worker": {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "consumers": ["jobs"]}},
+        "auth.api_keys.worker": {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "consumers": ["jobs", "talk"]},
+        "namespaces.talk": {
+            "publish": "anyone", "subscribe": "anyone", "amend": "own", "reactions": True, "threads": True,
+        },
         "mongodb.dedupe_window": 0,
-    }
+    }  # fmt: skip
 
 
 async def fetch(node: Node, name: str, limit: int = 10, wait: float = 5.0) -> list[Any]:
@@ -255,3 +259,31 @@ async def test_a_worker_that_goes(base_url: str, http_server: object, node: Node
     await publish(node, "chat:a", 1)
     (job,) = await fetch(node, "jobs")
     assert job["delivery"] == 1
+
+
+@pytest.mark.gen_test
+async def test_amendments_are_no_messages(base_url: str, http_server: object, node: Node) -> None:
+    """What becomes of messages comes with a type of its own, by both doors and in the client; messages have what there
+    is to know of them."""
+    await node.publisher.publish(ANN, "talk:tea", "one")
+    await node.reactions.react(ANN, "talk:tea", 1, "x", True)
+    await node.publisher.publish(ANN, "$thread:1:talk:tea", "reply", broadcast=True)
+
+    async def counted() -> bool:
+        message = await node.amender.get(ANN, "talk:tea", 1)
+        return "replies" in repr(message) and "count" in repr(message)
+
+    await until(counted, 5, "the count of replies")
+    url = base_url.replace("http", "ws") + "/v1/ws"
+    seen: dict[str, Any] = {}
+    async with waterspout_client.Client(url, token=KEY) as client, aclosing(client.consume("talk")) as jobs:
+        while not {"reactions", "replies", "reply", "in the thread"} <= seen.keys():
+            job = await anext(jobs)
+            name = job.op or ("in the thread" if job.channel.startswith("$") else job.data)
+            seen[name] = job
+    assert (seen["one"].type, seen["one"].op) == ("message", None)
+    assert seen["reply"].fields["thread"] == "$thread:1:talk:tea"
+    assert "thread" not in seen["in the thread"].fields
+    for op in ("reactions", "replies"):
+        assert (seen[op].type, seen[op].of, seen[op].data) == ("amend", 1, None)
+        assert seen[op].fields[op]

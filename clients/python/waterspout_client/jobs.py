@@ -14,6 +14,9 @@ WAIT = 30
 """Seconds for which the server holds a question that it has no message for."""
 
 
+_NAMES = ("id", "channel", "offset", "key", "user", "time", "data", "delivery", "type", "of", "op")
+
+
 class _Asks(Protocol):
     async def request(self, kind: str, /, *, again: bool = True, **fields: Any) -> Push: ...
 
@@ -34,6 +37,12 @@ class Job:
     """1: nobody has had it before."""
     consumer: str = field(repr=False)
     _client: _Asks = field(repr=False, compare=False)
+    type: str = "message"
+    """`amend`: what has become of the message at the offset `of`, and `op` says what."""
+    of: int | None = None
+    op: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """All that the server says of it: `deleted`, `thread`, `reactions`… where there are any."""
     _settled: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -52,12 +61,17 @@ class Job:
         await self._client.request("nack", consumer=self.consumer, ids=[self.id], delay=delay)
 
 
+def _job(fields: dict[str, Any], consumer: str, client: _Asks) -> Job:
+    known = {name: fields[name] for name in _NAMES if name in fields}
+    return Job(**known, consumer=consumer, fields=fields, _client=client)
+
+
 async def consume(
     client: _Asks, consumer: str, limit: int, on_gap: Callable[[dict[str, Any]], object] | None
 ) -> AsyncGenerator[Job, None]:
     while True:
         reply = await client.request("fetch", consumer=consumer, limit=limit, wait=WAIT)
-        jobs = [Job(**fields, consumer=consumer, _client=client) for fields in reply["messages"]]
+        jobs = [_job(fields, consumer, client) for fields in reply["messages"]]
         try:
             for gap in reply.get("gaps", ()):
                 if on_gap is not None:
