@@ -13,6 +13,9 @@ function doing(row) {
 
 export class Consumers {
   #call;
+  #asked = 0;
+  /** The question that what is shown answers: the answer to an older one comes too late. */
+  #shown = 0;
 
   /** @param {Call} call */
   constructor(call) {
@@ -21,8 +24,11 @@ export class Consumers {
   }
 
   async show() {
+    const asked = ++this.#asked;
     try {
       const { consumers } = await this.#call("/v1/consumers");
+      if (asked < this.#shown) return;
+      this.#shown = asked;
       const held = document.activeElement?.getAttribute("data-consumer");
       $("consumers").hidden = !consumers.length;
       $("consumer-rows").replaceChildren(...consumers.map((/** @type {any} */ row) => this.#row(row)));
@@ -56,13 +62,14 @@ export class Consumers {
 
   /** @param {string} name @param {"pause" | "resume"} how */
   async #turn(name, how) {
+    let note = how === "pause" ? `${name} is paused.` : `${name} goes on.`;
     try {
       await this.#call(`/v1/consumers/${encodeURIComponent(name)}/${how}`, {});
-      $("consumers-note").textContent = how === "pause" ? `${name} is paused.` : `${name} goes on.`;
     } catch (/** @type {any} */ error) {
-      $("consumers-note").textContent = String(error.message);
+      note = String(error.message);
     }
     await this.show();
+    $("consumers-note").textContent = note;
   }
 
   close() {
