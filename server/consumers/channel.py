@@ -13,6 +13,7 @@ from server.consumers.events import Wanted
 from server.consumers.leases import group_of
 from server.core.cursors import Position
 from server.core.errors import Error
+from server.core.names import is_thread
 from server.log.log import Log
 from server.wire.messages import Message
 from server.wire.rest import Gap
@@ -98,9 +99,12 @@ class Channel:
             self.buffer.extend(filter(self._wanted.wants, page.messages))
             self.read = page.messages[-1].position
         elif self.gap is None:
-            self.head = (await log.head(self.channel)).position
+            told, self.head = self.head, (await log.head(self.channel)).position
             if is_behind(self.read, self.head):
                 raise Error("unavailable", "messages that are there could not be read yet")
+            if is_thread(self.channel) and not self.head.offset and is_behind(self.read, told):
+                # It has ended with the message that it was about, and nothing of it is left.
+                self.gap, self.read = {"from": self.read.offset + 1, "to": told.offset}, told
         if not self.buffer and self.gap is None:
             self.position = self.read  # nothing of it is to be told
 

@@ -34,9 +34,11 @@ def settings(receiver: Receiver) -> dict[str, object]:
     return {
         "consumers": {
             "mailer": push | {"channels": ["chat:*"], "batch": 10},
+            "replies": push | {"channels": ["$thread:*:talk:*"]},
             "tried": push | {"channels": ["feed:*"], "retries": {"attempts": 3, "first": "10ms", "most": "20ms"}},
         },
         "namespaces.feed": {"publish": "anyone", "subscribe": "anyone"},
+        "namespaces.talk": {"publish": "anyone", "subscribe": "anyone", "threads": True},
         "namespaces.old": {"publish": "anyone", "subscribe": "anyone"},
         "auth.api_keys": {
             "ops": {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "admin": True},
@@ -330,6 +332,27 @@ async def test_what_is_gone(node: Node, receiver: Receiver, mongod: Mongod) -> N
         await receiver.until_taken("chat:a", 3)
     assert receiver.gaps["chat:a"] == [{"from": 1, "to": 5}]
     assert receiver.data("chat:a") == [5, 6, 7]
+
+
+@pytest.mark.gen_test
+async def test_a_thread_that_has_ended(node: Node, receiver: Receiver) -> None:
+    """What goes with the message that it is about, before it is delivered, is a gap, though nothing of it is left."""
+    thread = "$thread:1:talk:a"
+    receiver.rule = lambda request: 500
+    await publish(node, "talk:a", "root")
+    await publish(node, thread, 1)
+    await until(lambda: receiver.requests)
+    await publish(node, thread, 2, 3)
+    await node.log.clear("talk:a")
+
+    async def ended() -> bool:
+        return await node.log.trimmer.end(thread)
+
+    await until(ended)
+    receiver.rule = lambda request: 204
+    await until(lambda: receiver.gaps[thread])
+    assert receiver.data(thread) == [1]
+    assert receiver.gaps[thread] == [{"from": 2, "to": 3}]
 
 
 async def rest(base_url: str, method: str, path: str, body: Any = None, key: str = KEY) -> tuple[int, Any]:
