@@ -127,6 +127,8 @@ class Cursors:
         while self._dirty:
             await asyncio.sleep(GATHER)
             some = list(self._dirty.values())[:_BATCH]
+            if not some:  # dropped meanwhile
+                return
             for cursor in some:
                 del self._dirty[cursor.consumer, cursor.channel]
             aims = [cursor.position for cursor in some]

@@ -14,8 +14,13 @@ from pymongo import MongoClient
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from tornado.httpclient import AsyncHTTPClient
 
+from server.consumers.channel import Channel
+from server.consumers.cursors import Cursors
+from server.consumers.events import Wanted
 from server.core import config
+from server.core.cursors import Position
 from server.core.principals import Principal
+from server.core.tasks import Keeper
 from server.node import Node
 from tests.support.commands import called
 from tests.support.nodes import another
@@ -353,6 +358,21 @@ async def test_a_thread_that_has_ended(node: Node, receiver: Receiver) -> None:
     await until(lambda: receiver.gaps[thread])
     assert receiver.data(thread) == [1]
     assert receiver.gaps[thread] == [{"from": 2, "to": 3}]
+
+
+@pytest.mark.gen_test
+async def test_a_cursor_that_is_dropped_before_it_is_written(
+    node: Node, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else has it by then: nothing is written, and nothing has failed."""
+    cursors = Cursors(node.database, Keeper(), lambda _: None)
+    position = Position("e", 1)
+    channel = Channel("mailer", "chat:a", position, position, 1, Wanted(node.config.consumers["mailer"]))
+    cursors.note(channel)
+    await asyncio.sleep(0)
+    cursors.drop(channel)
+    await cursors.flush(5)
+    assert not [record for record in caplog.records if "cursors" in record.getMessage()]
 
 
 async def rest(base_url: str, method: str, path: str, body: Any = None, key: str = KEY) -> tuple[int, Any]:
