@@ -125,9 +125,13 @@ def _state(message: Message) -> tuple[str | None, dict[str, list[str]]]:
 
 async def stored(server: Server) -> State:
     """As the server's history says it."""
+    state: State = {}
+    before = None
     async with Client(server.base) as client:
-        page = await client.history(DEN, limit=500)
-        return {message.offset: _state(message) for message in page.messages if message.offset is not None}
+        while messages := (await client.history(DEN, before=before, limit=500)).messages:
+            state |= {message.offset: _state(message) for message in messages if message.offset is not None}
+            before = messages[0].cursor
+    return state
 
 
 async def followed(timeline: Timeline) -> None:
