@@ -72,15 +72,17 @@ class Round:
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._first = asyncio.Event()
-        self._at: Timestamp | None = None
-        self._in_doubt = False
         self.has_changed = False
+        self.at: Timestamp | None = None
+        """When something was written last, as far as is known."""
+        self.in_doubt = False
+        """Nobody knows whether something was written, or will be."""
 
     def changed(self, at: Timestamp | None = None) -> None:
         """Something was written at that cluster time, or before; None: by now."""
         self.has_changed = True
         if at is not None:
-            self._at = at if self._at is None else max(self._at, at)
+            self.at = at if self.at is None else max(self.at, at)
 
     def enter(self) -> None:
         self._under_way += 1
@@ -91,19 +93,6 @@ class Round:
         self._first.set()
         if not self._under_way:
             self._quiet.set()
-
-    def doubt(self) -> None:
-        """Nobody knows whether something was written, or will be."""
-        self._in_doubt = True
-
-    @property
-    def in_doubt(self) -> bool:
-        return self._in_doubt
-
-    @property
-    def at(self) -> Timestamp | None:
-        """When something was written last, as far as is known."""
-        return self._at
 
     async def begun(self) -> None:
         """Return when the first of the changes is made."""
@@ -162,7 +151,7 @@ class Summaries:
                 yield round
             except BaseException as error:
                 if not isinstance(error, Error) or error.retry:  # else it is a refusal, before anything was written
-                    round.doubt()
+                    round.in_doubt = True
                 raise
         finally:
             round.leave()

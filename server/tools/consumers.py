@@ -6,7 +6,6 @@ It writes to MongoDB as they do, and they act on it within two seconds.
 from __future__ import annotations
 
 import argparse
-import asyncio
 from typing import Any
 
 from server.backend.backend import trust
@@ -14,25 +13,18 @@ from server.consumers.operators import ConsumerOperators
 from server.consumers.service import Consumers
 from server.core.clock import Clock
 from server.core.config import Config
-from server.core.errors import Error, StartError
+from server.core.errors import StartError
 from server.core.lifecycle import Lifecycle
-from server.core.principals import Principal
 from server.log.log import Log
 from server.mongo.client import connect, connect_apart
 from server.mongo.clock import compare
-from server.tools.terminal import print_table, running_mongodb
-
-OPERATOR = Principal(user="run.py", server=True, admin=True)
+from server.tools.terminal import OPERATOR, carry_out, print_table, running_mongodb
 
 
 def run(flags: argparse.Namespace, options: Config) -> int:
     if not options.consumers:
         raise StartError("consumers: there are none in the configuration")
-    try:
-        asyncio.run(_run(flags, options))
-    except Error as error:
-        raise StartError(f"consumers: {error.reason}") from None
-    return 0
+    return carry_out("consumers", _run(flags, options))
 
 
 async def _run(flags: argparse.Namespace, options: Config) -> None:

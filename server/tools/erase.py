@@ -6,16 +6,15 @@ It may be stopped: they go on, and whoever asks again hears of it.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 from server.core.clock import Clock
 from server.core.config import Config
-from server.core.errors import Error, StartError
+from server.core.errors import StartError
 from server.erasure.erasure import check
 from server.erasure.jobs import Jobs
 from server.mongo.client import connect
-from server.mongo.embedded import EmbeddedMongoDB
+from server.tools.terminal import carry_out, running_mongodb
 
 LOOK_EVERY: Final = 0.5
 NOBODY_SECONDS: Final = 30.0
@@ -23,22 +22,12 @@ NOBODY_SECONDS: Final = 30.0
 
 
 def run(user: str, options: Config) -> int:
-    try:
-        check(user, options.auth.api_keys)
-        asyncio.run(_run(user, options))
-    except Error as error:
-        raise StartError(f"erase: {error.reason}") from None
-    return 0
+    return carry_out("erase", _run(user, options))
 
 
 async def _run(user: str, options: Config) -> None:
-    uri = options.mongodb.uri
-    if uri == "embedded":
-        running = EmbeddedMongoDB(Path(options.server.data_dir)).running()
-        if running is None:
-            raise StartError("erase: no server runs here; start one first (`make run`)")
-        uri = running
-    database = connect(options.mongodb, uri)
+    check(user, options.auth.api_keys)
+    database = connect(options.mongodb, running_mongodb(options, "erase"))
     jobs = Jobs(database, "run.py", Clock())
     try:
         await jobs.begin(user, "run.py")

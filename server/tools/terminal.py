@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from server.core.config import Config
-from server.core.errors import StartError
+from server.core.errors import Error, StartError
+from server.core.principals import Principal
 from server.mongo.embedded import EmbeddedMongoDB
+
+OPERATOR: Final = Principal(user="run.py", server=True, admin=True)
+"""Who has asked for what such a command does."""
+
+
+def carry_out(command: str, work: Coroutine[Any, Any, None]) -> int:
+    """Its exit code. StartError with what `work` fails with."""
+    try:
+        asyncio.run(work)
+    except Error as error:
+        raise StartError(f"{command}: {error.reason}") from None
+    return 0
 
 
 def running_mongodb(options: Config, command: str) -> str:

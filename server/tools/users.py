@@ -6,7 +6,6 @@ It writes to MongoDB as they do; what is taken (an account that is disabled, a r
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,14 +18,12 @@ from server.access.auth import Authenticator
 from server.access.revocations import Revocations
 from server.core.clock import Clock
 from server.core.config import Config
-from server.core.errors import Error, StartError
-from server.core.principals import Principal
+from server.core.errors import StartError
 from server.core.tasks import Keeper
 from server.mongo.client import connect, connect_apart
-from server.tools.terminal import print_table, running_mongodb
+from server.tools.terminal import OPERATOR, carry_out, print_table, running_mongodb
 from server.wire.accounts import Invitation
 
-OPERATOR: Final = Principal(user="run.py", server=True, admin=True)
 PAGE: Final = 500
 
 Command = Callable[[Administration, argparse.Namespace], Awaitable[None]]
@@ -35,11 +32,7 @@ Command = Callable[[Administration, argparse.Namespace], Awaitable[None]]
 def run(flags: argparse.Namespace, options: Config) -> int:
     if not options.auth.accounts:
         raise StartError("users: auth.accounts is off; beside `make run`, say --development as it does")
-    try:
-        asyncio.run(_run(flags, options))
-    except Error as error:
-        raise StartError(f"users: {error.reason}") from None
-    return 0
+    return carry_out("users", _run(flags, options))
 
 
 async def _run(flags: argparse.Namespace, options: Config) -> None:

@@ -1,6 +1,6 @@
 /** How far the members of a channel have read. @module */
 
-import { Emitter } from "./tools.js";
+import { Emitter, offsetOf } from "./tools.js";
 
 /** @typedef {import("./channel.js").Channel} Channel */
 
@@ -38,7 +38,7 @@ export class Receipts extends Emitter {
     let after;
     do {
       page = await this.#channel.memberships({ after, limit: 1000 });
-      for (const { user, read = "0" } of page.members) users.set(user, Number(read.slice(read.lastIndexOf(":") + 1)));
+      for (const { user, read = "0" } of page.members) users.set(user, offsetOf(read));
       after = page.members.at(-1)?.user;
     } while (page.more);
     this.users = users;

@@ -1,7 +1,7 @@
 /** The channels that a user is a member of. @module */
 
 import { Receipts } from "./receipts.js";
-import { deferred, Emitter } from "./tools.js";
+import { deferred, Emitter, offsetOf } from "./tools.js";
 
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
 /** @typedef {{channel: string, role: string, read: string, head: string, count: number, unread: number, mentions: number,
@@ -207,6 +207,3 @@ export class Marker {
     this.#send(this.#fields).then(next?.resolve, next?.reject);
   }
 }
-
-/** @param {string} cursor */
-const offsetOf = (cursor) => Number(cursor.slice(cursor.lastIndexOf(":") + 1));

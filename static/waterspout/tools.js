@@ -94,6 +94,9 @@ export function jitter(attempt, least, most) {
   return Math.random() * Math.min(most, least * 2 ** Math.min(attempt, 16));
 }
 
+/** The offset of a position, which is what stands behind the colon. @param {string} cursor */
+export const offsetOf = (cursor) => Number(cursor.slice(cursor.lastIndexOf(":") + 1));
+
 /** Not `randomUUID`: browsers keep that from pages served without TLS. */
 export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");

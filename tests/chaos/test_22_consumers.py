@@ -94,6 +94,15 @@ async def without_redis(redis: Redis, seconds: float) -> None:
     await redis.start()
 
 
+async def strike(world: World, servers: list[Server], redis: Redis, publisher: Publisher) -> None:
+    """In the long runs: a node stands still, Redis is away, and all other nodes die at once."""
+    if LONG:
+        await freeze(servers[1], 9.0)
+        await without_redis(redis, 5.0)
+        await asyncio.gather(kill(world, 1), kill(world, 2))
+        await publisher.until_acknowledged(RATE * 5)
+
+
 async def caught_up(world: World, receiver: Receiver, within: float = 60.0) -> dict[str, int]:
     """Wait until all that is stored has been taken; how far each channel reaches."""
     log = await read_log(world.mongodb_uri, world.name, CHANNELS)
@@ -145,11 +154,7 @@ async def test_22_everything_arrives_in_order(replicated_world: World, replica_s
                 await replica_set.step_down()
                 await replica_set.primary()
                 await publishers[0].until_acknowledged(RATE)
-                if LONG:
-                    await freeze(servers[1], 9.0)
-                    await without_redis(redis, 5.0)
-                    await asyncio.gather(kill(world, 1), kill(world, 2))
-                    await publishers[0].until_acknowledged(RATE * 5)
+                await strike(world, servers, redis, publishers[0])
         finally:
             await asyncio.gather(*(publisher.stop() for publisher in publishers))
         heads = await caught_up(world, receiver)
@@ -230,11 +235,7 @@ async def test_22_workers_do_everything(replicated_world: World, replica_set: Re
                 await asyncio.gather(kill(world, 0), replica_set.step_down())
                 await replica_set.primary()
                 await publishers[0].until_acknowledged(RATE)
-                if LONG:
-                    await freeze(servers[1], 9.0)
-                    await without_redis(redis, 5.0)
-                    await asyncio.gather(kill(world, 1), kill(world, 2))
-                    await publishers[0].until_acknowledged(RATE * 5)
+                await strike(world, servers, redis, publishers[0])
         finally:
             await asyncio.gather(*(publisher.stop() for publisher in publishers))
         try:

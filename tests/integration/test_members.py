@@ -17,9 +17,10 @@ from server.core import config
 from server.core.errors import StartError
 from server.core.principals import Principal
 from tests.integration.conftest import SETTINGS
-from tests.support.client import Client, Refused, Subscription, make_token
+from tests.support.client import make_token
 from tests.support.nodes import Instance, instances
 from tests.support.processes import Mongod, Redis
+from tests.support.refusals import ended, refusal
 from tests.support.waiting import until
 
 SECRET = str(SETTINGS["auth.secret"])
@@ -58,19 +59,6 @@ async def put(instance: Instance, channel: str, user: str, role: str, bearer: st
     if status == 200:
         assert body == {"channel": channel, "user": user, "role": role}
     return status
-
-
-async def refusal(client: Client, command: str, **fields: Any) -> str:
-    with pytest.raises(Refused) as refused:
-        await client.request(command, **fields)
-    return refused.value.code
-
-
-async def ended(subscription: Subscription) -> None:
-    """For want of the right, within a second (and what a busy machine takes)."""
-    await until(lambda: subscription.ended, 1.5, "the end of the subscription")
-    assert subscription.ended is not None
-    assert subscription.ended["code"] == "permission_denied"
 
 
 @pytest.mark.gen_test

@@ -18,9 +18,10 @@ from server.core.errors import Error, StartError
 from server.core.principals import Principal
 from tests.integration.conftest import SETTINGS
 from tests.support.centrifugo import Wire
-from tests.support.client import Client, Refused, Subscription, make_token
+from tests.support.client import Client, Refused, make_token
 from tests.support.nodes import Instance, instances
 from tests.support.processes import Mongod, Redis
+from tests.support.refusals import ended, refusal
 from tests.support.waiting import until
 
 SECRET = str(SETTINGS["auth.secret"])
@@ -62,19 +63,6 @@ async def several(mongod: Mongod, number: int = 1, redis: str | None = None) -> 
 async def put(instance: Instance, user: str, role: str = "member", channel: str = ROOM) -> None:
     status, _ = await instance.call("PUT", f"/v1/channels/{channel}/members/{user}", {"role": role}, KEY)
     assert status == 200
-
-
-async def refusal(client: Client, command: str, **fields: Any) -> str:
-    with pytest.raises(Refused) as refused:
-        await client.request(command, **fields)
-    return refused.value.code
-
-
-async def ended(subscription: Subscription) -> None:
-    """For want of the right, within a second (and what a busy machine takes)."""
-    await until(lambda: subscription.ended, 1.5, "the end of the subscription")
-    assert subscription.ended is not None
-    assert subscription.ended["code"] == "permission_denied"
 
 
 async def acquainted(first: Instance, second: Instance) -> None:
