@@ -63,9 +63,11 @@ class Streaming(BaseHandler):
         return [*self.path_args, *self.get_query_arguments("channel")]
 
     async def stream(
-        self, wanted: Mapping[str, str | None] | None, last: int | None, after: Sequence[str] = ()
-    ) -> None:
-        """`wanted`: channel → cursor; None: those that the token subscribes to, `after` these cursors."""
+        self, wanted: Mapping[str, str | None] | None, last: int | None, after: Sequence[str] = (), *,
+        threads: bool = False,
+    ) -> None:  # fmt: skip
+        """`wanted`: channel → cursor; None: those that the token subscribes to, `after` these cursors. `threads`: in
+        `$rooms` also those that the user follows."""
         with self.entering(self.principal) as seats:
             principal, starts = self.principal, None
             if self.node.arrivals.wanted:
@@ -77,7 +79,7 @@ class Streaming(BaseHandler):
             kind = EventStream if len(wanted) == 1 else JoinedEventStream
             stream = socket.client = kind(self.node, socket, principal, seats)
             try:
-                await stream.subscribe(wanted, last, starts)
+                await stream.subscribe(wanted, last, starts, threads=threads)
                 if self.request.method == "HEAD":
                     self.set_header("Content-Type", EVENT_STREAM.media_type)
                     return
@@ -92,7 +94,8 @@ class ChannelEvents(Streaming):
     async def get(self, channel: str, query: EventsQuery, headers: LastEventId) -> None:
         """Server-sent events: `event` is a push's type, `data` the push, `id` the cursor behind it. An ephemeral
         channel has no ids."""
-        await self.stream({channel: headers.cursor or query.after or None}, query.last)
+        place = headers.cursor or query.after or None
+        await self.stream({channel: place}, query.last, threads=query.threads)
 
 
 class JoinedEvents(Streaming):
@@ -102,7 +105,7 @@ class JoinedEvents(Streaming):
         subscribes to."""
         after = [headers.cursor] if headers.cursor else query.after
         wanted = wanted_channels(query.channels, after) if query.channels else None
-        await self.stream(wanted, query.last, after)
+        await self.stream(wanted, query.last, after, threads=query.threads)
 
     @operation("Listen to more channels than a URL can hold", {200: str}, media_types=MEDIA_TYPES)
     async def post(self, body: EventsRequest, headers: LastEventId) -> None:

@@ -11,7 +11,9 @@ class MyRooms(BaseHandler):
     @operation("Read which channels you are a member of", {200: RoomsPage, 304: None})
     async def get(self, query: RoomsQuery) -> None:
         """The one with the newest message first, each with how many messages you have not read."""
-        page = await self.node.rooms.mine.page(self.principal, query.after, query.limit, address=self.client_address())
+        page = await self.node.rooms.mine.page(
+            self.principal, query.after, query.limit, query.threads, address=self.client_address()
+        )
         self.answer(page)
 
 

@@ -147,7 +147,7 @@ export class Waterspout extends Emitter<ClientEvents> {
   readonly transport: Transport | null;
   readonly session: { session?: string; user?: string | null; node?: string; [field: string]: any } | null;
   channel<Data = any>(name: string): Channel<Data>;
-  rooms(): Rooms;
+  rooms(options?: { threads?: boolean }): Rooms;
   direct<Data = any>(namespace: string, user: string): Channel<Data>;
   block(user: string, on?: boolean): Promise<{ user: string; blocked: boolean }>;
   blocked(): Promise<string[]>;
@@ -209,6 +209,8 @@ export interface ChannelEvents<Data = any> {
   leave: { user: string; info?: any };
   /** A member has read up to there, where the namespace has receipts. */
   read: { user: string; offset: number };
+  /** What `client.rooms` says of the channel has changed: null, it is none of them; undefined, nobody knows. */
+  room: Room | null | undefined;
   occupancy: { count: number; guests: number };
   progress: { cursor: string };
   snapshot: { documents: any[]; more: boolean; start?: boolean; cursor?: string };
@@ -261,6 +263,7 @@ export class Channel<Data = any> extends Amendable<Data> {
     where?: object;
     snapshot?: boolean;
     conflate?: number;
+    threads?: boolean;
   }): Promise<{ cursor?: string | null; head?: string; recovered?: boolean; snapshot?: boolean }>;
   unsubscribe(): Promise<void>;
   publish(
@@ -309,6 +312,8 @@ export interface Room {
   time: number | null;
   mute?: boolean;
   pin?: boolean;
+  /** Of a thread that the user follows: what it is about. */
+  thread?: { channel: string; of: number };
 }
 
 export class Rooms extends Emitter<{ change: Room | null; ended: WaterspoutError }> {
@@ -317,7 +322,11 @@ export class Rooms extends Emitter<{ change: Room | null; ended: WaterspoutError
   readonly ready: boolean;
   readonly unread: number;
   readonly mentions: number;
+  /** Of threads, if they were asked for; the two before are of rooms alone. */
+  readonly threadUnread: number;
+  readonly threadMentions: number;
   list(): Room[];
+  threads(channel?: string): Room[];
   close(): Promise<void>;
 }
 
@@ -341,6 +350,12 @@ export class Timeline<Data = any> extends Emitter<TimelineEvents<Data>> {
   readonly channel: Channel<Data>;
   readonly messages: Shown<Data>[];
   readonly more: boolean | null;
+  /** As `client.rooms` knows it, of a thread `client.rooms({ threads: true })`; else null. */
+  readonly unread: number | null;
+  readonly following: boolean | null;
+  follow(): Promise<{ channel: string; user: string; role: string }>;
+  unfollow(): Promise<{ channel: string; user: string; role: null }>;
+  markRead(cursor?: string | null, options?: { set?: boolean }): Promise<{ channel: string; cursor: string }>;
   start(options?: { last?: number }): Promise<{ cursor?: string | null; head?: string; recovered?: boolean }>;
   close(): void;
   loadOlder(limit?: number): Promise<boolean>;

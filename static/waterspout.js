@@ -39,8 +39,7 @@ export { randomKey, WaterspoutError } from "./waterspout/tools.js";
 /** @typedef {"websocket" | "sse" | "poll"} Transport */
 /** @typedef {import("./waterspout/documents.js").Document} Document */
 
-/** What may be asked again by itself where the server says `unavailable`: reads, calls and amendments with a key, and
- * what does no harm twice. */
+/** What may be asked again by itself where the server says `unavailable`: what reads, and what does no harm twice. */
 const HARMLESS = ["history", "presence", "get", "find", "call", "amend", "react", "join", "leave", "member", "members", "read", "fetch",
   "ack", "nack", "block", "blocks"];
 /** Also where nobody knows whether it was done. */
@@ -110,8 +109,8 @@ export class Waterspout extends Emitter {
   #caughtUp = null;
   /** @internal */
   _channels = new Channels();
-  /** @type {Rooms | null} */
-  #rooms = null;
+  /** @internal @type {Rooms | null} */
+  _rooms = null;
 
   /** The reply to `connect`: `session`, `user`, `node`… @type {any} */
   session = null;
@@ -167,9 +166,10 @@ export class Waterspout extends Emitter {
     return channel;
   }
 
-  /** The channels that this user is a member of, live, with how many messages of each are unread. */
-  rooms() {
-    return (this.#rooms ??= new Rooms(this));
+  /** The channels that this user is a member of, live, with what is unread; with `threads` also those that it follows.
+   * @param {{threads?: boolean}} [options] */
+  rooms({ threads = false } = {}) {
+    return (this._rooms ??= new Rooms(this))._with(threads);
   }
 
   /** The channel of this user and another one. @param {string} namespace @param {string} user */
@@ -341,7 +341,7 @@ export class Waterspout extends Emitter {
   /** @param {any} push */
   #take(push) {
     // (A `read` with an offset is a receipt, for who is subscribed to the channel.)
-    if (ROOM_PUSHES.includes(push.type) && push.offset === undefined) return this.#rooms?._take(push);
+    if (ROOM_PUSHES.includes(push.type) && push.offset === undefined) return this._rooms?._take(push);
     if (push.type !== "subscribed") return this._channels.get(push.pattern ?? push.channel)?._take(push);
     const channel = this.channel(push.channel);
     channel._serve(push, () => this.emit("subscribed", { channel }));

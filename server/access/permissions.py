@@ -171,22 +171,24 @@ class Permissions:
         return False
 
     def shows(self, principal: Principal, channel: str, role: str) -> bool:
-        """Whether who has this role in the channel may read it now: else it is not shown among their rooms."""
-        namespace = self._namespaces.get(channel.partition(":")[0])
-        if namespace is None or not namespace.members:
+        """Whether who has this role in the channel, or in the parent of a thread, may read it now: else it is not shown
+        among their rooms."""
+        room = parent_of(channel)
+        namespace = self._namespaces.get(room.partition(":")[0])
+        if namespace is None or not namespace.members or not (namespace.threads or room is channel):
             return False
         rule = namespace.subscribe
         if not (
             plays(role, roles(rule))
-            or satisfies(principal, rule, owners_of(channel))
+            or satisfies(principal, rule, owners_of(room))
             or _granted(principal, "subscribe", channel)
         ):
             return False
         return self._revoked is None or not self._revoked.right(principal, channel)
 
     def check_room(self, principal: Principal, channel: str) -> Namespace:
-        """The options of a channel that has members, for who is no guest; what such a one may do there is for others
-        to say. Else as `check`."""
+        """The options of a channel that has members, or of a thread in one, for who is no guest; what such a one may do
+        there is for others to say. Else as `check`."""
         namespace = self._namespaces.get(namespace_of(channel))
         if namespace is None:
             raise Error("unknown_channel", f"channel: no namespace is declared for {channel}")
@@ -194,11 +196,11 @@ class Permissions:
             raise bad_request(f"channel: {channel} has no members")
         room = parent_of(channel)
         if room is not channel:
-            raise bad_request(f"channel: the members of {room} are those of its threads")
+            _check_threads(namespace, room)
         if principal.user is None:
             raise Error("permission_denied", "a guest is no member")
         if namespace.direct and self._directs is not None:
-            self._directs.check(principal, "subscribe", channel, namespace)
+            self._directs.check(principal, "subscribe", room, namespace)
         if revocable(principal):
             self._check_revoked(principal, channel, "member", f"be a member of {channel}")
         return namespace

@@ -15,6 +15,7 @@ from typing import Final
 from server.core.errors import Error, bad_request
 from server.core.names import parent_of, root_of
 from server.log.log import Log
+from server.wire.amendments import AmendedMessage
 
 KEPT: Final = 1.0
 """Seconds."""
@@ -39,13 +40,11 @@ class Threads:
     async def look(self, thread: str) -> None:
         """Return if there is a message for it, which is not erased; else `not_found`, or `unavailable`."""
         began = time.monotonic()
-        channel, offset = parent_of(thread), root_of(thread)
-        message = await self._log.amendments.original(channel, offset)
-        if message is None or message.deleted is not None:
+        try:
+            await root_message(self._log, thread)
+        except Error:
             self._seen.pop(thread, None)
-            raise Error("not_found", f"channel: there is no message {offset} in {channel} (any more) to be answered")
-        if message.tag is not None:
-            raise bad_request(f"channel: the message {offset} of {channel} belongs to {message.tag}, answer it there")
+            raise
         self._seen[thread] = began
         self._seen.move_to_end(thread)
         if len(self._seen) > REMEMBERED:
@@ -55,3 +54,14 @@ class Threads:
 
     def _end_now(self) -> None:
         self._seen_for_now = ""
+
+
+async def root_message(log: Log, thread: str) -> AmendedMessage:
+    """The message that a thread is about; `not_found` if it is erased, or not there, `unavailable` if nobody knows."""
+    channel, offset = parent_of(thread), root_of(thread)
+    message = await log.amendments.original(channel, offset)
+    if message is None or message.deleted is not None:
+        raise Error("not_found", f"channel: there is no message {offset} in {channel} (any more) to be answered")
+    if message.tag is not None:
+        raise bad_request(f"channel: the message {offset} of {channel} belongs to {message.tag}, answer it there")
+    return message

@@ -15,7 +15,7 @@ from server.access.rights import Rights
 from server.core.config import Namespace
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
-from server.core.names import namespace_of
+from server.core.names import namespace_of, parent_of
 from server.core.principals import Principal
 from server.wire.rest import ChannelCapabilities
 
@@ -57,7 +57,8 @@ class Capabilities:
         self._lifecycle.check()
         namespace = self._namespaces.get(namespace_of(channel))
         member = namespace is not None and namespace.members and principal.user is not None and not principal.server
-        role = await self._role(principal.user or "", channel) if member else None
+        room = parent_of(channel)
+        role = await self._role(principal.user or "", room) if member else None
         may = [
             name
             for name, ask in (
@@ -69,8 +70,10 @@ class Capabilities:
             )
             if await _allowed(ask)
         ]
-        if member and role is None and namespace is not None and namespace.join == "anyone":
-            may.append("join")
+        if member and namespace is not None:
+            follows = room is not channel and namespace.threads and role is not None  # or may do so
+            if follows or (room is channel and role is None and namespace.join == "anyone"):
+                may.append("join")
         has = [option for option in SHOWN if namespace is not None and getattr(namespace, option)]
         return {"channel": channel, "role": role, "may": may, "has": has}
 

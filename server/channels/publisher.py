@@ -25,6 +25,7 @@ from server.core.principals import Principal
 from server.core.random_keys import RandomKeys
 from server.core.tasks import Keeper
 from server.log.log import Log, Receipt
+from server.log.replies import UNKNOWN
 from server.wire.codec import JSON
 from server.wire.messages import Message
 
@@ -80,6 +81,8 @@ class Publisher:
         self.on_own: Callable[[Principal, str, Position], Awaitable[None]] | None = None
         """Awaited where channels have members, when a user's message is stored (in direct channels: anybody's) and
         before its publisher is told. Set by the rooms."""
+        self.on_reply: Callable[[Principal, str, Position, Sequence[str]], Awaitable[None]] | None = None
+        """The same of what is stored in a thread, whoever has written it, with whom it mentions."""
         self._perhaps_new: set[str] = set()
         """Channels that this node did not know, whose first message is under way."""
 
@@ -174,7 +177,8 @@ class Publisher:
             )  # fmt: skip
 
         if namespace.threads and is_thread(channel):
-            return self._spawn(channel, self._store_reply(channel, accept))
+            storing = self._store_reply(channel, accept)
+            return self._spawn(channel, self._then_followed(principal, channel, storing, mentioned))
         receipt = accept()
         return self._own(principal, channel, receipt, True) if namespace.direct else receipt
 
@@ -185,6 +189,15 @@ class Publisher:
             receipt = accept()
             assert receipt is not None
             return stored(await receipt)
+
+    async def _then_followed(
+        self, principal: Principal, thread: str, storing: Awaitable[Receipt | None], mentions: Sequence[str]
+    ) -> Receipt | None:
+        """Who has answered follows, and others with it."""
+        stored = await storing
+        if stored is not None and self.on_reply is not None:
+            await _noted(self.on_reply(principal, thread, stored.position, mentions))
+        return stored
 
     @asynccontextmanager
     async def _replying(self, thread: str) -> AsyncIterator[Callable[[Receipt | None], Receipt | None]]:
@@ -222,12 +235,7 @@ class Publisher:
         key makes up for it."""
         stored = await receipt
         if stored is not None and self.on_own is not None:
-            try:
-                await self.on_own(principal, channel, stored.position)
-            except Error as error:
-                raise Error(
-                    "outcome_unknown", f"stored, but not marked as read: {error.reason}", retry_after=1.0
-                ) from None
+            await _noted(self.on_own(principal, channel, stored.position))
         return stored
 
     async def drain(self) -> None:
@@ -289,8 +297,27 @@ class Publisher:
     ) -> Receipt | None:
         if draft.ephemeral or not right.options.threads or not is_thread(draft.channel):
             return await self._ask_and_store(lane, right, draft)
-        async with AsyncExitStack() as around:
-            return await self._ask_and_store(lane, right, draft, around)
+        storing = self._ask_and_reply(lane, right, draft)
+        if not right.options.members:
+            return await storing
+        return await self._then_followed(draft.principal, draft.channel, storing, draft.mentions)
+
+    async def _ask_and_reply(
+        self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft
+    ) -> Receipt | None:
+        try:
+            async with AsyncExitStack() as around:
+                return await self._ask_and_store(lane, right, draft, around)
+        except Error as error:
+            # The thread is closed, but this may be the retry of what was stored before it was.
+            if error.code != "not_found" or draft.key is None:
+                raise
+            assert self._log.replies is not None
+            data = UNKNOWN if self._hooks.wanted(right.options.hook, "publish") else draft.data
+            stored = await self._log.replies.stored(draft.channel, draft.principal.user, draft.key, data)
+            if stored is None:
+                raise
+            return stored
 
     async def _ask_and_store(
         self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft, around: AsyncExitStack | None = None
@@ -357,6 +384,15 @@ def named(mentions: Sequence[str], namespace: Namespace, channel: str, ephemeral
     if ephemeral:
         raise bad_request("mentions: a message that is not stored mentions nobody")
     return tuple(dict.fromkeys(mentions))
+
+
+async def _noted(work: Awaitable[None]) -> None:
+    """Of what is stored: a retry makes up for what fails now."""
+    try:
+        await work
+    except Error as error:
+        reason = f"stored, but not marked as read: {error.reason}"
+        raise Error("outcome_unknown", reason, retry_after=1.0) from None
 
 
 def _is_about_new_channels(error: Error) -> bool:

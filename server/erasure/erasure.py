@@ -22,7 +22,7 @@ from server.access.rights import must_be_admin
 from server.core.clock import Clock
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
-from server.core.names import PERSONAL
+from server.core.names import PERSONAL, is_thread
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.erasure.jobs import Job, Jobs
@@ -177,6 +177,8 @@ class Erasure:
         with mapped():
             channels = [row["_id"]["c"] async for row in rows.find({"_id.u": user}, {"_id": 1})]
         for channel in channels:
+            if is_thread(channel):  # what is followed goes with its parent
+                continue
             try:
                 await self._members.set_role(SERVER, channel, user, None)
             except Error as error:

@@ -77,9 +77,8 @@ class PendingPublish:
         return amended_message(message, self.tally) if self.tally.amendments else message
 
     def matches(self, stored: Row) -> bool:
-        """Whether what is stored under its key is the same. What a message was before it was edited or erased is not
-        known any more."""
-        return "z" not in stored and ("v" in stored or "gone" in stored or rows.same(rows.data_of(stored), self.data))
+        """Whether what is stored under its key is the same."""
+        return rows.is_same(stored, self.data)
 
 
 class PendingMarkedPublish(PendingPublish):

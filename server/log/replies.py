@@ -25,9 +25,10 @@ from server.core.names import is_thread, parent_of, root_of, thread_of
 from server.core.tasks import Keeper
 from server.log.amendments import Amendments
 from server.log.foundation import MESSAGES_INDEX
+from server.log.pending import Receipt
 from server.log.reader import Head
 from server.log.retention import Trimmer
-from server.log.rows import Row, id_of
+from server.log.rows import Row, id_of, is_same
 from server.log.summaries import Round, Summaries
 from server.mongo.client import mapped
 from server.mongo.databases import Database
@@ -38,6 +39,7 @@ USERS: Final = 20
 KNOWN: Final = 10_000
 """Threads that are remembered to be written down."""
 ENDED_TOGETHER: Final = 500
+UNKNOWN: Final[Any] = object()
 
 
 class Replies:
@@ -62,6 +64,8 @@ class Replies:
         self._head = head
         self.check_nodes: Callable[[], None] = lambda: None
         """Raises `unavailable` while there is a node that knows nothing of amendments: set by who knows the nodes."""
+        self.on_ended: list[Callable[[str], Awaitable[None]]] = []
+        """Awaited with each thread whose message is trimmed, as often as it takes, while there is anything of it."""
         self._known: OrderedDict[str, None] = OrderedDict()
         self.summaries = Summaries(database, amendments, clock, keeper, self)
         amendments.on_erased.append(self._erased)
@@ -73,17 +77,31 @@ class Replies:
         it is about is not there (any more)."""
         self.check_nodes()
         async with self.summaries.changing(parent_of(thread), root_of(thread)) as round:
-            if thread not in self._known:
-                await self._write_down(thread)
+            await self.write_down(thread)
             yield round
 
-    async def _write_down(self, thread: str) -> None:
+    async def write_down(self, thread: str) -> None:
+        """Before there is anything of it that is to go with its message."""
+        if thread in self._known:
+            return
         row = {"_id": id_of(parent_of(thread), root_of(thread))}
         with mapped(), suppress(DuplicateKeyError):  # another node does so too
             await self._threads.update_one(row, {"$setOnInsert": row}, upsert=True)
         self._known[thread] = None
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
+
+    async def stored(self, thread: str, user: str | None, key: str, data: Any) -> Receipt | None:
+        """What an earlier attempt with the same key has stored, of a reply that would be refused now; `conflict` if
+        that says something else. `data`: UNKNOWN, if that cannot be known."""
+        with mapped():
+            row = await self._database.own("messages").find_one({"_id.c": thread, "u": user, "k": key})
+        if row is None:
+            return None
+        if data is not UNKNOWN and not is_same(row, data):
+            raise Error("conflict", "key: another message of this channel has it already")
+        position = (await self._head(thread)).position
+        return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
 
     # --- counting (summaries.py) --------------------------------------------------------------------------------------
 
@@ -143,6 +161,8 @@ class Replies:
                 after = row["_id"]["o"]
                 thread = thread_of(channel, after)
                 self._known.pop(thread, None)
+                for end in self.on_ended:
+                    await end(thread)
                 if await self._trimmer.end(thread):
                     with mapped():
                         await self._threads.delete_one({"_id": row["_id"]})

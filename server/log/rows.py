@@ -131,6 +131,12 @@ def same(one: Any, other: Any) -> bool:
     return canonical(one) == canonical(other)
 
 
+def is_same(stored: Row, data: Any) -> bool:
+    """Whether what is stored under a key is a message with this data. What one was before it was edited or erased is
+    not known any more."""
+    return "z" not in stored and ("v" in stored or "gone" in stored or same(data_of(stored), data))
+
+
 def contiguous(documents: Iterable[Row], after: int, epoch: str, *, amended: bool = False) -> list[Message]:
     """The messages from `after` + 1 on, up to the first hole (to be read again: it can only be a matter of time). They
     are of the channel's present epoch, whatever it had when they came: after a reset all cursors are new. `amended`:

@@ -16,6 +16,7 @@ from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.log.counts import Counts
 from server.log.groups import GroupReader
+from server.rooms.members import is_none_of
 from server.rooms.rows import Marker, MemberRows
 
 TOLD_EVERY: Final = 0.2
@@ -73,14 +74,15 @@ class Markers:
         right.again()
         marker = await self._move(principal, channel, Marker(count.head.epoch, offset, amendments, back=back))
         if marker is None:
-            raise Error("permission_denied", f"{principal.name} is no member of {channel}")
+            raise Error("permission_denied", f"{principal.name} {is_none_of(channel)}")
         return Position(marker.epoch, marker.offset)
 
-    async def published(self, principal: Principal, channel: str, position: Position) -> None:
-        """The user's own message is there: it is read. Nothing happens to who is no member."""
+    async def published(self, principal: Principal, channel: str, position: Position) -> bool:
+        """The user's own message is there: it is read. False: nothing happens to who is no member."""
         amendments = await self._counts.amendments(channel, position.offset)
-        if amendments is not None:
-            await self._move(principal, channel, Marker(position.epoch, position.offset, amendments))
+        if amendments is None:
+            return False
+        return await self._move(principal, channel, Marker(position.epoch, position.offset, amendments)) is not None
 
     async def _move(self, principal: Principal, channel: str, marker: Marker) -> Marker | None:
         """Where it is then; None: the user is no member."""

@@ -8,7 +8,7 @@ to be told until it is, so that whoever tries again after a failure has it told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from server.access.admission import Admission
@@ -21,6 +21,7 @@ from server.core.cursors import Position
 from server.core.errors import Error, bad_request
 from server.core.in_turn import InTurn
 from server.core.lifecycle import Lifecycle
+from server.core.names import is_thread
 from server.core.principals import Principal
 from server.core.rules import MEMBER, MODERATOR, OWNER, is_role
 from server.core.tasks import Keeper
@@ -71,6 +72,8 @@ class Members:
         self._limits = limits
         self._clock = clock
         self._tell = tell
+        self.on_left: Callable[[str, str], Awaitable[None]] | None = None
+        """Awaited with a user and a channel that it is no member of any more. Set by the rooms."""
         self._joining = InTurn()
         self._reader: GroupReader[Membership, Standing] = GroupReader(keeper, "members", self._standings, READ_TOGETHER)
 
@@ -103,7 +106,7 @@ class Members:
         """Become a member, where anyone may; the role that the user has there now."""
         right = self._begin(principal, address, channel)
         _must_have_roles(right, channel)
-        user = _self(principal)
+        user = user_of(principal)
         standing = await self._standing(user, channel)
         if standing.role is not None and not standing.untold:
             return standing.role
@@ -113,7 +116,7 @@ class Members:
 
     async def leave(self, principal: Principal, channel: str, *, address: str = "") -> None:
         """Be a member no more, which everybody may."""
-        await self.set_role(principal, channel, _self(principal), None, address=address)
+        await self.set_role(principal, channel, user_of(principal), None, address=address)
 
     async def set_role(
         self, principal: Principal, channel: str, user: str, role: str | None, *, address: str = ""
@@ -122,7 +125,7 @@ class Members:
         right = self._begin(principal, address, channel)
         if role is not None:
             _must_have_roles(right, channel)
-        return await self._set(right, principal, channel, _checked(user, role))
+        return await self._set(right, principal, channel, checked(user, role))
 
     async def set_roles(
         self, principal: Principal, channel: str, wanted: Sequence[Seat | Error], *, address: str = ""
@@ -163,14 +166,14 @@ class Members:
     ) -> Preferred:
         """How the user wants to see its own membership: `mute`, `pin`. Nobody but the user itself may say so."""
         self._begin(principal, address, channel)
-        own = _self(principal)
+        own = user_of(principal)
         if user not in (None, own):
             raise Error("permission_denied", f"{principal.name} may not say how {user} sees {channel}")
         if not wanted:
             raise bad_request("mute, pin: one of them")
         row = await self._rows.prefer(own, channel, wanted)
         if row is None:
-            raise Error("permission_denied", f"{principal.name} is no member of {channel}")
+            raise Error("permission_denied", f"{principal.name} {is_none_of(channel)}")
         self._tell([(own, channel, row["role"])])
         return {
             "channel": channel,
@@ -179,10 +182,6 @@ class Members:
             "mute": row.get("mute", False),
             "pin": row.get("pin", False),
         }
-
-    def check(self, user: str, role: str | None) -> Seat:
-        """`bad_request` for what can be no member's name or role."""
-        return _checked(user, role)
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
@@ -234,6 +233,8 @@ class Members:
             return True
         await self._revocations.add(Revocation("member", seat.user, channels=(channel,)))
         self._tell([(seat.user, channel, seat.role)])
+        if seat.role is None and self.on_left is not None:
+            await self.on_left(seat.user, channel)
         await self._rows.told(seat.user, channel, seat.role)
         return True
 
@@ -287,11 +288,17 @@ class Members:
         return None
 
 
+def is_none_of(channel: str) -> str:
+    """What to say of who has no row there."""
+    return f"does not follow {channel}" if is_thread(channel) else f"is no member of {channel}"
+
+
 def _too_many(what: str, limit: str, most: int) -> Error:
     return Error("limit_exceeded", f"{what}: {limit} is {most}", limit=limit)
 
 
-def _self(principal: Principal) -> str:
+def user_of(principal: Principal) -> str:
+    """`permission_denied` for who is none."""
     if principal.server or principal.user is None:
         raise Error("permission_denied", f"{principal.name} is no user")
     return principal.user
@@ -323,7 +330,8 @@ def checked_user(user: str) -> str:
     return user
 
 
-def _checked(user: str, role: str | None) -> Seat:
+def checked(user: str, role: str | None) -> Seat:
+    """`bad_request` for what can be no member's name or role."""
     checked_user(user)
     if role is not None and not is_role(role):
         raise bad_request("role: owner, moderator, member, or a name of your own ([a-z][a-z0-9_-]*, 32 characters)")

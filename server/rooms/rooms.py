@@ -19,13 +19,14 @@ from server.core.config import Limits, Namespace
 from server.core.cursors import Position
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
-from server.core.names import namespace_of
+from server.core.names import is_thread, namespace_of
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.delivery.streams import Streams
 from server.log.log import Log
 from server.mongo.databases import Database
 from server.rooms.direct import Blocks, Conversations
+from server.rooms.followers import Followers
 from server.rooms.heads import Heads
 from server.rooms.lists import Lists
 from server.rooms.markers import Markers, Read
@@ -92,6 +93,18 @@ class Rooms:
             lifecycle=lifecycle,
             tell=self._tell_reads,
         )
+        self.followers = Followers(
+            rows=rows,
+            members=self.members,
+            markers=self.markers,
+            log=log,
+            rights=rights,
+            admission=admission,
+            lifecycle=lifecycle,
+            limits=limits,
+            clock=clock,
+            tell=self._tell_followers,
+        )
         self.receipts = Receipts(namespaces, streams.notify)
         self.conversations = Conversations(
             keeper=keeper, rows=rows, counts=log.counts, clock=clock, tell=self._tell_members
@@ -117,6 +130,15 @@ class Rooms:
             peers.on_members = self._hear_members
             peers.on_reads = self._hear_reads
             publisher.on_own = self._published
+        if log.replies is not None and any(one.members and one.threads for one in namespaces.values()):
+            publisher.on_reply = self.followers.replied
+            self.members.on_left = self._left
+            log.replies.on_ended.append(self.followers.ended)
+            log.amendments.on_erased.append(self._erased)
+
+    def of(self, channel: str) -> Members | Followers:
+        """Who belongs to a channel: of a thread its followers."""
+        return self.followers if is_thread(channel) else self.members
 
     async def open(self) -> None:
         """Make the index, and begin to look after what is remembered. `unavailable` if MongoDB is not there."""
@@ -126,9 +148,21 @@ class Rooms:
 
     async def _published(self, principal: Principal, channel: str, position: Position) -> None:
         """A message is stored: whoever has written it has read it."""
-        if self._namespaces[namespace_of(channel)].direct and not channel.startswith("$"):  # a thread is in one
+        if self._namespaces[namespace_of(channel)].direct:
             await self.conversations.published(channel, position)
         await self.markers.published(principal, channel, position)
+
+    async def _left(self, user: str, channel: str) -> None:
+        if self._has_followers(channel):
+            await self.followers.left(user, channel)
+
+    async def _erased(self, channel: str, offset: int) -> None:
+        if self._has_followers(channel):
+            await self.followers.erased(channel, offset)
+
+    def _has_followers(self, channel: str) -> bool:
+        namespace = self._namespaces.get(namespace_of(channel))
+        return namespace is not None and namespace.members and namespace.threads
 
     # --- telling and hearing ------------------------------------------------------------------------------------------
 
@@ -136,10 +170,16 @@ class Rooms:
         self._announcer.announce(members=list(changes), revoked=True)
         self._hear_members(changes)
 
+    def _tell_followers(self, changes: Sequence[Change]) -> None:
+        self._announcer.announce(members=list(changes))
+        self._hear_members(changes)
+
     def _hear_members(self, changes: Sequence[Change]) -> None:
-        for user, channel, _ in changes:
+        rights = [(user, channel) for user, channel, _ in changes if not is_thread(channel)]
+        for user, channel in rights:
             self._memberships.forget(user, channel)
-        self.on_members()
+        if rights:
+            self.on_members()
         self.mine.changed(changes)
 
     def _tell_reads(self, reads: Sequence[Read]) -> None:

@@ -6,6 +6,9 @@ o, e, m: how far the user has read: an offset, its epoch, and how many of the en
 n: how often that has moved, or mute or pin has changed: what the user wants of the room.
 role: None of who is no member any more, as long as that is being told (p).
 p: the row has been changed, and not everybody may have heard of it yet.
+
+Who follows a thread has a row for the thread's own channel, which gives no right to anything. In the order of `_id` a
+user's threads stand in front of the rooms, so that each are found without the others.
 """
 
 from __future__ import annotations
@@ -18,13 +21,17 @@ from pymongo import ASCENDING, DeleteOne, InsertOne, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from server.access.memberships import Membership
+from server.core.names import THREADS
 from server.mongo.client import duplicates, mapped
 from server.mongo.databases import Database
 
 Row = dict[str, Any]
 
+TOGETHER: Final = 500
+"""Rows that are deleted at a time."""
+_BEHIND_THREADS: Final = f"{THREADS};"
 _IS_MEMBER: Final = {"role": {"$ne": None}}
-_SHOWN: Final = {"role": 1, "o": 1, "e": 1, "m": 1, "n": 1, "mute": 1, "pin": 1}
+_SHOWN: Final = {"role": 1, "t": 1, "o": 1, "e": 1, "m": 1, "n": 1, "mute": 1, "pin": 1}
 
 
 class Member(NamedTuple):
@@ -112,11 +119,11 @@ class MemberRows:
         with mapped():
             return await self._rows.count_documents({**_of_user(user), **_IS_MEMBER}, limit=most)
 
-    async def of_users(self, users: Collection[str]) -> dict[str, list[Row]]:
-        """All rows of these users who are members somewhere."""
+    async def of_users(self, users: Collection[str], threads: bool = False) -> dict[str, list[Row]]:
+        """All rows of these users who are members somewhere; `threads`: also of the threads that they follow."""
         found: dict[str, list[Row]] = {user: [] for user in users}
         with mapped():
-            rows = self._rows.find({"$or": [_of_user(user) for user in users], **_IS_MEMBER}, _SHOWN)
+            rows = self._rows.find({"$or": [_of_user(user, threads) for user in users], **_IS_MEMBER}, _SHOWN)
             async for row in rows:
                 found[row["_id"]["u"]].append(row)
         return found
@@ -183,14 +190,51 @@ class MemberRows:
             else:
                 await self._rows.update_one(row, {"$unset": {"p": ""}})
 
+    # --- threads ------------------------------------------------------------------------------------------------------
+
+    async def threads_of(self, user: str) -> list[str]:
+        """That the user follows, in no order."""
+        with mapped():
+            rows = await self._rows.find(_threads_of(user), {"_id": 1}).to_list(None)
+        return [row["_id"]["c"] for row in rows]
+
+    async def too_many_threads(self, user: str, most: int) -> list[str]:
+        """Those that would have to go for `most` to be left: they have been followed for the longest time."""
+        with mapped():
+            threads = await self._rows.count_documents(_threads_of(user))
+            if threads <= most:
+                return []
+            oldest = self._rows.find(_threads_of(user), {"_id": 1}).sort("t", ASCENDING).limit(threads - most)
+            return [row["_id"]["c"] async for row in oldest]
+
+    async def remove(self, user: str, channels: Sequence[str]) -> None:
+        """Delete rows that nobody has to hear of before they go."""
+        with mapped():
+            for index in range(0, len(channels), TOGETHER):
+                ids = [id_of(user, channel) for channel in channels[index : index + TOGETHER]]
+                await self._rows.delete_many({"_id": {"$in": ids}})
+
+    async def clear(self, channel: str) -> list[str]:
+        """Delete some of the rows of a channel: whose they were. Until there are none."""
+        with mapped():
+            rows = await self._rows.find({"_id.c": channel}, {"_id": 1}).limit(TOGETHER).to_list(TOGETHER)
+            if rows:
+                await self._rows.delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+        return [row["_id"]["u"] for row in rows]
+
     async def take_back(self, memberships: Collection[Membership]) -> None:
         """Delete rows that have just been made."""
         with mapped():
             await self._rows.bulk_write([DeleteOne({"_id": id_of(*one)}) for one in memberships], ordered=False)
 
 
-def _of_user(user: str) -> Row:
-    return {"_id": {"$gt": {"u": user, "c": MinKey()}, "$lt": {"u": user, "c": MaxKey()}}}
+def _of_user(user: str, threads: bool = False) -> Row:
+    first = MinKey() if threads else _BEHIND_THREADS
+    return {"_id": {"$gt": {"u": user, "c": first}, "$lt": {"u": user, "c": MaxKey()}}}
+
+
+def _threads_of(user: str) -> Row:
+    return {"_id": {"$gt": {"u": user, "c": MinKey()}, "$lt": {"u": user, "c": _BEHIND_THREADS}}}
 
 
 def marker_of(row: Row) -> Marker:

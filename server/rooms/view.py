@@ -32,7 +32,8 @@ class Listener(Protocol):
 class Told(NamedTuple):
     """What a client knows of a room."""
 
-    role: str
+    right: str
+    """The role that lets the user read it."""
     moves: int
     """How often the marker had moved."""
     read: int
@@ -64,7 +65,11 @@ class View:
     position: None = None
     owner: None = None
 
-    def __init__(self, rooms: Rooms, principal: Callable[[], Principal], listener: Listener) -> None:
+    def __init__(
+        self, rooms: Rooms, principal: Callable[[], Principal], listener: Listener, threads: bool = False
+    ) -> None:
+        self.threads = threads
+        """It shows the threads that the user follows as well."""
         self.seat: Seat | None = None
         self.rooms: dict[str, Told] = {}
         self.missed: set[str] = set()

@@ -22,15 +22,15 @@ from server.access.rights import Rights
 from server.core.cursors import Position
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
-from server.core.names import ROOMS, namespace_of
+from server.core.names import ROOMS, is_thread, namespace_of, parent_of, root_of
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.rooms.heads import Heads
-from server.rooms.lists import Lists, Room
+from server.rooms.lists import Lists, Room, rights_of
 from server.rooms.markers import Read
 from server.rooms.rows import MemberRows
 from server.rooms.view import Listener, Told, View
-from server.wire.rooms import MAX_ROOMS, RoomPush, RoomRow, RoomsPage, RoomsPush
+from server.wire.rooms import MAX_ROOMS, RoomPush, RoomRow, RoomsPage, RoomsPush, ThreadPlace
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +71,16 @@ class MyRooms:
 
     # --- the use cases ------------------------------------------------------------------------------------------------
 
-    async def page(self, principal: Principal, after: str | None, limit: int, *, address: str = "") -> RoomsPage:
-        """The user's rooms behind the one that `after` names, the one with the newest message first."""
+    async def page(
+        self, principal: Principal, after: str | None, limit: int, threads: bool = False, *, address: str = ""
+    ) -> RoomsPage:
+        """The user's rooms behind the one that `after` names, the one with the newest message first; `threads`: and the
+        threads that it follows among them."""
         self._admission.spend(principal, address)
         _check_user(principal)
         async with self._rights.reading(principal, ROOMS):
             self._lifecycle.check()
-            rooms = self._shown(principal, await self._lists.of(principal.user or ""))
+            rooms = self._shown(principal, await self._lists.of(principal.user or "", threads))
             start = 0 if after is None else await self._behind(rooms, after)
         limit = min(limit, MAX_ROOMS)
         return {"rooms": [_row(room) for room in rooms[start : start + limit]], "more": start + limit < len(rooms)}
@@ -91,12 +94,12 @@ class MyRooms:
         place = _place((await self._lists.reach(after)).time, after)
         return sum(1 for room in rooms if _place(room.reach.time, room.channel) < place)
 
-    async def subscribe(self, principal: Callable[[], Principal], listener: Listener) -> View:
+    async def subscribe(self, principal: Callable[[], Principal], listener: Listener, threads: bool = False) -> View:
         """A view that is to be started once its reply is sent. `principal`: who the session is, from time to time."""
         _check_user(principal())
         async with self._rights.reading(principal(), ROOMS):
             self._lifecycle.check()
-        view = View(self, principal, listener)
+        view = View(self, principal, listener, threads)
         self._views.setdefault(view.user, set()).add(view)
         return view
 
@@ -126,7 +129,7 @@ class MyRooms:
         view.begun = False
         while not view.closed and view.run is run:  # else another one tells all, or nobody
             try:
-                found = self._shown(view.principal(), await self._lists.of(view.user))
+                found = self._shown(view.principal(), await self._lists.of(view.user, view.threads))
                 if view.closed or view.run is not run:
                     break
                 self._forget(view, [*view.rooms, *(room.channel for room in rooms)])
@@ -174,7 +177,7 @@ class MyRooms:
 
     def _shown(self, principal: Principal, rooms: Sequence[Room]) -> list[Room]:
         """Those that the principal may read, the one with the newest message first."""
-        shown = [room for room in rooms if self._permissions.shows(principal, room.channel, room.role)]
+        shown = [room for room in rooms if self._permissions.shows(principal, room.channel, room.right)]
         return sorted(shown, key=lambda room: _place(room.reach.time, room.channel))
 
     # --- single rooms -------------------------------------------------------------------------------------------------
@@ -206,35 +209,42 @@ class MyRooms:
         """Who has become what where: (user, channel, role, or None: no member any more)."""
         for user, channel, role in changes:
             for view in tuple(self._views.get(user, ())):
-                if role is None and view.begun and channel in view.rooms:
-                    self._tell_gone(view, channel)
-                else:
-                    self.note_missed(view, channel)
+                for one in _concerned(view, channel):
+                    if role is None and view.begun and one in view.rooms:
+                        self._tell_gone(view, one)
+                    else:
+                        self.note_missed(view, one)
 
     def recheck(self, user: str, channels: Iterable[str]) -> None:
         """The user's roles in these have changed, to whatever."""
         for view in tuple(self._views.get(user, ())):
             for channel in channels:
-                self.note_missed(view, channel)
+                for one in _concerned(view, channel):
+                    self.note_missed(view, one)
 
     def check(self, view: View) -> None:
         """Something was taken back: rooms that may not be read any more are none."""
         principal = view.principal()
         for channel, told in tuple(view.rooms.items()):
-            if not self._permissions.shows(principal, channel, told.role):
+            if not self._permissions.shows(principal, channel, told.right):
                 self._tell_gone(view, channel)
 
     async def compare(self) -> None:
         """Look for what nobody was told, while other nodes were not heard: other roles, and markers that have moved."""
         users = list(self._views)
         for index in range(0, len(users), PAGE):
-            found = await self._rows.of_users(users[index : index + PAGE])
-            for user, rows in found.items():
-                now = {row["_id"]["c"]: (row["role"], row["n"]) for row in rows}
+            some = users[index : index + PAGE]
+            threads = any(view.threads for user in some for view in self._views.get(user, ()))
+            for user, rows in (await self._rows.of_users(some, threads)).items():
+                allowed = rights_of(rows)
+                moves = {row["_id"]["c"]: row["n"] for row in rows}
+                now = {channel: (right, moves[channel]) for (_, channel), right in allowed.items()}
                 for view in tuple(self._views.get(user, ())):
                     for channel in now.keys() | view.rooms.keys():
                         told = view.rooms.get(channel)
-                        if now.get(channel) != (told and (told.role, told.moves)):
+                        if is_thread(channel) and not view.threads:
+                            continue
+                        if now.get(channel) != (told and (told.right, told.moves)):
                             self.note_missed(view, channel)
 
     def _tell_gone(self, view: View, channel: str) -> None:
@@ -259,7 +269,7 @@ class MyRooms:
                 if channel not in view.missed or not view.begun or view.suspended:
                     if channel not in view.rooms:
                         self._heads.leave(channel, view)
-                elif room is None or not self._permissions.shows(view.principal(), channel, room.role):
+                elif room is None or not self._permissions.shows(view.principal(), channel, room.right):
                     if channel in view.rooms:
                         self._tell_gone(view, channel)
                     self._forget(view, (channel,))
@@ -285,12 +295,22 @@ class MyRooms:
         plain = at is not None and at.head.epoch == position.epoch and at.amendments <= amendments
         seen = position.offset - amendments if plain else None
         for view in tuple(self._views.get(user, ())):
+            if is_thread(channel) and not view.threads:
+                continue
             view.read(channel, position, moves, seen, at.head.offset if at is not None else 0)
 
 
 def _check_user(principal: Principal) -> None:
     if principal.server or principal.user is None:
         raise Error("permission_denied", f"{principal.name} has no rooms")
+
+
+def _concerned(view: View, channel: str) -> list[str]:
+    """What a change of the user's row there may change in a view: of a room also its threads that are shown."""
+    if is_thread(channel):
+        return [channel] if view.threads else []
+    threads = [one for one in view.rooms if is_thread(one) and parent_of(one) == channel] if view.threads else []
+    return [channel, *threads]
 
 
 def _place(time: int, channel: str) -> tuple[int, str]:
@@ -303,16 +323,17 @@ def _row(room: Room) -> RoomRow:
     return RoomRow(
         room.channel, room.role, str(room.read), str(count.head), count.messages, room.unread, room.mentions,
         count.newest_cursor, count.time or None, room.mute or UNSET, room.pin or UNSET,
+        ThreadPlace(parent_of(room.channel), root_of(room.channel)) if is_thread(room.channel) else UNSET,
     )  # fmt: skip
 
 
 def _told(room: Room) -> Told:
-    return Told(room.role, room.moves, room.read.offset, room.reach.head.offset, room.mentions > 0)
+    return Told(room.right, room.moves, room.read.offset, room.reach.head.offset, room.mentions > 0)
 
 
 def _room_push(room: Room) -> RoomPush:
     row = _row(room)
     return RoomPush(
         row.channel, row.role, row.read, row.head, row.count, row.unread, row.mentions, row.newest, row.time,
-        row.mute, row.pin,
+        row.mute, row.pin, row.thread,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Searching messages, in one channel or in all that one is a member of, newest first."""
+"""Searching messages, newest first: in channels that are named, or in all that one is a member of or follows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from server.access.rights import Rights
 from server.core.cursors import MAX_OFFSET
 from server.core.errors import Error, bad_request
 from server.core.lifecycle import Lifecycle
+from server.core.names import is_thread
 from server.core.principals import Principal
 from server.log.finder import Found
 from server.log.log import Log
 from server.log.words import Question, question
+from server.rooms.lists import rights_of
 from server.rooms.rows import MemberRows
 from server.wire.search import MAX_CHANNELS, FoundPage
 
@@ -82,8 +84,12 @@ class Search:
         """Read by their rights before, as their hooks say, and again by the rights when what was found is known."""
         if principal.user is None or principal.server:
             raise bad_request("channel: required of who is a member of none")
-        rows = (await self._members.of_users([principal.user]))[principal.user]
-        own = [row["_id"]["c"] for row in rows if self._searched(row["_id"]["c"])][:MAX_CHANNELS]
+        rows = (await self._members.of_users([principal.user], threads=True))[principal.user]
+        allowed = rights_of(rows)
+        # The rooms, and as far as there is room for more the threads, those that were followed last in front.
+        rows.sort(key=lambda row: (is_thread(row["_id"]["c"]), -row["t"] if is_thread(row["_id"]["c"]) else 0))
+        every = [row["_id"]["c"] for row in rows if (principal.user, row["_id"]["c"]) in allowed]
+        own = [channel for channel in every if self._searched(channel)][:MAX_CHANNELS]
         turns = asyncio.Semaphore(TOGETHER)  # its own: a slow hook keeps nobody else waiting
         may = await asyncio.gather(*(_allowed(self._ask(turns, principal, channel)) for channel in own))
         readable = [channel for channel, allowed in zip(own, may, strict=True) if allowed]

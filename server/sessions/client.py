@@ -114,6 +114,8 @@ class ConnectedClient:
         try:
             if request.channel == ROOMS:
                 subscription, fields, gap = await self._join_rooms(request), {"channel": ROOMS}, None
+            elif request.threads:
+                raise bad_request(f"threads: of {ROOMS}, and of no other channel")
             elif "*" in request.channel and self.knows_patterns:
                 subscription, fields, gap = await self._join_pattern(request)
             else:
@@ -136,7 +138,8 @@ class ConnectedClient:
         """A view, which is one as far as anybody here has to know."""
         if request.after is not None or request.last is not None:
             raise bad_request(f"after, last: {ROOMS} is told anew each time")
-        return cast(Subscription, await self._node.rooms.mine.subscribe(partial(self.principal_in, ROOMS), self.outbox))
+        who = partial(self.principal_in, ROOMS)
+        return cast(Subscription, await self._node.rooms.mine.subscribe(who, self.outbox, request.threads))
 
     def __repr__(self) -> str:
         return f"<session {self.id} {self._principal.name if self._principal else '?'} {self.address}>"

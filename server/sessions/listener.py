@@ -12,6 +12,7 @@ from typing import Final
 
 from server.access.admission import ConnectionSeats
 from server.core.errors import DISCONNECTED, ERRORS, REVOKED, SHUT_OUT, TOKEN_EXPIRED, Disconnect, Error
+from server.core.names import ROOMS
 from server.core.principals import Principal, Start
 from server.node import Node
 from server.sessions.client import ConnectedClient
@@ -48,13 +49,17 @@ class Listener(ConnectedClient):
         super().__init__(node, connection, codec, principal, seats)
 
     async def subscribe(
-        self, wanted: Mapping[str, str | None], last: int | None = None, starts: Mapping[str, Start] | None = None
-    ) -> None:
+        self, wanted: Mapping[str, str | None], last: int | None = None, starts: Mapping[str, Start] | None = None,
+        *, threads: bool = False,
+    ) -> None:  # fmt: skip
         """`wanted`: channel → cursor; or None for `last` messages, for what `starts` says of it, or from now on. All of
-        them, or the first Error."""
+        them, or the first Error. `threads`: of `$rooms`, with the threads that the user follows."""
         self._cursors.update(dict.fromkeys(wanted))  # in the order that was asked for
         results = await asyncio.gather(
-            *(self._join(channel, after, last, (starts or {}).get(channel)) for channel, after in wanted.items()),
+            *(
+                self._join(channel, after, last, (starts or {}).get(channel), threads)
+                for channel, after in wanted.items()
+            ),
             return_exceptions=True,
         )
         for result in results:
@@ -63,13 +68,17 @@ class Listener(ConnectedClient):
         if self._refusal is not None:
             raise self._refusal
 
-    async def _join(self, channel: str, after: str | None, last: int | None, start: Start | None) -> None:
+    async def _join(
+        self, channel: str, after: str | None, last: int | None, start: Start | None, threads: bool
+    ) -> None:
         """One by one, so that a right that is revoked while another channel's hook thinks finds what it has given."""
         assert self._principal is not None
         await self._node.loop_share.turn()
         if start is not None and not after and last is None:
             after, last = start.after, start.last
-        request = Subscribe(channel=channel, after=after, last=None if after else last)
+        request = Subscribe(
+            channel=channel, after=after, last=None if after else last, threads=threads and channel == ROOMS
+        )
         _, fields, gap = await self.join(self._principal, request)
         self._cursors[channel] = fields.get("cursor")
         if gap is not None:

@@ -99,29 +99,29 @@ async def _write(node: Node, principal: Principal, request: WriteCommand, client
 
 
 async def _join(node: Node, principal: Principal, request: Join, client: ConnectedClient) -> Answer:
-    role = await node.rooms.members.join(principal, request.channel, address=client.address)
+    role = await node.rooms.of(request.channel).join(principal, request.channel, address=client.address)
     return {"channel": request.channel, "user": principal.user, "role": role}
 
 
 async def _leave(node: Node, principal: Principal, request: Leave, client: ConnectedClient) -> Answer:
-    await node.rooms.members.leave(principal, request.channel, address=client.address)
+    await node.rooms.of(request.channel).leave(principal, request.channel, address=client.address)
     return {"channel": request.channel, "user": principal.user, "role": None}
 
 
 async def _set_member(node: Node, principal: Principal, request: SetMember, client: ConnectedClient) -> Answer:
     channel, user = request.channel, request.user
-    role = await node.rooms.members.set_role(principal, channel, user, request.role, address=client.address)
+    role = await node.rooms.of(request.channel).set_role(principal, channel, user, request.role, address=client.address)
     return {"channel": channel, "user": user, "role": role}
 
 
 async def _prefer(node: Node, principal: Principal, request: Prefer, client: ConnectedClient) -> Answer:
-    return await node.rooms.members.prefer(
+    return await node.rooms.of(request.channel).prefer(
         principal, request.channel, request.user, chosen(mute=request.mute, pin=request.pin), address=client.address
     )
 
 
 async def _members(node: Node, principal: Principal, request: ListMembers, client: ConnectedClient) -> Answer:
-    page = await node.rooms.members.page(
+    page = await node.rooms.of(request.channel).page(
         principal, request.channel, request.after, request.limit, address=client.address
     )
     return {"channel": request.channel, **page}

@@ -67,6 +67,8 @@ class Subscribe(Command, tag="subscribe"):
     conflate: Annotated[float, Meta(ge=0, le=60)] = 0.0
     grant: Annotated[str, Meta(max_length=64)] | None = None
     """Of a `subscribed` push: the right to come back to it."""
+    threads: bool = False
+    """Of `$rooms`: also the threads that the user follows."""
 
     def position(self) -> Position | None:
         """Where to go on from; without an epoch in whatever history there is."""

@@ -204,10 +204,14 @@ class PollPage(TypedDict):
     gaps: list[ChannelGap]
 
 
+WithThreads = Annotated[bool, Meta(description="In `$rooms`: also the threads that you follow")]
+
+
 class EventsQuery(Struct):
     after: Cursor | None = None
     last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
     ticket: str | None = None
+    threads: WithThreads = False
 
 
 class JoinedEventsQuery(Struct, rename={"channels": "channel"}):
@@ -215,6 +219,7 @@ class JoinedEventsQuery(Struct, rename={"channels": "channel"}):
     after: Afters = field(default_factory=list)
     last: Annotated[int, Meta(ge=0, le=MAX_PAGE)] | None = None
     ticket: str | None = None
+    threads: WithThreads = False
 
 
 class Place(Struct):

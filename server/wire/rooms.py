@@ -102,6 +102,13 @@ MAX_ROOMS: Final = 100
 """In one page over REST."""
 
 
+class ThreadPlace(Struct):
+    """What a thread is about."""
+
+    channel: Annotated[str, Meta(description="Its parent")]
+    of: Annotated[int, Meta(description="The offset of the message")]
+
+
 class RoomRow(Struct):
     """A channel that the user is a member of. What comes later is counted by the client: so many messages are unread as
     there are more (`count`) than there were when this was told, and not erased since."""
@@ -118,6 +125,7 @@ class RoomRow(Struct):
     mute: bool | UnsetType = UNSET
     pin: bool | UnsetType = UNSET
     """Both only where they are true."""
+    thread: Annotated[ThreadPlace, Meta(description="Of a thread that the user follows")] | UnsetType = UNSET
 
 
 class RoomsPage(TypedDict):
@@ -130,6 +138,7 @@ class RoomsPage(TypedDict):
 class RoomsQuery(Struct):
     after: Annotated[str, Meta(description="A channel: the last one of the page before")] | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_ROOMS)] = 50
+    threads: Annotated[bool, Meta(description="Also the threads that you follow")] = False
 
 
 class ReadRequest(Struct):
@@ -182,6 +191,7 @@ class RoomPush(Push, tag="room"):
     time: int | UnsetType | None = UNSET
     mute: bool | UnsetType = UNSET
     pin: bool | UnsetType = UNSET
+    thread: ThreadPlace | UnsetType = UNSET
 
 
 class ReceiptPush(Push, tag="read"):

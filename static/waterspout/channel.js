@@ -73,8 +73,8 @@ export class Channel extends Amendable {
    * the client's `storage` knows a cursor, by default where it stopped. Resolves with the server's first reply, and
    * goes on through every loss until `unsubscribe`. A refusal is told by `ended` as well.
    *
-   * @param {{after?: string, last?: number, where?: object, snapshot?: boolean, conflate?: number}} [options]  the
-   *   latter three for documents, `docs:…`
+   * @param {{after?: string, last?: number, where?: object, snapshot?: boolean, conflate?: number, threads?: boolean}}
+   *   [options]  `where`, `snapshot` and `conflate` for documents, `docs:…`, `threads` for `$rooms`
    * @returns {Promise<{cursor?: string | null, head?: string, recovered?: boolean, snapshot?: boolean}>}
    */
   subscribe({ after, ...options } = {}) {

@@ -42,14 +42,16 @@ export function roomCommand(requests, type, fields) {
   }
 }
 
-/** All of my rooms, as the pushes that a subscription to `$rooms` begins with. @param {Requests} requests */
-export async function myRooms(requests) {
+/** All of my rooms, as the pushes that a subscription to `$rooms` begins with.
+ *
+ * @param {Requests} requests @param {boolean} [threads] */
+export async function myRooms(requests, threads) {
   /** @type {any[]} */
   const pushes = [];
   let page;
   do {
     const after = page?.rooms.at(-1)?.channel;
-    page = await requests.json("GET", "/v1/rooms", { query: { after, limit: PAGE } });
+    page = await requests.json("GET", "/v1/rooms", { query: { after, limit: PAGE, threads } });
     pushes.push({ type: "rooms", channel: "$rooms", rooms: page.rooms, more: page.more, start: !pushes.length });
   } while (page.more);
   return pushes;

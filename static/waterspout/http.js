@@ -220,14 +220,14 @@ export class HttpLink extends Link {
   }
 
   /** @param {any} fields @param {any[]} pushes */
-  async #subscribe({ channel, after, last, where, snapshot }, pushes) {
+  async #subscribe({ channel, after, last, where, snapshot, threads }, pushes) {
     const listening = this.#listening;
     if (listening.size >= MAX_CHANNELS && !listening.has(channel)) {
       throw new WaterspoutError({ code: "limit_exceeded", reason: `${MAX_CHANNELS} channels over plain HTTP` });
     }
     if (channel === "$rooms") {
-      pushes.push(...(await myRooms(this.#requests)));
-      listening.followRooms();
+      pushes.push(...(await myRooms(this.#requests, threads)));
+      listening.followRooms(threads);
       return {};
     }
     const path = `/v1/channels/${segment("channel", channel)}/messages`;

@@ -74,15 +74,16 @@ export class Listening {
     void this.begin();
   }
 
-  /** My rooms are asked for again and again: nothing is pushed of them over plain HTTP. */
-  followRooms() {
+  /** My rooms are asked for again and again: nothing is pushed of them over plain HTTP. @param {boolean} [threads] */
+  followRooms(threads) {
     clearInterval(this.#rooms);
-    this.#rooms = setInterval(() => void this.#tellRooms(), ROOMS_EVERY);
+    this.#rooms = setInterval(() => void this.#tellRooms(threads), ROOMS_EVERY);
   }
 
-  async #tellRooms() {
+  /** @param {boolean} [threads] */
+  async #tellRooms(threads) {
     try {
-      for (const push of await myRooms(this.#requests)) this.#events.push(push);
+      for (const push of await myRooms(this.#requests, threads)) this.#events.push(push);
       this.#events.heard();
     } catch (/** @type {any} */ error) {
       // The next time, perhaps; what else fails says what is wrong.

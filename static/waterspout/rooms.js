@@ -5,7 +5,7 @@ import { deferred, Emitter, offsetOf } from "./tools.js";
 
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
 /** @typedef {{channel: string, role: string, read: string, head: string, count: number, unread: number, mentions: number,
- *   newest: string | null, time: number | null, mute?: boolean, pin?: boolean}} Room */
+ *   newest: string | null, time: number | null, mute?: boolean, pin?: boolean, thread?: {channel: string, of: number}}} Room */
 
 /** Milliseconds between two markers of a channel that are sent. */
 const MARK_EVERY = 2000;
@@ -15,7 +15,7 @@ export const ROOM_PUSHES = ["rooms", "room", "activity", "read"];
 
 /**
  * My rooms, live: with how many messages of each are unread. The server tells all members the same; what is unread for
- * this one is counted here.
+ * this one is counted here. With `threads` those that this user follows are among them.
  *
  * Events: `change` with the Room that has changed, or null where all are new; `ended` with a WaterspoutError.
  */
@@ -28,7 +28,9 @@ export class Rooms extends Emitter {
   #order = new Map();
   #first = 0;
   #last = 0;
-  /** By channel. @type {Map<string, Room>} */
+  #begun = false;
+  #threads = false;
+  /** By channel, threads too. @type {Map<string, Room>} */
   rooms = new Map();
   /** All pages have come. */
   ready = false;
@@ -39,24 +41,68 @@ export class Rooms extends Emitter {
     this.#client = client;
     this.#channel = client.channel("$rooms");
     this.#channel.on("ended", (error) => this.emit("ended", error));
-    this.#channel.subscribe().catch(() => {});
+    this._hear("change", (room) => this.#tell(room));
   }
 
-  /** How many messages are unread, of all rooms together that are not muted. */
+  /** How many messages are unread, of all rooms together that are not muted. Those in threads count apart. */
   get unread() {
-    return [...this.rooms.values()].reduce((sum, room) => sum + (room.mute ? 0 : room.unread), 0);
+    return unread(this.list());
   }
 
   /** How many mention the user, also in rooms that are muted. */
   get mentions() {
-    return [...this.rooms.values()].reduce((sum, room) => sum + room.mentions, 0);
+    return mentions(this.list());
+  }
+
+  /** How many replies are unread, of all threads together that are followed and not muted. */
+  get threadUnread() {
+    return unread(this.threads());
+  }
+
+  /** How many of them mention the user. */
+  get threadMentions() {
+    return mentions(this.threads());
   }
 
   /** Those that are pinned first, and then the one with the newest message. @returns {Room[]} */
   list() {
+    return this.#sorted((room) => !room.thread);
+  }
+
+  /** The threads that are followed, in that order: of one channel, or all. @param {string} [channel] @returns {Room[]} */
+  threads(channel) {
+    return this.#sorted(({ thread }) => thread !== undefined && (channel === undefined || thread.channel === channel));
+  }
+
+  /** @param {(room: Room) => boolean} wanted */
+  #sorted(wanted) {
     const place = (/** @type {Room} */ room) => this.#order.get(room.channel) ?? 0;
     const pinned = (/** @type {Room} */ room) => Number(room.pin ?? false);
-    return [...this.rooms.values()].sort((one, other) => pinned(other) - pinned(one) || place(other) - place(one));
+    const rooms = [...this.rooms.values()].filter(wanted);
+    return rooms.sort((one, other) => pinned(other) - pinned(one) || place(other) - place(one));
+  }
+
+  /** What there is of a channel; null: it is none of these, undefined: nobody knows (yet). @internal @param {string} name */
+  _of(name) {
+    const known = this.ready && (this.#threads || !name.startsWith("$thread:"));
+    return this.rooms.get(name) ?? (known ? null : undefined);
+  }
+
+  /** Begin, and anew when threads are wanted as well. @internal @param {boolean} threads */
+  _with(threads) {
+    if (this.#begun && (this.#threads || !threads)) return this;
+    if (this.#begun) void this.#channel.unsubscribe();
+    this.#begun = true;
+    this.#threads = threads;
+    this.ready = false;
+    this.#channel.subscribe(threads ? { threads } : {}).catch(() => {});
+    return this;
+  }
+
+  /** The channels that are concerned, all of them or that of one room. @param {Room | null} room */
+  #tell(room) {
+    const { _channels } = this.#client;
+    for (const channel of room ? [_channels.get(room.channel)] : _channels) channel?.emit("room", this._of(channel.name));
   }
 
   /** No more of it. @returns {Promise<void>} */
@@ -118,7 +164,13 @@ export class Rooms extends Emitter {
   }
 }
 
-/** What a channel has where it has members. */
+/** @param {Room[]} rooms */
+const unread = (rooms) => rooms.reduce((sum, room) => sum + (room.mute ? 0 : room.unread), 0);
+
+/** @param {Room[]} rooms */
+const mentions = (rooms) => rooms.reduce((sum, room) => sum + room.mentions, 0);
+
+/** What a channel has where it has members, and a thread there, whose members follow it. */
 export class Membered extends Emitter {
   #client;
   /** @type {Marker | null} */
@@ -161,6 +213,12 @@ export class Membered extends Emitter {
    * @returns {Promise<{members: {user: string, role: string, joined: number, read?: string}[], more: boolean}>} */
   memberships(page = {}) {
     return this.#client.request("members", { channel: this.name, ...page });
+  }
+
+  /** What the user's own list says of the channel: null: it is not there, undefined: there is no such list (yet).
+   * @internal @returns {Room | null | undefined} */
+  get _row() {
+    return this.#client._rooms?._of(this.name);
   }
 
   /** How far each member has read, where the namespace has receipts: live while the channel is subscribed. */

@@ -62,6 +62,7 @@ export class Timeline extends Emitter {
       channel._hear("message", (push) => push.offset !== undefined && this.#take(push)),
       channel._hear("amend", (push) => this.#amend(push)),
       channel._hear("gap", (gap) => this.#lose(gap)),
+      channel._hear("room", () => this.#changed()),
     ];
   }
 
@@ -90,6 +91,34 @@ export class Timeline extends Emitter {
   /** What is shown no longer follows the channel, whose subscription stays as it is. */
   close() {
     for (const off of this.#off.splice(0)) off();
+  }
+
+  /** How many messages are unread, as `client.rooms` knows it (of a thread with `threads`); null where it does not. */
+  get unread() {
+    return this.#channel._row?.unread ?? null;
+  }
+
+  /** Whether the channel is among the user's own: of a thread, whether it is followed. null: nobody knows (yet). */
+  get following() {
+    const row = this.#channel._row;
+    return row === undefined ? null : row !== null;
+  }
+
+  /** Follow the thread: it is among one's rooms then. Whoever answers does so anyway. */
+  follow() {
+    return this.#channel.join();
+  }
+
+  /** No more. */
+  unfollow() {
+    return this.#channel.leave();
+  }
+
+  /** It is read, by default up to where we are; as the channel's. Refused for who does not follow: to read is not to follow.
+   *
+   * @param {string | null} [cursor] @param {{set?: boolean}} [options] */
+  markRead(cursor, options) {
+    return this.#channel.markRead(cursor, options);
   }
 
   /** The page before the oldest message. Resolves with whether there are more. @param {number} [limit] @returns {Promise<boolean>} */

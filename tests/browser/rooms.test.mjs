@@ -76,6 +76,50 @@ test("rooms that are muted are not counted but for mentions, and those that are 
   assert.deepEqual([rooms.unread, rooms.mentions], [3, 1]);
 });
 
+test("threads that are followed are asked for, count apart, and tell their timelines", async (t) => {
+  const { client, sockets } = begin(t);
+  const rooms = client.rooms();
+  const thread = client.channel("room:a").timeline().thread(12);
+  await pause(5);
+  const [socket] = sockets;
+  socket.push({ type: "rooms", rooms: [row("room:a", 5, 2, 3)], more: false, start: true });
+  assert.deepEqual([thread.following, thread.unread, rooms.threads()], [null, null, []]);
+  assert.equal(client.rooms({ threads: true }), rooms);
+  client.rooms();
+  client.rooms({ threads: true });
+  const sent = () => socket.sent.filter(({ channel }) => channel === "$rooms");
+  socket.reply(sent()[1], { channel: "$rooms" });
+  await pause(5);
+  assert.deepEqual(sent().map(({ type, threads }) => [type, threads]), [["subscribe", undefined], ["unsubscribe", undefined], ["subscribe", true]]);
+  const name = "$thread:12:room:a";
+  const followed = { ...row(name, 3, 1, 2), thread: { channel: "room:a", of: 12 } };
+  const other = { ...row("$thread:3:room:b", 9, 4, 2), mute: true, mentions: 1, thread: { channel: "room:b", of: 3 } };
+  let changes = 0;
+  thread.on("change", () => changes++);
+  socket.push({ type: "rooms", rooms: [other, row("room:a", 5, 2, 3), followed], more: false, start: true });
+  assert.deepEqual(rooms.list().map((room) => room.channel), ["room:a"]);
+  assert.deepEqual(rooms.threads().map((room) => room.channel), ["$thread:3:room:b", name]);
+  assert.deepEqual(rooms.threads("room:a").map((room) => room.channel), [name]);
+  assert.deepEqual([rooms.unread, rooms.mentions, rooms.threadUnread, rooms.threadMentions], [2, 0, 1, 1]);
+  assert.deepEqual([thread.following, thread.unread], [true, 1]);
+  await pause(5);
+  const before = changes;
+  socket.push({ type: "activity", channel: name, head: "e:4", count: 4, newest: "e:4" });
+  assert.equal(thread.unread, 2);
+  assert.equal(rooms.threads()[0].channel, name);
+  await pause(5);
+  assert.equal(changes, before + 1);
+  thread.follow().catch(() => {});
+  thread.markRead("e:4").catch(() => {});
+  thread.unfollow().catch(() => {});
+  await pause(5);
+  assert.deepEqual(socket.sent.slice(-3).map(({ type, channel, cursor }) => [type, channel, cursor]), [
+    ["join", name, undefined], ["leave", name, undefined], ["read", name, "e:4"],
+  ]);
+  socket.push({ type: "room", channel: name, role: null });
+  assert.deepEqual([thread.following, thread.unread], [false, null]);
+});
+
 test("receipts are the channel's, and never its cursor", async (t) => {
   const { client, sockets } = begin(t);
   client.rooms();

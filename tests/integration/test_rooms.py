@@ -15,6 +15,7 @@ import pytest
 import waterspout_client
 from server.core.errors import Error
 from server.core.principals import Principal
+from server.rooms.members import checked
 from server.wire.codec import JSON
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Push, Refused, make_token
@@ -54,10 +55,10 @@ class Rooms:
         self.loaded = False
         self.pushes: list[Push] = []
 
-    async def follow(self, client: Client) -> Rooms:
+    async def follow(self, client: Client, **options: Any) -> Rooms:
         self.user = client.session.get("user") or ""
         client.on_stray = self.take
-        await client.subscribe("$rooms", on_push=self.take)
+        await client.subscribe("$rooms", on_push=self.take, **options)
         return self
 
     def take(self, push: Push) -> None:
@@ -570,7 +571,7 @@ async def test_what_many_members_cost(mongod: Mongod) -> None:
     async with one(mongod) as (instance, stack):
         node = instance.node
         ops = Principal("ops", server=True, admin=True)
-        many = [node.rooms.members.check(f"u{n}", "member") for n in range(500)]
+        many = [checked(f"u{n}", "member") for n in range(500)]
         await node.rooms.members.set_roles(ops, "room:a", many)
         await node.rooms.members.set_roles(ops, "room:a", [seat._replace(user="v" + seat.user) for seat in many])
         ann = await instance.user(stack, token("u1"))

@@ -1,9 +1,10 @@
 """Counts of what is unread, of mentions, of reactions and of replies, against a plain count: any order of joining,
-leaving, publishing, mentioning, erasing, changing, reacting, answering and reading."""
+leaving, publishing, mentioning, erasing, changing, reacting, answering, following threads and reading."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from server.core.names import parent_of
 from tests.integration.test_rooms import OPTIONS, Rooms, offset_of, rooms_of, token
 from tests.support.client import Client, Refused
 from tests.support.nodes import Instance, instances
@@ -29,11 +31,27 @@ STEPS = st.lists(
         st.tuples(st.sampled_from(["delete", "edit", "append"]), *WHO, st.integers(0, 9)),
         st.tuples(st.sampled_from(["read", "set"]), *WHO, st.integers(0, 9)),
         st.tuples(st.sampled_from(["react", "unreact"]), *WHO, st.integers(0, 9)),
-        st.tuples(st.sampled_from(["reply", "reply", "unreply"]), *WHO, st.integers(0, 9)),
+        st.tuples(st.sampled_from(["reply", "reply", "unreply"]), *WHO, st.integers(0, 99)),
+        st.tuples(st.sampled_from(["follow", "unfollow", "read reply", "set reply"]), *WHO, st.integers(0, 99)),
     ),
     min_size=20,
     max_size=40,
 )
+
+
+class Thread:
+    """Of a message: the replies, and how far who follows has read. `replies`: offset → whether it is erased."""
+
+    def __init__(self) -> None:
+        self.replies: dict[int, bool] = {}
+        self.mentions: dict[int, set[str]] = {}
+        self.writers: dict[int, str] = {}
+        self.head = 0
+        self.markers: dict[str, int] = {}
+
+    def counts(self, user: str) -> tuple[int, int]:
+        unread = [offset for offset, erased in self.replies.items() if offset > self.markers[user] and not erased]
+        return len(unread), sum(1 for offset in unread if user in self.mentions[offset])
 
 
 class Model:
@@ -43,8 +61,9 @@ class Model:
         self.messages: dict[str, dict[int, bool]] = {channel: {} for channel in CHANNELS}
         self.reactions: dict[str, set[tuple[int, str]]] = {channel: set() for channel in CHANNELS}
         """By channel: who has reacted to which message."""
-        self.replies: dict[tuple[str, int], dict[int, str]] = {}
-        """By channel and message: those in its thread that are not erased, by offset who has written them."""
+        self.authors: dict[tuple[str, int], str] = {}
+        self.threads: dict[tuple[str, int], Thread] = defaultdict(Thread)
+        """By channel and message."""
         self.mentions: dict[tuple[str, int], set[str]] = {}
         """Of others than who has written it."""
         self.heads = dict.fromkeys(CHANNELS, 0)
@@ -59,6 +78,22 @@ class Model:
                 mentions = [offset for offset in unread if user in self.mentions.get((channel, offset), ())]
                 counts[channel] = len(unread), len(mentions)
         return counts
+
+    def leave(self, user: str, channel: str) -> None:
+        self.markers.pop((user, channel), None)
+        for (room, _), thread in self.threads.items():
+            if room == channel:
+                thread.markers.pop(user, None)
+
+    def reply(self, room: str, root: int, offset: int, writer: str, names: list[str]) -> None:
+        thread = self.threads[room, root]
+        thread.replies[offset] = False
+        thread.writers[offset] = writer
+        thread.mentions[offset] = {*(USERS if "*" in names else names)} - {writer}
+        thread.head = thread.markers[writer] = offset
+        for user in {*names, *([self.authors[room, root]] if offset == 1 else [])} - {"*", writer}:
+            if (user, room) in self.markers:
+                thread.markers.setdefault(user, offset - 1)
 
 
 class Stage:
@@ -79,7 +114,11 @@ class Stage:
         for user in USERS:
             for channel in CHANNELS:
                 await self.clients[user][0].request("join", channel=name[channel])
-        live = [(user, await Rooms().follow(client)) for user in USERS for client in self.clients[user]]
+        live = []
+        for user in USERS:
+            for number, client in enumerate(self.clients[user]):
+                threads = (user, number) != ("ann", 0)  # as an older client
+                live.append((user, threads, await Rooms().follow(client, **({"threads": True} if threads else {}))))
         for index, (what, user, channel, number) in enumerate(steps):
             await self._step(model, name[channel], what, user, channel, number, index)
         for channel in CHANNELS:
@@ -87,18 +126,29 @@ class Stage:
             await self._compare_replies(model, channel, name[channel])
         for user in USERS:
             expected = {name[channel]: count for channel, count in model.counts(user).items()}
-            for node in self.nodes:
-                rows = [row for row in await rooms_of(node, user) if row["channel"] in name.values()]
-                assert {row["channel"]: (row["unread"], row["mentions"]) for row in rows} == expected
-            for rooms in (rooms for one, rooms in live if one == user):
+            followed = expected | {
+                f"$thread:{of}:{name[channel]}": thread.counts(user)
+                for (channel, of), thread in model.threads.items()
+                if user in thread.markers
+            }
 
-                def ends(rooms: Rooms = rooms, expected: dict[str, tuple[int, int]] = expected) -> bool:
-                    return {one: count for one, count in rooms.counts().items() if one in name.values()} == expected
+            def ours(counts: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+                return {one: count for one, count in counts.items() if parent_of(one) in name.values()}
+
+            for node in self.nodes:
+                assert ours(await counts_of(node, user)) == expected
+                assert ours(await counts_of(node, user, threads="true")) == followed
+            for wanted, rooms in (
+                (followed if threads else expected, rooms) for one, threads, rooms in live if one == user
+            ):
+
+                def ends(rooms: Rooms = rooms, expected: dict[str, tuple[int, int]] = wanted) -> bool:
+                    return ours(rooms.counts()) == expected
 
                 try:
                     await until(ends, 5, "the state")
                 except TimeoutError:
-                    pytest.fail(f"{user}: {expected} and not {rooms.rows}, of {rooms.pushes}")
+                    pytest.fail(f"{user}: {wanted} and not {rooms.rows}, of {rooms.pushes}")
 
     async def _compare_reactions(self, model: Model, room: str, channel: str) -> None:
         """What there was of erased messages is gone."""
@@ -118,8 +168,11 @@ class Stage:
 
     async def _compare_replies(self, model: Model, room: str, channel: str) -> None:
         there = [offset for offset, erased in model.messages[room].items() if not erased]
-        replies = {offset: model.replies.get((room, offset), {}) for offset in there}
-        expected = {offset: (len(some), set(some.values())) for offset, some in replies.items() if some}
+        expected = {}
+        for offset in there:
+            thread = model.threads.get((room, offset), Thread())
+            if left := [thread.writers[of] for of, erased in thread.replies.items() if not erased]:
+                expected[offset] = len(left), set(left)
         for user in (one for one in USERS if (one, room) in model.markers):
 
             async def is_counted(user: str = user) -> bool:
@@ -142,7 +195,10 @@ class Stage:
                 return
             if what == "leave":
                 await client.request("leave", channel=channel)
-                model.markers.pop((user, room), None)
+                model.leave(user, room)
+                return
+            if chosen is not None and what in ("follow", "unfollow", "read reply", "set reply"):
+                await self._follow(model, client, f"$thread:{chosen}:{channel}", what, user, room, chosen, number)
                 return
             if what == "publish":
                 receipts = await asyncio.gather(
@@ -150,29 +206,35 @@ class Stage:
                 )
                 for receipt in receipts:
                     messages[receipt["offset"]] = False
+                    model.authors[room, receipt["offset"]] = user
                     model.heads[room] = max(model.heads[room], receipt["offset"])
                     model.markers[user, room] = max(model.markers.get((user, room), 0), receipt["offset"])
             elif what == "mention":
                 names = [one for bit, one in enumerate((*USERS, "*")) if number >> bit & 1]
                 receipt = await client.publish(channel, f"{index}", mentions=names)
                 messages[receipt["offset"]] = False
+                model.authors[room, receipt["offset"]] = user
                 model.heads[room] = model.markers[user, room] = receipt["offset"]
                 model.mentions[room, receipt["offset"]] = {*(USERS if "*" in names else names)} - {user}
             elif chosen is not None and what in ("delete", "edit", "append"):
                 data = {} if what == "delete" else {"data": f"edit {index}"}
                 receipt = await client.request("amend", channel=channel, of=chosen, op=what, **data)
                 model.heads[room] = receipt["offset"]
-                messages[chosen] = messages[chosen] or what == "delete"
+                if what == "delete":
+                    messages[chosen] = True
+                    model.threads[room, chosen].markers.clear()
             elif chosen is not None and what == "reply":
-                receipt = await client.publish(f"$thread:{chosen}:{channel}", f"{index}")
-                model.replies.setdefault((room, chosen), {})[receipt["offset"]] = user
+                names = [one for bit, one in enumerate((*USERS, "*")) if number % 16 >> bit & 1]
+                receipt = await client.publish(f"$thread:{chosen}:{channel}", f"{index}", mentions=names)
+                model.reply(room, chosen, receipt["offset"], user, names)
             elif chosen is not None and what == "unreply":
-                if (replies := model.replies.get((room, chosen))) and not messages[chosen]:
-                    of = sorted(replies)[number % len(replies)]
-                    await client.request("amend", channel=f"$thread:{chosen}:{channel}", of=of, op="delete")
-                    del replies[of]
-                else:
+                thread = model.threads[room, chosen]
+                left = [offset for offset, erased in thread.replies.items() if not erased]
+                if not left or messages[chosen]:
                     return
+                of = left[number % len(left)]
+                receipt = await client.request("amend", channel=f"$thread:{chosen}:{channel}", of=of, op="delete")
+                thread.replies[of], thread.head = True, receipt["offset"]
             elif chosen is not None and what in ("react", "unreact"):
                 on = what == "react"
                 await client.request("react", channel=channel, of=chosen, kind="👍", on=on)
@@ -194,6 +256,45 @@ class Stage:
             assert refusal == "not_found"
             assert chosen is not None
             assert messages[chosen], "not erased"
+
+    async def _follow(
+        self, model: Model, client: Client, name: str, what: str, user: str, room: str, root: int, number: int
+    ) -> None:
+        """Who is no member, or does not follow, is refused."""
+        thread, member = model.threads[room, root], (user, room) in model.markers
+        follows, erased = user in thread.markers, model.messages[room][root]
+        try:
+            if what == "unfollow":
+                await client.request("leave", channel=name)
+                thread.markers.pop(user, None)
+            elif what == "follow":
+                await client.request("join", channel=name)
+                assert member
+                assert not erased
+                thread.markers.setdefault(user, thread.head)
+            else:
+                offset, back = number % (thread.head + 1), what == "set reply"
+                epoch = self.nodes[0].node.log.epoch
+                answer = await client.request("read", channel=name, cursor=f"{epoch}:{offset}", set=back)
+                thread.markers[user] = offset if back else max(offset, thread.markers[user])
+                assert offset_of(answer["cursor"]) == thread.markers[user]
+            return
+        except Refused as refused:
+            refusal = refused.code
+        if what == "follow":
+            assert refusal == ("not_found" if member else "permission_denied")
+            assert erased or not member
+        else:
+            assert refusal == "permission_denied"
+            assert not follows
+
+
+async def counts_of(node: Instance, user: str, **query: Any) -> dict[str, tuple[int, int]]:
+    rows = page = await rooms_of(node, user, **query)
+    while len(page) == 100:
+        page = await rooms_of(node, user, **query, after=page[-1]["channel"])
+        rows = rows + page
+    return {row["channel"]: (row["unread"], row["mentions"]) for row in rows}
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
         "auth.api_keys.ops": {"sha256": hashlib.sha256(b"the key").hexdigest(), "channels": {"*": ["subscribe"]}},
         "namespaces.room": {
             "publish": "user", "subscribe": "member", "members": True, "join": "anyone", "amend": "own", "search": True,
+            "threads": True,
         },
         "namespaces.hall": {"publish": "anyone", "subscribe": "anyone", "threads": True, "search": True},
         "namespaces.plain": {"publish": "anyone", "subscribe": "anyone"},
@@ -100,6 +101,11 @@ async def test_within_what_one_may_read(url: str, base_url: str) -> None:
         await bob.request("join", channel="room:1")
         assert await found(ann, "tea") == ["tea in 2", "tea in 1", "tea in 0"]
         assert await found(bob, "tea") == ["tea in 1"]
+        for number in (0, 1):
+            await ann.publish(f"$thread:1:room:{number}", f"tea in a thread in {number}", mentions=["bob"])
+        assert await found(bob, "tea") == ["tea in a thread in 1", "tea in 1"]
+        for number in (0, 1):  # whose threads nobody follows from then on
+            await ann.request("leave", channel=f"$thread:1:room:{number}")
         first = await search(ann, "tea", limit=2)
         assert (len(first["messages"]), first["more"]) == (2, True)
         assert await found(ann, "tea", limit=2, after=first["cursor"]) == ["tea in 0"]

@@ -42,7 +42,7 @@ from waterspout_client.events import (
 )
 from waterspout_client.jobs import Job
 from waterspout_client.pace import Limited
-from waterspout_client.rooms import Member, Membership, Room, Rooms, direct_name
+from waterspout_client.rooms import Member, Membership, Room, Rooms, ThreadOf, direct_name
 from waterspout_client.state import State, StateChange
 from waterspout_client.subscription import Subscription
 from waterspout_client.timeline import Shown, Timeline
@@ -84,6 +84,7 @@ __all__ = [
     "State",
     "StateChange",
     "Subscription",
+    "ThreadOf",
     "Timeline",
     "Token",
     "Unsubscribed",

@@ -370,9 +370,13 @@ class Client(Commands):
         """Being a member of a channel: join, leave, members, and how far it is read."""
         return Membership(self, channel)
 
-    def rooms(self) -> Rooms:
-        """The channels that this user is a member of, live, each with how many of its messages are unread."""
-        return Rooms(self, self._max_pending, lambda: self.session.get("user"))
+    def rooms(self, *, threads: bool = False) -> Rooms:
+        """The channels that this user is a member of, live, with what is unread; `threads`: also those it follows."""
+        return Rooms(self, self._max_pending, lambda: self.session.get("user"), threads)
+
+    def open_rooms(self) -> Rooms | None:
+        """Those that are being read just now."""
+        return rooms if isinstance(rooms := self._streams.get(ROOMS), Rooms) else None
 
     def collection(self, name: str) -> Collection:
         """The live documents of a collection."""

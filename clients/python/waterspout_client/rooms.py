@@ -17,8 +17,18 @@ _NOT_IN_NAMES = re.compile(r"[,%\s\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadOf:
+    """What a thread is about."""
+
+    channel: str
+    """Its parent."""
+    of: int
+    """The offset of the message."""
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
-    """A channel that this user is a member of."""
+    """A channel that this user is a member of, or a thread that it follows."""
 
     channel: str
     role: str | None
@@ -38,6 +48,7 @@ class Room:
     mute: bool = False
     """It is listed, and not counted but for mentions."""
     pin: bool = False
+    thread: ThreadOf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,8 @@ class Asking(Protocol):
 
 
 class Membership:
-    """What `client.room("chat:tea")` gives: all of it does no harm twice, so it is sent again after a loss."""
+    """What `client.room("chat:tea")` gives: all of it does no harm twice, so it is sent again after a loss. Of a thread
+    the members are those who follow it: `join` follows, `leave` does so no more."""
 
     def __init__(self, client: Asking, channel: str) -> None:
         self._client = client
@@ -95,22 +107,43 @@ class Membership:
 
 class Rooms(Stream[Room]):
     """`async with client.rooms() as rooms: async for room in rooms: …`: each room as it has changed; one with the role
-    None is no room any more. `rooms.all` has all of them."""
+    None is no room any more. `rooms.all` has all of them, and with `threads` the threads that are followed."""
 
-    def __init__(self, home: Home, max_pending: int, user: Callable[[], str | None]) -> None:
-        super().__init__(home, ROOMS, {}, max_pending=max_pending)
+    def __init__(self, home: Home, max_pending: int, user: Callable[[], str | None], threads: bool) -> None:
+        super().__init__(home, ROOMS, {"threads": True} if threads else {}, max_pending=max_pending)
         self._user = user
+        self._with_threads = threads
         self.all: dict[str, Room] = {}
+        self.ready = False
+        """All pages have come."""
 
     @property
     def unread(self) -> int:
-        """Of all rooms together that are not muted."""
-        return sum(room.unread for room in self.all.values() if not room.mute)
+        """Of all rooms together that are not muted. Threads count apart."""
+        return sum(room.unread for room in self.all.values() if not (room.mute or room.thread))
 
     @property
     def mentions(self) -> int:
         """How many mention this user, also in rooms that are muted."""
-        return sum(room.mentions for room in self.all.values())
+        return sum(room.mentions for room in self.all.values() if not room.thread)
+
+    @property
+    def thread_unread(self) -> int:
+        """Of all threads together that are followed and not muted."""
+        return sum(room.unread for room in self.all.values() if room.thread and not room.mute)
+
+    @property
+    def thread_mentions(self) -> int:
+        return sum(room.mentions for room in self.all.values() if room.thread)
+
+    def threads(self, channel: str | None = None) -> list[Room]:
+        """Those that are followed, of one channel or all."""
+        return [room for room in self.all.values() if room.thread and channel in (None, room.thread.channel)]
+
+    def has(self, channel: str) -> bool | None:
+        """Whether the channel is among them; None: nobody knows (yet)."""
+        known = self.ready and (self._with_threads or not channel.startswith("$thread:"))
+        return channel in self.all if known else None
 
     def _make(self, item: Item) -> Room | None:
         if not isinstance(item, Live) or item.channel == ROOMS:
@@ -120,8 +153,10 @@ class Rooms(Stream[Room]):
     def take(self, push: Push) -> None:
         if push["type"] not in PUSHES:
             return super().take(push)
-        if push["type"] == "rooms" and push.get("start"):
-            self.all.clear()
+        if push["type"] == "rooms":
+            if push.get("start"):
+                self.all.clear()
+            self.ready = not push["more"]
         for room in self._changed(push):
             if room.role is None:
                 self.all.pop(room.channel, None)
@@ -163,6 +198,7 @@ def _row(row: Push) -> Room:
     return Room(
         row["channel"], row["role"], row["read"], row["head"], count, unread, row["mentions"], row["newest"],
         count - unread, row.get("mute", False), row.get("pin", False),
+        ThreadOf(**row["thread"]) if "thread" in row else None,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 from waterspout_client.errors import WaterspoutError
 from waterspout_client.events import Amend, Deleted, Gap, Message, Page, Published, Push, Reacted
 from waterspout_client.reacting import Reactions
+from waterspout_client.rooms import Membership, Rooms
 from waterspout_client.subscription import Subscription
 from waterspout_client.writing import Writer, appended
 
@@ -21,6 +22,10 @@ class Room(Protocol):
     """What a timeline needs of a client."""
 
     session: Push
+
+    def room(self, channel: str) -> Membership: ...
+
+    def open_rooms(self) -> Rooms | None: ...
 
     async def react(self, channel: str, of: int, kind: str) -> Reacted: ...
 
@@ -125,6 +130,34 @@ class Timeline:
     def messages(self) -> list[Shown]:
         known = [self._as_wanted(message) for _, message in sorted(self._known.items())]
         return [*known, *self._sending.values()]
+
+    @property
+    def unread(self) -> int | None:
+        """As the client's `rooms` know it while they are read (of a thread with `threads`); None where they do not."""
+        rooms = self._client.open_rooms()
+        room = rooms.all.get(self.channel) if rooms is not None else None
+        return None if room is None else room.unread
+
+    @property
+    def following(self) -> bool | None:
+        """Whether the channel is among these; None: nobody knows (yet)."""
+        rooms = self._client.open_rooms()
+        return None if rooms is None else rooms.has(self.channel)
+
+    async def follow(self) -> None:
+        """Follow the thread: it is among one's rooms then. Whoever answers does so anyway."""
+        await self._client.room(self.channel).join()
+
+    async def unfollow(self) -> None:
+        """No more."""
+        await self._client.room(self.channel).leave()
+
+    async def mark_read(self, cursor: str | None = None, *, back: bool = False) -> str:
+        """It is read up to there, by default to the newest message shown; where the marker is now. Refused for who does
+        not follow the thread: to read is not to follow."""
+        if cursor is None:
+            cursor = self._known[max(self._known)].cursor if self._known else None
+        return await self._client.room(self.channel).mark_read(cursor or "0", back=back)
 
     async def load_older(self, limit: int = 50) -> bool:
         """The page before the oldest message; whether there are more."""

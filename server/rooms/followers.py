@@ -1,0 +1,261 @@
+"""Followers of threads: whose own list has a thread, with what they have not read of it.
+
+A follower has a row as a member has one (rows.py), for the thread's own channel. It gives no right: who may read is
+decided by the parent, whose members alone may follow; and it goes when its user leaves the parent, when the message
+that the thread is about is erased (then nobody answers any more), and when that is trimmed.
+
+Whoever answers follows, and so does who is mentioned, and with the first reply who has written the message. Such a
+reply costs a few reads and one row for each who is new; any other moves its writer's marker, as in a room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
+
+from server.access.admission import Admission
+from server.access.rights import Right, Rights
+from server.access.threads import root_message
+from server.core.clock import Clock
+from server.core.config import Limits, Namespace
+from server.core.cursors import Position
+from server.core.errors import Error, bad_request
+from server.core.lifecycle import Lifecycle
+from server.core.names import is_thread, parent_of, thread_of
+from server.core.principals import Principal
+from server.core.rules import MEMBER
+from server.log.log import Log
+from server.log.mentions import EVERYBODY
+from server.rooms.markers import Markers
+from server.rooms.members import Change, Members, Seat, checked, user_of
+from server.rooms.rows import STRANGER, Member, MemberRows, Row, id_of
+from server.wire.amendments import AmendedMessage
+from server.wire.rooms import MemberRow, MembersPage, Preferred
+
+TOGETHER: Final = 20
+"""Changes of one request that are made at the same time."""
+
+
+class Place:
+    """How far a new follower has read: an offset and its epoch, and how many amendments there are up to it."""
+
+    __slots__ = ("epoch", "offset", "amendments")
+
+    def __init__(self, position: Position, amendments: int) -> None:
+        self.epoch, self.offset = position
+        self.amendments = amendments
+
+
+class Followers:
+    """`tell(changes)`: who follows what, or no more, for all nodes, this one too."""
+
+    def __init__(
+        self,
+        *,
+        rows: MemberRows,
+        members: Members,
+        markers: Markers,
+        log: Log,
+        rights: Rights,
+        admission: Admission,
+        lifecycle: Lifecycle,
+        limits: Limits,
+        clock: Clock,
+        tell: Callable[[Sequence[Change]], None],
+    ) -> None:
+        self._rows = rows
+        self._members = members
+        self._markers = markers
+        self._log = log
+        self._rights = rights
+        self._admission = admission
+        self._lifecycle = lifecycle
+        self._most = limits.threads_per_user
+        self._clock = clock
+        self._tell = tell
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    async def page(
+        self, principal: Principal, thread: str, after: str | None, limit: int, *, address: str = ""
+    ) -> MembersPage:
+        """Who follows, by name, for who may read the thread, and for API keys that are `admin`."""
+        right = self._begin(principal, address, thread)
+        if principal.admin:
+            return await self._page(right, thread, after or "", limit)
+        async with self._rights.reading(principal, thread):
+            return await self._page(right, thread, after or "", limit)
+
+    async def _page(self, right: Right[Namespace], thread: str, after: str, limit: int) -> MembersPage:
+        """Without those whose row has not gone yet with their membership of the parent."""
+        found: list[Member] = []
+        more = True
+        while more and len(found) <= limit:
+            some, more = await self._rows.page(thread, after, limit)
+            own = await self._rows.roles([(one.user, parent_of(thread)) for one in some])
+            found += [one for one in some if (one.user, parent_of(thread)) in own]
+            after = some[-1].user if some else after
+        shown = found[:limit]
+        followers = [MemberRow(one.user, one.role, one.joined) for one in shown]
+        if right.options.receipts:
+            head = (await self._log.counts.of(thread)).head
+            for row, one in zip(followers, shown, strict=True):
+                row.read = str(Position(head.epoch, min(one.read, head.offset)))
+        return {"members": followers, "more": more or len(found) > limit}
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    async def join(self, principal: Principal, thread: str, *, address: str = "") -> str:
+        """Follow, which every member of the parent may; the role of all who do."""
+        role = await self.set_role(principal, thread, user_of(principal), MEMBER, address=address)
+        assert role is not None
+        return role
+
+    async def leave(self, principal: Principal, thread: str, *, address: str = "") -> None:
+        """Follow no more."""
+        await self.set_role(principal, thread, user_of(principal), None, address=address)
+
+    async def set_role(
+        self, principal: Principal, thread: str, user: str, role: str | None, *, address: str = ""
+    ) -> str | None:
+        """Make the user follow, or (None) follow no more: for oneself, and for API keys that are `admin`."""
+        right = self._begin(principal, address, thread)
+        return (await self._set(right, principal, thread, checked(user, role))).role
+
+    async def set_roles(
+        self, principal: Principal, thread: str, wanted: Sequence[Seat | Error], *, address: str = ""
+    ) -> list[Seat | Error]:
+        """The same for many, each by itself: what has become of it."""
+        right = self._begin(principal, address, thread)
+        turns = asyncio.Semaphore(TOGETHER)
+
+        async def carry_out(one: Seat | Error) -> Seat | Error:
+            if isinstance(one, Error):
+                return one
+            try:
+                async with turns:
+                    return await self._set(right, principal, thread, one)
+            except Error as error:
+                return error
+
+        return await asyncio.gather(*(carry_out(one) for one in wanted))
+
+    async def prefer(
+        self, principal: Principal, thread: str, user: str | None, wanted: Mapping[str, bool], *, address: str = ""
+    ) -> Preferred:
+        """How the user wants to see it among its own: `mute`, `pin`."""
+        return await self._members.prefer(principal, thread, user, wanted, address=address)
+
+    def _begin(self, principal: Principal, address: str, thread: str) -> Right[Namespace]:
+        right = self._rights.to_room(principal, thread)
+        self._admission.spend(principal, address)
+        self._lifecycle.check()
+        return right
+
+    async def _set(self, right: Right[Namespace], principal: Principal, thread: str, seat: Seat) -> Seat:
+        own = not principal.server and seat.user == principal.user
+        if not (own or principal.admin):
+            raise Error("permission_denied", f"{principal.name} may not say what {seat.user} follows")
+        if seat.role is None:
+            await self._rows.remove(seat.user, [thread])
+            self._tell([(seat.user, thread, None)])
+            return seat
+        if seat.role != MEMBER:
+            raise bad_request(f"role: who follows a thread is {MEMBER}, whatever else in its parent")
+        if own:
+            await self._rights.check_reading(principal, thread)
+        await root_message(self._log, thread)
+        if not await self._rows.roles([(seat.user, parent_of(thread))]):
+            raise Error("permission_denied", f"{seat.user} is no member of {parent_of(thread)}")
+        assert self._log.replies is not None
+        await self._log.replies.write_down(thread)
+        count = await self._log.counts.of(thread)
+        right.again()
+        place = Place(count.head, count.amendments)
+        if not await self._follow(thread, {seat.user: place}, principal.user):
+            raise Error("not_found", f"channel: what {thread} is about has just gone")
+        return seat
+
+    async def _root(self, thread: str) -> AmendedMessage | None:
+        try:
+            return await root_message(self._log, thread)
+        except Error as error:
+            if error.retry:
+                raise
+            return None
+
+    # --- what is answered ---------------------------------------------------------------------------------------------
+
+    async def replied(self, principal: Principal, thread: str, position: Position, mentions: Sequence[str]) -> None:
+        """A reply is stored. Its retry makes up for what a node has left undone that died in between."""
+        writer = None if principal.server else principal.user
+        follows = await self._markers.published(principal, thread, position)
+        new = {name for name in mentions if name != EVERYBODY}
+        if position.offset == 1 and (root := await self._root(thread)) is not None and not root.by_server:
+            new |= {root.user} - {None}
+        new -= {writer}
+        if (not new and (writer is None or follows)) or (
+            amendments := await self._log.counts.amendments(thread, position.offset)
+        ) is None:
+            return
+        before = Place(position._replace(offset=position.offset - 1), amendments)
+        places = dict.fromkeys(new, before)
+        if writer is not None and not follows:
+            places[writer] = Place(position, amendments)
+        await self._follow(thread, places, None)
+
+    async def _follow(self, thread: str, places: Mapping[str, Place], by: str | None) -> bool:
+        """Make followers of those that are members of the parent. False: the message is gone, and so are they."""
+        parent = parent_of(thread)
+        known = await self._rows.standings({(user, channel) for user in places for channel in (parent, thread)})
+        rows: list[Row] = [
+            {
+                "_id": id_of(user, thread), "role": MEMBER, "o": place.offset, "e": place.epoch, "m": place.amendments,
+                "n": 0, "t": self._clock.now_ms(), "by": by,
+            }
+            for user, place in places.items()
+            if known.get((user, parent), STRANGER).role is not None and (user, thread) not in known
+        ]  # fmt: skip
+        added = [user for user, _ in await self._rows.add(rows)] if rows else []
+        if not added:
+            return True
+        # Looked at once more when they are there: it may have gone in the meantime, and all of its followers with it.
+        if await self._root(thread) is None:
+            await self._rows.take_back([(user, thread) for user in added])
+            return False
+        gone = await self._make_room(added)
+        self._tell([(user, thread, MEMBER) for user in added] + gone)
+        return True
+
+    async def _make_room(self, users: Collection[str]) -> list[Change]:
+        """What these follow no more, because it would be too much."""
+        if not self._most:
+            return []
+        gone: list[Change] = []
+        for user, threads in zip(
+            users, await asyncio.gather(*(self._rows.too_many_threads(user, self._most) for user in users)), strict=True
+        ):
+            if threads:
+                await self._rows.remove(user, threads)
+                gone += [(user, thread, None) for thread in threads]
+        return gone
+
+    # --- what goes ----------------------------------------------------------------------------------------------------
+
+    async def left(self, user: str, channel: str) -> None:
+        """The user is no member of the channel any more: what it follows there goes as well."""
+        threads = [thread for thread in await self._rows.threads_of(user) if parent_of(thread) == channel]
+        if threads:
+            await self._rows.remove(user, threads)
+            self._tell([(user, thread, None) for thread in threads])
+
+    async def erased(self, channel: str, offset: int) -> None:
+        """A message is erased: nobody answers it any more."""
+        if not is_thread(channel):
+            await self.ended(thread_of(channel, offset))
+
+    async def ended(self, thread: str) -> None:
+        """Nobody follows it any more."""
+        while users := await self._rows.clear(thread):
+            self._tell([(user, thread, None) for user in users])
