@@ -139,13 +139,15 @@ class Publisher:
         right = (self._rights.to_broadcast if broadcast else self._rights.to_publish)(principal, channel)
         draft = _Draft(principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned)
         lane = None if session is None else (session, channel)
-        publishing = self._spawn(channel, self._ask_and_accept(lane, right, draft))
-        if not broadcast:
-            return publishing
-        copy = draft._replace(channel=parent_of(channel), tag=None, root=root_of(channel))
-        return self._spawn(channel, self._then_copy(publishing, copy))
+        publishing = self._ask_and_accept(lane, right, draft)
+        if broadcast:
+            copy = draft._replace(channel=parent_of(channel), tag=None, root=root_of(channel))
+            publishing = self._then_copy(publishing, copy)
+        if counts and namespace.members:
+            publishing = self._then_followed(principal, channel, publishing, mentioned)
+        return self._spawn(channel, publishing)
 
-    async def _then_copy(self, reply: asyncio.Future[Receipt | None], copy: _Draft) -> Receipt | None:
+    async def _then_copy(self, reply: Awaitable[Receipt | None], copy: _Draft) -> Receipt | None:
         """It has the same key as the reply, so that a retry makes up for whatever is missing. It is not counted again
         by the rates: who may publish once in a second could never have done both.
         Who hears that there is no room for it has to know that there is a reply."""
@@ -178,7 +180,9 @@ class Publisher:
 
         if namespace.threads and is_thread(channel):
             storing = self._store_reply(channel, accept)
-            return self._spawn(channel, self._then_followed(principal, channel, storing, mentioned))
+            if namespace.members:
+                storing = self._then_followed(principal, channel, storing, mentioned)
+            return self._spawn(channel, storing)
         receipt = accept()
         return self._own(principal, channel, receipt, True) if namespace.direct else receipt
 
@@ -297,14 +301,6 @@ class Publisher:
     ) -> Receipt | None:
         if draft.ephemeral or not right.options.threads or not is_thread(draft.channel):
             return await self._ask_and_store(lane, right, draft)
-        storing = self._ask_and_reply(lane, right, draft)
-        if not right.options.members:
-            return await storing
-        return await self._then_followed(draft.principal, draft.channel, storing, draft.mentions)
-
-    async def _ask_and_reply(
-        self, lane: tuple[str, str] | None, right: Right[Namespace], draft: _Draft
-    ) -> Receipt | None:
         try:
             async with AsyncExitStack() as around:
                 return await self._ask_and_store(lane, right, draft, around)

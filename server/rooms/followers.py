@@ -102,7 +102,7 @@ class Followers:
             head = (await self._log.counts.of(thread)).head
             for row, one in zip(followers, shown, strict=True):
                 row.read = str(Position(head.epoch, min(one.read, head.offset)))
-        return {"members": followers, "more": more or len(found) > limit}
+        return {"members": followers, "more": len(found) > limit}
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -190,11 +190,14 @@ class Followers:
     async def replied(self, principal: Principal, thread: str, position: Position, mentions: Sequence[str]) -> None:
         """A reply is stored. Its retry makes up for what a node has left undone that died in between."""
         writer = None if principal.server else principal.user
-        follows = await self._markers.published(principal, thread, position)
+        follows, root = await asyncio.gather(
+            self._markers.published(principal, thread, position),
+            self._root(thread) if position.offset == 1 else _nothing(),
+        )
         new = {name for name in mentions if name != EVERYBODY}
-        if position.offset == 1 and (root := await self._root(thread)) is not None and not root.by_server:
-            new |= {root.user} - {None}
-        new -= {writer}
+        if root is not None and root.user is not None and not root.by_server:
+            new.add(root.user)
+        new.discard(writer or "")
         if (not new and (writer is None or follows)) or (
             amendments := await self._log.counts.amendments(thread, position.offset)
         ) is None:
@@ -259,3 +262,7 @@ class Followers:
         """Nobody follows it any more."""
         while users := await self._rows.clear(thread):
             self._tell([(user, thread, None) for user in users])
+
+
+async def _nothing() -> None:
+    pass
