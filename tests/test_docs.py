@@ -153,6 +153,9 @@ def server(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     settings["consumers"] = {"ledger": {"function": "collections:Counter", "channels": ["dm:*"]}}
     settings["namespaces.club"] = {"members": True, "subscribe": "member|admin", "publish": "member", "amend": "own"}
     settings["namespaces.square"] = {"members": True, "join": "anyone", "subscribe": "user", "publish": "member"}
+    settings["namespaces.guild"] = {
+        "members": True, "join": "anyone", "subscribe": "member", "publish": "member", "amend": "own", "threads": True,
+    }  # fmt: skip
     settings["namespaces.talk"] = {"direct": True, "receipts": True}
     settings["calls"] = {"echo": {"function": "builtins:dict", "allow": "anyone"}}
     settings["namespaces.parcels"] = {"publish": "server"}
