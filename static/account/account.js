@@ -13,7 +13,6 @@
 
 import { $, element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
-import { SignInDialog } from "./dialog.js";
 import { call, Session } from "./session.js";
 
 /** @typedef {import("./session.js").Ways} Ways */
@@ -25,7 +24,7 @@ const REFUSED = 4500;
 export class Account {
   #session = new Session();
   #ways;
-  /** @type {SignInDialog | null} */
+  /** @type {import("./dialog.js").SignInDialog | null} */
   #dialog = null;
   /** As of when the page was opened; null: a guest. */
   user = this.#session.user;
@@ -118,7 +117,8 @@ export class Account {
   }
 
   /** @param {string} [why] */
-  #ask(why) {
+  async #ask(why) {
+    const { SignInDialog } = await import("./dialog.js"); // most visits need none
     this.#dialog ??= new SignInDialog(this.#session, this.#ways);
     return this.#dialog.ask(why);
   }

@@ -1,7 +1,9 @@
 /** Writing: the message field, and the name that stands above it. @module */
 
 import { $, recall, remember } from "../page.js";
-import { hue, initial } from "./message.js";
+import { Drafts } from "./drafts.js";
+import { formatByButtons, formatByKeys, insert } from "./formatting.js";
+import { hue, initial } from "./parts.js";
 import { cleanName } from "./words.js";
 
 /** Characters; what is longer is not cut off, but not sent either. */
@@ -10,9 +12,14 @@ const number = new Intl.NumberFormat();
 
 export class Composer {
   #actions;
+  #drafts = new Drafts();
+  /** Where one writes. */
+  #room = "";
   name = cleanName(recall("localStorage", "name"));
 
-  /** @param {{say: (text: string) => void, typing: (done: boolean) => void, rename: () => void}} actions
+  /** @param {{say: (text: string) => void, typing: (done: boolean) => void, rename: () => void, drafted: () => void,
+   *   pick: (button: HTMLElement, chosen: (kind: string) => void) => void}} actions
+   *   `drafted`: in a room there is something unfinished now, or no longer
    * @param {string | null} user  whose name it is; null: a guest, who chooses one */
   constructor(actions, user) {
     this.#actions = actions;
@@ -32,8 +39,11 @@ export class Composer {
     });
     $("text").addEventListener("input", () => {
       this.#fit();
+      this.#keep();
       actions.typing(!$("text").value.trim());
     });
+    formatByKeys($("text"));
+    formatByButtons($("formatting"), $("text"), (button) => actions.pick(button, (kind) => insert($("text"), kind)));
     $("introduce").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#introduce();
@@ -55,10 +65,33 @@ export class Composer {
     else $(this.name ? "text" : "name").focus();
   }
 
+  /** Another room is shown: with what was begun there. @param {string} room @param {string} placeholder */
+  enter(room, placeholder) {
+    this.#room = room;
+    $("text").placeholder = placeholder;
+    $("text").value = this.#drafts.of(room);
+    this.#fit();
+  }
+
+  /** Call somebody by name. @param {string} user */
+  call(user) {
+    insert($("text"), /(^|\s)$/.test($("text").value) ? `@${user} ` : ` @${user} `);
+  }
+
+  /** Whether something was begun in a room. @param {string} room */
+  begun(room) {
+    return this.#drafts.of(room) !== "";
+  }
+
+  #keep() {
+    if (this.#drafts.keep(this.#room, $("text").value)) this.#actions.drafted();
+  }
+
   #send() {
     const text = $("text").value.trim();
     if (!text || text.length > LONGEST) return;
     $("text").value = "";
+    this.#keep();
     this.#fit();
     this.#actions.say(text);
     $("text").focus();

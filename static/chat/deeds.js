@@ -17,8 +17,9 @@ export function deedsOf(room, message, me, change, answer) {
   if (may.has("react")) deeds.react = (kind, on) => change(room.react(message, kind, on));
   if (room.has.has("threads") && (may.has("publish") || message.replies?.count)) deeds.reply = () => answer(message);
   if (own && may.has("amend_own")) deeds.edit = (text) => change(room.edit(message, text));
-  if (may.has("amend")) deeds.pin = () => change(room.pin(message));
+  const amends = may.has("amend") || (own && may.has("amend_own"));
+  if (amends) deeds.pin = () => change(room.pin(message));
   if (role !== null && !own) deeds.unread = () => change(room.keepUnread(message));
-  if (may.has("amend") || (own && may.has("amend_own"))) deeds.erase = () => change(room.erase(message));
+  if (amends) deeds.erase = () => change(room.erase(message));
   return deeds;
 }

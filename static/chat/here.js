@@ -19,9 +19,7 @@ export function showPresent(room) {
 
 /** @param {Room} room */
 export function showTyping(room) {
-  const now = Date.now();
-  for (const [name, until] of room.typing) if (until < now) room.typing.delete(name);
-  const names = [...room.typing.keys()];
+  const names = room.typing.names();
   const [first, second] = names;
   const words =
     names.length === 0

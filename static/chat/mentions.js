@@ -1,6 +1,6 @@
 /** Calling somebody by name: `@ann` is offered while one writes, and travels with the message. @module */
 
-import { $, element } from "../page.js";
+import { element } from "../page.js";
 
 /** The word for every member. */
 const ALL = "all";
@@ -17,29 +17,30 @@ export function mentionsIn(text, members) {
 
 /** Who may be called in a room, and the list of them while a name is being written. */
 export class Mentions {
+  #field;
   #names;
   #list = element("ul", "offers");
   #chosen = 0;
 
-  /** @param {() => string[]} names  who is there */
-  constructor(names) {
+  /** @param {HTMLTextAreaElement} field  in a form @param {() => string[]} names  who is there */
+  constructor(field, names) {
+    this.#field = field;
     this.#names = names;
-    const field = $("text");
-    this.#list.id = "offers";
+    this.#list.id = `${field.id}-offers`;
     this.#list.hidden = true;
     this.#list.setAttribute("role", "listbox");
     this.#list.ariaLabel = "Members";
-    $("composer").append(this.#list);
+    field.form?.append(this.#list);
     field.setAttribute("aria-autocomplete", "list");
     field.setAttribute("aria-controls", this.#list.id);
     field.addEventListener("input", () => this.#offer());
     field.addEventListener("blur", () => this.#close());
-    field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#key(event), true);
+    field.addEventListener("keydown", (event) => this.#key(event), true);
   }
 
   /** What is written of a name in front of the cursor. */
   get #begun() {
-    const { value, selectionStart } = $("text");
+    const { value, selectionStart } = this.#field;
     return /(?:^|[\s(])@([A-Za-z0-9._+-]*)$/.exec(value.slice(0, selectionStart))?.[1] ?? null;
   }
 
@@ -51,7 +52,7 @@ export class Mentions {
     this.#list.replaceChildren(
       ...offered.map((name, index) => {
         const offer = element("li", "", `@${name}`);
-        offer.id = `offer-${index}`;
+        offer.id = `${this.#list.id}-${index}`;
         offer.setAttribute("role", "option");
         offer.addEventListener("pointerdown", (event) => {
           event.preventDefault(); // the field keeps the focus
@@ -69,7 +70,7 @@ export class Mentions {
     const offers = [...this.#list.children];
     this.#chosen = (index + offers.length) % offers.length;
     for (const [place, offer] of offers.entries()) offer.setAttribute("aria-selected", String(place === this.#chosen));
-    $("text").setAttribute("aria-activedescendant", `offer-${this.#chosen}`);
+    this.#field.setAttribute("aria-activedescendant", `${this.#list.id}-${this.#chosen}`);
   }
 
   /** @param {KeyboardEvent} event */
@@ -86,7 +87,7 @@ export class Mentions {
 
   /** @param {string} name */
   #take(name) {
-    const field = $("text");
+    const field = this.#field;
     const from = field.selectionStart - (this.#begun?.length ?? 0);
     field.setRangeText(`${name} `, from, field.selectionStart, "end");
     this.#close();
@@ -95,6 +96,6 @@ export class Mentions {
 
   #close() {
     this.#list.hidden = true;
-    $("text").removeAttribute("aria-activedescendant");
+    this.#field.removeAttribute("aria-activedescendant");
   }
 }

@@ -1,25 +1,23 @@
 /** A room, as this tab knows it. @module */
 
 import { forget, recall, remember } from "../page.js";
-import { randomKey } from "../waterspout.js";
 import { Reactions } from "../waterspout/reacting.js";
 import { amended } from "./amended.js";
-import { addOwn, own } from "./own.js";
-import { cleanName, offsetOf, readMessage } from "./words.js";
+import { Sender } from "./outgoing.js";
+import { Typing } from "./typing.js";
+import { offsetOf, readMessage } from "./words.js";
 
 /** @typedef {import("./transcript.js").Entry} Entry */
 /** @typedef {import("./transcript.js").Message} Message */
-/** @typedef {import("./transcript.js").Draft} Draft */
 /** @typedef {import("../waterspout.js").Channel} Channel */
 
 const PAGE = 50;
+/** Pages of the past that are read to come to a message. */
+const DEEPEST = 40;
 /** Entries of a room that nobody looks at; scrolling up brings older ones back from the server. */
 const UNSEEN = 400;
-/** How many entries and own keys a tab remembers of a room over a reload. */
+/** How many entries a tab remembers of a room over a reload. */
 const REMEMBERED = 100;
-/** Who types says so this often, and is believed that long. Milliseconds. */
-const SAY_TYPING = 2500;
-const BELIEVE_TYPING = 4500;
 
 /**
  * What this tab knows of a room: its newest messages, the cursor behind them, and what it has still to send there. All
@@ -28,8 +26,6 @@ const BELIEVE_TYPING = 4500;
 export class Room {
   /** @type {Entry[]} */
   entries = [];
-  /** @type {Map<string, Draft>} */
-  drafts = new Map();
   /** @type {string | null} */
   cursor = null;
   /** Whether older messages may be had; null until it is known. @type {boolean | null} */
@@ -38,8 +34,6 @@ export class Room {
   unread = 0;
   /** Others' messages that came while it caught up. */
   caughtUp = 0;
-  /** Who types, and until when that is believed. @type {Map<string, number>} */
-  typing = new Map();
   /** What one may do here, what the channel can do, and which role one has; empty until the server has said so. */
   may = new Set();
   has = new Set();
@@ -51,9 +45,6 @@ export class Room {
   readers = null;
   /** It is to stay unread until it is entered again. */
   kept = false;
-  #saidTyping = 0;
-  /** @type {Set<string>} */
-  #keys = new Set();
   /** @type {(() => void)[]} */
   #off;
   #entered = false;
@@ -68,10 +59,18 @@ export class Room {
     this.channel = channel;
     this.page = page;
     this.reactions = new Reactions(channel, () => page.me, () => this.#dressAll());
+    this.typing = new Typing(channel, () => page.typing(this));
+    this.sender = new Sender(channel, {
+      changed: (message) => {
+        this.#saveSoon();
+        page.outgoing(this, message);
+      },
+      save: () => this.save(),
+    });
     this.#restore();
     this.#off = [
       channel.on("subscribed", ({ resumed }) => (this.#marked = !resumed)),
-      channel.on("message", (push) => (push.offset === undefined ? this.#takeTyping(push) : this.#take(push))),
+      channel.on("message", (push) => (push.offset === undefined ? this.typing.take(push) : this.#take(push))),
       channel.members().on("change", () => page.present(this)),
       channel.on("amend", (push) => this.#amend(push)),
       channel.on("gap", (gap) => this.#takeGap(gap)),
@@ -79,17 +78,16 @@ export class Room {
       channel.on("subscribed", () => this.#followReaders()),
       channel.on("ended", (error) => page.ended(this, error)),
     ];
-    for (const draft of this.drafts.values()) if (draft.state === "waiting") this.#publish(draft);
+    this.sender.resume();
   }
 
   #restore() {
     const kept = recall("sessionStorage", `room.${this.name}`);
-    if (!kept || !Array.isArray(kept.entries) || !Array.isArray(kept.drafts)) return;
+    if (!kept || !Array.isArray(kept.entries) || !Array.isArray(kept.outgoing)) return;
     this.entries = kept.entries;
     this.cursor = kept.cursor;
     this.more = kept.more;
-    this.#keys = new Set(kept.keys);
-    for (const draft of kept.drafts) this.drafts.set(draft.key, draft);
+    this.sender.restore(kept);
   }
 
   save() {
@@ -102,8 +100,7 @@ export class Room {
       entries: entries.slice(-REMEMBERED),
       cursor,
       more: more || trimmed,
-      keys: [...this.#keys].slice(-REMEMBERED),
-      drafts: [...this.drafts.values()],
+      ...this.sender.kept,
     });
   }
 
@@ -126,26 +123,6 @@ export class Room {
     forget("sessionStorage", `room.${this.name}`);
   }
 
-  /** Ephemeral: somebody types, or does no longer. @param {any} push */
-  #takeTyping({ data }) {
-    const name = cleanName(data?.typing);
-    if (!name) return;
-    if (data.done) this.typing.delete(name);
-    else this.typing.set(name, Date.now() + BELIEVE_TYPING);
-    this.page.typing(this);
-  }
-
-  /** Say that somebody types here, or no longer does; not too often. @param {string} name @param {boolean} [done] */
-  async sayTyping(name, done = false) {
-    if (done ? !this.#saidTyping : Date.now() - this.#saidTyping < SAY_TYPING) return;
-    this.#saidTyping = done ? 0 : Date.now();
-    try {
-      await this.channel.publish({ typing: name, ...(done ? { done } : {}) }, { ephemeral: true, echo: false });
-    } catch {
-      // away, or not allowed here: it is of no importance
-    }
-  }
-
   /** @param {any} push */
   #take(push) {
     this.reactions.put(push);
@@ -158,9 +135,8 @@ export class Room {
       this.#mark();
     }
     if (!message.mine && !this.page.sees(this)) this.unread++;
-    this.typing.delete(message.name);
-    this.page.typing(this);
-    this.drafts.delete(message.key);
+    this.typing.ended(message.name);
+    this.sender.messages.delete(message.key);
     this.cursor = message.cursor;
     if (this.more === null) this.more = message.offset > 1;
     this.#add(message);
@@ -186,7 +162,7 @@ export class Room {
 
   /** @param {any} push */
   #read(push) {
-    return this.#dress(readMessage(push, (key, user) => (user === null ? this.#isMine(key) : user === this.page.me)));
+    return this.#dress(readMessage(push, (key, user) => (user === null ? this.sender.isMine(key) : user === this.page.me)));
   }
 
   /** With its reactions as they are to be shown. @param {Message} message @returns {Message} */
@@ -228,12 +204,49 @@ export class Room {
     return this.channel.pin(offset, !pinned);
   }
 
+  /** What was said last. @returns {Message | undefined} */
+  get newest() {
+    return /** @type {Message | undefined} */ (this.entries.findLast((entry) => "offset" in entry));
+  }
+
+  /** The message there, if it has been read. @param {number} offset @returns {Message | undefined} */
+  message(offset) {
+    return /** @type {Message | undefined} */ (this.entries.find((entry) => "offset" in entry && entry.offset === offset));
+  }
+
+  /** Read back until the message is here, if it is not too far. @param {number} offset */
+  async reach(offset) {
+    const first = () => /** @type {any} */ (this.entries.find((entry) => "offset" in entry))?.offset ?? Infinity;
+    for (let page = 0; page < DEEPEST && first() > offset; page++) {
+      const before = first();
+      await this.older();
+      if (first() === before && this.channel.state === "live") return;
+      if (this.channel.state !== "live") await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+
   /** From this message on it is unread again. @param {Message} message */
   keepUnread(message) {
     this.kept = true;
     const messages = /** @type {Message[]} */ (this.entries.filter((entry) => "offset" in entry));
     const before = messages[messages.indexOf(message) - 1];
     return this.channel.markRead(before?.cursor ?? "0", { set: true });
+  }
+
+  /** One may see who is a member. */
+  get membered() {
+    return this.page.me !== null && this.has.has("members") && this.may.has("subscribe");
+  }
+
+  /** One may look for words. */
+  get searchable() {
+    return this.page.me !== null && this.has.has("search") && this.may.has("subscribe");
+  }
+
+  /** There may be something that is pinned. */
+  get pinning() {
+    const { has, may } = this;
+    return may.has("subscribe") && (has.has("members") || may.has("amend") || may.has("amend_own"));
   }
 
   /** A thread has the rights of the room that it is in. @param {Room} parent */
@@ -287,9 +300,9 @@ export class Room {
   /** @param {any} gap */
   #takeGap({ from, to }) {
     // What was stored within it is never coming.
-    for (const draft of [...this.drafts.values()]) {
-      const comes = Number.isInteger(to) && (draft.offset ?? 0) > to;
-      if (draft.state === "sent" && !comes) this.page.discard(this, draft.key);
+    for (const { key, state, offset = 0 } of [...this.sender.messages.values()]) {
+      const comes = Number.isInteger(to) && offset > to;
+      if (state === "sent" && !comes) this.page.discard(this, key);
     }
     if (Number.isInteger(from) && Number.isInteger(to)) {
       const count = to - from + 1;
@@ -322,50 +335,10 @@ export class Room {
     this.more = true;
   }
 
-  /** Of this tab, or of another one of this browser. @param {string} key */
-  #isMine(key) {
-    return this.#keys.has(key) || own().has(key);
-  }
-
-  /** @param {string} name @param {string} text @param {{mentions?: string[], broadcast?: boolean}} [options] */
-  say(name, text, options = {}) {
-    /** @type {Draft} */
-    const draft = { key: randomKey(), name, text, options, time: Date.now(), mine: true, state: "waiting" };
-    this.#keys.add(draft.key);
-    addOwn(draft.key);
-    this.#publish(draft);
-  }
-
-  /** @param {string} key */
-  again(key) {
-    const draft = this.drafts.get(key);
-    if (draft) this.#publish({ ...draft, state: "waiting", error: undefined });
-  }
-
-  /** @param {string} key */
+  /** One's own that was not stored is not to be. @param {string} key */
   discard(key) {
-    this.drafts.delete(key);
+    this.sender.messages.delete(key);
     this.save();
-  }
-
-  /** The same key each time, over reloads too: however often it is sent, it is stored once. @param {Draft} draft */
-  async #publish(draft) {
-    const { key, name, text, options = {} } = draft;
-    this.#update(draft);
-    this.save(); // at once: this is what cannot be read again
-    try {
-      const { offset } = await this.channel.publish({ name, text }, { key, ...options });
-      if (this.drafts.has(key)) this.#update({ ...draft, state: "sent", offset }); // else the message itself was faster
-    } catch (/** @type {any} */ error) {
-      if (this.drafts.has(key)) this.#update({ ...draft, state: "failed", error: error.reason ?? String(error) });
-    }
-  }
-
-  /** @param {Draft} draft */
-  #update(draft) {
-    this.drafts.set(draft.key, draft);
-    this.#saveSoon();
-    this.page.draft(this, draft);
   }
 
   /** The page before the oldest message shown. */

@@ -1,27 +1,36 @@
 /** Which rooms there are for one, with what is unread: those that the server counts, and those that this tab does. @module */
 
-import { Memberships, TEAM } from "./memberships.js";
+import { $ } from "../page.js";
 import { DEFAULT_ROOM, Sidebar } from "./sidebar.js";
-import { isDirect, nameOf, titleOf } from "./words.js";
+import { cleanRoom, isDirect, nameOf, TEAM, titleOf } from "./words.js";
 
 /** @typedef {import("./chat.js").Page} Page */
 
 export class RoomList {
   #page;
-  /** @type {Memberships | null} */
+  /** @type {import("./memberships.js").Memberships | null} */
   #mine = null;
   /** Rooms with members are made by name here. */
   #team = false;
 
-  /** @param {Page} page @param {(room: string) => void} go @param {(room: string) => void} leave */
-  constructor(page, go, leave) {
+  /** @param {Page} page */
+  constructor(page) {
     this.#page = page;
-    this.sidebar = new Sidebar((typed) => go(this.#team && typed[0] !== "/" && typed !== DEFAULT_ROOM ? `/${TEAM}:${typed}` : typed), leave);
+    this.sidebar = new Sidebar(
+      (typed) => page.go(this.roomOfName(typed)),
+      (room) => page.leave(room),
+    );
   }
 
-  /** For who is signed in. @param {(channel: string) => Promise<Set<string>>} may @param {() => void} onchange */
-  async follow(may, onchange) {
-    this.#mine = new Memberships(this.#page.client, this.#page.me ?? "", onchange);
+  /** The room that somebody means who types its name. @param {string} typed */
+  roomOfName(typed) {
+    const room = cleanRoom(typed);
+    return this.#team && room[0] !== "/" && room !== DEFAULT_ROOM ? `/${TEAM}:${room}` : room;
+  }
+
+  /** One's own, of who is signed in. @param {import("./memberships.js").Memberships} mine @param {(channel: string) => Promise<Set<string>>} may */
+  async follow(mine, may) {
+    this.#mine = mine;
     this.#team = (await may(`${TEAM}:new`)).has("join");
     if (this.#team) /** @type {HTMLElement} */ (document.querySelector("[for=go-room]")).textContent = "Find or make a room";
   }
@@ -31,28 +40,55 @@ export class RoomList {
     return this.#mine?.of(channel) ?? null;
   }
 
-  get #members() {
+  /** What one follows. */
+  threads() {
+    return this.#mine?.threads() ?? [];
+  }
+
+  /** The rooms one is a member of. */
+  members() {
     return this.#mine?.list() ?? [];
   }
 
-  show() {
-    const members = this.#members.map((row) => ({ ...row, member: true }));
+  /** All rooms, one's own first. @returns {import("./sidebar.js").Shown[]} */
+  all() {
+    const { me, rooms, composer } = this.#page;
+    const members = this.members().map((row) => ({ ...row, member: true, draft: composer.begun(row.name) }));
     const { visited } = this.sidebar;
-    const others = (visited.includes(DEFAULT_ROOM) ? visited : [DEFAULT_ROOM, ...visited])
-      .filter((name) => !members.some((row) => row.name === name))
-      .map((name) => ({ name, title: titleOf(name, this.#page.me), direct: isDirect(name), unread: this.#page.rooms.get(name)?.unread ?? 0 }));
+    const others = (visited.includes(DEFAULT_ROOM) ? visited : [DEFAULT_ROOM, ...visited]).filter((name) => !members.some((row) => row.name === name));
+    return [
+      ...members,
+      ...others.map((name) => {
+        const unread = rooms.get(name)?.unread ?? 0;
+        return { name, title: titleOf(name, me), direct: isDirect(name), unread, draft: composer.begun(name) };
+      }),
+    ];
+  }
+
+  show() {
+    const all = this.all();
+    const members = all.filter(({ member }) => member);
     this.sidebar.show(this.#page.room.name, [
       { title: "Your rooms", rooms: members.filter(({ direct }) => !direct) },
       { title: "Direct messages", rooms: members.filter(({ direct }) => direct) },
-      { title: members.length ? "Other rooms" : "Rooms", rooms: others },
+      { title: members.length ? "Other rooms" : "Rooms", rooms: all.filter(({ member }) => !member) },
     ]);
+    const threads = this.threads().filter(({ mute, unread, mentions }) => (mute ? mentions : unread));
+    $("threads").hidden = this.#page.me === null;
+    this.sidebar.showThreads(threads.length, threads.some(({ mentions }) => mentions));
+  }
+
+  /** The room above or below the one that is shown. @param {number} step */
+  beside(step) {
+    const names = this.sidebar.names();
+    return names[names.indexOf(this.#page.room.name) + step] ?? null;
   }
 
   /** What is unread stands in front of the title, too. */
   title() {
     const { room, rooms } = this.#page;
-    const members = this.#members;
-    const counted = members.filter(({ name }) => name !== room.name || document.hidden);
+    const members = this.members();
+    const counted = [...members.filter(({ name }) => name !== room.name || document.hidden), ...this.threads()];
     const others = [...rooms.values()].filter(({ name }) => !members.some((row) => row.name === name));
     const loud = (/** @type {any} */ { mute, unread, mentions }) => (mute ? mentions : unread);
     const unread = [...counted, ...others].reduce((sum, one) => sum + loud(one), 0);

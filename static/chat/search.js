@@ -1,7 +1,8 @@
 /** Finding messages by their words, in this room or in all of one's own. @module */
 
 import { $, element } from "../page.js";
-import { avatar } from "./message.js";
+import { plainly } from "./format.js";
+import { avatar } from "./parts.js";
 import { nameOf, readMessage, roomOf } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */
@@ -10,8 +11,6 @@ import { nameOf, readMessage, roomOf } from "./words.js";
 const PAGE = 20;
 /** Milliseconds without a key until it is looked for. */
 const PAUSE = 200;
-/** Pages of the past that are read to come to a message. */
-const DEEPEST = 40;
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 export class SearchPanel {
@@ -29,8 +28,9 @@ export class SearchPanel {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #pausing;
 
-  /** @param {Page} page @param {import("./panel.js").Panel} panel @param {Room} room @param {(room: string, offset: number) => void} show */
-  constructor(page, panel, room, show) {
+  /** @param {Page} page @param {import("./panel.js").Panel} panel @param {Room} room @param {(room: string, offset: number) => void} show
+   * @param {string} [words]  to begin with */
+  constructor(page, panel, room, show, words = "") {
     this.#page = page;
     this.#room = room;
     this.#show = show;
@@ -51,6 +51,8 @@ export class SearchPanel {
     });
     panel.open("search", `Search ${nameOf(room.name, page.me)}`, [form, this.#note, this.#found, this.#more]);
     this.#words.focus();
+    this.#words.value = words;
+    if (words) void this.#ask();
   }
 
   #soon() {
@@ -90,7 +92,7 @@ export class SearchPanel {
     const room = roomOf(push.channel);
     const where = room === this.#room.name ? "" : `${nameOf(room, this.#page.me)} · `;
     const meta = element("small", "", `${where}${when.format(time)}`);
-    const body = element("span", "who", element("b", "", name), meta, element("span", "words", ...marked(text, words)));
+    const body = element("span", "who", element("b", "", name), meta, element("span", "words", ...marked(plainly(text), words)));
     const button = element("button", "", avatar(name), body);
     button.type = "button";
     button.addEventListener("click", () => this.#show(room, offset));
@@ -103,20 +105,4 @@ function marked(text, words) {
   const wanted = words.trim().split(/\s+/).map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   const parts = text.split(new RegExp(`(?<![\\p{L}\\p{N}])(${wanted.join("|")})`, "giu"));
   return parts.map((part, index) => (index % 2 ? element("mark", "", part) : part));
-}
-
-/** Read back until the message is here, if it is not too far. @param {Room} room @param {number} offset */
-export async function reach(room, offset) {
-  const first = () => /** @type {any} */ (room.entries.find((entry) => "offset" in entry))?.offset ?? Infinity;
-  for (let page = 0; page < DEEPEST && first() > offset; page++) {
-    const before = first();
-    await room.older();
-    if (first() === before && room.channel.state === "live") return;
-    if (room.channel.state !== "live") await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-}
-
-/** The button in the bar. @param {Room} room @param {string | null} me */
-export function offerSearch(room, me) {
-  $("search").hidden = me === null || !room.has.has("search") || !room.may.has("subscribe");
 }

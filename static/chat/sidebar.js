@@ -1,6 +1,7 @@
 /** The side bar: the rooms, and on narrow screens a drawer. @module */
 
 import { $, element, recall, remember } from "../page.js";
+import { avatar, icon } from "./parts.js";
 import { cleanRoom, some } from "./words.js";
 
 export const DEFAULT_ROOM = "lobby";
@@ -15,14 +16,17 @@ export function roomOfAddress() {
   return cleanRoom(room) || DEFAULT_ROOM;
 }
 
-/** @typedef {{name: string, title: string, unread: number, direct?: boolean, mentions?: number, member?: boolean, mute?: boolean}} Shown */
+/** `draft`: something was begun to be written there.
+ *
+ * @typedef {{name: string, title: string, unread: number, direct?: boolean, mentions?: number, member?: boolean, mute?: boolean,
+ *   draft?: boolean}} Shown */
 
 export class Sidebar {
   #leave;
   /** @type {string[]} */
   visited = [];
 
-  /** @param {(room: string) => void} enter @param {(room: string) => void} leave */
+  /** @param {(typed: string) => void} enter  the room of this name @param {(room: string) => void} leave */
   constructor(enter, leave) {
     this.#leave = leave;
     const visited = recall("localStorage", "rooms");
@@ -30,9 +34,9 @@ export class Sidebar {
       this.visited = visited.filter((room) => typeof room === "string" && cleanRoom(room) === room);
     $("go").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
-      const room = cleanRoom($("go-room").value);
+      const typed = $("go-room").value;
       $("go-room").value = "";
-      if (room) enter(room);
+      if (cleanRoom(typed)) enter(typed);
     });
     $("menu").addEventListener("click", () => this.#drawer(true));
     $("scrim").addEventListener("click", () => this.#drawer(false));
@@ -76,11 +80,29 @@ export class Sidebar {
     if (focused) $("rooms").querySelector(`[data-room="${CSS.escape(focused)}"]`)?.focus();
   }
 
+  /** How many threads have new replies, and whether one is called there. @param {number} unread @param {boolean} mentioned */
+  showThreads(unread, mentioned) {
+    const badge = $("threads").querySelector(".badge");
+    badge.hidden = !unread;
+    badge.classList.toggle("mentioned", mentioned);
+    badge.replaceChildren(String(unread), element("span", "hidden-label", " with new replies"));
+  }
+
+  /** The rooms, as they stand here. @returns {string[]} */
+  names() {
+    return [...$("rooms").querySelectorAll("a")].map((link) => link.dataset.room);
+  }
+
   /** @param {Shown} room @param {boolean} current */
-  #row({ name, title, direct, unread, mentions = 0, member, mute }, current) {
-    const link = element("a", `${direct ? "direct" : ""} ${mute ? "mute" : ""}`, element("span", "name", title));
+  #row({ name, title, direct, unread, mentions = 0, member, mute, draft }, current) {
+    const link = element("a", mute ? "mute" : "", direct ? avatar(title, "small") : icon("room"), element("span", "name", title));
     link.href = `#${encodeURIComponent(name)}`;
     link.dataset.room = name;
+    if (draft && !current) {
+      const begun = element("span", "draft", icon("edit"), element("span", "hidden-label", " draft"));
+      begun.title = "Not sent yet";
+      link.append(begun);
+    }
     if (current) link.setAttribute("aria-current", "page");
     else if (mute ? mentions : unread) {
       const badge = element("span", mentions ? "badge mentioned" : "badge", unread > 99 ? "99+" : String(unread));

@@ -1,7 +1,10 @@
 /** The answers to one message, beside the conversation: a channel of its own, with the rights of the room. @module */
 
 import { element } from "../page.js";
+import { formatByKeys } from "./formatting.js";
 import { Rows } from "./message.js";
+import { button } from "./parts.js";
+import { noteReadThread } from "./reading.js";
 import { Room } from "./room.js";
 import { Transcript } from "./transcript.js";
 import { nameOf, roomOf } from "./words.js";
@@ -15,6 +18,8 @@ export class ThreadPanel {
   /** @type {Transcript} */
   transcript;
   #root = element("ol", "root");
+  /** Its replies are counted for one among one's threads, or not. */
+  #follow = button("quiet-button");
   #actions;
 
   /**
@@ -38,7 +43,9 @@ export class ThreadPanel {
     const newest = element("button", "newest", element("span"));
     newest.type = "button";
     newest.hidden = true;
-    const scroller = element("div", "scroller", element("div", "column", this.#root, edge, log, outbox));
+    this.#follow.hidden = true;
+    this.#follow.addEventListener("click", () => void this.#toggle());
+    const scroller = element("div", "scroller", element("div", "column", this.#root, element("p", "following", this.#follow), edge, log, outbox));
     scroller.tabIndex = 0;
     scroller.setAttribute("role", "region");
     scroller.ariaLabel = "Thread";
@@ -47,10 +54,10 @@ export class ThreadPanel {
       this.room.leave(); // what is still to be sent the client sends all the same
       onclose();
     });
-    this.transcript = new Transcript({ scroller, log, outbox, edge, newest }, { ...this.#actions, older: () => void this.room.older() });
+    this.transcript = new Transcript({ scroller, log, outbox, edge, newest }, { ...this.#actions, older: () => void this.room.older(), read: () => noteReadThread(page) });
     this.transcript.onTrim = (first) => this.room.trimmed(first);
     this.changed(message);
-    this.transcript.show(this.room.entries, [...this.room.drafts.values()]);
+    this.transcript.show(this.room.entries, [...this.room.sender.messages.values()]);
     this.room.enter();
     if (parent.may.has("publish")) /** @type {HTMLElement} */ (foot.querySelector("textarea")).focus();
   }
@@ -61,6 +68,19 @@ export class ThreadPanel {
     const row = new Rows(none).message({ ...message, replies: undefined, mine: false });
     row.removeAttribute("tabindex");
     this.#root.replaceChildren(row);
+  }
+
+  /** One follows it, or not. @param {boolean} on */
+  follows(on) {
+    this.#follow.hidden = this.parent.role === null; // for members of the room
+    this.#follow.setAttribute("aria-pressed", String(on));
+    this.#follow.textContent = on ? "Following" : "Follow this thread";
+  }
+
+  async #toggle() {
+    const { channel, page } = this.room;
+    const on = this.#follow.getAttribute("aria-pressed") === "true";
+    await page.change(on ? channel.leave() : channel.join());
   }
 
   /** @param {() => string} author */
@@ -78,12 +98,15 @@ export class ThreadPanel {
     both.id = "thread-both";
     const too = element("label", "too", both, ` Also send to ${nameOf(this.parent.name, this.parent.page.me)}`);
     const send = element("button", "primary", "Reply");
-    const form = element("form", "composer", label, element("div", "field", text, send), too);
+    formatByKeys(text);
+    const form = element("form", "composer", label, element("div", "field", text, element("div", "tray", too, send)));
+    this.room.page.people.offerIn(text);
     const say = () => {
       const said = text.value.trim();
       if (!said) return;
       this.transcript.toEnd();
-      this.room.say(author(), said, both.checked ? { broadcast: true } : {});
+      const { people } = this.room.page;
+      this.room.sender.say(author(), said, { ...people.called(this.parent, said), ...(both.checked ? { broadcast: true } : {}) });
       text.value = "";
       both.checked = false;
     };

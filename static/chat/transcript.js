@@ -34,18 +34,7 @@ import { Rows } from "./message.js";
 /** @typedef {{line: string, kind: "gap" | "away"}} Line  a remark between messages */
 /** @typedef {Message | Line} Entry */
 
-/**
- * @typedef {object} Draft  an own message on its way
- * @property {string} key
- * @property {string} name
- * @property {string} text
- * @property {number} time
- * @property {true} mine
- * @property {"waiting" | "sent" | "failed"} state
- * @property {{mentions?: string[], broadcast?: boolean}} [options]
- * @property {number} [offset]  once it is stored
- * @property {string} [error]
- */
+/** @typedef {import("./outgoing.js").Outgoing} Outgoing */
 
 /** Messages this near to each other, of one author, form a group. */
 const GROUP = 5 * 60_000;
@@ -63,10 +52,10 @@ export class Transcript {
   #outbox;
   #edge;
   #newest;
-  /** @type {WeakMap<Element, Entry | Draft>} */
+  /** @type {WeakMap<Element, Entry | Outgoing>} */
   #entries = new WeakMap();
-  /** @type {Map<string, HTMLElement>} drafts by key */
-  #drafts = new Map();
+  /** @type {Map<string, HTMLElement>} one's own on their way, by key */
+  #pending = new Map();
   #atEnd = true;
   #top = 0;
   #unseen = 0;
@@ -102,15 +91,15 @@ export class Transcript {
     for (const part of [scroller, edge, log, outbox]) observer.observe(part);
   }
 
-  /** @param {Entry[]} entries @param {Draft[]} drafts */
-  show(entries, drafts) {
+  /** @param {Entry[]} entries @param {Outgoing[]} outgoing */
+  show(entries, outgoing) {
     this.#quietly(() => {
       this.#rows.replaceChildren();
       this.#outbox.replaceChildren();
-      this.#drafts.clear();
+      this.#pending.clear();
       this.#rows.append(...entries.map((entry) => this.#row(entry)));
       for (const row of this.#rows.querySelectorAll(".message")) this.#arrange(row);
-      for (const draft of drafts) this.draft(draft);
+      for (const message of outgoing) this.outgoing(message);
     });
     this.toEnd();
   }
@@ -118,7 +107,7 @@ export class Transcript {
   /** One more at the end; of many at once none is read out. @param {Entry} entry @param {boolean} [many] */
   append(entry, many = false) {
     if (many) this.#quietly(() => this.#append(entry));
-    else this.#append(entry);
+    else this.#append(entry).classList.add("came");
   }
 
   /** @param {Entry} entry */
@@ -127,12 +116,13 @@ export class Transcript {
     this.#rows.append(row);
     if (!("line" in entry)) {
       this.#arrange(row);
-      if (this.#drafts.has(entry.key)) this.#dropDraft(entry.key);
+      if (this.#pending.has(entry.key)) this.#dropOutgoing(entry.key);
       else if (!this.#atEnd && !entry.mine) this.#count(1);
     }
     const first = this.#outbox.firstElementChild;
     if (first) this.#arrange(first);
     if (this.#atEnd) this.#trim();
+    return row;
   }
 
   /** A page of the past above everything, without moving what is being read. @param {Entry[]} entries */
@@ -161,29 +151,29 @@ export class Transcript {
     });
   }
 
-  /** Show an own message on its way, or what has become of it. @param {Draft} draft */
-  draft(draft) {
-    const row = this.#made.draft(draft);
-    this.#entries.set(row, draft);
-    const old = this.#drafts.get(draft.key);
+  /** Show an own message on its way, or what has become of it. @param {Outgoing} message */
+  outgoing(message) {
+    const row = this.#made.outgoing(message);
+    this.#entries.set(row, message);
+    const old = this.#pending.get(message.key);
     if (old) old.replaceWith(row);
     else this.#outbox.append(row);
-    this.#drafts.set(draft.key, row);
+    this.#pending.set(message.key, row);
     this.#arrange(row);
   }
 
   /** @param {string} key */
-  #dropDraft(key) {
-    const row = this.#drafts.get(key);
-    this.#drafts.delete(key);
+  #dropOutgoing(key) {
+    const row = this.#pending.get(key);
+    this.#pending.delete(key);
     const after = row?.nextElementSibling;
     row?.remove();
     if (after) this.#arrange(after);
   }
 
-  /** Take a draft away. @param {string} key */
+  /** Take one of them away. @param {string} key */
   discard(key) {
-    this.#dropDraft(key);
+    this.#dropOutgoing(key);
     this.#arrangeLast();
   }
 
@@ -299,7 +289,7 @@ export class Transcript {
     const entry = /** @type {Message} */ (this.#entries.get(row));
     const previous = last && /** @type {Message} */ (this.#entries.get(last));
     const sameDay = previous !== null && dayOf(previous.time) === dayOf(entry.time);
-    if (inLog && !sameDay) row.before(element("li", "line day", dayOf(entry.time)));
+    if (inLog && !sameDay) row.before(element("li", "line day", element("span", "", dayOf(entry.time))));
     const quiet =
       sameDay &&
       last === before &&

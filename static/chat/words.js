@@ -39,6 +39,9 @@ export const roomOf = (channel) => (channel.startsWith("chat:") ? channel.slice(
 /** Where two people talk, in a channel with both their names. */
 export const DIRECT = "dm";
 
+/** Where rooms with members are made by name, if the server has this namespace. */
+export const TEAM = "team";
+
 /** Whether it is a conversation of two. @param {string} room */
 export const isDirect = (room) => room.startsWith(`/${DIRECT}:`);
 

@@ -236,6 +236,73 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
     browsing.run(run())
 
 
+def test_finding_and_keeping_order(browsing: Browsing, developed: Server, artifacts: Path) -> None:
+    """By the keyboard from anywhere to any room, person or search; what is pinned is listed and unpinned; what was begun
+    waits in its room; text is set as it is meant; whom one blocks is hidden, and let back from a list."""
+
+    async def run() -> None:
+        async with browsing.tabs(RoomTab) as new:
+            ann = await (await new("dark")).enter(developed, "ann")
+            page = ann.page
+            jump = page.get_by_role("combobox", name="Jump to")
+
+            async def chooses(typed: str, chosen: str) -> None:
+                await page.keyboard.press("Control+k")
+                await jump.wait_for()
+                await page.keyboard.type(typed)
+                await page.get_by_role("option", name=chosen, selected=True).wait_for()
+                await page.keyboard.press("Enter")
+
+            await page.fill("#text", "*Copper* is `dear`:\n```\nbuy(3)\n```\n> shall I bring it?\n_No_ 2*3*4")
+            await chooses("wel", "welcome")
+            await page.locator("#title", has_text="welcome").wait_for()
+            assert await page.input_value("#text") == ""
+            await page.locator("#rooms a", has_text="garden").locator(".draft").wait_for()
+            await page.keyboard.press("Alt+ArrowUp")
+            await page.locator("#title", has_text="garden").wait_for()
+            await page.locator("#text").press("Enter")
+            said = page.locator("#log .mine .text").last
+            await said.locator("pre", has_text="buy(3)").wait_for()
+            parts = await said.locator("strong, em, code, blockquote").all_inner_texts()
+            assert parts == ["Copper", "dear", "buy(3)", "shall I bring it?", "No"]
+            assert "2*3*4" in await said.inner_text()
+            await page.locator("#rooms a[aria-current]", has_text="garden").wait_for()
+
+            row = page.locator("#log .message", has_text="Somebody has to water".lower())
+            await row.hover()
+            await row.get_by_role("button", name="Pin").click()
+            await chooses("pinned", "Pinned in #garden")
+            pins = page.get_by_role("region", name="Pinned in #garden")
+            await pins.get_by_role("listitem").filter(has_text="water on Saturday").wait_for()
+            assert await ann.pale() == []
+            assert await ann.axe() == []
+            await page.screenshot(path=artifacts / "chat-pins.png")
+            await pins.get_by_role("button", name="Unpin the message of bob").click()
+            await pins.get_by_text("Nothing is pinned yet").wait_for()
+            await page.locator("#log .pinned").wait_for(state="detached")
+
+            await page.locator("#log button.author", has_text="carol").first.click()
+            await page.get_by_role("dialog", name="carol").get_by_role("button", name="Block").click()
+            hidden = page.locator("#log .message", has_text="From somebody you have blocked")
+            await hidden.first.get_by_role("button", name="Show it").click()
+            await page.locator("#log .text", has_text="copper tape").wait_for()
+            await page.get_by_role("button", name="Preferences").click()
+            assert await ann.axe() == []
+            await page.get_by_role("button", name="Unblock carol").click()
+            await hidden.first.wait_for(state="detached")
+
+            await chooses("copper ta", "“copper ta” in #garden")
+            await page.locator("#panel mark", has_text="copper").wait_for()
+            await page.keyboard.press("Control+k")
+            await jump.wait_for()
+            assert await ann.axe() == []
+            await page.screenshot(path=artifacts / "chat-jump.png")
+            await page.keyboard.press("Escape")
+            await page.wait_for_selector("#search-words:focus")
+
+    browsing.run(run())
+
+
 def test_the_examples_are_there(developed: Server) -> None:
     """The users to sign in as, and the rooms with what was said in them; started again, nothing is said twice."""
 
