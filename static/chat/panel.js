@@ -10,7 +10,11 @@ export class Panel {
   /** What is shown. */
   kind = "";
 
+  /** Where it lies over the whole page, what is below it is out of reach. */
+  #covers = matchMedia("(max-width: 760px)");
+
   constructor() {
+    this.#covers.addEventListener("change", () => this.#cover());
     $("panel-close").addEventListener("click", () => this.close());
     $("panel").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Escape" || event.defaultPrevented) return;
@@ -32,7 +36,12 @@ export class Panel {
     $("panel").dataset.kind = kind;
     $("panel-body").replaceChildren(...content);
     $("panel").hidden = false;
+    this.#cover();
     $("panel-title").focus();
+  }
+
+  #cover() {
+    $("main").inert = this.#covers.matches && !$("panel").hidden;
   }
 
   /** @param {boolean} [refocus] */
@@ -40,6 +49,7 @@ export class Panel {
     if ($("panel").hidden) return;
     this.#end();
     $("panel").hidden = true;
+    this.#cover();
     $("panel-body").replaceChildren();
     if (refocus && this.#opener?.isConnected) this.#opener.focus();
     else if (refocus) $("text").focus();

@@ -529,15 +529,25 @@ async def test_hostile_data(new: NewChat, server: Server, artifacts: Path) -> No
         ["a", ["b"]],
         said("a" * 9000, "n" * 500),
         said("", "  "),
+        said("*a _b ~c > e @f " * 400 + "`d ```"),
+        said("*<b>bold</b>* _in_ ```\n<i>code</i>\n``` > no quote\n> a quote, 2*3*4 and snake_case_words"),
     ):  # fmt: skip
         await post(server, name, data)
     ann = await (await new()).open(server.base, name, "Ann")
-    await until(lambda: _count(ann, 12), 10, "the messages")
+    await until(lambda: _count(ann, 14), 10, "the messages")
     texts = await ann.texts()
     assert texts[0] == markup
     assert texts[2:4] == ["no name", '{"name":"x","text":7}']
     assert texts[5:10] == ["null", "true", "3.5", "only text", '["a",["b"]]']
     assert await ann.page.locator("#log img, #log script, #log b b").count() == 0
+    assert texts[12].startswith("*a _b ~c > e @f *a")
+    marked = ann.page.locator("#log .text").last.locator("strong, em, code, blockquote")
+    assert await marked.all_text_contents() == [
+        "<b>bold</b>",
+        "in",
+        "<i>code</i>",
+        "a quote, 2*3*4 and snake_case_words",
+    ]
     links = await ann.page.locator("#log a").evaluate_all("links => links.map(link => link.href)")
     assert links == ["https://example.org/"]
     names = await ann.page.locator("#log .meta b").all_text_contents()
@@ -546,7 +556,7 @@ async def test_hostile_data(new: NewChat, server: Server, artifacts: Path) -> No
     assert all(len(one) <= 40 for one in names)
     assert await ann.fits()
     await ann.say("alive")
-    await until(lambda: _count(ann, 13), 10, "an own message")
+    await until(lambda: _count(ann, 15), 10, "an own message")
 
 
 @chat

@@ -237,8 +237,8 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
 
 
 def test_finding_and_keeping_order(browsing: Browsing, developed: Server, artifacts: Path) -> None:
-    """By the keyboard from anywhere to any room, person or search; what is pinned is listed and unpinned; what was begun
-    waits in its room; text is set as it is meant; whom one blocks is hidden, and let back from a list."""
+    """By the keyboard from anywhere to any room, person or search; what is pinned is listed and unpinned; what was
+    begun waits in its room; text is set as it is meant; whom one blocks is hidden, and let back from a list."""
 
     async def run() -> None:
         async with browsing.tabs(RoomTab) as new:
@@ -290,6 +290,29 @@ def test_finding_and_keeping_order(browsing: Browsing, developed: Server, artifa
             assert await ann.axe() == []
             await page.get_by_role("button", name="Unblock carol").click()
             await hidden.first.wait_for(state="detached")
+
+            # Told by the desktop, once that is asked for, and only while nobody looks.
+            await page.context.grant_permissions(["notifications"])
+            await page.evaluate("""() => {
+                window.told = [];
+                window.Notification = class extends Notification {
+                    constructor(title, { body }) { super(title, { body }); told.push(`${title}: ${body}`); }
+                };
+            }""")
+            await page.get_by_role("button", name="Close").click()
+            await page.get_by_role("button", name="Preferences").click()
+            await page.get_by_label("When I am mentioned, or written to alone").check()
+            token = (await developed.post("/v1/auth/example", {"user": "bob"})).body["token"]
+            for hidden_now, text in ((False, "Seen, @ann"), (True, "*Rain*, @ann!")):
+                await page.evaluate(
+                    "now => Object.defineProperty(document, 'hidden', { value: now, configurable: true })", hidden_now
+                )
+                body = {"data": {"name": "bob", "text": text}, "mentions": ["ann"]}
+                await developed.request("POST", "/v1/channels/team:garden/messages", body, token=token)
+                await page.locator("#log .mentioned", has_text=text.split(",")[0].strip("*")).wait_for()
+            await page.wait_for_function("() => told.length")
+            assert await page.evaluate("() => told") == ["You are mentioned in #garden: Rain, @ann!"]
+            await page.evaluate("() => delete document.hidden")
 
             await chooses("copper ta", "“copper ta” in #garden")
             await page.locator("#panel mark", has_text="copper").wait_for()
