@@ -102,9 +102,13 @@ def _declare_users(commands: Any) -> None:
         ("reset", "print a link that sets a new password"),
         ("sessions", "where a user is signed in"),
         ("sign-out", "end all sessions of a user"),
+        ("passkeys", "what a user signs in with beside a password"),
         ("delete", "the account; what the user has written stays"),
     ):
         actions.add_parser(action, help=words).add_argument("user")
+    removed = actions.add_parser("remove-passkey", help="as of a device that is lost; what it has signed in ends")
+    removed.add_argument("user")
+    removed.add_argument("passkey", help="as `passkeys` lists it; behind `--` if it begins with a -")
     roles = actions.add_parser("roles", help="give a user these roles and no others")
     roles.add_argument("user")
     roles.add_argument("roles", nargs="*")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado.routing import Rule
 
-from handlers import accounts, auth, consumers
+from handlers import accounts, auth, consumers, passkeys
 from handlers.base import BaseHandler
 from handlers.calls import Call
 from handlers.capabilities import Capabilities
@@ -75,6 +75,7 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/users/{user}/unsubscribe": UnsubscribeUserFrom,
     **consumers.ROUTES,
     **auth.ROUTES,
+    **passkeys.ROUTES,
     **accounts.ROUTES,
     "/healthz": Health,
     "/readyz": Readiness,

@@ -7,6 +7,7 @@ from typing import Any, Final
 from handlers.auth import OwnHandler, shown
 from handlers.base import BaseHandler
 from handlers.operations import operation
+from handlers.passkeys import listed
 from server.access.accounts.administration import Administration
 from server.access.accounts.store import Account
 from server.wire.accounts import (
@@ -17,6 +18,7 @@ from server.wire.accounts import (
     CreateAccount,
     CreatedAccount,
     Invitation,
+    PasskeyRows,
     SessionRows,
 )
 
@@ -113,6 +115,21 @@ class AccountSession(OperatorHandler):
         self.set_status(204)
 
 
+class AccountPasskeys(OperatorHandler):
+    @operation("A user's passkeys", {200: PasskeyRows})
+    async def get(self, user: str) -> None:
+        """For operators."""
+        self.answer(listed(await self.administration.passkeys(self.principal, user)))
+
+
+class AccountPasskey(OperatorHandler):
+    @operation("Remove a user's passkey", {204: None})
+    async def delete(self, user: str, passkey: str) -> None:
+        """What it has signed in ends. For operators."""
+        await self.administration.remove_passkey(self.principal, user, passkey)
+        self.set_status(204)
+
+
 def row(account: Account) -> dict[str, Any]:
     return shown(account) | {
         "disabled": account.disabled,
@@ -125,6 +142,8 @@ ROUTES: Final[dict[str, type[BaseHandler]]] = {
     "/v1/accounts": Accounts,
     "/v1/accounts/{user}": OneAccount,
     "/v1/accounts/{user}/reset": ResetAccount,
+    "/v1/accounts/{user}/passkeys": AccountPasskeys,
+    "/v1/accounts/{user}/passkeys/{passkey}": AccountPasskey,
     "/v1/accounts/{user}/sessions": AccountSessions,
     "/v1/accounts/{user}/sessions/{session}": AccountSession,
 }

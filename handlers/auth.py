@@ -56,6 +56,7 @@ class Ways(BaseHandler):
                 "accounts": accounts is not None,
                 "mail": accounts is not None and accounts.mail.goes,
                 "providers": [] if accounts is None or accounts.openid is None else accounts.openid.shown(),
+                "passkeys": None if accounts is None or accounts.passkeys is None else accounts.passkeys.domain,
                 "examples": examples,
             }
         )

@@ -31,6 +31,7 @@ PATH_PARAMETERS: Final[dict[str, Any]] = {
         str, Meta(min_length=1, max_length=MAX_KEY, description="As the back end knows it", examples=["orders.place"])
     ],
     "offset": Annotated[int, Meta(ge=1, description="Of a message in its channel", examples=[12])],
+    "passkey": Annotated[str, Meta(description="As it is listed", examples=["6Vh8cKz1"])],
     "provider": Annotated[str, Meta(description="One of `auth.oidc`", examples=["google"])],
     "session": Annotated[str, Meta(description="A sign-in, as it is listed", examples=["5f2c0a"])],
     "user": Annotated[str, Meta(description="A user's name: the `sub` of their tokens", examples=["ann"])],

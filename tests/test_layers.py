@@ -113,6 +113,7 @@ LIBRARIES = {
     "httpx": {"backend", "access.keys", "access.accounts.openid"},
     "authlib": {"access.accounts.openid"},
     "joserfc": {"access.accounts.openid"},
+    "webauthn": {"access.accounts.passkeys"},
     "google": {"centrifugo.protobuf", "centrifugo.client_pb2"},
 }
 # What only waits for nobody and looks at nothing: no network, no clock, no chance, no other processes.

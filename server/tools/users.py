@@ -142,6 +142,21 @@ async def _sessions(administration: Administration, flags: argparse.Namespace) -
     )
 
 
+async def _passkeys(administration: Administration, flags: argparse.Namespace) -> None:
+    print_table(
+        ("name", "made", "used", "passkey"),
+        [
+            (one.name, _day(one.created), _day(one.used), one.id)
+            for one in await administration.passkeys(OPERATOR, flags.user)
+        ],
+    )
+
+
+async def _remove_passkey(administration: Administration, flags: argparse.Namespace) -> None:
+    await administration.remove_passkey(OPERATOR, flags.user, flags.passkey)
+    print(f"{flags.user}: the passkey is removed, and what it had signed in has ended")
+
+
 async def _sign_out(administration: Administration, flags: argparse.Namespace) -> None:
     await administration.end_sessions(OPERATOR, flags.user)
     print(f"{flags.user}: signed out everywhere")
@@ -157,6 +172,8 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "delete": _delete,
     "sessions": _sessions,
     "sign-out": _sign_out,
+    "passkeys": _passkeys,
+    "remove-passkey": _remove_passkey,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
@@ -88,6 +88,82 @@ class ProfileRequest(Struct):
     info: Annotated[Any, Meta(description="What others may be shown")]
 
 
+class PasskeyProof(Struct):
+    """The account's password, unless it has none."""
+
+    password: str = ""
+
+
+Base64url = Annotated[str, Meta(max_length=1368, pattern="^[A-Za-z0-9_-]*$")]
+_LARGE: Final = Meta(max_length=1 << 16, pattern="^[A-Za-z0-9_-]*$")
+State = Annotated[str, Meta(max_length=255, description="As it came with the options; good once")]
+
+
+class CreatedResponse(Struct, rename={"client_data": "clientDataJSON", "attestation": "attestationObject"}):
+    client_data: Annotated[str, _LARGE]
+    attestation: Annotated[str, _LARGE]
+    transports: Annotated[list[str], Meta(max_length=16)] = field(default_factory=list)
+
+
+class NewCredential(Struct, rename={"raw_id": "rawId"}):
+    """What `navigator.credentials.create` has made, as its `toJSON()` says it."""
+
+    id: Base64url
+    raw_id: Base64url
+    response: CreatedResponse
+    type: Literal["public-key"] = "public-key"
+
+
+class ShownResponse(
+    Struct, rename={"client_data": "clientDataJSON", "authenticator": "authenticatorData", "handle": "userHandle"}
+):
+    client_data: Annotated[str, _LARGE]
+    authenticator: Annotated[str, _LARGE]
+    signature: Annotated[str, _LARGE]
+    handle: Base64url
+
+
+class ShownCredential(Struct, rename={"raw_id": "rawId"}):
+    """What `navigator.credentials.get` has found, as its `toJSON()` says it."""
+
+    id: Base64url
+    raw_id: Base64url
+    response: ShownResponse
+    type: Literal["public-key"] = "public-key"
+
+
+class PasskeyRequest(Struct):
+    state: State
+    credential: ShownCredential
+
+
+class NewPasskeyRequest(Struct):
+    state: State
+    name: Annotated[str, Meta(max_length=255, description="What its owner calls it", examples=["My phone"])]
+    credential: NewCredential
+
+
+class PasskeyQuestion(TypedDict):
+    """`options`: `publicKey` of `navigator.credentials`, with bytes in base64url."""
+
+    state: str
+    options: dict[str, Any]
+
+
+class PasskeyRow(TypedDict):
+    """Times are milliseconds since 1970. `synced`: it is not on one device alone."""
+
+    passkey: str
+    name: str
+    created: int
+    used: int | None
+    synced: bool
+
+
+class PasskeyRows(TypedDict):
+    passkeys: list[PasskeyRow]
+
+
 class Tokens(TypedDict):
     user: str
     token: str
@@ -104,12 +180,14 @@ class Provider(TypedDict):
 
 class WaysIn(TypedDict):
     """What a page needs to know before anybody has signed in. `mail`: a forgotten password can be reset, and addresses
-    are verified; `examples`: whom one click signs in as, in development."""
+    are verified; `passkeys`: the domain that they are bound to, null without; `examples`: whom one click signs in as,
+    in development."""
 
     guests: bool
     accounts: bool
     mail: bool
     providers: list[Provider]
+    passkeys: str | None
     examples: list[str]
 
 

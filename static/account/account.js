@@ -106,6 +106,11 @@ export class Account {
     return this.#ways.mail;
   }
 
+  /** The domain of passkeys here, or null. */
+  get passkeys() {
+    return this.#ways.passkeys;
+  }
+
   /** Ask for it; then the page begins anew. @param {string} [why] */
   async signIn(why) {
     if (await this.#ask(why)) location.reload();
@@ -199,7 +204,7 @@ export class Account {
 /** @param {{ask?: boolean}} [options]  not `ask`: a page that is of use to anybody @returns {Promise<Account>} */
 export async function enter({ ask = true } = {}) {
   /** @type {Ways} */
-  let ways = { guests: true, accounts: false, mail: false, providers: [], examples: [] };
+  let ways = { guests: true, accounts: false, mail: false, providers: [], passkeys: null, examples: [] };
   try {
     ways = await call("");
   } catch {

@@ -1,6 +1,7 @@
 /** The dialog in which one signs in, or makes an account. @module */
 
 import { element } from "../page.js";
+import { find, usable } from "./passkeys.js";
 import { call } from "./session.js";
 
 /** @typedef {import("./session.js").Session} Session */
@@ -106,16 +107,27 @@ export class SignInDialog {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** Where one may have an account already. */
+  /** Without a password: with a passkey, or where one may have an account already. */
   #elsewhere() {
-    if (!this.#ways.providers.length || !crypto.subtle) return []; // a page that came over plain HTTP cannot
-    const buttons = this.#ways.providers.map(({ name, title }) => {
-      const button = element("button", "quiet-button", `Sign in with ${title}`);
-      button.type = "button";
-      button.addEventListener("click", () => void this.#trying(() => this.#session.goElsewhere(name)));
-      return button;
-    });
-    return [element("p", "account-providers", ...buttons)];
+    const providers = crypto.subtle ? this.#ways.providers : []; // a page that came over plain HTTP cannot
+    const buttons = providers.map(({ name, title }) => this.#way(title, () => this.#session.goElsewhere(name)));
+    if (usable(this.#ways.passkeys)) {
+      buttons.unshift(
+        this.#way("a passkey", async () => {
+          await this.#session.signIn("/passkey", await find(await call("/passkey/begin", {})));
+          this.#dialog.close();
+        }),
+      );
+    }
+    return buttons.length ? [element("p", "account-providers", ...buttons)] : [];
+  }
+
+  /** @param {string} words @param {() => Promise<void>} work */
+  #way(words, work) {
+    const button = element("button", "quiet-button", `Sign in with ${words}`);
+    button.type = "button";
+    button.addEventListener("click", () => void this.#trying(work));
+    return button;
   }
 
   /** In development: one click, no password. */

@@ -3,6 +3,7 @@
 import { $, element } from "../page.js";
 import { enter } from "./account.js";
 import { browser, said } from "./dialog.js";
+import { create, usable } from "./passkeys.js";
 import { call } from "./session.js";
 
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -63,6 +64,7 @@ async function begin() {
     $("who").textContent = roles.length ? `${user}, ${roles.join(", ")}` : user;
     $("password").hidden = $("email-password").parentElement.hidden = !password;
     $("no-password").hidden = password;
+    $("passkey-password").disabled = $("passkey-password").parentElement.hidden = !password;
     $("email-card").hidden = !account.mail && !email;
     $("email-now").textContent = !email
       ? "None. With one, a forgotten password can be reset."
@@ -84,21 +86,48 @@ async function begin() {
     const more = [way === "password" ? "" : `by ${way}`, address, used ? `used ${when.format(used)}` : ""];
     const words = element("span", "", title, element("small", "", more.filter(Boolean).join(" · ")));
     if (current) return element("li", "", words);
-    const button = element("button", "quiet-button", "Sign out");
+    const button = ending("Sign out", `${browser(agent)}, ${address}`, `/sessions/${session}`, "Signed out there.", "sessions-title");
+    return element("li", "", words, button);
+  };
+
+  const showPasskeys = async () => {
+    if (!usable(account.passkeys)) return;
+    const { passkeys } = await account.call("/passkeys");
+    $("passkey-list").replaceChildren(...passkeys.map(passkeyRow));
+    $("passkeys").hidden = false;
+  };
+
+  /** @param {any} passkey */
+  const passkeyRow = ({ passkey, name, created, used, synced }) => {
+    const times = [`added ${when.format(created)}`, used ? `used ${when.format(used)}` : "not used yet", synced ? "on all your devices" : ""];
+    const words = element("span", "", element("b", "", name), element("small", "", times.filter(Boolean).join(" · ")));
+    return element("li", "", words, ending("Remove", name, `/passkeys/${passkey}`, `${name} is removed.`, "passkeys-title"));
+  };
+
+  /** The button of a row: what it tells of ends. @param {string} verb @param {string} what @param {string} path @param {string} told @param {string} title */
+  const ending = (verb, what, path, told, title) => {
+    const button = element("button", "quiet-button", verb);
     button.type = "button";
-    button.ariaLabel = `Sign out ${browser(agent)}, ${address}`;
+    button.ariaLabel = `${verb} ${what}`;
     button.addEventListener("click", async () => {
       try {
-        await account.call(`/sessions/${session}`, undefined, "DELETE");
-        tell("Signed out there.");
+        await account.call(path, undefined, "DELETE");
+        tell(told);
       } catch (/** @type {any} */ error) {
         tell(said(error));
       }
-      await showSessions();
-      $("sessions-title").focus();
+      await Promise.all([showSessions(), showPasskeys()]);
+      $(title).focus();
     });
-    return element("li", "", words, button);
+    return button;
   };
+
+  /** What a password proves, or without one a sign-in of just now. @template T @param {Promise<T>} asked */
+  const proving = (asked) =>
+    asked.catch((error) => {
+      if (/^sign in again/.test(error.message)) void account.signIn("To change this, sign in once more.");
+      throw error;
+    });
 
   onSubmit($("password"), async () => {
     account.renew(await account.call("/password", { old: $("old").value, password: $("new").value }));
@@ -107,16 +136,19 @@ async function begin() {
   });
   onSubmit($("email"), async () => {
     const address = $("address").value.trim() || null;
-    const asked = account.call("/email", { email: address, password: $("email-password").value });
-    const own = await asked.catch((error) => {
-      // Without a password it is a sign-in of just now that shows whose account it is.
-      if (/^sign in again/.test(error.message)) void account.signIn("To change the address, sign in once more.");
-      throw error;
-    });
+    const own = await proving(account.call("/email", { email: address, password: $("email-password").value }));
     show(own);
     const sent = address && !(own.verified && own.email === address);
     tell(sent ? `A link is on its way to ${address}. It is good for a day.` : "Saved.");
   });
+  onSubmit($("passkey"), async () => {
+    const question = await proving(account.call("/passkey/new", { password: $("passkey-password").value }));
+    const name = $("passkey-name").value;
+    await account.call("/passkeys", { name, ...(await create(question)) });
+    tell(`${name} is added: sign in with it from now on.`);
+    await showPasskeys();
+  });
+  $("passkey-name").value = $("passkey-name").defaultValue = browser(navigator.userAgent);
   $("everywhere").addEventListener("click", async () => {
     try {
       await account.call("/sessions", undefined, "DELETE");
@@ -128,7 +160,7 @@ async function begin() {
 
   try {
     show(await account.call("/me"));
-    await showSessions();
+    await Promise.all([showSessions(), showPasskeys()]);
     $("own").hidden = false;
   } catch (/** @type {any} */ error) {
     tell(said(error));

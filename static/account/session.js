@@ -8,7 +8,7 @@
 import { forget, recall, remember } from "../page.js";
 import { claims } from "../waterspout/requests.js";
 
-/** @typedef {{guests: boolean, accounts: boolean, mail: boolean, providers: {name: string, title: string}[], examples: string[]}} Ways */
+/** @typedef {{guests: boolean, accounts: boolean, mail: boolean, providers: {name: string, title: string}[], passkeys: string | null, examples: string[]}} Ways */
 /** @typedef {{user: string, token: string, refresh_token: string, until: number}} Kept */
 
 const KEY = "account";
@@ -29,9 +29,12 @@ const REFUSALS = new Map([
 ]);
 const FAILED = "Signing in there has not worked. Try again";
 
-/** @param {Uint8Array} bytes */
-const base64url = (bytes) =>
-  btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+/** @param {ArrayBuffer} buffer */
+export const base64url = (buffer) =>
+  btoa(String.fromCharCode(...new Uint8Array(buffer)))
+    .replaceAll("+", "-")
+    .replaceAll("/", "_")
+    .replace(/=+$/, "");
 
 /** What the server says no with. */
 export class Refused extends Error {
@@ -105,9 +108,9 @@ export class Session {
 
   /** Go to where somebody has an account already, and come back to this page. @param {string} provider */
   async goElsewhere(provider) {
-    const verifier = base64url(crypto.getRandomValues(new Uint8Array(32)));
+    const verifier = base64url(crypto.getRandomValues(new Uint8Array(32)).buffer);
     const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(verifier));
-    const challenge = base64url(new Uint8Array(digest));
+    const challenge = base64url(digest);
     const { url } = await call(`/oidc/${provider}`, { return: location.pathname + location.search, challenge });
     remember("sessionStorage", ELSEWHERE, { verifier, hash: location.hash });
     location.assign(url);

@@ -82,8 +82,9 @@ export class Users {
     this.#user = user;
     return this.#try(async () => {
       const path = `/v1/accounts/${encodeURIComponent(user)}`;
-      const [account, { sessions }] = await Promise.all([this.#call(path), this.#call(`${path}/sessions`)]);
-      if (this.#user === user) this.#showOne(path, account, sessions, focus);
+      const wanted = [path, `${path}/sessions`, `${path}/passkeys`];
+      const [account, { sessions }, { passkeys }] = await Promise.all(wanted.map((one) => this.#call(one)));
+      if (this.#user === user) this.#showOne(path, account, sessions, passkeys, focus);
     });
   }
 
@@ -98,8 +99,8 @@ export class Users {
     });
   }
 
-  /** @param {string} path @param {any} account @param {any[]} sessions @param {boolean} focus */
-  #showOne(path, account, sessions, focus) {
+  /** @param {string} path @param {any} account @param {any[]} sessions @param {any[]} passkeys @param {boolean} focus */
+  #showOne(path, account, sessions, passkeys, focus) {
     const { user, disabled, roles } = account;
     const title = element("h3", "", user);
     title.tabIndex = -1;
@@ -130,8 +131,17 @@ export class Users {
       );
       return element("li", "row", words, end);
     });
+    const keys = passkeys.map(({ passkey, name, used }) => {
+      const words = element("span", "", `${name} `, element("small", "", used ? `a passkey · used ${at(used)}` : "a passkey"));
+      const remove = button("Remove", () =>
+        this.#do(`${user} has that passkey no longer.`, () => this.#call(`${path}/passkeys/${passkey}`, undefined, "DELETE")),
+        true,
+        name,
+      );
+      return element("li", "row", words, remove);
+    });
     const none = list.length ? [] : [element("p", "hint", "Signed in nowhere.")];
-    $("user").replaceChildren(title, actions, form, element("ul", "present", ...list), ...none);
+    $("user").replaceChildren(title, actions, form, element("ul", "present", ...list), ...none, ...(keys.length ? [element("ul", "present", ...keys)] : []));
     if (focus) title.focus();
   }
 

@@ -11,8 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.browser.tabs import Browsing, Tab
+from tests.support import authenticator
 from tests.support.openid import OpenIDProvider, installed
-from tests.support.processes import UNLIMITED, Mongod, Server
+from tests.support.processes import UNLIMITED, Mongod, Server, free_port
 from tests.support.waiting import until
 
 PASSWORD = "correct horse battery"
@@ -35,7 +36,10 @@ def members(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         asyncio.run(elsewhere.start())
         client = {"client_id": "x", "client_secret": "y", "title": "Example"}
         settings["auth.oidc"] = {"example": {"issuer": elsewhere.issuer, **client}}
-    server = Server(tmp_path_factory.mktemp("members"), mongod.uri, settings=settings)
+    port = free_port()
+    if authenticator.installed:
+        settings |= {"auth.passkeys": True, "auth.passkey_domain": "localhost", "origins": [f"http://localhost:{port}"]}
+    server = Server(tmp_path_factory.mktemp("members"), mongod.uri, settings=settings, port=port)
     asyncio.run(server.start())
     seed = Server(server.directory, mongod.uri, settings=settings, name="seed", arguments=("seed",))
     seed.launch()
@@ -314,6 +318,64 @@ def test_signing_in_elsewhere(browsing: Browsing, members: Server, artifacts: Pa
             await page.goto(members.base + "/account/")
             await page.get_by_text("This account has no password").wait_for()
             assert all("404" in complaint for complaint in tab.complaints)  # the provider's page has no icon
+            tab.complaints.clear()
+
+    browsing.run(run())
+
+
+@pytest.mark.skipif(not authenticator.installed, reason="the extra `passkeys` is not installed")
+def test_a_passkey_signs_in_and_is_removed(browsing: Browsing, members: Server, artifacts: Path) -> None:
+    """With a device of the browser's own: it is added on the account's page, signs in without a name, is not added
+    twice, and once removed signs in no more, which the dialog says. An address that it is not for has no button."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            page = tab.page
+            browser = await page.context.new_cdp_session(page)
+            await browser.send("WebAuthn.enable")
+            device = {"protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True}
+            device |= {"isUserVerified": True, "automaticPresenceSimulation": True}
+            await browser.send("WebAuthn.addVirtualAuthenticator", {"options": device})
+            passkey = page.get_by_role("button", name="Sign in with a passkey")
+            await opened(tab, members, "/account/")
+            assert await passkey.count() == 0
+            await page.goto(f"http://localhost:{members.port}/account/")
+            await page.wait_for_selector("dialog[open]")
+            await page.get_by_role("button", name="Make an account").click()
+            await page.get_by_label("Name", exact=True).fill("Pia")
+            await page.locator("dialog").get_by_label("Password", exact=True).fill(PASSWORD)
+            await page.get_by_role("button", name="Make it").click()
+
+            own = page.locator("#passkeys")
+            await own.get_by_role("button", name="Add a passkey").wait_for()
+            assert "Chrome" in await own.get_by_label("What you call it").input_value()
+            for said in ("Laptop is added", "This device has a passkey of this account already"):
+                await own.get_by_label("What you call it").fill("Laptop")
+                await own.get_by_label("Your password").fill(PASSWORD)
+                await own.get_by_role("button", name="Add a passkey").click()
+                await page.get_by_text(said).wait_for()
+            await own.get_by_text("not used yet").wait_for()
+            assert await tab.pale() == []
+            assert await tab.axe() == []
+            await page.screenshot(path=artifacts / "passkeys.png", full_page=True)
+
+            async def sign_out() -> None:
+                await page.get_by_role("button", name="Pia").click()
+                await page.get_by_role("button", name="Sign out", exact=True).click()
+                await page.wait_for_selector("dialog[open]")
+
+            await sign_out()
+            await page.screenshot(path=artifacts / "sign-in-passkey.png")
+            await passkey.click()
+            await page.locator("#sessions").get_by_text("by passkey").wait_for()
+            await own.get_by_role("button", name="Remove Laptop").click()
+            await page.get_by_text("Laptop is removed.").wait_for()
+            await own.get_by_role("listitem").wait_for(state="detached")
+            await sign_out()
+            await passkey.click()
+            await page.get_by_role("alert").filter(has_text="not a passkey of an account here").wait_for()
+            assert ["401" in complaint for complaint in tab.complaints] == [True]
             tab.complaints.clear()
 
     browsing.run(run())

@@ -25,6 +25,7 @@ from handlers.openapi import document
 from handlers.operations import declared
 from server.wire.codec import MSGPACK
 from server.wire.rest import BatchRequest, PublishItem, PublishRequest
+from tests.support.authenticator import installed
 from tests.support.processes import UNLIMITED, Mongod, Server
 
 
@@ -57,6 +58,8 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, mongod: Mongod) -> Iterator[Server]:
     settings = {**UNLIMITED, "mongodb.database": "openapi", "auth.accounts": True}
+    if installed:
+        settings |= {"auth.passkeys": True, "server.url": "http://localhost:8888"}
     one = Server(tmp_path_factory.mktemp("openapi"), mongod.uri, settings=settings)
     asyncio.run(one.start())
     yield one

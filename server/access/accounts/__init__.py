@@ -4,6 +4,8 @@
     store.py        accounts        {_id: name in lower case, user: name, password: argon2 hash, info: JSON text, …}
     families.py     refresh_tokens  a sign-in, and which of its refresh tokens is the good one
     openid.py                       signing in elsewhere
+    passkeys.py                     signing in with a passkey
+    credentials.py  passkeys        their public keys
     administration.py               what operators do
     one_time.py     account_tokens  what is mailed, and good once
     recovery.py     forgotten passwords, addresses of e-mail        mail.py         who sends what is mailed

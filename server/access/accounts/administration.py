@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
+from server.access.accounts.credentials import Passkey, PasskeyStore
 from server.access.accounts.families import Families
 from server.access.accounts.one_time import OneTimeTokens
 from server.access.accounts.passwords import Passwords, as_password
@@ -29,30 +30,35 @@ logger = logging.getLogger(__name__)
 
 class Administration:
     """`check_free(name, …)` raises `conflict` for names that are not to be given; `end(account)` and `end_one(account,
-    session)` end what the account has open; `end_tokens(account)` its access tokens only, so that it refreshes them."""
+    session)` end what the account has open, `remove_passkey(account, passkey)` what that has begun as well;
+    `end_tokens(account)` its access tokens only, so that it refreshes them."""
 
     def __init__(
         self,
         *,
         store: AccountStore,
         families: Families,
+        credentials: PasskeyStore,
         passwords: Passwords,
         tokens: OneTimeTokens,
         recovery: Recovery,
         check_free: Callable[..., None],
         end: Callable[[Account], Awaitable[None]],
         end_one: Callable[[Account, str], Awaitable[None]],
+        remove_passkey: Callable[[Account, str], Awaitable[None]],
         end_tokens: Callable[[Account], Awaitable[None]],
         clock: Clock,
     ) -> None:
         self._store = store
         self._families = families
+        self._credentials = credentials
         self._passwords = passwords
         self._tokens = tokens
         self._recovery = recovery
         self._check_free = check_free
         self._end = end
         self._end_one = end_one
+        self._remove_passkey = remove_passkey
         self._end_tokens = end_tokens
         self._clock = clock
 
@@ -81,6 +87,9 @@ class Administration:
     async def sessions(self, principal: Principal, user: str) -> list[SessionRow]:
         account = await self.get(principal, user)
         return await self._families.sessions(account.id, None)
+
+    async def passkeys(self, principal: Principal, user: str) -> list[Passkey]:
+        return await self._credentials.of((await self.get(principal, user)).id)
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -152,10 +161,11 @@ class Administration:
         return account
 
     async def delete(self, principal: Principal, user: str) -> None:
-        """The account, its sign-ins and tokens. What the user has written elsewhere stays, and belongs to whoever takes
-        the name next."""
+        """The account, its sign-ins, passkeys and tokens. What the user has written elsewhere stays, and belongs to
+        whoever takes the name next."""
         must_be_admin(principal)
         account = _there(await self._store.delete(user), user)
+        await self._credentials.remove_all(account.id)
         await self._tokens.withdraw(account.id)
         await self._end(account)
         self._say("deleted", account, principal)
@@ -169,6 +179,12 @@ class Administration:
 
     async def end_sessions(self, principal: Principal, user: str) -> None:
         await self._end(await self.get(principal, user))
+
+    async def remove_passkey(self, principal: Principal, user: str, passkey: str) -> None:
+        """And end what it has signed in; `not_found`."""
+        account = await self.get(principal, user)
+        await self._remove_passkey(account, passkey)
+        self._say("rid of a passkey", account, principal)
 
     async def _invite(self, account: Account) -> Invitation:
         token, link = await self._recovery.invite(account)

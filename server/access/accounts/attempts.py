@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -51,21 +51,29 @@ class Attempts:
         self._sign_ins = Buckets(1 / SIGN_IN_EVERY, SIGN_INS)
         self._address_sign_ins = Buckets(1.0, ADDRESS_SIGN_INS)
 
-    def _spend(self, name: str, key: str) -> None:
+    def spend(self, address: str) -> None:
+        """For what begins a sign-in, and has nothing to look at yet."""
+        self._spend(None, address_key(address))
+
+    def _spend(self, name: str | None, key: str) -> None:
         now = time.monotonic()
-        wait = self._sign_ins.take((name, key), now) or self._address_sign_ins.take(key, now)
+        of_name = 0.0 if name is None else self._sign_ins.take((name, key), now)
+        wait = of_name or self._address_sign_ins.take(key, now)
         if wait:
             raise Error("rate_limited", "too many attempts", retry_after=wait)
 
     @contextmanager
-    def attempt(self, name: str, address: str) -> Iterator[Attempt]:
+    def attempt(self, name: str | None, address: str) -> Iterator[Attempt]:
         """Around the look at a password; `rate_limited` while there is a wait. An Error from within, such as a MongoDB
-        that is away, counts for nothing: nobody has looked at the password."""
+        that is away, counts for nothing: nobody has looked at the password. Without a name, as of a passkey, whose
+        account is found by it, only the address has to wait."""
         key = address_key(address)
         self._spend(name, key)
-        throttles = [(self._addresses, key), (self._logins, (name, key))]
-        if (name, key) not in self._known:
-            throttles.append((self._names, name))
+        throttles: list[tuple[Throttle, Hashable]] = [(self._addresses, key)]
+        if name is not None:
+            throttles.append((self._logins, (name, key)))
+            if (name, key) not in self._known:
+                throttles.append((self._names, name))
         attempt, taken = Attempt(), []
         try:
             for throttle, who in throttles:
@@ -79,8 +87,9 @@ class Attempts:
         if attempt.good:
             for throttle, who in taken:
                 throttle.give_back(who)
-            self._logins.forget((name, key))
-            self._remember(name, key)
+            if name is not None:
+                self._logins.forget((name, key))
+                self._remember(name, key)
 
     def _remember(self, name: str, key: str) -> None:
         self._known[name, key] = None

@@ -1,7 +1,7 @@
 """Sign-ins, each a family of refresh tokens of which one is good at a time: `family.secret`.
 
     refresh_tokens  {_id: family, user: an account's _id, current: SHA-256 of the secret, expires, created, used: dates,
-                     address, agent, way: text}
+                     address, agent, way: text, passkey: the ID of the one it was begun with}
 
 Using a refresh token replaces it. If an earlier one of the family comes along, there are two who hold it, and one is a
 thief: the family ends, for both. What is shown of a family is a digest of its name, since whoever has the name can end
@@ -59,7 +59,7 @@ class Families:
             await self._families.create_index("expires", expireAfterSeconds=0)
             await self._families.create_index("user")
 
-    async def begin(self, user: str, visit: Visit, way: str) -> Family:
+    async def begin(self, user: str, visit: Visit, way: str, passkey: str | None = None) -> Family:
         family, secret, now = secrets.token_urlsafe(16), secrets.token_urlsafe(32), self._now()
         document = {
             "_id": family,
@@ -72,6 +72,8 @@ class Families:
             "agent": visit.agent[:_AGENT],
             "way": way,
         }
+        if passkey is not None:
+            document["passkey"] = passkey
         with mapped():
             await self._families.insert_one(document)
             beyond = self._families.find({"user": user}, {"_id": 1}).sort([("used", -1), ("_id", 1)]).skip(MOST)
@@ -112,6 +114,12 @@ class Families:
                 with mapped():
                     return (await self._families.delete_one({"_id": found["_id"]})).deleted_count == 1
         return False
+
+    async def begun_with(self, user: str, passkey: str) -> list[str]:
+        """The sessions that a passkey has signed in."""
+        with mapped():
+            found = self._families.find({"user": user, "passkey": passkey}, {"_id": 1})
+            return [session_of(one["_id"]) async for one in found]
 
     async def is_fresh(self, user: str, session: str | None) -> bool:
         """Whether that session of the user's has begun within FRESH_MINUTES."""

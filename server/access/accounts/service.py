@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from server.access.accounts.administration import Administration
 from server.access.accounts.attempts import FREE_ADDRESS, Attempts
+from server.access.accounts.credentials import Passkey, PasskeyStore
 from server.access.accounts.families import FRESH_MINUTES, Families, Family, Visit
 from server.access.accounts.mail import Mail
 from server.access.accounts.one_time import OneTimeTokens
@@ -31,10 +32,11 @@ from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.mongo.client import agreed
 from server.mongo.databases import Database
-from server.wire.accounts import SessionRow, Tokens
+from server.wire.accounts import PasskeyQuestion, SessionRow, Tokens
 
 if TYPE_CHECKING:
     from server.access.accounts.openid import OpenID
+    from server.access.accounts.passkeys import Passkeys
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Accounts:
         self._signs_alone = config.secret is None and config.public_key is None and config.jwks_url is None
         self.store = AccountStore(database)
         self.families = Families(database, clock)
+        self.credentials = PasskeyStore(database)
         self.passwords = Passwords()
         self.tokens = OneTimeTokens(database, clock)
         self.mail = Mail(config, url, clock)
@@ -90,15 +93,31 @@ class Accounts:
                 check_free=self.check_free,
                 clock=clock,
             )
+        self.passkeys: Passkeys | None = None
+        if config.passkeys:
+            self.passkeys = _passkeys()(
+                config.passkeys_domain(url),
+                url,
+                origins,
+                accounts=self.store,
+                passkeys=self.credentials,
+                tokens=self.tokens,
+                families=self.families,
+                attempts=self._attempts,
+                log_in=self.log_in,
+                clock=clock,
+            )
         self.administration = Administration(
             store=self.store,
             families=self.families,
+            credentials=self.credentials,
             passwords=self.passwords,
             tokens=self.tokens,
             recovery=self.recovery,
             check_free=self.check_free,
             end=self.end_all,
             end_one=self.end_one,
+            remove_passkey=self.remove_passkey,
             end_tokens=self.end_tokens,
             clock=clock,
         )
@@ -107,6 +126,7 @@ class Accounts:
         """`unavailable` if MongoDB is not there."""
         await self.store.open()
         await self.families.open()
+        await self.credentials.open()
         await self.tokens.open()
         await self.passwords.open()
 
@@ -167,9 +187,9 @@ class Accounts:
             raise refusal
         return account
 
-    async def log_in(self, account: Account, visit: Visit, way: str) -> Tokens:
-        """Whoever has just proved to be the account's: by its password, or otherwise (`way`)."""
-        family = await self.families.begin(account.id, visit, way)
+    async def log_in(self, account: Account, visit: Visit, way: str, passkey: str | None = None) -> Tokens:
+        """Whoever has just proved to be the account's: by its password, or otherwise (`way`), as with a passkey."""
+        family = await self.families.begin(account.id, visit, way, passkey)
         issued = self._moment(account.user)
         now = await self.store.note_sign_in(account, self._clock.now_ms())
         if now is None or now.password != account.password or now.disabled:
@@ -251,11 +271,7 @@ class Accounts:
         that was lost is enough."""
         account = await self.own(principal)
         email = None if email is None else as_email(email)
-        if account.password is None and not await self.families.is_fresh(account.id, principal.token):
-            raise Error("permission_denied", f"sign in again: this takes a sign-in of the last {FRESH_MINUTES} minutes")
-        if account.password is not None:
-            refusal = Error("permission_denied", "password: not the one of this account")
-            account = await self._verified(account.id, as_password(password), visit, refusal)
+        account = await self._proved(account, principal, password, visit)
         if email is None:
             account = await self.store.change(account.id, {"email": None, "verified": False}) or account
         elif not account.verified:
@@ -264,6 +280,29 @@ class Accounts:
         if email is not None and not (account.verified and account.email == email):
             self.recovery.ask_to_verify(account, email, visit.address)
         return account
+
+    async def _proved(self, account: Account, principal: Principal, password: str, visit: Visit) -> Account:
+        """By the password, or where there is none by a sign-in of just now; else `permission_denied`."""
+        if account.password is not None:
+            refusal = Error("permission_denied", "password: not the one of this account")
+            return await self._verified(account.id, as_password(password), visit, refusal)
+        if not await self.families.is_fresh(account.id, principal.token):
+            raise Error("permission_denied", f"sign in again: this takes a sign-in of the last {FRESH_MINUTES} minutes")
+        return account
+
+    async def begin_passkey(self, principal: Principal, password: str, visit: Visit) -> PasskeyQuestion:
+        """What a device is asked for a new passkey. It takes a proof as another address of e-mail does: a token that
+        was lost must not become a way in that stays."""
+        assert self.passkeys is not None
+        account = await self._proved(await self.own(principal), principal, password, visit)
+        return await self.passkeys.begin_new(account, principal.token)
+
+    async def list_passkeys(self, principal: Principal) -> list[Passkey]:
+        return await self.credentials.of((await self.own(principal)).id)
+
+    async def remove_own_passkey(self, principal: Principal, passkey: str) -> None:
+        """What it has signed in ends, but the session that asks."""
+        await self.remove_passkey(await self.own(principal), passkey, spared=principal.token)
 
     async def set_info(self, principal: Principal, info: Any) -> Account:
         """What others may be shown of the user, from the next token on."""
@@ -288,6 +327,15 @@ class Accounts:
         if not await self.families.end_session(account.id, session):
             raise Error("not_found", "session: none of that name")
         await self._take_back(Revocation("revoke", account.user, token=session, kept=_OUTLIVED))
+
+    async def remove_passkey(self, account: Account, passkey: str, *, spared: str | None = None) -> None:
+        """And end the sessions that it has begun, but the one that is `spared`: a device may be lost."""
+        if not await self.credentials.remove(account.id, passkey):
+            raise Error("not_found", "passkey: none of that name")
+        for session in await self.families.begun_with(account.id, passkey):
+            if session != spared:
+                await self.families.end_session(account.id, session)
+                await self._take_back(Revocation("revoke", account.user, token=session, kept=_OUTLIVED))
 
     async def end_all(self, account: Account) -> None:
         """Who is signed in is so no longer: first the refresh tokens, since what they are exchanged for until then is
@@ -321,3 +369,13 @@ def _openid(config: Auth) -> type[OpenID]:
         missing = f"auth.oidc.{next(iter(config.oidc))}: it needs Authlib: pip install 'waterspout[oidc]'"
         raise StartError(f"{missing} ({error.name} is missing)") from None
     return OpenID
+
+
+def _passkeys() -> type[Passkeys]:
+    """As above."""
+    try:
+        from server.access.accounts.passkeys import Passkeys
+    except ImportError as error:
+        missing = "auth.passkeys: it needs webauthn: pip install 'waterspout[passkeys]'"
+        raise StartError(f"{missing} ({error.name} is missing)") from None
+    return Passkeys

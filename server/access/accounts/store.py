@@ -2,7 +2,7 @@
 
     accounts  {_id: name in lower case, user: name, password: argon2 hash, info: JSON text, created: ms, email: text,
                mailbox: the e-mail address in lower case, verified: true, roles: [text], disabled: true, example: true,
-               signed_in: ms, identities: ["PROVIDER SUBJECT"]}
+               signed_in: ms, identities: ["PROVIDER SUBJECT"], handle: text}
 
 What is null, empty or false is left out. An e-mail address belongs to one account, the first that has proved to read
 it: what is not verified is a claim that any account may make, so that nobody can keep others from theirs, and nobody
@@ -12,6 +12,7 @@ learns from a refusal who has an account.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -50,6 +51,8 @@ class Account(Struct, frozen=True, kw_only=True):
     signed_in: int | None = None
     """Milliseconds since 1970, of the last time."""
     identities: list[str] = field(default_factory=list)
+    handle: str | None = None
+    """What devices know it by that have a passkey of it: random, in base64url. There once it is needed."""
 
     @property
     def shown(self) -> Any:
@@ -119,6 +122,15 @@ class AccountStore:
     async def note_sign_in(self, account: Account, now_ms: int) -> Account | None:
         """As it is at that moment."""
         return await self.change(account.id, {"signed_in": now_ms})
+
+    async def handle(self, account: Account) -> str:
+        """Made at the first time, and the same ever after; `not_found` if the account is gone."""
+        if account.handle is None:
+            await self.change(account.id, {"handle": secrets.token_urlsafe(32)}, {"handle": None})
+        now = account if account.handle else await self.find(account.id)
+        if now is None or now.handle is None:
+            raise Error("not_found", f"{account.user} has no account here")
+        return now.handle
 
     async def examples(self, limit: int) -> list[str]:
         with mapped():

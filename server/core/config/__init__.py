@@ -136,6 +136,8 @@ class Config(Section):
             )
         for path in ("server", "mongodb", "redis", "auth"):
             getattr(self, path).check(f"configuration: {path}")
+        if self.auth.passkeys:
+            self.auth.check_passkeys("configuration: auth", self.server.public_url, self.origins)
         for path in ("namespaces", "collections", "hooks", "consumers", "calls"):
             for name, entry in getattr(self, path).items():
                 entry.check(f"configuration: {path}.{name}")

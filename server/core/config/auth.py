@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ ASYMMETRIC: Final = frozenset(
 )
 """Those with a private key for signing and a public one for verifying."""
 _SECRET_BYTES: Final = 32
+_DOMAIN: Final = re.compile(r"(?=.*[a-z])[a-z0-9-]+(\.[a-z0-9-]+)*")
+_EXAMPLE_URL: Final = "http://localhost:8888"
 
 
 class ApiKey(Section):
@@ -80,6 +83,12 @@ class Provider(Section):
             raise StartError(f"{path}.algorithms: some of {', '.join(sorted(ASYMMETRIC))}")
 
 
+def passkey_pages(domain: str, url: str, origins: Sequence[str]) -> list[str]:
+    """The origins whose pages may use the passkeys of a domain."""
+    hosts = {page.lower(): f".{urlsplit(page).hostname or ''}" for page in (url, *origins)}
+    return [page for page, host in hosts.items() if host.endswith(f".{domain}")]
+
+
 def _safe(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
@@ -121,6 +130,12 @@ class Auth(Section):
     oidc: dict[str, Provider] = field(default_factory=dict)
     """where users may sign in with an account that they have there, by name
     ([accounts](accounts.md#signing-in-elsewhere)). Needs the extra `oidc` (Authlib)"""
+    passkeys: bool = False
+    """users may sign in with a passkey ([accounts](accounts.md#passkeys)), on pages that are `https`, or
+    `http://localhost`. Needs the extra `passkeys` (webauthn)"""
+    passkey_domain: str | None = None
+    """what passkeys are bound to, and must not change later: `example.com`. Pages of `server.url` and of `origins` that
+    are within it may use them. Null: the name in `server.url`"""
     operators: Rule = "nobody"
     """users who are operators, as an API key is that is `admin`: `claim:roles=operator`. They may use the console"""
     development: bool = False
@@ -140,6 +155,8 @@ class Auth(Section):
             provider.check(f"{path}.oidc.{name}")
         if self.oidc and not self.accounts:
             raise StartError(f"{path}.oidc: accounts are what it signs in to; set auth.accounts as well")
+        if self.passkeys and not self.accounts:
+            raise StartError(f"{path}.passkeys: accounts are what they sign in to; set auth.accounts as well")
         for name, key in self.api_keys.items():
             if not name:
                 raise StartError(f"{path}.api_keys: a key has a name")
@@ -154,6 +171,22 @@ class Auth(Section):
         self._check_algorithms(path)
         if self.jwks_url is not None and not _safe(self.jwks_url):
             raise StartError(f"{path}.jwks_url: https, or http on loopback")
+
+    def passkeys_domain(self, url: str) -> str:
+        """Of a server that is called by this `url`."""
+        return self.passkey_domain or urlsplit(url).hostname or ""
+
+    def check_passkeys(self, path: str, url: str, origins: Sequence[str]) -> None:
+        """Browsers make them for names alone, on pages that nobody on the way has changed."""
+        domain = self.passkeys_domain(url)
+        if not _DOMAIN.fullmatch(domain):
+            raise StartError(f"{path}.passkeys: {domain}: they are bound to a name; set server.url: {_EXAMPLE_URL}")
+        pages = passkey_pages(domain, url, origins)
+        if not pages:
+            raise StartError(f"{path}.passkey_domain: {domain}: neither server.url ({url}) nor an origin is within")
+        for page in pages:
+            if not page.startswith("https://") and urlsplit(page).hostname != "localhost":
+                raise StartError(f"{path}.passkeys: {page} has to be https, or http://localhost")
 
     def _check_algorithms(self, path: str) -> None:
         unknown = set(self.algorithms) - SHARED - ASYMMETRIC
