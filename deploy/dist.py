@@ -1,5 +1,5 @@
 """`make dist`: what one installs, built into a folder: wheels of the server and of the Python client, and the package
-of the JavaScript client.
+of the JavaScript client. `dist.py FOLDER server` builds the server's alone.
 
 Each is put together in a folder of its own first, so that nothing is left in the source. The server's wheel has the
 project as it lies here, below `waterspout/home/`: pages, documentation and the default configuration included.
@@ -39,13 +39,19 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def server(folder: Path) -> None:
+def server(folder: Path, out: Path) -> None:
     copy(ROOT / "deploy" / "package" / "waterspout", folder / "waterspout")
     for name in HOME:
         copy(ROOT / name, folder / "waterspout" / "home" / name)
     project, _, _ = (ROOT / "pyproject.toml").read_text().partition("\n[build-system]")
     build = '\n[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n'
     (folder / "pyproject.toml").write_text(project + build + SETUPTOOLS)
+    wheel(folder, out)
+
+
+def python(folder: Path, out: Path) -> None:
+    copy(ROOT / "clients" / "python", folder)
+    wheel(folder, out)
 
 
 def wheel(folder: Path, out: Path) -> None:
@@ -62,21 +68,22 @@ def javascript(folder: Path, out: Path) -> None:
     subprocess.run(npm, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
-def main(out: Path) -> int:
+PACKAGES = {"server": server, "python": python, "javascript": javascript}
+
+
+def main(out: Path, names: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
+    missing = "javascript" in names and shutil.which("npm") is None
     with tempfile.TemporaryDirectory() as made:
-        server(Path(made) / "server")
-        copy(ROOT / "clients" / "python", Path(made) / "client")
-        for name in ("server", "client"):
-            wheel(Path(made) / name, out)
-        if shutil.which("npm") is None:
-            print("no npm on PATH: the JavaScript package is left out", file=sys.stderr)
-            return 1
-        javascript(Path(made) / "javascript", out)
+        for name in names:
+            if name == "javascript" and missing:
+                print("no npm on PATH: the JavaScript package is left out", file=sys.stderr)
+            else:
+                PACKAGES[name](Path(made) / name, out)
     for one in sorted(out.iterdir()):
         print(f"{one}  {one.stat().st_size / 1000:.0f} kB")
-    return 0
+    return int(missing)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "dist").resolve()))
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "dist").resolve(), sys.argv[2:] or list(PACKAGES)))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 from tornado.websocket import websocket_connect
 
 import run
+from deploy import dist
 from server.core import config
 from server.core.histogram import Histogram
 from server.metrics import registry
@@ -127,12 +129,29 @@ def test_compose_configures_what_exists() -> None:
     assert volumes == set(compose["volumes"])
 
 
-def test_the_image_has_what_the_server_needs() -> None:
+def test_the_image_is_made_of_what_is_there() -> None:
+    """It gets what the wheel of the server is made of and what makes it, and no more; the extras that it installs are
+    all that are for running; it is not root, and starts the command that the wheel brings."""
     text = (DEPLOY / "Dockerfile").read_text()
-    copied = {word for line in re.findall(r"^COPY (?!--)(.*)$", text, re.MULTILINE) for word in line.split()[:-1]}
-    assert {"run.py", "config.yaml", "server", "handlers", "static", "requirements.lock", "pyproject.toml"} == copied
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = {line[1:] for line in ignored if line.startswith("!")}
+    assert ignored.index("*") < min(ignored.index(f"!{name}") for name in copied), "else nothing is left out"
+    made_with = {"requirements.lock", "pyproject.toml", "deploy/dist.py", "deploy/package"}
+    assert copied == {*dist.HOME, *made_with}
     assert [name for name in copied if not (ROOT / name).exists()] == []
-    assert text.index("USER waterspout") < text.index("ENTRYPOINT")
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras.split(",")) == project["optional-dependencies"].keys() - {"dev"}
+    for removed in re.findall(r"pip uninstall --quiet --yes (.+)", text)[0].split():
+        assert removed == "waterspout" or any(one.startswith(f"{removed}==") for one in project["dependencies"])
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert len(set(bases)) == 1, "a virtual environment is of one Python"
+    assert text.index("USER waterspout") < text.index("HEALTHCHECK") < text.index("ENTRYPOINT")
+    (command,) = json.loads(re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)[0])
+    assert f"\n{command} = " in dist.SETUPTOOLS
+    (port,) = re.findall(r"^EXPOSE (\d+)$", text, re.MULTILINE)
+    assert int(port) == config.Config().server.port
+    assert f"http://127.0.0.1:{port}/healthz" in text
 
 
 def unit() -> str:
