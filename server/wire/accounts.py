@@ -94,8 +94,8 @@ class PasskeyProof(Struct):
     password: str = ""
 
 
-Base64url = Annotated[str, Meta(max_length=1368, pattern="^[A-Za-z0-9_-]*$")]
-_LARGE: Final = Meta(max_length=1 << 16, pattern="^[A-Za-z0-9_-]*$")
+Base64url = Annotated[str, Meta(max_length=1368)]
+_LARGE: Final = Meta(max_length=1 << 16)
 State = Annotated[str, Meta(max_length=255, description="As it came with the options; good once")]
 
 
