@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
@@ -94,14 +94,13 @@ class PasskeyProof(Struct):
     password: str = ""
 
 
-Base64url = Annotated[str, Meta(max_length=1368)]
-_LARGE: Final = Meta(max_length=1 << 16)
+Base64url = Annotated[str, Meta(description="Bytes in base64url")]
 State = Annotated[str, Meta(max_length=255, description="As it came with the options; good once")]
 
 
 class CreatedResponse(Struct, rename={"client_data": "clientDataJSON", "attestation": "attestationObject"}):
-    client_data: Annotated[str, _LARGE]
-    attestation: Annotated[str, _LARGE]
+    client_data: Base64url
+    attestation: Base64url
     transports: Annotated[list[str], Meta(max_length=16)] = field(default_factory=list)
 
 
@@ -117,9 +116,9 @@ class NewCredential(Struct, rename={"raw_id": "rawId"}):
 class ShownResponse(
     Struct, rename={"client_data": "clientDataJSON", "authenticator": "authenticatorData", "handle": "userHandle"}
 ):
-    client_data: Annotated[str, _LARGE]
-    authenticator: Annotated[str, _LARGE]
-    signature: Annotated[str, _LARGE]
+    client_data: Base64url
+    authenticator: Base64url
+    signature: Base64url
     handle: Base64url
 
 
