@@ -74,6 +74,12 @@ def parse_flags(arguments: list[str]) -> argparse.Namespace:
     erased = commands.add_parser("erase", help="erase a person: messages, account and all else that is kept of them")
     erased.add_argument("--user", required=True, help="the name that tokens give (sub)")
     erased.set_defaults(run=run_erase)
+    searched = commands.add_parser("search", help="have older messages found by their words as well")
+    searched.set_defaults(run=run_search)
+    index = searched.add_subparsers(metavar="ACTION", required=True, dest="action").add_parser(
+        "index", help="go through all messages that are searched once more, and say how far that is"
+    )
+    index.add_argument("--namespace", help="only this one")
     imported = commands.add_parser(
         "import-centrifugo", help="print a configuration made from Centrifugo's (JSON), and what could not be turned"
     )
@@ -165,6 +171,12 @@ def run_erase(flags: argparse.Namespace, options: config.Config) -> int:
     from server.tools import erase
 
     return erase.run(flags.user, options)
+
+
+def run_search(flags: argparse.Namespace, options: config.Config) -> int:
+    from server.tools import search
+
+    return search.run(flags.namespace, options)
 
 
 def run_import(flags: argparse.Namespace, _: config.Config) -> int:

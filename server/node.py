@@ -81,6 +81,7 @@ from server.presence.service import PresenceService
 from server.reactions.reactions import Reactions
 from server.rooms.rooms import Rooms
 from server.rooms.rows import MemberRows
+from server.search.indexing import Indexing
 from server.search.search import Search
 from server.wire.messages import Message
 
@@ -128,7 +129,7 @@ class Node:
             amends=any(namespace.amends for namespace in namespaces.values()),
             mentions=members,
             threads=any(namespace.threads for namespace in namespaces.values()),
-            on_amended=lambda channel: self.announcer.announce(amended=channel),
+            on_amended=lambda channel: self.announcer.announce(amended=channel), on_erased=self.announcer.erased,
             searched=searched if any(namespace.search for namespace in namespaces.values()) else None,
         )  # fmt: skip
         self.document_store = Documents(
@@ -277,16 +278,17 @@ class Node:
             config, self.database, rights=self.rights, admission=self.admission, quotas=self.quotas,
             lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock, trusted=trusted,
         )  # fmt: skip
-        erased = Messages(self.database, self.log, self.permissions.amends, self.announcer.erased)
         self.erasure = Erasure(
-            database=self.database, node=self.id, outbox=self.outbox, messages=erased,
-            members=self.rooms.members, reactions=self.reactions, accounts=self.accounts, moderation=self.moderation,
-            lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock, names=config.auth.api_keys,
+            database=self.database, node=self.id, outbox=self.outbox, members=self.rooms.members,
+            messages=Messages(self.database, self.log, self.permissions.amends), reactions=self.reactions,
+            accounts=self.accounts, moderation=self.moderation, lifecycle=self.lifecycle, keeper=self.keeper,
+            clock=self.clock, names=config.auth.api_keys,
         )  # fmt: skip
         self.search = Search(
             rights=self.rights, admission=self.admission, lifecycle=self.lifecycle, log=self.log,
             members=MemberRows(self.database), searched=searched,
         )  # fmt: skip
+        self.indexing = Indexing(self.database, self.log, self.id, self.clock, self.keeper, namespaces)
         parts = (self.log, self.tailer, self.revocations, self.consumers, self.outbox, self.keeper)
         self.lifecycle.parts += [part.problem for part in parts]
         self.lifecycle.helpers += [self.peers.unheard, self.clock.problem, self.document_store.problem]
@@ -311,14 +313,11 @@ class Node:
             await opening.persist(part.open)
         if self.accounts is not None:
             await opening.persist(partial(self._open_accounts, self.accounts))
-        await opening.persist(self.document_store.open)
-        await opening.persist(self.tailer.open)
-        await opening.persist(self.consumers.open)
-        await opening.persist(self.reactions.open)
-        await opening.persist(self.rooms.open)
-        await opening.persist(self.calls.open)
-        await opening.persist(self.outbox.open)
-        await opening.persist(self.erasure.open)
+        for later in (
+            self.document_store, self.tailer, self.consumers, self.reactions, self.rooms, self.calls, self.outbox,
+            self.erasure, self.indexing,
+        ):  # fmt: skip
+            await opening.persist(later.open)
         self.keeper.every("connections", RENEW_EVERY, partial(renew_if_unknown, self.database, self.database_apart))
         self.lifecycle.opened = True
 

@@ -101,7 +101,7 @@ LIBRARIES = {
     },
     "pymongo": {
         *("mongo", "log", "documents", "consumers", "rooms", "reactions", "outbox", "presence.last_seen", "tools.seed"),
-        *("tools.doctor", "calls.kept", "erasure.jobs"),
+        *("tools.doctor", "calls.kept", "erasure.jobs", "search.indexing"),
         *("access.accounts", "access.revocations"),
     },
     "bson": {"log", "documents", "rooms", "reactions", "mongo", "outbox"},

@@ -111,7 +111,7 @@ class Announcement(Struct, frozen=True, omit_defaults=True):
     erased: str | None = None
     """The same, of a channel that need have no amendments."""
     amends: bool = False
-    """With the beat: it knows of amendments, and counts them."""
+    """It knows of amendments, and counts them."""
     members: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Who has become what where: (user, channel, role or None). Only a hint."""
     reads: list[tuple[str, str, str, int, int, int]] = field(default_factory=list)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from server.access.admission import Admission
 from server.access.hooks import Hooks
@@ -108,11 +109,13 @@ class Amender:
                 again=right.again,
             )  # fmt: skip
         elif isinstance(data, str):
-            store = partial(
+            twin = await self._log.appends.twin(original) if right.options.threads else None
+            append = partial(
                 self._log.appends.append,
-                original, data, user=principal.user, part=amending.part, key=key, done=amending.done, limit=self._limit,
+                text=data, user=principal.user, part=amending.part, key=key, done=amending.done, limit=self._limit,
                 again=right.again,
             )  # fmt: skip
+            store = partial(_append_to_both, append, original, twin)
         else:
             raise Error("internal", "the hook has made something else of a text that was to be appended")
         try:
@@ -127,7 +130,8 @@ class Amender:
         key: str | None,
     ) -> None:  # fmt: skip
         """What was published in a thread and in its parent is one message to who reads it, so what becomes of the one
-        becomes of the other. First, because who gets no answer tries again, and then has both done."""
+        becomes of the other. First, because who gets no answer tries again, and then has both done. (What is appended:
+        `_append_to_both`.)"""
         twin = await self._log.amendments.twin(original)
         if twin is not None and twin.deleted is None:
             await right.ask_again()
@@ -173,6 +177,24 @@ class Amender:
             await right.ask_again()
             return receipt
         raise _not_found(channel, of)
+
+
+async def _append_to_both(
+    append: Callable[[AmendedMessage], asyncio.Future[Receipt]], original: AmendedMessage, twin: AmendedMessage | None
+) -> Receipt:
+    """At the same time, as what streams in does not wait; a retry with the same part or key makes up for either."""
+    appending = append(original)
+    if twin is None or twin.deleted is not None:
+        return await appending
+    appended, copied = await asyncio.gather(appending, append(twin), return_exceptions=True)
+    for outcome in (appended, copied):
+        if isinstance(outcome, BaseException) and not (outcome is copied and _is_gone(outcome)):
+            raise outcome
+    return cast(Receipt, appended)
+
+
+def _is_gone(error: BaseException) -> bool:
+    return isinstance(error, Error) and error.code == "not_found"
 
 
 def _not_found(channel: str, offset: int) -> Error:

@@ -78,9 +78,9 @@ class Publisher:
         self._waiting: dict[tuple[str | None, str], asyncio.Future[None]] = {}
         """(session, channel) → done when its newest publish has been asked about and is in the log's queue."""
         self._asking: set[asyncio.Task[Receipt | None]] = set()
-        self.on_own: Callable[[Principal, str, Position], Awaitable[None]] | None = None
+        self.on_own: Callable[[Principal, str, Position, bool], Awaitable[None]] | None = None
         """Awaited where channels have members, when a user's message is stored (in direct channels: anybody's) and
-        before its publisher is told. Set by the rooms."""
+        before its publisher is told; and whether that was accepted earlier. Set by the rooms."""
         self.on_reply: Callable[[Principal, str, Position, Sequence[str]], Awaitable[None]] | None = None
         """The same of what is stored in a thread, whoever has written it, with whom it mentions."""
         self._perhaps_new: set[str] = set()
@@ -184,7 +184,9 @@ class Publisher:
                 storing = self._then_followed(principal, channel, storing, mentioned)
             return self._spawn(channel, storing)
         receipt = accept()
-        return self._own(principal, channel, receipt, True) if namespace.direct else receipt
+        if not namespace.members:
+            return receipt
+        return self._own(principal, channel, receipt, namespace.direct, earlier=True)
 
     async def _store_reply(
         self, thread: str, accept: Callable[[], asyncio.Future[Receipt | None] | None]
@@ -217,13 +219,14 @@ class Publisher:
             yield stored
 
     def _own(
-        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None] | None, direct: bool
-    ) -> asyncio.Future[Receipt | None] | None:
+        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None] | None, direct: bool,
+        *, earlier: bool = False,
+    ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if receipt is None or self.on_own is None or is_thread(channel):
             return receipt
         if (principal.server or principal.user is None) and not direct:
             return receipt
-        return self._spawn(channel, self._then_own(principal, channel, receipt))
+        return self._spawn(channel, self._then_own(principal, channel, receipt, earlier))
 
     def _spawn(self, channel: str, work: Coroutine[Any, Any, Receipt | None]) -> asyncio.Task[Receipt | None]:
         """A publish that `drain` waits for."""
@@ -233,13 +236,13 @@ class Publisher:
         return task
 
     async def _then_own(
-        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None]
+        self, principal: Principal, channel: str, receipt: asyncio.Future[Receipt | None], earlier: bool
     ) -> Receipt | None:
         """What is one's own is read. If that cannot be written, nobody is told that all is well: a retry with the same
         key makes up for it."""
         stored = await receipt
         if stored is not None and self.on_own is not None:
-            await _noted(self.on_own(principal, channel, stored.position))
+            await _noted(self.on_own(principal, channel, stored.position, earlier))
         return stored
 
     async def drain(self) -> None:

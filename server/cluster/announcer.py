@@ -17,8 +17,8 @@ class Announcer:
         self._mentioned: set[str] = set()
 
     def announce(self, **fields: Any) -> None:
-        """`fields` are those of an `Announcement`."""
-        self._broker.announce(Announcement(self._node, **fields))
+        """`fields` are those of an `Announcement`. The first that is heard of a node says already whether it amends."""
+        self._broker.announce(Announcement(self._node, amends=True, **fields))
 
     def erased(self, channel: str) -> None:
         """Something was erased in place."""

@@ -78,9 +78,9 @@ class Peers:
         self._heard: dict[str, float] = {}
         """When each peer was last heard of."""
         self._amending: set[str] = set()
+        """Nodes that know of amendments."""
         if log.replies is not None:
             log.replies.check_nodes = self.check_amending
-        """Nodes that know of amendments."""
         self._undecided: dict[str, float] = {}
         """Peers gone silent → when the last publish of theirs must have been decided."""
         self._heard_self = self._swept = 0.0
@@ -142,8 +142,10 @@ class Peers:
             self._log.has_amended(announcement.amended)
         if announcement.erased is not None:
             self._log.has_erased(announcement.erased)
-        if announcement.beat:
-            (self._amending.add if announcement.amends else self._amending.discard)(node)
+        if announcement.amends:
+            self._amending.add(node)
+        elif announcement.beat:
+            self._amending.discard(node)
 
     def check_amending(self) -> None:
         """`unavailable` while there is a node that would number messages without counting amendments."""
@@ -175,7 +177,6 @@ class Peers:
             heads={channel: (head.epoch, head.offset) for channel, (head, _) in heads.items()},
             tallies={channel: tally for channel, (_, tally) in heads.items() if tally.amendments},
             mentioned=list(mentioned),
-            amends=True,
             attended=self._attendance.number,
             stats=self._directory.tell(),
         )

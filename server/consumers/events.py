@@ -52,6 +52,8 @@ class Wanted:
         if message.hidden or not message.channel.startswith(HAPPENINGS):
             return not message.hidden
         event = message.data
+        if event is None:  # it was about somebody who is erased
+            return False
         channel = event.get("channel")
         return event["type"] in self._kinds and (
             channel is None or not self._patterns or any(matches(pattern, channel) for pattern in self._patterns)
@@ -99,7 +101,7 @@ class Happenings:
             newest = []
         opposite = next((pair for pair in OPPOSITES if kind in pair), ())
         for message in reversed(newest):
-            event = message.data
+            event = message.data or {"type": None}
             if event["type"] in opposite and (event.get("channel"), event.get("user")) == (channel, user):
                 if event["type"] == kind or event["time"] >= since:
                     return

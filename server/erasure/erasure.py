@@ -88,6 +88,7 @@ class Erasure:
             ("answers", self._each(lambda user: self._delete("calls", {"user": user}))),
             ("creations", self._each(lambda user: self._delete("creations", {"_id.u": user}))),
             ("departures", self._each(lambda user: self._delete("seen", {"_id.u": user}))),
+            ("events", self._each(messages.erase_events)),
         )
         self._look = asyncio.Lock()
 
@@ -186,6 +187,8 @@ class Erasure:
                     raise
         # What is left says that somebody was one, or is of rooms that are none any more.
         await self._delete("members", {"_id.u": user})
+        with mapped():  # who has made others what they are
+            await rows.update_many({"by": user}, {"$set": {"by": None}})
         return len(channels)
 
     async def _delete(self, name: str, query: dict[str, Any]) -> int:

@@ -12,9 +12,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
-from server.core.names import DEAD, namespace_of
+from server.core.names import DEAD, HAPPENINGS
 from server.log.log import Log
-from server.log.rows import data_of
+from server.log.rows import ON_ITS_WAY, data_of
 from server.mongo.client import mapped
 from server.mongo.databases import Database
 
@@ -28,16 +28,12 @@ _HEAD: Final = {"d": 0, "j": 0, "x": 0}
 
 
 class Messages:
-    """`amends(channel)`: whether messages can be amended there. `dropped(channel)`: something was erased in place, so
-    nothing that was read before may be shown, on any node."""
+    """`amends(channel)`: whether messages can be amended there."""
 
-    def __init__(
-        self, database: Database, log: Log, amends: Callable[[str], bool], dropped: Callable[[str], None]
-    ) -> None:
+    def __init__(self, database: Database, log: Log, amends: Callable[[str], bool]) -> None:
         self._rows = database.own("messages")
         self._log = log
         self._amends = amends
-        self._dropped = dropped
 
     async def erase(self, user: str, after: str) -> AsyncIterator[tuple[str, int]]:
         """In the channels behind `after`, by name: up to where it has come, and how many have been erased since the
@@ -70,11 +66,18 @@ class Messages:
 
     async def erase_dead_letters(self, user: str) -> int:
         """What is about the user among that which could not be handed on."""
+        return await self._erase_about(user, f"{DEAD}:", {})
+
+    async def erase_events(self, user: str) -> int:
+        """What has happened to the user, and is kept for consumers."""
+        return await self._erase_about(user, HAPPENINGS, {"$or": [{"d.user": user}, {"j": {"$exists": True}}]})
+
+    async def _erase_about(self, user: str, prefix: str, which: Row) -> int:
         erased = 0
-        for channel in [channel for channel in await self._log.channels() if namespace_of(channel) == DEAD]:
+        for channel in [channel for channel in await self._log.channels() if channel.startswith(prefix)]:
             theirs: list[int] = []
             with mapped():
-                async for row in self._rows.find({"_id.c": channel, "gone": None}):
+                async for row in self._rows.find({"_id.c": channel, "gone": None, **which}):
                     if _names(data_of(row), user):
                         theirs.append(row["_id"]["o"])
             erased += await self._in_place(channel, theirs)
@@ -90,9 +93,7 @@ class Messages:
                 wanted[channel, offset] = None
             elif row["op"] in ("edit", "append"):
                 if await self._replaced(channel, row["z"], offset):
-                    await self._log.amendments.update(
-                        {"q": {"_id": row["_id"]}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}}
-                    )
+                    await self._log.amendments.update({"q": {"_id": row["_id"]}, "u": {"$unset": ON_ITS_WAY}})
                 else:
                     wanted[channel, row["z"]] = None
         in_place: dict[str, list[int]] = {}
@@ -129,7 +130,7 @@ class Messages:
         if not offsets:
             return 0
         erased = await self._log.amendments.erase_in_place(channel, offsets)
-        self._dropped(channel)
+        self._log.tell_erased(channel)
         return erased
 
 

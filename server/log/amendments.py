@@ -25,7 +25,7 @@ from server.log.folding import WHOLE
 from server.log.foundation import PENDING_INDEX, Foundation
 from server.log.pending import Pending, PendingAmendment, Receipt
 from server.log.reader import Reader
-from server.log.rows import Row, content, counted, id_of
+from server.log.rows import ON_ITS_WAY, SAID, Row, content, counted, id_of
 from server.log.words import words_of
 from server.mongo.client import brief, mapped
 from server.mongo.databases import Database
@@ -166,7 +166,7 @@ class Amendments:
         else:
             steps.append(_erasing(channel, amendment.of, {"o": offset, "u": amendment.user, "t": amendment.time}))
             steps.append(_clearing(channel, amendment.of))
-        steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}})
+        steps.append({"q": {"_id": id_of(channel, offset)}, "u": {"$unset": ON_ITS_WAY}})
         return steps
 
     def content(self, channel: str, data: Any) -> Row:
@@ -225,12 +225,11 @@ class Amendments:
 def _clearing(channel: str, of: int) -> Row:
     """The update that takes what is still on its way into the message."""
     texts = {"_id.c": channel, "p": 1, "z": of, "op": {"$in": WHOLE}}
-    return {"q": texts, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True}
+    return {"q": texts, "u": {"$unset": ON_ITS_WAY}, "multi": True}
 
 
 def _erasing(channel: str, offset: int, gone: Row) -> Row:
     """The update of the message at `offset` that takes all that it says: `gone`, {o, u, t}, is what is left. Of two who
     erase it at once the earlier has done it."""
     original = {"_id": id_of(channel, offset), "z": None, "gone.o": {"$not": {"$lte": gone["o"]}}}
-    lost = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions", "ws"), 1)
-    return {"q": original, "u": {"$set": {"gone": gone}, "$unset": lost}}
+    return {"q": original, "u": {"$set": {"gone": gone}, "$unset": SAID}}

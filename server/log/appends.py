@@ -6,44 +6,39 @@ no two have the same. So who adds one has seen all before it, on whatever node t
 large the message is. Who has not is refused by MongoDB, reads on, and looks again at what waits.
 
 The entries stay pending (`p: 1`) while the message grows: readers put them together. They are folded into the message
-once, when it is said to be done, or by any node when nothing has come for PENDING_SECONDS; and when there are FOLD_AT
-of them, so that readers never have many to put together. To fold is to read the message with all that is pending of it,
-and to write it if its version is still the same: edits are among it, in their order.
+when it is said to be done, when there are FOLD_AT of them, so that readers never have many to put together, and when
+nothing comes any more (assembly.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from bisect import bisect_left
+import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 from pymongo import ASCENDING
-from pymongo.errors import ConnectionFailure, PyMongoError
 
 from server.core.cursors import Position
 from server.core.errors import Error, bad_request
 from server.core.tasks import Keeper
-from server.log.amendments import AT_ONCE, PENDING_SECONDS, Amendments
-from server.log.folding import overlaid
-from server.log.foundation import MESSAGES_INDEX, PENDING_INDEX
+from server.log.amendments import PENDING_SECONDS, Amendments
+from server.log.assembly import Assembly
+from server.log.chains import Chain, Piece, in_order, without_numbers
+from server.log.foundation import MESSAGES_INDEX
 from server.log.pending import Pending, PendingAmendment, PendingAppend, Receipt
-from server.log.rows import Row, counted, id_of
-from server.mongo.client import brief, mapped
+from server.log.rows import Row
+from server.mongo.client import mapped
 from server.mongo.databases import Database
-from server.wire.amendments import AmendedMessage, Amendment, appended
+from server.wire.amendments import AmendedMessage, appended
 from server.wire.codec import JSON
-
-logger = logging.getLogger(__name__)
 
 MERGE_SECONDS: Final = 0.1
 """From one entry of a message to the next."""
 MERGE_PARTS: Final = 500
-TRUSTED_SECONDS: Final = 5.0
+TRUSTED_SECONDS: Final = 1.0
 """How long nothing need be heard of what becomes of the message elsewhere."""
 EARLY_SECONDS: Final = 1.0
 """How long a part waits for those before it, which may have taken another way."""
@@ -57,97 +52,6 @@ KNOWN: Final = 1000
 """Messages of which is remembered what was appended to them, at most: while they grow."""
 WAITING: Final = 10 * MERGE_PARTS
 """Pieces that may wait for a message."""
-TRIES: Final = 10
-
-
-class Piece:
-    """Something to be appended, until `future` is done. `part`: its number, if it has one; `again` raises if the right
-    to it is gone; `size`: the bytes by which the message grows."""
-
-    __slots__ = ("text", "user", "part", "key", "done", "again", "size", "arrived", "future")
-
-    def __init__(
-        self, text: str, user: str | None, part: int | None, key: str | None, done: bool, again: Callable[[], None]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.text = text
-        self.user = user
-        self.part = part
-        self.key = key
-        self.done = done
-        self.again = again
-        self.size = len(JSON.encode(text)) - 2
-        self.arrived = loop.time()
-        self.future: asyncio.Future[Receipt] = loop.create_future()
-
-    def fail(self, error: Error) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # the asker may be gone; that is not worth a warning
-
-
-class _Link(NamedTuple):
-    """An entry of the chain. `last`: the last of the numbered parts up to there."""
-
-    last: int
-    offset: int
-    user: str | None
-    key: str
-
-
-class _Chain:
-    """What was appended to the message `of`, as far as it was read or written here."""
-
-    def __init__(self, of: int) -> None:
-        self._of = of
-        self.original: AmendedMessage
-        self.size = 0
-        """Bytes of its data."""
-        self.read = 0.0
-        """When, by the loop's clock."""
-        self.entries = 0
-        self.offset = 0
-        """Of the newest entry."""
-        self.advanced = 0.0
-        """When the newest entry with numbered parts was found or written, by the same clock."""
-        self._first = 0
-        self._links: list[_Link] = []
-        """Those that have numbered parts."""
-        self._keys: dict[tuple[str | None, str], _Link] = {}
-
-    @property
-    def last(self) -> int | None:
-        """The number of the last part; None: there is none."""
-        return self._links[-1].last if self._links else None
-
-    @property
-    def next_key(self) -> str:
-        return f"{self._of}+{self.entries + 1}"
-
-    def add(self, offset: int, user: str | None, parts: Sequence[int] | None, keys: Sequence[str]) -> None:
-        link = _Link((parts or (0, 0))[1], offset, user, self.next_key)
-        self.entries += 1
-        self.offset = offset
-        if parts is not None:
-            self.advanced = asyncio.get_running_loop().time()
-            if not self._links:
-                self._first = parts[0]
-            self._links.append(link)
-        for key in keys:
-            self._keys[user, key] = link
-
-    def stored(self, piece: Piece) -> _Link | None:
-        """The entry that has it already; raises `conflict` if what is there cannot be this one."""
-        if piece.part is None:
-            return None if piece.key is None else self._keys.get((piece.user, piece.key))
-        if self.last is None or piece.part > self.last:
-            return None
-        if piece.part < self._first:
-            raise Error("conflict", f"part: {piece.part} came late, the first one was {self._first}")
-        link = self._links[bisect_left(self._links, piece.part, key=lambda one: one.last)]
-        if link.user != piece.user:
-            raise Error("conflict", f"part: {piece.part} is somebody else's")
-        return link
 
 
 class _Stream:
@@ -158,7 +62,10 @@ class _Stream:
         self.channel, self.of = original.channel, original.offset
         self.limit = 0
         self.waiting: list[Piece] = []
-        self.chain: _Chain | None = None
+        self.chain: Chain | None = None
+        self.twin: AmendedMessage | None = None
+        """What was published in its parent or its thread as well, as it was at `looked`."""
+        self.looked = -TRUSTED_SECONDS
         self.stale = False
         """Something else may have become of the message meanwhile."""
         self.early = False
@@ -189,10 +96,10 @@ class Appends:
         self._keeper = keeper
         self._put = put
         self._streams: OrderedDict[tuple[str, int], _Stream] = OrderedDict()
+        self.assembly = Assembly(database, amendments)
         self.pieces = 0
-        """That were stored by this node, in so many `entries`; and messages that it has folded."""
+        """That were stored by this node, in so many `entries`."""
         self.entries = 0
-        self.folded = 0
 
     def original(self, channel: str, of: int) -> AmendedMessage | None:
         """The message as it was, apart from what was appended, if it is being appended to here."""
@@ -200,6 +107,17 @@ class Appends:
         if stream is None or stream.stale or stream.chain is None:
             return None
         return stream.chain.original
+
+    async def twin(self, original: AmendedMessage) -> AmendedMessage | None:
+        """As `Amendments.twin`, which is not asked for each piece of a message that streams in."""
+        stream = self._streams.get((original.channel, original.offset))
+        now = asyncio.get_running_loop().time()
+        if stream is not None and not stream.stale and now < stream.looked + TRUSTED_SECONDS:
+            return stream.twin
+        twin = await self._amendments.twin(original)
+        if stream is not None:
+            stream.twin, stream.looked = twin, now
+        return twin
 
     def append(
         self, original: AmendedMessage, text: str, *, user: str | None, part: int | None, key: str | None, done: bool,
@@ -294,7 +212,7 @@ class Appends:
             async with asyncio.timeout_at(until):
                 await stream.news.wait()
 
-    def _refuse_late(self, stream: _Stream, chain: _Chain) -> None:
+    def _refuse_late(self, stream: _Stream, chain: Chain) -> None:
         """What has waited in vain, also for what others store: nothing has come before it for so long, as was seen by a
         look after that."""
         for piece in stream.waiting:
@@ -302,7 +220,7 @@ class Appends:
                 expected = 1 if chain.last is None else chain.last + 1
                 piece.fail(Error("conflict", f"part: {piece.part} came, but {expected} is the next one"))
 
-    def _take(self, stream: _Stream, chain: _Chain) -> list[Piece]:
+    def _take(self, stream: _Stream, chain: Chain) -> list[Piece]:
         """What goes into the next entry; what waits and is stored already, or never will be, is answered."""
         for piece in stream.waiting:
             try:
@@ -314,14 +232,14 @@ class Appends:
                     place = Position(stream.epoch, link.offset)
                     piece.future.set_result(Receipt(place, piece.key or link.key, True))
         stream.waiting = [piece for piece in stream.waiting if not piece.future.done()]
-        numbered = _in_order(stream.waiting, chain)
+        numbered = in_order(stream.waiting, chain)
         stream.early = not numbered and any(piece.part is not None for piece in stream.waiting)
         if stream.early:
             self._refuse_late(stream, chain)
-        runs = [run for run in (_without_numbers(stream.waiting), numbered) if run]
+        runs = [run for run in (without_numbers(stream.waiting), numbered) if run]
         return self._fitting(stream, chain, min(runs, key=lambda run: run[0].arrived)) if runs else []
 
-    def _fitting(self, stream: _Stream, chain: _Chain, run: list[Piece]) -> list[Piece]:
+    def _fitting(self, stream: _Stream, chain: Chain, run: list[Piece]) -> list[Piece]:
         """The first of `run` that one user has sent, as many as the message may hold."""
         taken: list[Piece] = []
         size = chain.size
@@ -344,14 +262,14 @@ class Appends:
             taken.append(piece)
         return taken
 
-    async def _store(self, stream: _Stream, chain: _Chain, batch: list[Piece]) -> None:
+    async def _store(self, stream: _Stream, chain: Chain, batch: list[Piece]) -> None:
         text = "".join(piece.text for piece in batch)
         size = sum(piece.size for piece in batch)
         # Nobody is called "", so nobody else's keys are in the way.
         key = chain.next_key
         entry = self._pending.add("", key, text, size, None, PendingAppend)
         entry.of, entry.op, entry.epoch = stream.of, "append", stream.epoch
-        entry.by = batch[0].user
+        entry.by, entry.nonce = batch[0].user, secrets.token_hex(4)
         entry.done = any(piece.done for piece in batch)
         first, last = batch[0].part, batch[-1].part
         entry.parts = None if first is None or last is None else [first, last]
@@ -379,13 +297,13 @@ class Appends:
         much = stream.unfolded >= FOLD_AT or stream.unfolded_bytes >= max(FOLD_BYTES, chain.size // 2)
         if entry.done or much:
             stream.unfolded = stream.unfolded_bytes = 0
-            await self._fold_or_later(stream.channel, stream.of)
+            await self.assembly.fold(stream.channel, stream.of)
 
     async def _read(self, stream: _Stream) -> None:
         """What is new in the chain, and then the message: it is at least as new."""
         await self._amendments.announce(stream.channel)
         stream.stale = False
-        chain = stream.chain or _Chain(stream.of)
+        chain = stream.chain or Chain(stream.of)
         began = asyncio.get_running_loop().time()
         query = {"_id.c": stream.channel, "z": stream.of, "_id.o": {"$gt": chain.offset}, "op": "append"}
         fields = {"by": 1, "n": 1, "ks": 1}
@@ -401,96 +319,18 @@ class Appends:
         chain.original, chain.size, chain.read = original, len(JSON.encode(original.data)), began
         stream.chain = chain
 
-    # --- folding ------------------------------------------------------------------------------------------------------
+    # --- forgetting ---------------------------------------------------------------------------------------------------
 
     async def refold(self, seconds: float = PENDING_SECONDS) -> None:
         """Fold what nobody has appended to for so many seconds, and forget what was known of it. Called again and
         again, on every node."""
-        self._forget_quiet(asyncio.get_running_loop().time() - seconds)
-        old = self._amendments.clock.now_ms() - int(seconds * 1000)
-        pipeline: list[Row] = [
-            {"$match": {"p": 1, "op": "append"}},
-            {"$group": {"_id": {"c": "$_id.c", "z": "$z"}, "t": {"$max": "$t"}}},
-            {"$match": {"t": {"$lte": old}}},
-            {"$limit": AT_ONCE},
-        ]
-        try:
-            quiet = await self._messages.aggregate(pipeline, hint=PENDING_INDEX).to_list(AT_ONCE)
-        except PyMongoError as error:
-            logger.warning("MongoDB: %s; appends are folded later", brief(error))
-            return
-        for row in quiet:
-            try:
-                await self._fold(row["_id"]["c"], row["_id"]["z"])
-            except Exception as error:  # whatever is wrong with one, the others are not to wait for it
-                logger.warning("what was appended to a message is folded later: %s", brief(error))
-                if isinstance(error, ConnectionFailure):
-                    return
-
-    def _forget_quiet(self, since: float) -> None:
+        since = asyncio.get_running_loop().time() - seconds
         while self._streams:
             stream = next(iter(self._streams.values()))
             if stream.task is not None or stream.next > since:
                 break
             self._streams.popitem(last=False)
-
-    async def _fold_or_later(self, channel: str, of: int) -> None:
-        try:
-            await self._fold(channel, of)
-        except (PyMongoError, Error) as error:  # it is stored, readers see it, and it will be folded
-            logger.warning("MongoDB: %s; appends are folded later", brief(error))
-
-    async def _fold(self, channel: str, of: int) -> None:
-        """Raises PyMongoError or Error: perhaps not, or in part."""
-        query = {"_id.c": channel, "p": 1, "z": of, "op": {"$in": ["edit", "append"]}}
-        for _ in range(TRIES):
-            rows: list[Row] = await self._messages.find(query).sort("_id", ASCENDING).hint(PENDING_INDEX).to_list(None)
-            entries = [entry for row in rows if isinstance(entry := counted(row, ""), Amendment)]
-            if not entries:
-                return
-            row = await self._messages.find_one({"_id": id_of(channel, of)})
-            message = None if row is None else counted(row, "")
-            if isinstance(message, AmendedMessage) and not await self._written(message, entries):
-                continue  # somebody else has folded something meanwhile
-            folded = {"_id.c": channel, "_id.o": {"$in": [entry.offset for entry in entries]}}
-            await self._amendments.update({"q": folded, "u": {"$unset": {"d": 1, "j": 1, "p": 1}}, "multi": True})
-            self.folded += 1
-            return
-
-    async def _written(self, message: AmendedMessage, entries: Sequence[Amendment]) -> bool:
-        """Whether the message has all of them now, as it does if it is erased or knows better."""
-        now = overlaid(message, entries)
-        if message.deleted is not None or now.version == message.version:
-            return True
-        stored = self._amendments.content(message.channel, now.data)
-        changes: dict[str, Any] = {"$set": stored | {"v": now.version}, "$unset": {"j" if "d" in stored else "d": 1}}
-        changes["$unset" if now.edited else "$set"]["w"] = 1
-        same = {"_id": id_of(message.channel, message.offset), "z": None, "gone": None, "v": message.version or None}
-        return await self._amendments.update({"q": same, "u": changes}) > 0
-
-
-def _without_numbers(waiting: Sequence[Piece]) -> list[Piece]:
-    """As they have come, of each key the first: the others are answered when that is stored."""
-    others = [piece for piece in waiting if piece.part is None]
-    first: dict[tuple[str | None, str], Piece] = {}
-    for piece in others:
-        if piece.key is not None:
-            first.setdefault((piece.user, piece.key), piece)
-    return [piece for piece in others if piece.key is None or first[piece.user, piece.key] is piece]
-
-
-def _in_order(waiting: Sequence[Piece], chain: _Chain) -> list[Piece]:
-    """The parts that follow what is stored, one after the other. The first one is 1, or 0."""
-    run: list[Piece] = []
-    last = chain.last
-    for part, piece in sorted(((piece.part, piece) for piece in waiting if piece.part is not None), key=itemgetter(0)):
-        if part == last:
-            continue  # twice: the second is answered when the first is stored
-        if part not in ((0, 1) if last is None else (last + 1,)):
-            break
-        run.append(piece)
-        last = part
-    return run
+        await self.assembly.refold(seconds)
 
 
 def check_text(original: AmendedMessage) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from zlib import crc32
 
 from server.core.clock import Clock
@@ -56,12 +56,15 @@ from server.wire.messages import Message, Page
 
 __all__ = ["Conflict", "Log", "Receipt"]
 
+CLEAR_SECONDS: Final = 5.0
+
 
 class Log:
     """The parts of the log under one name. `listener` is told what happens in it, `retention(channel)` answers what is
     to be kept of a channel. `amends`: whether messages may be amended in any, `mentions`: whether they may mention
     members, `threads`: whether any have threads; `searched(channel)`: whether they are found by their words, None: in
-    none. `on_amended(channel)` is called when one has been amended, before anybody is told of it."""
+    none. `on_amended(channel)` is called when one has been amended, before anybody is told of it, `on_erased(channel)`
+    when something was erased without an amendment that says so."""
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Log:
         mentions: bool = False,
         threads: bool = False,
         on_amended: Callable[[str], None] = lambda channel: None,
+        on_erased: Callable[[str], None] = lambda channel: None,
         searched: Callable[[str], bool] | None = None,
     ) -> None:
         clock = clock or Clock()
@@ -88,6 +92,7 @@ class Log:
         listener = Listener(on_commit, on_head, on_contention, on_epoch)
         self._keeper = Keeper()
         self._on_amended = on_amended
+        self._on_erased = on_erased
         self._listener = listener
         searches = searched is not None
         self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends, mentions, searches)
@@ -206,9 +211,14 @@ class Log:
         self.appends.doubt(channel)
 
     def has_erased(self, channel: str) -> None:
-        """Something was erased in place: as `has_amended`, where there are no amendments."""
+        """Another node has erased something in place: as `has_amended`, where there need be no amendments."""
         self._reader.overlays.drop(channel)
         self.appends.doubt(channel)
+
+    def tell_erased(self, channel: str) -> None:
+        """The same, of this node: the others are told."""
+        self.has_erased(channel)
+        self._on_erased(channel)
 
     def changed(self, channel: str) -> float:
         """When a message of the channel was last amended, or all was cleared, by the monotonic clock: what was read
@@ -278,8 +288,12 @@ class Log:
         return await self._reader.read_back(channel, before, limit)
 
     async def clear(self, channel: str) -> None:
-        """Hide all that the channel holds now; offsets go on from there. `unavailable`: perhaps not."""
+        """Hide all that the channel holds now; offsets go on from there. `unavailable`: perhaps not. Who has asked is
+        kept waiting until nothing of it is stored either, unless it is very much."""
         await self.trimmer.clear(channel)
+        self.tell_erased(channel)
+        purging = self._keeper.spawn("taking out what was cleared", self.trimmer.purge(channel))
+        await asyncio.wait((purging,), timeout=CLEAR_SECONDS)
 
     # --- figures ------------------------------------------------------------------------------------------------------
 

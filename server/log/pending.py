@@ -76,6 +76,10 @@ class PendingPublish:
         message = Message(channel, epoch, offset, self.key, self.user, self.time, self.data, skip=self.skip)
         return amended_message(message, self.tally) if self.tally.amendments else message
 
+    def is_own(self, stored: Row) -> bool:
+        """Whether what is stored under its key, at an offset that it was sent for, is this very entry."""
+        return bool(stored["t"] == self.time)
+
     def matches(self, stored: Row) -> bool:
         """Whether what is stored under its key is the same."""
         return rows.is_same(stored, self.data)
@@ -146,18 +150,19 @@ class PendingAmendment(PendingPublish):
 
 class PendingAppend(PendingAmendment):
     """Some of what is appended to a message (appends.py). Its key is its place in the chain of them, so whatever else
-    has it is another one."""
+    has it is another one: of two nodes that write there at the same moment, `nonce` tells which of them it was."""
 
-    __slots__ = ("by", "parts", "keys", "done")
+    __slots__ = ("by", "parts", "keys", "done", "nonce")
 
     by: str | None
     parts: list[int] | None
     """The first and the last, if they have numbers."""
     keys: list[str]
     done: bool
+    nonce: str
 
     def row(self, channel: str, epoch: str, offset: int) -> Row:
-        row = super().row(channel, epoch, offset) | {"by": self.by}
+        row = super().row(channel, epoch, offset) | {"by": self.by, "nonce": self.nonce}
         if self.parts is not None:
             row["n"] = self.parts
         if self.keys:
@@ -170,6 +175,9 @@ class PendingAppend(PendingAmendment):
         made.part = None if self.parts is None else self.parts[1]
         made.done = self.done
         return made
+
+    def is_own(self, stored: Row) -> bool:
+        return stored.get("nonce") == self.nonce
 
     def matches(self, stored: Row) -> bool:
         return False

@@ -3,7 +3,8 @@
 A channel's floor is raised first, with a majority, and the messages up to it are deleted after that: so a reader is
 told of a gap and never finds a silent hole. It may stop anywhere and be done again, by several nodes at once.
 
-Messages that are hidden but younger than the dedupe window stay stored, so that a retry finds them.
+Messages that are hidden but younger than the dedupe window stay stored, so that a retry finds them, and the last one of
+a channel does for its offset. They are emptied: of them only the key is needed.
 
 A thread goes with the message that it is about: all of it is hidden when that is, and later nothing of it is left.
 
@@ -14,18 +15,22 @@ whose clock is wrong neither trims too early nor too late.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, DeleteMany, UpdateMany
 
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
+from server.core.errors import Error
 from server.core.names import is_thread, parent_of, root_of
 from server.log.reader import Reader
-from server.log.rows import between, id_of
+from server.log.rows import ON_ITS_WAY, SAID, between, id_of
 from server.mongo.client import mapped
 from server.mongo.databases import Database
+
+logger = logging.getLogger(__name__)
 
 ROUND_EVERY: Final = 3600.0
 
@@ -110,34 +115,59 @@ class Trimmer:
                 floor = max(old, min(floor, young))
             if floor > old:
                 await self._raise(channel, floor, amended)
+            young_hidden = False
             if floor:
-                await self._delete(channel, min(floor, head - 1))
+                young_hidden = await self._take_out(channel, floor, min(floor, head - 1))
                 for forget in self.on_trimmed:
                     await forget(channel, floor)
             oldest = await self._messages.find_one(between(channel, floor, head), {"t": 1}, sort=[("_id", ASCENDING)])
             too_many = floor < full
         if oldest and (too_many or retention.ttl):
             kept = window if too_many else max(retention.ttl, window)
-            wait = oldest["t"] / 1000 + kept - self._clock.time() + 0.001
-            if wait < self.round_every:
-                self._due.setdefault(channel, asyncio.get_running_loop().time() + wait)
+            self._note_later(channel, oldest["t"] / 1000 + kept - self._clock.time() + 0.001)
+        if young_hidden:
+            self._note_later(channel, window)
         return floor
 
+    def _note_later(self, channel: str, wait: float) -> None:
+        if wait < self.round_every:
+            at = asyncio.get_running_loop().time() + wait
+            self._due[channel] = min(at, self._due.get(channel, at))
+
     async def clear(self, channel: str) -> None:
-        """Hide all that the channel holds now. What is too young to go stays stored until it is not, see `trim`."""
+        """Hide all that the channel holds now; `purge` takes it out."""
         with mapped():
             position, _, amended = (await self._reader.heads([channel]))[channel]
             if position.offset:
                 await self._raise(channel, position.offset, amended)
         for forget in self.on_trimmed:
             await forget(channel, position.offset)
-        self._reader.forget()
-        self.note(channel)
 
-    async def _delete(self, channel: str, upto: int) -> None:
-        """What is hidden, as far as no retry may ask for it any more."""
-        old_enough = {"t": {"$lt": self._clock.now_ms() - int(self._options.dedupe_window * 1000)}}
-        await self._messages.delete_many({**between(channel, 0, upto), **old_enough})
+    async def purge(self, channel: str) -> None:
+        """Take out what is hidden, now; what cannot be done now is done by `step`."""
+        self.note(channel)
+        try:
+            held = () if self.held is None else await self.held()
+            with mapped():
+                position, floor, _ = (await self._reader.heads([channel]))[channel]
+                kept = held is None or channel in held
+                await self._take_out(channel, floor, 0 if kept else min(floor, position.offset - 1))
+        except Error as error:
+            logger.warning("MongoDB: %s; what is hidden is deleted later", error.reason)
+
+    async def _take_out(self, channel: str, floor: int, upto: int) -> bool:
+        """Delete what is hidden, up to the offset `upto`, as far as no retry may ask for it any more, and empty the
+        rest of it; whether there was something to empty."""
+        now = self._clock.now_ms()
+        old_enough = {"t": {"$lt": now - int(self._options.dedupe_window * 1000)}}
+        hidden = between(channel, 0, floor)
+        empty = {"$set": {"gone": {"o": floor, "u": None, "t": now}}, "$unset": {**SAID, "x.i": 1}}
+        changes: list[DeleteMany | UpdateMany] = [
+            DeleteMany({**between(channel, 0, upto), **old_enough}),
+            UpdateMany({**hidden, "z": None, "gone": None}, empty),
+            UpdateMany({**hidden, "p": 1}, {"$unset": ON_ITS_WAY}),
+        ]
+        return (await self._messages.bulk_write(changes)).matched_count > 0
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
@@ -152,9 +182,10 @@ class Trimmer:
             head = position.offset
             if head > floor:
                 await self._raise(thread, head, amended)
+                self._reader.overlays.drop(thread)
             elif self._due.get(thread, 0.0) > asyncio.get_running_loop().time():
                 return False  # it is hidden, and too young
-            await self._delete(thread, head)
+            await self._take_out(thread, head, head)
             for forget in self.on_trimmed:
                 await forget(thread, head)
             left = await self._messages.find_one(between(thread), {"t": 1}, sort=[("_id", DESCENDING)])

@@ -12,7 +12,7 @@ messages  {_id: {c: channel, o: offset}, e: epoch, u: user, k: key, t: time, d: 
           amendments: z: the message's offset, op, p: 1 while it is not folded into the message (amendments.py);
               until then an edit, an append or a summary has its data (d or j). pin: whether it is one
               appends (appends.py): u: "" and k: made of their number, by: the user, n: [first part, last], ks: keys of
-              those that have no number, fin: 1 of the last
+              those that have no number, fin: 1 of the last, nonce: random, so that its writer knows it again
           from a channel's first amendment on: m: how many there are up to here; of amendments l: the newest message
 """
 
@@ -31,6 +31,10 @@ from server.wire.messages import Change, Images, Message, mentioning
 
 Row = dict[str, Any]
 
+SAID: Final = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions", "ws"), 1)
+"""All that a message says: what goes when it is erased."""
+ON_ITS_WAY: Final = dict.fromkeys(("d", "j", "p"), 1)
+"""Of an amendment, what goes when it is folded into its message, or has nothing to be folded into."""
 _PLAIN_DEPTH: Final = 100
 TEXT_FROM: Final = 32 << 10
 """Bytes of a change from which on it is stored as text: drivers take ten times as long for so many small values, and

@@ -312,7 +312,7 @@ class Shard:
                 rest.append(entry)
                 continue
             position = Position(lane.head.epoch, row["_id"]["o"])
-            ours = position.offset in entry.attempts and row["t"] == entry.time
+            ours = position.offset in entry.attempts and entry.is_own(row)
             if ours:
                 here = position, tally_of(row)
                 reached = max(reached or here, here)

@@ -58,8 +58,6 @@ class Reactions:
         self._check_nodes = check_nodes
         self._rows = ReactionRows(database, clock)
         self._writer: GroupReader[Change, Written] = GroupReader(keeper, "reactions", self._rows.write, WRITE_TOGETHER)
-        self._writing: dict[tuple[str, bool, str, int], int] = {}
-        """How many kinds each user is adding to a message at the moment."""
         self.accepted = 0
         """Reactions, and takings back, that were asked for and done."""
         self.summaries: Summaries | None = None
@@ -131,30 +129,31 @@ class Reactions:
         return written
 
     async def _add(self, round: Round, change: Change) -> Written:
-        """The same of one that comes, if there are not too many. The kinds of the message are those that were counted,
-        those that are being counted and those that come now."""
-        kind = change.reaction.kind
+        """The same of one that comes. Whether there are too many is counted when it is there, since others may come at
+        the same moment, on any node: then it is taken back. The kinds of the message are those that were counted, those
+        that are being counted and those that come now."""
+        channel, offset, kind, user, by_server = change.reaction
         kinds = _kinds(round.original.result()) | round.notes | (round.before.notes if round.before else set())
-        if kind not in kinds and len(kinds) >= KINDS:
-            raise _too_many(f"a message has {KINDS} kinds of reactions at most", "reactions_per_message")
+        new, number = kind not in kinds, len(kinds)
+        if new and number >= KINDS:
+            raise _too_many_kinds()
         round.notes.add(kind)
-        if len(kinds) < OF_ONE_USER:  # nobody has more than there are
-            return await self._write(round, change)
-        channel, offset, _, user, by_server = change.reaction
-        key = user, by_server, channel, offset
-        others = self._writing.get(key, 0)
-        self._writing[key] = others + 1
-        try:
-            own = (await self._rows.kinds_of(user, by_server, channel, offset, offset)).get(offset, [])
-            if kind not in own and len(own) + others >= OF_ONE_USER:
-                round.notes.discard(kind)
-                text = f"a user reacts to a message in {OF_ONE_USER} ways at most"
-                raise _too_many(text, "reactions_per_user")
-            return await self._write(round, change)
-        finally:
-            self._writing[key] -= 1
-            if not self._writing[key]:
-                del self._writing[key]
+        written = await self._write(round, change)
+        if new:
+            number = await self._rows.number_of_kinds(channel, offset)
+            if number > KINDS:
+                await self._take_back(round, change)
+                raise _too_many_kinds()
+        if number > OF_ONE_USER:  # nobody has more than there are
+            own = await self._rows.kinds_of(user, by_server, channel, offset, offset)
+            if len(own.get(offset, ())) > OF_ONE_USER:
+                await self._take_back(round, change)
+                raise _too_many(f"a user reacts to a message in {OF_ONE_USER} ways at most", "reactions_per_user")
+        return written
+
+    async def _take_back(self, round: Round, change: Change) -> None:
+        round.notes.discard(change.reaction.kind)
+        await self._write(round, change._replace(on=False))
 
     # --- counting (log/summaries.py) ----------------------------------------------------------------------------------
 
@@ -168,6 +167,10 @@ class Reactions:
 def _kinds(message: AmendedMessage) -> set[str]:
     summary = message.summaries.get("reactions")
     return {reaction["k"] for reaction in summary.value} if summary is not None else set()
+
+
+def _too_many_kinds() -> Error:
+    return _too_many(f"a message has {KINDS} kinds of reactions at most", "reactions_per_message")
 
 
 def _too_many(what: str, limit: str) -> Error:

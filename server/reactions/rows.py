@@ -134,6 +134,16 @@ class ReactionRows:
         names = min(NAMES, ALL_NAMES // max(1, len(rows)))
         return [{"k": row["_id"], "n": row["n"], "u": row["u"][:names]} for row in rows]
 
+    async def number_of_kinds(self, channel: str, offset: int) -> int:
+        """How many kinds of reactions a message has, counted up to one more than may be shown."""
+        pipeline: list[Row] = [
+            {"$match": _between(channel, offset, offset + 1)},
+            {"$group": {"_id": "$_id.k"}},
+            {"$limit": KINDS + 1},
+        ]
+        with mapped():
+            return len(await self._rows.aggregate(pipeline).to_list(KINDS + 1))
+
     async def kinds_of(self, user: str, by_server: bool, channel: str, first: int, last: int) -> dict[int, list[str]]:
         """How the user has reacted to these messages, by their offsets."""
         query = {"_id.u": user, "_id.c": channel, "_id.o": {"$gte": first, "$lte": last}, "_id.s": _mark(by_server)}

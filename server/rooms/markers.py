@@ -77,12 +77,15 @@ class Markers:
             raise Error("permission_denied", f"{principal.name} {is_none_of(channel)}")
         return Position(marker.epoch, marker.offset)
 
-    async def published(self, principal: Principal, channel: str, position: Position) -> bool:
-        """The user's own message is there: it is read. False: nothing happens to who is no member."""
+    async def published(self, principal: Principal, channel: str, position: Position, earlier: bool = False) -> bool:
+        """The user's own message is there: it is read, with all before it. Of one that was written `earlier` nothing is
+        known of what has come meanwhile: if some of that is unread it stays so. False: nothing happens to who is no
+        member."""
         amendments = await self._counts.amendments(channel, position.offset)
         if amendments is None:
             return False
-        return await self._move(principal, channel, Marker(position.epoch, position.offset, amendments)) is not None
+        marker = Marker(position.epoch, position.offset, amendments, next=earlier)
+        return await self._move(principal, channel, marker) is not None
 
     async def _move(self, principal: Principal, channel: str, marker: Marker) -> Marker | None:
         """Where it is then; None: the user is no member."""
@@ -96,7 +99,7 @@ class Markers:
         answered: list[_Question] = []
         for membership, marker in questions:
             known = moves.get(membership)
-            if known is None or (not known.back and not marker.back and known.epoch == marker.epoch):
+            if known is None or (known.is_farthest and marker.is_farthest and known.epoch == marker.epoch):
                 moves[membership] = marker if known is None or marker.offset > known.offset else known
                 answered.append((membership, marker))
         moved = await self._rows.move(moves)

@@ -146,11 +146,11 @@ class Rooms:
             await self._rows.open()
             self._memberships.open()
 
-    async def _published(self, principal: Principal, channel: str, position: Position) -> None:
-        """A message is stored: whoever has written it has read it."""
+    async def _published(self, principal: Principal, channel: str, position: Position, earlier: bool) -> None:
+        """A message is stored: whoever has written it has read it, and all before it, unless that was `earlier`."""
         if self._namespaces[namespace_of(channel)].direct:
             await self.conversations.published(channel, position)
-        await self.markers.published(principal, channel, position)
+        await self.markers.published(principal, channel, position, earlier)
 
     async def _left(self, user: str, channel: str) -> None:
         if self._has_followers(channel):

@@ -64,6 +64,13 @@ class Marker(NamedTuple):
     """How often it had moved when it came there: what is told of it may overtake other such news."""
     back: bool = False
     """It is to be there in any case; else only if it was not as far."""
+    next: bool = False
+    """It is to be there only if nothing before it is unread."""
+
+    @property
+    def is_farthest(self) -> bool:
+        """Of several such the farthest one counts."""
+        return not (self.back or self.next)
 
 
 STRANGER: Final = Standing()
@@ -245,5 +252,8 @@ def _moved(membership: Membership, marker: Marker) -> UpdateOne:
     query: Row = {"_id": id_of(*membership), **_IS_MEMBER}
     if not marker.back:
         query["$or"] = [{"o": {"$lt": marker.offset}}, {"e": {"$ne": marker.epoch}}]
+    if marker.next:
+        read = {"$subtract": ["$o", "$m"]}
+        query |= {"e": marker.epoch, "$expr": {"$gte": [read, marker.offset - marker.amendments - 1]}}
     place = {"e": marker.epoch, "o": marker.offset, "m": marker.amendments}
     return UpdateOne(query, {"$set": place, "$inc": {"n": 1}})

@@ -31,6 +31,7 @@ from server.mongo.databases import Database
 from server.mongo.embedded import EmbeddedMongoDB
 from server.mongo.migration import is_older
 from server.outbox.entries import COLLECTION
+from server.search.indexing import progress
 from server.wire.messages import Message
 
 WITHIN: Final = 5.0
@@ -171,6 +172,11 @@ async def _mongodb(database: Database, options: MongoDB) -> AsyncIterator[Findin
 
     async for finding in _outbox(database, options):
         yield finding
+    for job in await progress(database):
+        if not job.done:
+            held = job.until > 1000 * (time.time() - WITHIN)
+            what = f"search: older messages of {job.namespace} are getting their words: {job.looked} looked at"
+            yield Finding("ok", what) if held else Finding("note", f"{what}, and no server goes on", "start one")
     names = {index["name"] async for index in messages.list_indexes()}
     missing = {"key", "head"} - names
     if not names:

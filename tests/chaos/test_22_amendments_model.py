@@ -1,6 +1,6 @@
-"""Amendments against a model in Python: any interleaving of publishing, editing, appending, erasing, pinning, reacting
-and trimming on two nodes, of which some die between storing an amendment and folding it, or between marking a message
-and counting its reactions.
+"""Amendments against a model in Python: any interleaving of publishing, editing, appending, erasing, pinning, reacting,
+trimming and clearing on two nodes, of which some die between storing an amendment and folding it, or between marking a
+message and counting its reactions.
 
 What is compared at any moment: every way to read a channel with what the model says. At the end: whoever has listened
 from the beginning, and whoever was there up to some moment and resumes then, come to the same state; and nothing that
@@ -126,6 +126,8 @@ class Run:
         self.floor = 0
         self.trims = self.random.random() < 0.5
         self.trimming = False
+        self.cleared = 0
+        """All up to there was cleared, or may just have been."""
         self.entries: dict[int, Message] = {}
         """As they went to subscribers."""
         self.said = 0
@@ -251,8 +253,8 @@ class Run:
         node = self.random.choice(self.nodes)
         log = node.log
         kind = self.random.choices(
-            ["publish", "edit", "append", "delete", "pin", "trim", "read", "react"],
-            [10, 12, 20, 3, 4, self.trims, 8, 20],
+            ["publish", "edit", "append", "delete", "pin", "trim", "clear", "read", "react"],
+            [10, 12, 20, 3, 4, self.trims, 0.3 * self.trims, 8, 20],
         )[0]
         if kind == "publish":
             await self.publish(log)
@@ -265,9 +267,13 @@ class Run:
             size = self.retained
             floor = await log.trimmer.trim(self.channel, Retention(size=size, ttl=Seconds(0)))
             self.settle()
-            kept, every = len(self.model.above(floor)), len(self.model.messages)
+            kept, every = len(self.model.above(floor)), len(self.model.above(self.cleared))
             assert kept >= min(size, every), "amendments have pushed messages out"
             self.floor = max(self.floor, floor)
+        elif kind == "clear":
+            self.trimming, self.cleared = True, MAX_OFFSET
+            await log.clear(self.channel)
+            self.floor = self.cleared = max(self.floor, await log.floor(self.channel))
         elif kind == "read":
             await self.read_meanwhile(log)
         else:
@@ -383,6 +389,7 @@ class Run:
             said = f"{row.get('d')} {row.get('j')}"
             assert not [text for text in self.erased if text in said], row
             assert not ("z" in row and ("d" in row or "j" in row)), "data stands in two places"
+            assert row["_id"]["o"] > self.floor or not ("d" in row or "j" in row), "it is hidden"
         amendments = 0
         for row in rows:
             offset = row["_id"]["o"]

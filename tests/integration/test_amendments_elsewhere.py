@@ -7,13 +7,15 @@ import sys
 import types
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 from pymongo import MongoClient
 
-from server.brokers.base import Announcement
+from server.brokers.base import Announcement, Broker
+from server.cluster.announcer import Announcer
 from server.core.errors import Error
 from server.core.principals import Principal
 from server.node import Node
@@ -151,6 +153,15 @@ async def test_a_node_that_does_not_count_stops_amending(node: Node) -> None:
     with pytest.raises(Error, match="older version"):
         await node.amender.amend(ANN, ROOM, 1, Amending(data=2))
     node.peers.hear(Announcement("old", beat=True, amends=True))
+    assert (await node.amender.amend(ANN, ROOM, 1, Amending(data=2))).position.offset == 2
+
+
+@pytest.mark.gen_test
+async def test_a_node_that_starts_stops_nobody_from_amending(node: Node) -> None:
+    """Whatever it announces first, before it says that it is alive."""
+    await node.log.append(ROOM, "ann", "k", 1, 1)
+    young = Announcer("young", cast(Broker, SimpleNamespace(announce=node.peers.hear)))
+    young.announce(want=ROOM)
     assert (await node.amender.amend(ANN, ROOM, 1, Amending(data=2))).position.offset == 2
 
 

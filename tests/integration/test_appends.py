@@ -231,7 +231,8 @@ async def test_over_rest(node: Node, base_url: str, http_server: object) -> None
 
 @pytest.mark.gen_test(timeout=40)
 async def test_two_nodes_and_every_other_part(mongod: Mongod, tmp_path: Path) -> None:
-    """None is lost or refused, however they come; and on the node that has only heard of it `last` counts messages."""
+    """None is lost or refused, however they come; on the node that has only heard of it `last` counts messages; and
+    when one of them has cleared the channel, nothing is appended through the other any more."""
     options = {"auth.secret": SECRET, "namespaces.room": {"publish": "user", "subscribe": "anyone", "amend": "own"}}
     async with (
         AsyncExitStack() as stack,
@@ -256,6 +257,44 @@ async def test_two_nodes_and_every_other_part(mongod: Mongod, tmp_path: Path) ->
 
         await asyncio.gather(*(send(part) for part in range(4, 24)))
         assert await data_of(ann, 2) == "".join(f"{part} " for part in range(1, 24))
+        await two.node.log.clear(ROOM)
+
+        async def refused() -> bool:
+            with contextlib.suppress(Refused):
+                await append(ann, 2, "late", key="late")
+                return False
+            return True
+
+        await until(refused, 1, "news of the clearing, on the node that has written last")
+
+
+@pytest.mark.gen_test
+async def test_two_nodes_that_write_the_same_entry_in_the_same_moment(
+    node: Node, url: str, mongod: Mongod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who does not know whether it has stored it does not take the other one's for its own: both are appended."""
+    async with Client(url, token=ANN) as ann:
+        await ann.publish(ROOM, "")
+        await append(ann, 1, "one ", key="a")
+        now = node.clock.now_ms()
+        monkeypatch.setattr(node.clock, "now_ms", lambda: now)
+        rows = node.database.own("messages")
+        lost = {"failCommands": ["insert"], "closeConnection": True, "namespace": f"{node.database.name}.{rows.name}"}
+        before = await mongod.fail_command(lost)
+        try:
+            appending = asyncio.ensure_future(append(ann, 1, "two ", key="b"))
+
+            async def failed() -> bool:
+                return await mongod.fail_command(lost) > before
+
+            await until(failed, 5, "an insert that fails")
+            (last,) = await rows_of(node, 1)
+            theirs = last | {"_id": {"c": ROOM, "o": 3}, "k": "1+2", "t": now, "d": "other ", "ks": ["c"], "by": "bob"}
+            await rows.update_one({"_id": theirs["_id"]}, {"$set": theirs | {"nonce": "theirs", "m": 2}}, upsert=True)
+        finally:
+            await mongod.disarm()
+        assert (await appending)["offset"] == 4
+        assert await data_of(ann, 1) == "one other two "
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -340,6 +340,24 @@ async def test_what_is_gone(node: Node, receiver: Receiver, mongod: Mongod) -> N
 
 
 @pytest.mark.gen_test
+async def test_threads(node: Node, receiver: Receiver) -> None:
+    """A pattern follows those that there are and those that come, each in its order, and nothing of their parents; what
+    becomes of the replies is told like anything else."""
+    await publish(node, "talk:a", "root", "another")
+    await publish(node, "$thread:2:talk:a", *range(3))
+    await publish(node, "$thread:1:talk:a", "reply")
+    original = await node.log.amendments.original("$thread:2:talk:a", 3)
+    assert original is not None
+    await node.log.amendments.append(original, "delete", None, user="ann", key="d", size=0)
+    await receiver.until_taken("$thread:2:talk:a", 4)
+    await receiver.until_taken("$thread:1:talk:a", 1)
+    assert receiver.data("$thread:1:talk:a") == ["reply"]
+    assert [message["data"] for message in receiver.taken["$thread:2:talk:a"][:2]] == [0, 1]
+    assert {request["channel"] for request in receiver.requests} == {"$thread:1:talk:a", "$thread:2:talk:a"}
+    assert receiver.taken["$thread:2:talk:a"][-1]["op"] == "delete"
+
+
+@pytest.mark.gen_test
 async def test_a_thread_that_has_ended(node: Node, receiver: Receiver) -> None:
     """What goes with the message that it is about, before it is delivered, is a gap, though nothing of it is left."""
     thread = "$thread:1:talk:a"

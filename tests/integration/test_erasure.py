@@ -6,11 +6,13 @@ import hashlib
 import re
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+import server.erasure.erasure
 from server.core.clock import Clock
 from server.core.errors import Error
 from server.core.principals import Principal
@@ -19,8 +21,8 @@ from server.node import Node
 from tests.support.client import Client, ConnectionLost, Refused, make_token
 from tests.support.commands import called
 from tests.support.methods import METHODS
-from tests.support.nodes import instances
-from tests.support.processes import Mongod
+from tests.support.nodes import Instance, instances
+from tests.support.processes import Mongod, Redis
 from tests.support.waiting import until
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -183,6 +185,65 @@ async def test_what_a_dead_node_has_begun_is_carried_on(node: Node, url: str) ->
         assert not await jobs.keep(job), "the dead node's"
         rows = (await everything(node))[f"{node.config.mongodb.prefix}messages"]
         assert not [row for row in rows if MARK in row and "plain:tea" not in row]
+
+
+async def test_on_all_nodes(
+    mongod: Mongod, tmp_path: Path, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is erased through one node none shows any more, though both had it in memory: not in histories, to who
+    resumes, in a search; and of the name only what is documented is left."""
+    monkeypatch.setattr(server.erasure.erasure, "SETTLE_SECONDS", 0.0)
+    for name in ("room", "plain"):
+        settings[f"namespaces.{name}.search"] = True
+    settings["consumers.jobs"] = {"events": ["connected", "disconnected"]}
+    channels = ("room:tea", "plain:tea", "$thread:2:room:tea")
+    settings["namespaces.room.threads"] = True
+    async with (
+        AsyncExitStack() as stack,
+        Redis(tmp_path) as redis,
+        instances(2, mongod.uri, settings, redis=redis.url) as (one, two),
+    ):
+        await until(lambda: all(a.node.directory.knows(b.node.id) for a, b in ((one, two), (two, one))), 5, "a beat")
+        ann, bob = await one.user(stack, token("ann")), await two.user(stack, token("bob"))
+        for user in ("ann", "bob"):
+            await one.call("PUT", f"/v1/channels/room:tea/members/{user}", {"role": "owner"}, "the key")
+        await ann.request("member", channel="room:tea", user="bob", role="moderator")
+        for channel in channels:
+            await bob.publish(channel, "of bob")
+            await ann.publish(channel, f"{MARK} of ann")
+        start = dict.fromkeys(channels, f"{one.node.log.epoch}:1")
+        live = {channel: await bob.subscribe(channel, after=cursor) for channel, cursor in start.items()}
+        for subscription in live.values():
+            assert MARK in (await subscription.next())["data"]
+
+        async def shown(instance: Instance) -> list[Any]:
+            read = [f"/v1/channels/{channel}/messages{which}" for channel in channels for which in ("", "?after=0")]
+            pages = [(await instance.call("GET", path, token=token("bob")))[1] for path in read]
+            found = await instance.call(
+                "GET", f"/v1/search?q={MARK}&channel=room:tea&channel=plain:tea", token=token("bob")
+            )
+            resumed = Client(instance.ws, token=token("cid"))
+            async with resumed:
+                for channel, cursor in start.items():
+                    pages.append(await (await resumed.subscribe(channel, after=cursor)).next())
+            return [*pages, found[1]]
+
+        for instance in (one, two):
+            assert all(MARK in repr(page) for page in await shown(instance))
+        status, erased = await one.call("DELETE", "/v1/users/ann/data", token="the key")
+        assert (status, erased["done"], erased["erased"]["messages"]) == (200, True, 3)
+        for instance in (two, one):
+            assert not [page for page in await shown(instance) if MARK in repr(page)]
+        for channel in ("room:tea", "$thread:2:room:tea"):
+            while (await live[channel].next()).get("op") != "delete":
+                pass
+        left = await everything(one.node)
+        named = {name.removeprefix("waterspout.") for name, rows in left.items() if any("'ann'" in row for row in rows)}
+        assert named == {"messages", "revocations", "erasures"}
+        rows = one.node.database.own("messages")
+        theirs = [row async for row in rows.find() if "'ann'" in repr(row)]
+        assert all(row["u"] == "ann" for row in theirs)
+        assert not [row for row in theirs if "ann" in repr({**row, "u": None, "k": None})]
 
 
 async def test_messages_for_later_in_a_database_of_their_own(mongod: Mongod, settings: dict[str, object]) -> None:

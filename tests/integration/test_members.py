@@ -190,9 +190,12 @@ async def test_who_is_revoked_meanwhile_does_not_join(mongod: Mongod, monkeypatc
 
 @pytest.mark.gen_test
 async def test_what_a_member_has_scheduled(mongod: Mongod) -> None:
-    """It is published when it is due, though nobody remembers that they are a member; and not, if they are none."""
+    """It is published when it is due, though nobody remembers that they are a member; and not, if they are none. It is
+    read by who has written it, unless something before it is not."""
     async with one(mongod, **{"mongodb.outbox": True}) as (instance, _):
-        for user in ("ann", "bob"):
+        assert await put(instance, "room:a", "cid", "member") == 200
+        await instance.call("POST", "/v1/channels/room:a/messages", {"data": "first"}, KEY)
+        for user in ("ann", "bob", "cid"):
             assert await put(instance, "room:a", user, "member") == 200
             principal = instance.node.identities.authenticate(token(user))
             await instance.node.scheduler.publish(principal, "room:a", user, time.time() + 2.0, None)
@@ -203,8 +206,15 @@ async def test_what_a_member_has_scheduled(mongod: Mongod) -> None:
             _, page = await instance.call("GET", "/v1/channels/room:a/messages", token=KEY)
             return [message["data"] for message in page["messages"]]
 
-        await until(published, 10, "the message")
-        assert await published() == ["ann"]
+        async def unread(user: str) -> int:
+            return (await instance.call("GET", "/v1/rooms", token=token(user)))[1]["rooms"][0]["unread"]
+
+        async def all_published() -> bool:
+            return len(await published()) == 3 and await unread("ann") == 1
+
+        await until(all_published, 10, "the messages")
+        assert await published() == ["first", "ann", "cid"]
+        assert (await unread("ann"), await unread("cid")) == (1, 3)
 
 
 @pytest.mark.gen_test

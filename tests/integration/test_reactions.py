@@ -188,6 +188,34 @@ async def test_limits(url: str) -> None:
 
 
 @pytest.mark.gen_test
+async def test_limits_hold_for_all_nodes_together(node: Node, mongod: Mongod) -> None:
+    """However many come at the same moment, through nodes that have not heard of each other's."""
+    async with another(node, mongod) as other:
+        await node.log.append(ROOM, "ann", "a", 1, 1)
+        rows = ReactionRows(node.database, node.clock)
+        await rows.write(
+            [Change(Reaction(ROOM, 1, f"kind{n}", f"user{n % 3}", False), True) for n in range(45)]
+        )  # fmt: skip
+        stored = node.database.own("reactions")
+
+        async def reacted(which: Node, user: str, kind: str) -> bool:
+            try:
+                await which.reactions.react(Principal(user=user), ROOM, 1, kind, True)
+            except Error as error:
+                if error.code != "limit_exceeded":
+                    raise
+                return False
+            return True
+
+        nodes = (node, other)
+        new = await asyncio.gather(*(reacted(which, f"u{n}", f"{which.id}-{n}") for n in range(8) for which in nodes))
+        assert len(await stored.distinct("_id.k")) == 45 + sum(new) <= 50
+        own = await asyncio.gather(*(reacted(nodes[n % 2], "zoe", f"kind{n}") for n in range(30)))
+        assert await stored.count_documents({"_id.u": "zoe"}) == sum(own) <= 20
+        assert await reacted(node, "zoe", "kind29") or sum(own) == 20
+
+
+@pytest.mark.gen_test
 async def test_over_rest(base_url: str, http_server: object) -> None:
     """PUT and DELETE of one's own reaction, of any kind that a URL can hold."""
     path = f"{base_url}/v1/channels/{ROOM}/messages"

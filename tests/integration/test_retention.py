@@ -136,6 +136,20 @@ class TestWithinTheDedupeWindow(WithLongWindow):
         assert (receipt.position.offset, receipt.duplicate) == (1, True)
 
     @pytest.mark.gen_test
+    async def test_what_is_cleared_is_emptied(self, node: Node) -> None:
+        """When it is answered nothing is stored of what the messages have said; a retry finds them none the less."""
+        said: list[Any] = ["secret", {"text": "secret"}, {"$secret": 1}]
+        for number, data in enumerate(said):
+            await node.log.append(CHANNEL, "ann", f"key {number}", data, 10)
+        await node.log.clear(CHANNEL)
+        rows = [repr(row) async for row in node.database.own("messages").find({"_id.c": CHANNEL})]
+        assert len(rows) == 3
+        assert not [row for row in rows if "secret" in row]
+        receipt = await node.log.append(CHANNEL, "ann", "key 1", said[1], 10)
+        assert (receipt.position.offset, receipt.duplicate) == (2, True)
+        assert (await node.log.append(CHANNEL, "ann", "key 3", "new", 10)).position.offset == 4
+
+    @pytest.mark.gen_test
     async def test_only_what_is_older_goes(self, node: Node) -> None:
         """The first young message is the end of the trimming, even if older ones stand behind it (skewed clocks)."""
         await append(node, *range(1, 9))
@@ -186,10 +200,12 @@ async def test_two_trimmers_at_once(node: Node) -> None:
 
 @pytest.mark.gen_test
 async def test_the_last_message_is_hidden_and_offsets_go_on(node: Node, mongod: Mongod) -> None:
-    """When everything is too old the last message stays in the collection, unseen, and the next one is numbered on."""
+    """When everything is too old the last message stays in the collection, unseen and emptied, and the next one is
+    numbered on."""
     await filled(node, 5)
     assert await node.log.trimmer.trim(CHANNEL, Retention(size=0, ttl=Seconds(WINDOW))) == 5
     assert await stored(node) == [5]
+    assert "d" not in (await node.database.own("messages").find_one({"_id.c": CHANNEL}) or {}), "what it has said"
     assert (await node.log.read_back(CHANNEL, MAX_OFFSET, 10)) == ([], 5)
     page = await node.log.read(CHANNEL, BEGINNING)
     assert (page.messages, page.gap) == ([], (1, 5))

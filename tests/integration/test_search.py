@@ -11,8 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+import waterspout_client
 from server.node import Node
+from server.search.indexing import begin, progress
 from tests.support.client import Client, Push, Refused, make_token
+from tests.support.commands import called
+from tests.support.processes import Mongod
 from tests.support.waiting import until
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -170,3 +174,52 @@ async def test_edits_and_erasing(node: Node, url: str) -> None:
         await ann.publish("plain:a", "green tea")
     rows = [row async for row in node.database.own("messages").find()]
     assert not [row for row in rows if "ws" in row], "what is erased, and where nothing is searched"
+
+
+async def test_messages_from_before_they_were_searched(node: Node, url: str, mongod: Mongod) -> None:
+    """They get their words, those in threads too, and what has become of them meanwhile stands; once more if that is
+    asked for. Nothing is written where nothing is searched, or is erased."""
+    messages = node.database.own("messages")
+    async with AsyncExitStack() as stack:
+        ann = await user(stack, url, "ann")
+        for channel in ("hall:a", "hall:b", "plain:a", "$thread:1:hall:a"):
+            await ann.publish(channel, f"tea in {channel}")
+        await ann.publish("hall:a", {"$text": "more tea"})
+        await node.log.amendments.erase_in_place("hall:b", [1])
+        await messages.update_many({}, {"$unset": {"ws": 1}})
+        assert await found(ann, "tea", "hall:a", "$thread:1:hall:a") == []
+
+        async def gone_through() -> bool:
+            await node.indexing.step()
+            return all(job.done for job in await progress(node.database))
+
+        await begin(node.database, "hall")
+        await until(gone_through, 10, "the end")
+        assert await found(ann, "tea", "hall:a") == [{"$text": "more tea"}, "tea in hall:a"]
+        assert await found(ann, "tea", "$thread:1:hall:a") == ["tea in $thread:1:hall:a"]
+        assert [row["_id"]["c"] async for row in messages.find({"z": None, "ws": None})] == ["hall:b", "plain:a"]
+        (hall,) = [job for job in await progress(node.database) if job.namespace == "hall"]
+        assert (hall.indexed, hall.done) == (3, True)
+        await messages.update_many({}, {"$unset": {"ws": 1}})
+        flags = ["--set", f"mongodb.database={node.config.mongodb.database}", "--set", "namespaces.hall={search: true}"]
+        code, said = await called("search", "index", "--mongodb-uri", mongod.uri, *flags)
+        assert code == 0, said
+        assert said.splitlines()[-1].startswith("hall: done: 3 of "), said
+        assert len(await found(ann, "tea", "hall:a")) == 2
+
+
+async def test_with_the_python_client(base_url: str, http_server: object) -> None:
+    """Page after page, and only in the channels that are named, or in one's own."""
+    async with waterspout_client.Client(base_url, token=make_token(SECRET, "ann")) as ann:
+        await ann.room("room:p").join()
+        for number in range(3):
+            await ann.publish("hall:p", f"green tea {number}")
+        await ann.publish("room:p", {"text": "Green teapot"})
+        page = await ann.search("green te", channels=["hall:p"], limit=2)
+        assert ([message.data for message in page.messages], page.more) == (["green tea 2", "green tea 1"], True)
+        page = await ann.search("green te", channels=["hall:p"], after=page.cursor)
+        assert ([message.data for message in page.messages], page.more) == (["green tea 0"], False)
+        (message,) = (await ann.search("green te")).messages
+        assert (message.channel, message.data) == ("room:p", {"text": "Green teapot"})
+        with pytest.raises(waterspout_client.WaterspoutError, match="plain:p is not searched"):
+            await ann.search("tea", channels=["plain:p"])

@@ -235,16 +235,31 @@ async def test_a_reply_that_is_published_in_the_parent_as_well(mongod: Mongod, t
         assert await shown(bob, ROOM) == ["root", None]
         assert await shown(bob, THREAD) == [None]
 
+        # Also what streams in, whichever of the two is written to.
+        written = await ann.publish(THREAD, "It", key="s", broadcast=True)
+        copy = await room.next()
+        while copy["type"] != "message":
+            copy = await room.next()
+        for part, (channel, of) in enumerate(((THREAD, written["offset"]), (ROOM, copy["offset"])) * 2, 1):
+            fields = {"channel": channel, "of": of, "op": "append", "data": f" {part}", "part": part, "done": part == 4}
+            await ann.request("amend", **fields)
+            assert (await ann.request("amend", **fields))["duplicate"] is True
+        assert (await shown(bob, ROOM))[-1] == (await shown(bob, THREAD))[-1] == "It 1 2 3 4"
+        for channel, of in ((THREAD, written["offset"]), (ROOM, copy["offset"])):
+            _, found = await second.call("GET", f"/v1/channels/{channel}/messages/{of}", token=token("bob"))
+            assert found["data"] == "It 1 2 3 4"
+        await ann.request("amend", channel=ROOM, of=copy["offset"], op="delete")
+
         # Whoever dies between the two is made up for.
         await ann.publish(THREAD, "half", key="h")
         await ann.publish(THREAD, "half", key="h", broadcast=True)
-        assert await shown(bob, ROOM) == ["root", None, "half"]
-        assert await shown(bob, THREAD) == [None, "half"]
-        status, body = await first.call(
+        assert await shown(bob, ROOM) == ["root", None, None, "half"]
+        assert await shown(bob, THREAD) == [None, None, "half"]
+        status, _ = await first.call(
             "POST", f"/v1/channels/{THREAD}/messages", {"data": 1, "key": "r", "broadcast": True}, token("ann")
         )
-        assert (status, body["offset"]) == (201, 5)
-        assert (await shown(bob, ROOM))[-1] == 1
+        assert status == 201
+        assert (await shown(bob, ROOM))[-1] == (await shown(bob, THREAD))[-1] == 1
 
 
 @pytest.mark.gen_test
@@ -375,7 +390,7 @@ async def test_replies_that_a_node_has_not_counted_are_counted_by_another(
 @pytest.mark.gen_test
 async def test_many_threads_go_with_their_messages(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are looked at together, and though none of them may be deleted yet: when their channel is cleared,
-    none can be read."""
+    none can be read, and nothing that they say is stored."""
     monkeypatch.setattr(server.log.replies, "ENDED_TOGETHER", 2)
     monkeypatch.setitem(OPTIONS, "mongodb.dedupe_window", 60)
     async with several(mongod) as (stack, instance):
@@ -385,6 +400,8 @@ async def test_many_threads_go_with_their_messages(mongod: Mongod, monkeypatch: 
             await ann.publish(f"$thread:{offset}:open:a", "reply")
         await instance.node.history.remove(Principal("ops", server=True, admin=True), "open:a")
         assert [await shown(ann, f"$thread:{offset}:open:a") for offset in offsets] == [[]] * 5
+        said = {"$or": [{"d": {"$exists": True}}, {"j": {"$exists": True}}], "z": None}
+        assert await instance.node.database.own("messages").count_documents(said) == 0
 
 
 @pytest.mark.gen_test
