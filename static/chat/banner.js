@@ -49,7 +49,12 @@ export class Banner {
 
   /** @param {number} count  of others' messages */
   welcomeBack(count) {
-    this.say("good", count ? `Connected again, ${some(count, "message")} caught up.` : "Connected again, nothing missed.");
+    this.tell(count ? `Connected again, ${some(count, "message")} caught up.` : "Connected again, nothing missed.");
+  }
+
+  /** Something good, for a moment. @param {string} words */
+  tell(words) {
+    this.say("good", words);
     this.#ticking = setTimeout(() => ($("banner").hidden = true), 5000);
   }
 

@@ -6,6 +6,7 @@
  */
 
 import { $, element } from "../page.js";
+import { addressOf } from "./address.js";
 import { Panel } from "./panel.js";
 import { noteReadThread } from "./reading.js";
 import { DIRECT, readMessage } from "./words.js";
@@ -130,7 +131,7 @@ export class Beside {
 
   /** One that is followed, wherever it is. @param {ThreadRow} row */
   async openThread({ room: name, parent, of }) {
-    if (name !== this.#page.room.name) history.pushState(null, "", `#${encodeURIComponent(name)}`);
+    if (name !== this.#page.room.name) history.pushState(null, "", addressOf(name));
     const room = this.#page.open(name);
     try {
       if (!room.known) await room.look(this.#page.get);
@@ -144,7 +145,7 @@ export class Beside {
   /** Show where a message is. @param {string} name  of the room @param {number} offset */
   async find(name, offset) {
     if (matchMedia("(max-width: 1100px)").matches) this.#panel.close(false);
-    if (name !== this.#page.room.name) history.pushState(null, "", `#${encodeURIComponent(name)}`);
+    if (name !== this.#page.room.name) history.pushState(null, "", addressOf(name));
     const room = this.#page.open(name);
     await room.reach(offset);
     if (!this.#page.point(room, offset)) this.#page.banner.say("bad", "That is too far back to be shown here.");

@@ -4,7 +4,7 @@
  *
  *     room.js, outgoing.js, typing.js, amended.js, own.js, words.js     a room: what is said in it, and what becomes of that
  *     transcript.js, message.js, format.js, deeds.js, edge.js           the conversation as it is seen
- *     roomlist.js, memberships.js, sidebar.js                           the rooms there are, with what is unread in each
+ *     roomlist.js, memberships.js, sidebar.js, address.js                the rooms there are, with what is unread in each
  *     beside.js, panel.js: members.js, thread.js, threads.js, pins.js, search.js, preferences.js
  *                                                                       what stands beside, loaded when it is asked for
  *     palette.js, targets.js, shortcuts.js, picker.js, profile.js       jumping, keys, choosing, who somebody is
@@ -17,6 +17,7 @@
 import { enter } from "../account/account.js";
 import { request } from "../account/session.js";
 import { $ } from "../page.js";
+import { addressOf, copyAddress, DEFAULT_ROOM, placeOfAddress } from "./address.js";
 import { Banner } from "./banner.js";
 import { Beside } from "./beside.js";
 import { Composer } from "./composer.js";
@@ -26,11 +27,10 @@ import { plainly } from "./format.js";
 import { showPresent, showTyping } from "./here.js";
 import { People } from "./people.js";
 import { showReaders } from "./readers.js";
-import { noteRead, noteReadThread } from "./reading.js";
+import { NewReplies, noteRead, noteReadThread } from "./reading.js";
 import { Room } from "./room.js";
 import { RoomList } from "./roomlist.js";
 import { bindShortcuts } from "./shortcuts.js";
-import { DEFAULT_ROOM, roomOfAddress } from "./sidebar.js";
 import { Standing } from "./standing.js";
 import { Transcript } from "./transcript.js";
 import { channelOf, isDirect, nameOf, titleOf } from "./words.js";
@@ -67,6 +67,7 @@ export class Page {
   notices = signedIn && new signedIn.Notices((room) => this.go(room));
   list = new RoomList(this);
   beside = new Beside(this);
+  #replies = new NewReplies(this.list);
   composer = new Composer(
     {
       say: (text) => this.#say(text),
@@ -89,7 +90,7 @@ export class Page {
       },
     );
     this.#transcript.onTrim = (first) => this.room.trimmed(first);
-    this.room = this.open(roomOfAddress());
+    this.room = this.open(placeOfAddress().room);
     this.#bind();
     if (signedIn) {
       const mine = new signedIn.Memberships(this.client, account.user ?? "", () => this.#counted());
@@ -113,7 +114,13 @@ export class Page {
     return {
       again: (key) => room().sender.again(key),
       discard: (key) => this.discard(room(), key),
-      deeds: (message) => deedsOf(room(), message, this.me, change, (answered) => void this.beside.answer(room(), answered)),
+      deeds: (message) =>
+        deedsOf(room(), message, this.me, {
+          change,
+          answer: (one) => void this.beside.answer(room(), one),
+          link: ({ offset }) => void copyAddress(room().name, offset, this.banner),
+        }),
+      newReplies: (message) => this.#replies.of(room(), message),
       pick: (button, chosen) => void this.beside.pick(button, chosen),
       author: (button, user) => void this.beside.profile(button, user),
       blocks: (user) => this.blocks?.has(user) ?? false,
@@ -130,7 +137,7 @@ export class Page {
 
   #bind() {
     window.addEventListener("hashchange", () => {
-      this.open(roomOfAddress());
+      this.#goToAddress();
       this.composer.focus();
     });
     $("text").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
@@ -147,12 +154,19 @@ export class Page {
     setInterval(() => this.typing(this.room), 1000);
     bindShortcuts(this);
     followKeyboard();
+    this.#goToAddress();
+  }
+
+  #goToAddress() {
+    const { room, at } = placeOfAddress();
+    this.open(room);
+    if (at !== null) void this.beside.find(room, at);
   }
 
   /** @param {string} name */
   go(name) {
     if (name === this.room.name) this.composer.focus();
-    location.hash = encodeURIComponent(name); // which opens it, if it is another
+    location.hash = addressOf(name); // which opens it, if it is another
   }
 
   /** Show a room. @param {string} name */
@@ -207,6 +221,7 @@ export class Page {
     this.list.show();
     this.list.title();
     this.beside.threadsChanged();
+    this.#replies.show(this);
     this.notices?.follow(this.list.members(), (name) => plainly(this.rooms.get(name)?.newest?.text ?? ""));
     this.#noteRead();
   }

@@ -64,11 +64,11 @@ function inline(text, names) {
     const called = name?.replace(/[.+-]+$/, "");
     if (called && !names.has(called.toLowerCase())) continue;
     parts.push(text.slice(end, found.index));
-    end = found.index + whole.length;
+    end = found.index + (called ? called.length + 1 : whole.length);
     if (code) parts.push(element("code", "", code));
     else if (address) parts.push(link(address));
     else if (mark) parts.push(element(MARKS[mark[0]], "", ...inline(marked, names)));
-    else parts.push(element("b", "call", whole));
+    else parts.push(element("b", "call", `@${called}`));
   }
   parts.push(text.slice(end));
   return parts.filter((part) => part !== "");
@@ -85,6 +85,9 @@ function link(address) {
 
 /** The marks of a text left away, for where one line of it is enough. @param {string} text */
 export function plainly(text) {
-  const parts = element("p", "", ...formatted(text));
-  return (parts.textContent ?? "").replace(/\s+/g, " ").trim();
+  const words = formatted(text).map((part) => {
+    if (typeof part === "string") return part;
+    return /^(PRE|BLOCKQUOTE)$/.test(part.nodeName) ? ` ${part.textContent} ` : part.textContent;
+  });
+  return words.join("").replace(/\s+/g, " ").trim();
 }

@@ -30,7 +30,7 @@ export class Memberships {
 
   /** What is followed, the newest reply first. @returns {ThreadRow[]} */
   threads() {
-    return (this.#rooms.threads?.() ?? []).map((/** @type {any} */ { channel, thread, unread, mentions = 0, read, time, mute = false }) => {
+    return this.#rooms.threads().map((/** @type {any} */ { channel, thread, unread, mentions = 0, read, time, mute = false }) => {
       const { channel: parent, of } = thread;
       return { channel, parent, room: roomOf(parent), of, unread, mentions, read, time, mute };
     });

@@ -22,13 +22,16 @@ import { some } from "./words.js";
  * @property {() => void} [reply]
  * @property {() => void} [unread]
  * @property {() => void} [pin]
+ * @property {() => void} [link]
  */
 /**
- * `author`: somebody wants to know who has written it; `blocks`: nothing of this user is to be seen.
+ * `author`: somebody wants to know who has written it; `blocks`: nothing of this user is to be seen; `newReplies`: so
+ * many in its thread have not been read.
  *
  * @typedef {{again: (key: string) => void, discard: (key: string) => void, deeds: (message: Message) => Deeds,
  *   pick: (button: HTMLElement, chosen: (kind: string) => void) => void, me: string | null,
- *   author: (button: HTMLElement, user: string) => void, blocks: (user: string) => boolean}} Actions
+ *   author: (button: HTMLElement, user: string) => void, blocks: (user: string) => boolean,
+ *   newReplies: (message: Message) => number}} Actions
  */
 
 /** Milliseconds until it is said that a message is still on its way. */
@@ -121,12 +124,13 @@ export class Rows {
       tool.addEventListener("click", () => act(tool));
       bar.append(tool);
     };
-    const { react, reply, edit, erase, pin, unread } = deeds;
+    const { react, reply, edit, erase, pin, unread, link } = deeds;
     if (react) add("react", "React", (tool) => this.#actions.pick(tool, (kind) => react(kind, true)));
     if (reply) add("reply", "Reply", reply);
     if (edit) add("edit", "Edit", () => this.edit(message, row));
     if (pin) add("pin", message.pinned ? "Unpin" : "Pin", pin);
     if (unread) add("unread", "Mark as unread", unread);
+    if (link) add("link", "Copy its link", link);
     if (erase) add("erase", "Erase", (tool) => sure(tool, erase));
     if (bar.childElementCount) row.querySelector(".body")?.append(bar);
   }
@@ -212,6 +216,8 @@ export class Rows {
     if (!replies?.count) return [];
     const faces = replies.users.slice(0, 4).map((user) => avatar(user, "small"));
     const way = button("replies", ...faces, some(replies.count, "reply", "replies"));
+    const fresh = this.#actions.newReplies(message);
+    if (fresh) way.append(element("span", "badge", `${fresh} new`));
     way.disabled = !reply;
     way.addEventListener("click", () => reply?.());
     return [way];

@@ -51,8 +51,8 @@ export class Panel {
     $("panel").hidden = true;
     this.#cover();
     $("panel-body").replaceChildren();
-    if (refocus && this.#opener?.isConnected) this.#opener.focus();
-    else if (refocus) $("text").focus();
+    const back = this.#opener?.checkVisibility({ visibilityProperty: true }) ? this.#opener : $("text");
+    if (refocus) back.focus();
   }
 
   #end() {

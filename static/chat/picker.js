@@ -20,7 +20,7 @@ export class Picker {
 
   constructor() {
     this.#board.popover = "auto";
-    this.#board.setAttribute("role", "group");
+    this.#board.setAttribute("role", "dialog");
     this.#board.ariaLabel = "Choose a reaction";
     this.#board.addEventListener("keydown", (event) => this.#move(event));
     this.#board.addEventListener("toggle", (event) => {

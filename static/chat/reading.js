@@ -20,3 +20,34 @@ export function noteReadThread(page) {
   thread.follows(row !== null);
   if (row?.unread && transcript.atEnd && page.sees(room) && room.channel.state === "live") room.channel.markRead().catch(() => {});
 }
+
+/** How many replies are new, as it stands below the messages that they answer. */
+export class NewReplies {
+  #list;
+  /** What is shown, by thread. @type {Map<string, number>} */
+  #shown = new Map();
+
+  /** @param {import("./roomlist.js").RoomList} list */
+  constructor(list) {
+    this.#list = list;
+  }
+
+  /** @param {import("./room.js").Room} room @param {import("./transcript.js").Message} message */
+  of(room, { offset }) {
+    return this.#list.threads().find((row) => row.of === offset && row.parent === room.channel.name)?.unread ?? 0;
+  }
+
+  /** Show it where it has changed. @param {Page} page */
+  show(page) {
+    const rows = this.#list.threads();
+    const now = new Map(rows.map(({ channel, unread }) => [channel, unread]));
+    const changed = [...new Set([...now.keys(), ...this.#shown.keys()])].filter((channel) => (now.get(channel) ?? 0) !== (this.#shown.get(channel) ?? 0));
+    this.#shown = now;
+    for (const channel of changed) {
+      const [, of, parent] = /^\$thread:(\d+):(.*)$/.exec(channel) ?? [];
+      const room = [...page.rooms.values()].find((one) => one.channel.name === parent);
+      const message = room?.message(Number(of));
+      if (room && message) page.replace(room, message);
+    }
+  }
+}

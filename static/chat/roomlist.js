@@ -1,7 +1,8 @@
 /** Which rooms there are for one, with what is unread: those that the server counts, and those that this tab does. @module */
 
 import { $ } from "../page.js";
-import { DEFAULT_ROOM, Sidebar } from "./sidebar.js";
+import { DEFAULT_ROOM } from "./address.js";
+import { Sidebar } from "./sidebar.js";
 import { cleanRoom, isDirect, nameOf, TEAM, titleOf } from "./words.js";
 
 /** @typedef {import("./chat.js").Page} Page */

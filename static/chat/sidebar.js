@@ -1,20 +1,9 @@
 /** The side bar: the rooms, and on narrow screens a drawer. @module */
 
 import { $, element, recall, remember } from "../page.js";
+import { addressOf, DEFAULT_ROOM } from "./address.js";
 import { avatar, icon } from "./parts.js";
 import { cleanRoom, some } from "./words.js";
-
-export const DEFAULT_ROOM = "lobby";
-
-export function roomOfAddress() {
-  let room = location.hash.slice(1);
-  try {
-    room = decodeURIComponent(room);
-  } catch {
-    // a % that stands for itself
-  }
-  return cleanRoom(room) || DEFAULT_ROOM;
-}
 
 /** `draft`: something was begun to be written there.
  *
@@ -96,7 +85,7 @@ export class Sidebar {
   /** @param {Shown} room @param {boolean} current */
   #row({ name, title, direct, unread, mentions = 0, member, mute, draft }, current) {
     const link = element("a", mute ? "mute" : "", direct ? avatar(title, "small") : icon("room"), element("span", "name", title));
-    link.href = `#${encodeURIComponent(name)}`;
+    link.href = addressOf(name);
     link.dataset.room = name;
     if (draft && !current) {
       const begun = element("span", "draft", icon("edit"), element("span", "hidden-label", " draft"));

@@ -101,7 +101,7 @@ def test_rooms_with_members(browsing: Browsing, developed: Server, artifacts: Pa
             await page.wait_for_function("() => document.activeElement.id === 'members'")
 
             sam = await (await new()).enter(developed, "sam")
-            assert "garden" in await sam.page.inner_text("#join")
+            await sam.page.locator("#join", has_text="garden").wait_for()
             assert await sam.page.locator("#composer").is_hidden()
             await sam.page.get_by_role("button", name="Join", exact=True).click()
             await sam.say("May I help?")
@@ -156,7 +156,7 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
                 await page.keyboard.press("ArrowUp")
             await page.keyboard.press("Tab")  # to what may be done with it
             await page.keyboard.press("Enter")
-            await page.get_by_role("group", name="Choose a reaction").wait_for()
+            await page.get_by_role("dialog", name="Choose a reaction").wait_for()
             await page.keyboard.press("ArrowRight")
             await page.screenshot(path=artifacts / "chat-picker.png")
             await page.keyboard.press("Enter")
@@ -191,6 +191,7 @@ def test_what_one_does_with_messages(browsing: Browsing, developed: Server, arti
             await page.keyboard.press("Escape")
 
             await page.get_by_role("button", name="Search").click()
+            await page.wait_for_selector("#search-words:focus")
             await page.keyboard.type("copper ta")
             found = page.get_by_role("region", name="Search #garden").get_by_role("button", name="copper tape")
             await found.locator("mark", has_text="copper").wait_for()
@@ -242,9 +243,18 @@ def test_finding_and_keeping_order(browsing: Browsing, developed: Server, artifa
 
     async def run() -> None:
         async with browsing.tabs(RoomTab) as new:
-            ann = await (await new("dark")).enter(developed, "ann")
+            ann = await new("dark")
             page = ann.page
+            await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+            await ann.enter(developed, "ann")
             jump = page.get_by_role("combobox", name="Jump to")
+
+            async def says(user: str, channel: str, text: str, **more: Any) -> None:
+                token = (await developed.post("/v1/auth/example", {"user": user})).body["token"]
+                body = {"data": {"name": user, "text": text}, **more}
+                assert (
+                    await developed.request("POST", f"/v1/channels/{channel}/messages", body, token=token)
+                ).status == 201
 
             async def chooses(typed: str, chosen: str) -> None:
                 await page.keyboard.press("Control+k")
@@ -292,27 +302,56 @@ def test_finding_and_keeping_order(browsing: Browsing, developed: Server, artifa
             await hidden.first.wait_for(state="detached")
 
             # Told by the desktop, once that is asked for, and only while nobody looks.
-            await page.context.grant_permissions(["notifications"])
             await page.evaluate("""() => {
                 window.told = [];
                 window.Notification = class extends Notification {
+                    static permission = "granted"; // without a head nobody is there to be asked
+                    static requestPermission = async () => "granted";
                     constructor(title, { body }) { super(title, { body }); told.push(`${title}: ${body}`); }
                 };
             }""")
             await page.get_by_role("button", name="Close").click()
             await page.get_by_role("button", name="Preferences").click()
             await page.get_by_label("When I am mentioned, or written to alone").check()
-            token = (await developed.post("/v1/auth/example", {"user": "bob"})).body["token"]
             for hidden_now, text in ((False, "Seen, @ann"), (True, "*Rain*, @ann!")):
                 await page.evaluate(
                     "now => Object.defineProperty(document, 'hidden', { value: now, configurable: true })", hidden_now
                 )
-                body = {"data": {"name": "bob", "text": text}, "mentions": ["ann"]}
-                await developed.request("POST", "/v1/channels/team:garden/messages", body, token=token)
+                await says("bob", "team:garden", text, mentions=["ann"])
                 await page.locator("#log .mentioned", has_text=text.split(",")[0].strip("*")).wait_for()
             await page.wait_for_function("() => told.length")
             assert await page.evaluate("() => told") == ["You are mentioned in #garden: Rain, @ann!"]
             await page.evaluate("() => delete document.hidden")
+
+            # Who answers in a thread follows it, and sees what is new there from anywhere.
+            await chooses("welcome", "welcome")
+            await says("ann", "$thread:2:team:garden", "Is it dear?")
+            await says("bob", "$thread:2:team:garden", "Not _that_ dear, @ann.", mentions=["ann"])
+            await page.get_by_role("button", name="Threads 1 with new replies").click()
+            threads = page.get_by_role("region", name="Threads")
+            await threads.get_by_role("button", name="copper tape left").wait_for()
+            assert await ann.axe() == []
+            await page.screenshot(path=artifacts / "chat-threads.png")
+            await threads.get_by_role("button", name="copper tape left").click()
+            thread = page.get_by_role("region", name="Thread in #garden")
+            await thread.locator(".mentioned em", has_text="that").wait_for()
+            await page.locator("#threads .badge").wait_for(state="hidden")
+            await thread.get_by_role("button", name="Following").click()
+            await thread.get_by_role("button", name="Follow this thread").wait_for()
+            await says("bob", "$thread:2:team:garden", "Cheap.")
+            await thread.get_by_text("Cheap.").wait_for()
+
+            # A message has an address of its own.
+            row = page.locator("#log .message", has_text="The beans are up")
+            await row.hover()
+            await row.get_by_role("button", name="Copy its link").click()
+            await page.locator("#banner", has_text="The link is copied.").wait_for()
+            assert (await page.evaluate("() => navigator.clipboard.readText()")).endswith(
+                "/chat/#%2Fteam%3Agarden&at=1"
+            )
+            await page.evaluate("() => { location.hash = '%2Fteam%3Awelcome&at=1' }")
+            await page.locator("#log .message.pointed", has_text="Welcome!").wait_for()
+            await page.evaluate("() => { location.hash = '%2Fteam%3Agarden' }")
 
             await chooses("copper ta", "“copper ta” in #garden")
             await page.locator("#panel mark", has_text="copper").wait_for()
