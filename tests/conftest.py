@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
+from tests.support.databases import Databases
 from tests.support.processes import Mongod
+
+# Where no bytecode is written, each of hundreds of servers compiles itself, which takes as long as all else of a start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Said once, Tornado's `make_current` finds that there is no loop to restore; else asyncio makes one that nobody closes.
 asyncio.set_event_loop(None)
@@ -40,3 +47,10 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     yield one
     loop.run_until_complete(one.__aexit__(None, None, None))
     loop.close()
+
+
+@pytest.fixture(scope="session")
+def databases(mongod: Mongod) -> Iterator[Databases]:
+    some = Databases(mongod.uri)
+    yield some
+    some.close()

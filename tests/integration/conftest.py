@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import socket
-import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +15,7 @@ from handlers.routing import Doors
 from handlers.server import HTTPServer
 from server.core import config, logs
 from server.node import Node
+from tests.support.databases import Databases
 from tests.support.processes import Mongod
 from tests.support.receiver import Receiver
 
@@ -36,9 +36,16 @@ def settings() -> dict[str, object]:
 
 
 @pytest.fixture
-def node(io_loop: IOLoop, mongod: Mongod, settings: dict[str, object]) -> Iterator[Node]:
-    database = {"mongodb.database": f"test_{uuid.uuid4().hex[:12]}"}
-    options = config.load(None, {}, (SETTINGS | database | settings).items())
+def database(databases: Databases) -> Iterator[str]:
+    """Its name. Nothing is in it but empty collections of tests before."""
+    name = databases.take()
+    yield name
+    databases.give_back(name)
+
+
+@pytest.fixture
+def node(io_loop: IOLoop, mongod: Mongod, database: str, settings: dict[str, object]) -> Iterator[Node]:
+    options = config.load(None, {}, (SETTINGS | {"mongodb.database": database} | settings).items())
     node = Node(options, mongod.uri)
     io_loop.run_sync(node.start)
     yield node
