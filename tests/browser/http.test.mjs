@@ -142,9 +142,10 @@ test("a right to one of several channels that is lost ends that one, and a farew
   const ended = [];
   b.on("ended", ({ code }) => ended.push(code));
   await Promise.all([a.subscribe(), b.subscribe()]);
-  await until(() => to("/v1/events").length === 1);
+  // Two subscriptions share a stream if they are quick enough; if not, the second one has begun another.
+  await until(() => to("/v1/events").at(-1)?.channels.length === 2 && to("/v1/events").at(-1).response.headersSent);
   lost = true;
-  to("/v1/events")[0].response.end();
+  to("/v1/events").at(-1).response.end();
   await until(() => ended.length === 1 && a.state === "live" && client.state === "open");
   assert.deepEqual([ended, b.state], [["permission_denied"], "idle"]);
   await until(() => to("/v1/events").at(-1).channels.length === 1 && to("/v1/events").at(-1).response.headersSent);
@@ -158,8 +159,7 @@ test("a stream that is held back: long polls, if they may be used", async (t) =>
   const hold = (call) => call.path === "/v1/events";
   const both = await begin(t, hold, { patience: 0.05 });
   await both.client.channel("chat:a").subscribe();
-  await until(() => both.to("/v1/poll").length > 1);
-  assert.equal(both.client.transport, "poll");
+  await until(() => both.to("/v1/poll").length > 1 && both.client.transport === "poll");
   const one = await begin(t, hold, { patience: 0.05, transports: ["sse"] });
   await one.client.channel("chat:a").subscribe();
   await until(() => one.to("/v1/events").length > 2);
@@ -167,10 +167,13 @@ test("a stream that is held back: long polls, if they may be used", async (t) =>
 });
 
 test("a poll goes on where the server says, also behind what it did not show", async (t) => {
-  const { client, to } = await begin(
+  const polls = [[], [], [], []]; // by how many channels they are of: the first may be of one, if the other is late
+  const { client } = await begin(
     t,
-    (call, count) => {
+    (call) => {
       if (call.path !== "/v1/poll") return false;
+      const count = polls[call.channels.length].push(call.after);
+      if (call.channels.length !== 2) return true;
       if (count === 1) call.json({ messages: [], gaps: [{ channel: "chat:a", from: 1, to: 4 }], cursor: "~1" });
       else if (count === 2) call.json({ messages: [], gaps: [], cursor: "~2" });
       return true;
@@ -181,14 +184,11 @@ test("a poll goes on where the server says, also behind what it did not show", a
   const gaps = [];
   channel.on("gap", ({ from, to }) => gaps.push([from, to]));
   await Promise.all([channel.subscribe(), client.channel("chat:b").subscribe()]);
-  await until(() => to("/v1/poll").length === 3);
-  assert.deepEqual(
-    to("/v1/poll").map(({ after }) => after),
-    [["e:0", "e:0"], ["~1"], ["~2"]],
-  );
+  await until(() => polls[2].length === 3);
+  assert.deepEqual(polls[2], [["e:0", "e:0"], ["~1"], ["~2"]]);
   await client.channel("chat:c").subscribe();
-  await until(() => to("/v1/poll").length === 4);
-  assert.deepEqual(to("/v1/poll")[3].after, ["e:0", "e:0", "e:0"]);
+  await until(() => polls[3].length === 1);
+  assert.deepEqual(polls[3], [["e:0", "e:0", "e:0"]]);
   assert.deepEqual(gaps, [[1, 4]]);
 });
 

@@ -52,7 +52,7 @@ def _results(label: str, results: Iterable[suites.Result]) -> None:
 
 
 async def _behaviours(directory: Path, count: int) -> None:
-    async with suites.server(directory, None) as server:
+    async with suites.server(directory, None, port=None) as server:
         _results("", [await suites.behaviours(server.base)])
 
 

@@ -1,7 +1,7 @@
 // What npm's `centrifuge` has to see of a server, over each transport and encoding.
 import assert from "node:assert/strict";
 import { createHmac, randomUUID } from "node:crypto";
-import { test } from "node:test";
+import { afterEach, test } from "node:test";
 import { Centrifuge as Json } from "centrifuge";
 import { Centrifuge as Protobuf } from "centrifuge/build/protobuf";
 import EventSource from "eventsource";
@@ -31,6 +31,11 @@ const WAYS = [
   { name: "server-sent events, JSON", kind: Json, transport: "sse" },
 ];
 
+const clients = [];
+
+// Those of a test that has failed as well: they would come back again and again, and the process would never end.
+afterEach(() => clients.splice(0).forEach((client) => client.disconnect()));
+
 function open(way, options = {}) {
   const client = new way.kind(endpoint(way.transport), {
     websocket: WebSocket,
@@ -43,6 +48,7 @@ function open(way, options = {}) {
     ...options,
   });
   client.on("error", () => {});
+  clients.push(client);
   return client;
 }
 
