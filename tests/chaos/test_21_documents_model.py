@@ -26,6 +26,7 @@ import pytest
 
 from tests.chaos.world import span
 from tests.support.client import make_token
+from tests.support.plain_http import plain
 from tests.support.processes import UNLIMITED, Mongod, Server
 
 pytestmark = pytest.mark.gen_test(timeout=span(120, 2400))
@@ -504,7 +505,7 @@ async def test_21_documents_are_what_a_model_says(
     settings = {**UNLIMITED, **SETTINGS, "mongodb.database": f"model_{uuid.uuid4().hex[:12]}"}
     async with (
         Server(tmp_path, mongod.uri, settings=settings) as server,
-        httpx.AsyncClient(base_url=server.base, timeout=30) as http,
+        plain(base_url=server.base, timeout=30) as http,
     ):
         trial = Trial(http, seed)
         until = time.monotonic() + seconds

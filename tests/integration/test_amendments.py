@@ -8,13 +8,13 @@ import json
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
 import pytest
 from pymongo import MongoClient
 
 from server.core.config import Retention, Seconds
 from server.node import Node
 from tests.support.client import Client, Push, Refused, make_token
+from tests.support.plain_http import plain
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -214,7 +214,7 @@ async def test_what_is_refused(url: str) -> None:
 async def test_over_rest(base_url: str, http_server: object) -> None:
     """The same objects: PATCH, DELETE and GET of one message."""
     path = f"{base_url}/v1/channels/{ROOM}/messages"
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {ANN}"}) as http:
+    async with plain(headers={"Authorization": f"Bearer {ANN}"}) as http:
         assert (await http.post(path, json={"data": "a"})).status_code == 201
         edited = await http.patch(f"{path}/1", json={"data": "b"}, headers={"Idempotency-Key": "e1"})
         assert edited.status_code == 200, edited.text
@@ -249,7 +249,7 @@ async def test_over_rest(base_url: str, http_server: object) -> None:
         assert erased.json()["offset"] == 4
         assert shown((await http.get(f"{path}/1")).json())["data"] is None
         assert (await http.delete(f"{path}/1")).status_code == 404
-    async with httpx.AsyncClient() as guest:
+    async with plain() as guest:
         assert (await guest.delete(f"{path}/1")).status_code == 403
 
 
@@ -257,7 +257,7 @@ async def test_over_rest(base_url: str, http_server: object) -> None:
 async def test_over_event_streams_and_polls(base_url: str, http_server: object, url: str) -> None:
     """An event of its own with its cursor; in a page what became of older messages stands beside the messages."""
     path = f"{base_url}/v1/channels/{ROOM}"
-    async with Client(url, token=ANN) as ann, httpx.AsyncClient(timeout=20) as http:
+    async with Client(url, token=ANN) as ann, plain(timeout=20) as http:
         cursor = (await ann.publish(ROOM, "a"))["cursor"]
         polls = [
             asyncio.create_task(http.get(f"{path}/messages", params={"after": cursor, "wait": 10})),

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
-import httpx
 import pytest
 from pymongo import MongoClient
 
@@ -23,6 +22,7 @@ from server.wire.commands import Amending
 from tests.support.centrifugo import Wire, one_server, token
 from tests.support.client import Client, Refused, make_token
 from tests.support.logs import fresh, opened
+from tests.support.plain_http import plain
 from tests.support.processes import Mongod, Server
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -90,7 +90,7 @@ async def test_the_hook_is_asked_about_what_an_edit_says(url: str, questions: li
 @pytest.mark.gen_test
 async def test_single_messages_are_no_way_to_the_documents_of_others(url: str, base_url: str) -> None:
     """Changes of documents are shown to their owners, which is for the history to see to."""
-    async with Client(url, token=make_token(SECRET, "ann")) as ann, httpx.AsyncClient() as http:
+    async with Client(url, token=make_token(SECRET, "ann")) as ann, plain() as http:
         seen = await ann.subscribe("docs:notes")
         await ann.request("put", collection="notes", document_id="a", document={"text": "a secret"})
         offset = (await seen.message())["offset"]

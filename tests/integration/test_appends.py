@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from server.core.errors import Error
 from server.node import Node
 from tests.support.client import Client, Push, Refused, Subscription, make_token
 from tests.support.nodes import instances
+from tests.support.plain_http import plain
 from tests.support.processes import Mongod, Redis
 from tests.support.waiting import until
 
@@ -211,7 +211,7 @@ async def test_what_cannot_be_appended_to(url: str) -> None:
 async def test_over_rest(node: Node, base_url: str, http_server: object) -> None:
     """PATCH with a text and its number; what is erased meanwhile leaves nothing in the database."""
     path = f"{base_url}/v1/channels/{ROOM}/messages"
-    async with httpx.AsyncClient(headers={"Authorization": "Bearer the key"}) as http:
+    async with plain(headers={"Authorization": "Bearer the key"}) as http:
         await http.post(path, json={"data": {"text": "secret"}})
         first = await http.patch(f"{path}/1", json={"append": " secret", "part": 1})
         assert first.status_code == 200, first.text

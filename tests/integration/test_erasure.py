@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 import server.erasure.erasure
@@ -22,6 +21,7 @@ from tests.support.client import Client, ConnectionLost, Refused, make_token
 from tests.support.commands import called
 from tests.support.methods import METHODS
 from tests.support.nodes import Instance, instances
+from tests.support.plain_http import plain
 from tests.support.processes import Mongod, Redis
 from tests.support.waiting import until
 
@@ -102,7 +102,7 @@ async def test_nothing_of_a_person_is_left(node: Node, url: str, base_url: str) 
     async with AsyncExitStack() as stack:
         bob = await lived(node, url, stack)
         seen = await bob.subscribe("room:tea")
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=base_url, headers=KEY, timeout=40))
+        http = await stack.enter_async_context(plain(base_url=base_url, headers=KEY, timeout=40))
         answer = await http.delete("/v1/users/ann/data")
         assert answer.status_code == 200, answer.text
         erased = answer.json()
@@ -257,7 +257,7 @@ async def test_messages_for_later_in_a_database_of_their_own(mongod: Mongod, set
 
 async def test_who_may_and_whom(base_url: str, http_server: object, node: Node) -> None:
     """API keys that are `admin`; not the messages of a back end."""
-    async with httpx.AsyncClient(base_url=base_url) as http:
+    async with plain(base_url=base_url) as http:
         for headers, status in (
             ({}, 403),
             ({"Authorization": f"Bearer {token('ann')}"}, 403),

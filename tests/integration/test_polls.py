@@ -17,6 +17,7 @@ from server.core.principals import GUEST, Principal
 from server.node import Node
 from server.sessions.poll import Poll
 from tests.support.client import make_token
+from tests.support.plain_http import plain
 from tests.support.waiting import until
 
 MESSAGES = "/v1/channels/chat:a/messages"
@@ -36,7 +37,7 @@ def url(base_url: str, http_server: object) -> str:
 @contextlib.asynccontextmanager
 async def client(url: str) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits, trust_env=False) as one:
+    async with plain(base_url=url, timeout=30, limits=limits) as one:
         yield one
 
 

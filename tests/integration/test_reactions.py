@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 
 from server.core.config import Retention, Seconds
@@ -21,6 +20,7 @@ from server.reactions.rows import Change, Reaction, ReactionRows
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Push, Refused, Subscription, make_token
 from tests.support.nodes import another
+from tests.support.plain_http import plain
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -219,7 +219,7 @@ async def test_limits_hold_for_all_nodes_together(node: Node, mongod: Mongod) ->
 async def test_over_rest(base_url: str, http_server: object) -> None:
     """PUT and DELETE of one's own reaction, of any kind that a URL can hold."""
     path = f"{base_url}/v1/channels/{ROOM}/messages"
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {ANN}"}) as http:
+    async with plain(headers={"Authorization": f"Bearer {ANN}"}) as http:
         await http.post(path, json={"data": "a"})
         for kind in (UP, "a/b", "%"):
             answer = await http.put(f"{path}/1/reactions/{quote(kind, safe='')}")
@@ -237,7 +237,7 @@ async def test_over_rest(base_url: str, http_server: object) -> None:
         assert (await http.delete(f"{path}/1/reactions/%25")).status_code == 200
         assert (await http.put(f"{path}/7/reactions/x")).json()["code"] == "not_found"
         assert (await http.put(f"{path}/x/reactions/x")).status_code == 400
-    async with httpx.AsyncClient() as guest:
+    async with plain() as guest:
         assert (await guest.put(f"{path}/1/reactions/x")).status_code == 403
         assert (await guest.get(path)).json()["mine"] == {}
 
@@ -245,7 +245,7 @@ async def test_over_rest(base_url: str, http_server: object) -> None:
 @pytest.mark.gen_test
 async def test_streams_polls_and_who_resumes(base_url: str, url: str) -> None:
     """Each gets the amendment; who resumes gets only the last one of a message, with what is counted by now."""
-    async with Client(url, token=ANN) as ann, httpx.AsyncClient(timeout=20) as http:
+    async with Client(url, token=ANN) as ann, plain(timeout=20) as http:
         cursor = (await ann.publish(ROOM, "a"))["cursor"]
         page = f"{base_url}/v1/channels/{ROOM}"
         poll = asyncio.create_task(http.get(f"{page}/messages", params={"after": cursor, "wait": 10}))

@@ -8,7 +8,6 @@ import types
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
 import pytest
 
 import waterspout_client
@@ -16,6 +15,7 @@ from server.node import Node
 from server.search.indexing import begin, progress
 from tests.support.client import Client, Push, Refused, make_token
 from tests.support.commands import called
+from tests.support.plain_http import plain
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -133,7 +133,7 @@ async def test_within_what_one_may_read(url: str, base_url: str) -> None:
             await search(guest, "tea")
         with pytest.raises(Refused, match="bad_request: after"):
             await search(ann, "tea", after="!!")
-        async with httpx.AsyncClient(base_url=base_url, headers={"Authorization": "Bearer the key"}) as http:
+        async with plain(base_url=base_url, headers={"Authorization": "Bearer the key"}) as http:
             answer = await http.get("/v1/search", params={"q": "tea", "channel": ["room:0", "room:1"], "limit": 1})
             assert answer.status_code == 200, answer.text
             assert [one["data"] for one in answer.json()["messages"]] == ["tea in 1"]

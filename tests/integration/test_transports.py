@@ -19,6 +19,7 @@ from tests.support.client import Client
 from tests.support.events import EventSource
 from tests.support.ledger import SubscriberLedger, check, offset_of, read_log
 from tests.support.load import Publisher
+from tests.support.plain_http import plain
 from tests.support.processes import UNLIMITED, Mongod, Redis, Server
 
 CHANNEL = "chat:hop"
@@ -111,7 +112,7 @@ async def test_hopping_between_transports_and_servers(tmp_path: Path, mongod: Mo
     """0 lost, 0 duplicate, 0 out of order, by the ledgers."""
     async with (
         two_servers(tmp_path, mongod) as servers,
-        httpx.AsyncClient(timeout=30, trust_env=False) as http,
+        plain(timeout=30) as http,
         Client([servers[0].ws]) as one,
         Client([servers[1].ws]) as two,
     ):

@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-import httpx
-
 from tests.interop.programs import Program, Run, start
 from tests.interop.servers import API_KEY, SECRET, SETTINGS
+from tests.support.plain_http import plain
 from tests.support.processes import Mongod, Redis, Server
 
 AT_A_TIME = 16
@@ -60,7 +59,7 @@ async def _publish(
 ) -> None:
     """Numbered from 1 on, in order: so that they may be checked for order, one request has to be answered before the
     next batch is sent."""
-    async with httpx.AsyncClient(base_url=server.base, headers={"X-API-Key": API_KEY}, timeout=30) as http:
+    async with plain(base_url=server.base, headers={"X-API-Key": API_KEY}, timeout=30) as http:
         for first in range(1, count + 1, AT_A_TIME):
             numbers = range(first, min(first + AT_A_TIME, count + 1))
             for at, fault in faults.items():
