@@ -8,6 +8,7 @@ from typing import Any
 from tornado.routing import Rule
 
 from handlers import accounts, auth, consumers, passkeys
+from handlers.bans import BanList, BanUser, UnbanUser, UserBanLog
 from handlers.base import BaseHandler
 from handlers.calls import Call
 from handlers.capabilities import Capabilities
@@ -18,7 +19,7 @@ from handlers.documents import Document, Documents
 from handlers.events import ChannelEvents, JoinedEvents, Tickets
 from handlers.members import ChannelMember, ChannelMembers, Joining
 from handlers.openapi import OpenApi, document
-from handlers.operators import ChannelList, Nodes, StoredChannels
+from handlers.operators import ChannelList, Nodes, Recent, StoredChannels
 from handlers.ops import Health, Metrics, Readiness
 from handlers.origins import Hosts
 from handlers.own_pages import POLICY, Fallback, OwnFiles, OwnPage
@@ -62,12 +63,17 @@ ROUTES: dict[str, type[BaseHandler]] = {
     "/v1/call/{method}": Call,
     "/v1/tickets": Tickets,
     "/v1/nodes": Nodes,
+    "/v1/nodes/recent": Recent,
     "/v1/documents/{collection}:batch": DocumentBatch,
     "/v1/documents/{collection}": Documents,
     "/v1/documents/{collection}/{document_id}": Document,
     "/v1/channels/{channel}/messages/{offset}/reactions/{kind}": Reaction,
     "/v1/channels/{channel}/unsubscribe": UnsubscribeUser,
     "/v1/search": Found,
+    "/v1/bans": BanList,
+    "/v1/users/{user}/ban": BanUser,
+    "/v1/users/{user}/unban": UnbanUser,
+    "/v1/users/{user}/bans": UserBanLog,
     "/v1/users/{user}/data": UserData,
     "/v1/users/{user}/disconnect": DisconnectUser,
     "/v1/users/{user}/revoke": RevokeUser,

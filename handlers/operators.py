@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from handlers.base import BaseHandler
 from handlers.operations import operation
-from server.wire.rest import ChannelsPage, ChannelsQuery, NodesPage, StoredChannelsPage
+from server.wire.rest import ChannelsPage, ChannelsQuery, NodesPage, RecentHour, StoredChannelsPage
 
 
 class Nodes(BaseHandler):
@@ -12,6 +14,15 @@ class Nodes(BaseHandler):
     async def get(self) -> None:
         """What each node within hearing last said of itself, once a second. For API keys that are `admin`."""
         self.answer(self.node.directory.nodes(self.principal))
+
+
+class Recent(BaseHandler):
+    @operation("Look at the last hour", {200: RecentHour, 304: None})
+    async def get(self) -> None:
+        """Figures over all nodes, what went wrong, who met which limit, and which limits there are. For API keys that
+        are `admin`."""
+        recent = await self.node.directory.recent(self.principal)
+        self.answer(recent | {"limits": msgspec.to_builtins(self.node.config.limits)})
 
 
 class ChannelList(BaseHandler):

@@ -172,9 +172,9 @@ class Node:
         self.rights = Rights(self.permissions, self.hooks)
         self.quotas = Quotas(config.quotas, enforced=config.quotas_enforced())
         self.moderation = Moderation(
-            namespaces=namespaces, admission=self.admission, permissions=self.permissions,
+            namespaces=namespaces, admission=self.admission, permissions=self.permissions, lifecycle=self.lifecycle,
             revocations=self.revocations, memberships=self.memberships, accounts=self.accounts,
-            lifecycle=self.lifecycle, tell_peers=lambda: self.announcer.announce(revoked=True),
+            tell_peers=lambda: self.announcer.announce(revoked=True), note=self.incidents.note,
         )  # fmt: skip
         # From the log and the broker to who listens.
         self.hub = Hub()

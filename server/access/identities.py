@@ -32,9 +32,9 @@ class Identities:
     def authenticate(
         self, token: str | None, address: str | None = None, read: Callable[[str | None], Principal] | None = None
     ) -> Principal:
-        """The principal of a bearer token, or a guest; `unauthenticated` (revoked tokens too) or `token_expired`. And
-        `rate_limited`, before a signature is looked at, where there is no request left for guests of `address`.
-        `read`: what understands the token, if it is not the authenticator."""
+        """The principal of a bearer token, or a guest; `unauthenticated` (revoked tokens too), `token_expired`, or
+        `permission_denied` (who is banned). And `rate_limited`, before a signature is looked at, where there is no
+        request left for guests of `address`. `read`: what understands the token, if it is not the authenticator."""
         if address is not None and token is not None and not self._authenticator.knows(token):
             self._admission.check_unproven(address)
         principal = (read or self._authenticator.authenticate)(token)
@@ -50,9 +50,10 @@ class Identities:
         return principal
 
     def recognize(self, principal: Principal) -> None:
-        """`unauthenticated` if what proves the principal was revoked, or is good for longer than tokens may be."""
+        """`unauthenticated` if what proves the principal was revoked, or is good for longer than tokens may be;
+        `permission_denied` if the user is banned."""
         if self._revocations.token(principal):
-            raise Error("unauthenticated", "the token has been revoked")
+            raise self._revocations.refusal(principal)
         longest = self._max_token_ttl
         if longest and principal.expires is not None:
             if principal.issued is None:

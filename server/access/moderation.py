@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import Any
 
 from server.access.accounts.service import Accounts
 from server.access.admission import Admission, Client
+from server.access.bans import BAN, UNBAN, Ban
 from server.access.memberships import Memberships
 from server.access.permissions import Permissions
 from server.access.revocations import Revocation, Revocations
@@ -21,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 class Moderation:
-    """`tell_peers` makes the other nodes look for new revocations at once, instead of within half a second."""
+    """`tell_peers` makes the other nodes look for new revocations at once, instead of within half a second. `note`
+    tells operators of an event, with its fields."""
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Moderation:
         accounts: Accounts | None,
         lifecycle: Lifecycle,
         tell_peers: Callable[[], None],
+        note: Callable[..., None],
     ) -> None:
         self._namespaces = namespaces
         self._admission = admission
@@ -43,6 +47,7 @@ class Moderation:
         self._accounts = accounts
         self._lifecycle = lifecycle
         self._tell_peers = tell_peers
+        self._note = note
         self.on_member: Callable[[str, Sequence[str]], None] = lambda user, channels: None
         """Called when somebody's role in these channels has changed: set by the rooms."""
 
@@ -71,14 +76,55 @@ class Moderation:
         all allow in the channels of these patterns."""
         if token is not None and channels:
             raise bad_request("token, channels: one of them")
-        for pattern in channels:
-            if not is_pattern(pattern):
-                raise bad_request(f"channels: {pattern} has no namespace, as chat:* has")
+        patterns = _patterns(channels)
         must_be_admin(principal)
         if self._accounts is not None and token is None and not channels:
             await self._accounts.log_out(user)  # first: what its refresh tokens are exchanged for is older than now
-        patterns = [without_label(pattern) for pattern in channels]
         await self._add(principal, Revocation("revoke", user, token=token, channels=patterns))
+
+    async def ban(
+        self, principal: Principal, user: str, channels: Sequence[str], lasts: float | None, reason: str
+    ) -> list[Ban]:
+        """From everything, or from the channels of these patterns, for `lasts` seconds (None: until it is lifted),
+        whatever tokens the user has or will have. One of the same patterns takes the place of the former. The user's
+        bans as they are then."""
+        must_be_admin(principal)
+        patterns = _patterns(channels)
+        for scope in [[pattern] for pattern in patterns] or [[]]:
+            what = Revocation(BAN, user, channels=scope, reason=reason, by=principal.name, lasts=lasts or 0.0)
+            await self.take_back(what)
+        self._say("banned", principal, user, patterns)
+        return self._revocations.bans.of(user)
+
+    async def unban(self, principal: Principal, user: str, channels: Sequence[str]) -> list[Ban]:
+        """Lift the user's bans, those of these patterns or all: what is left of them. `not_found` if there are none."""
+        must_be_admin(principal)
+        patterns = _patterns(channels)
+        there = [one.channel for one in self._revocations.bans.of(user)]
+        lifted = [one for one in there if not patterns or one in patterns]
+        if not lifted:
+            raise Error("not_found", f"user: {user} is not banned{' there' if there else ''}")
+        for scope in lifted:
+            what = Revocation(UNBAN, user, channels=[] if scope is None else [scope], by=principal.name)
+            await self.take_back(what)
+        self._say("unbanned", principal, user, patterns)
+        return self._revocations.bans.of(user)
+
+    def bans(self, principal: Principal, prefix: str, after: str, limit: int) -> tuple[list[Ban], str | None]:
+        """Those of the next so many users by name; and behind whom the next page begins."""
+        must_be_admin(principal)
+        return self._revocations.bans.page(prefix, after, limit)
+
+    async def bans_of(self, principal: Principal, user: str, limit: int) -> tuple[list[Ban], list[dict[str, Any]]]:
+        """Those that hold, and who has banned the user and lifted that, the newest first."""
+        must_be_admin(principal)
+        self._lifecycle.check()
+        return self._revocations.bans.of(user), await self._revocations.said_of(user, limit)
+
+    def _say(self, event: str, principal: Principal, user: str, patterns: Sequence[str]) -> None:
+        """For who looks after the server: the reason is for the user, and may be anything."""
+        logger.info("a user is %s", event, extra={"user": user, "by": principal.name, "channels": list(patterns)})
+        self._note(event, user=user, by=principal.name, channels=", ".join(patterns)[:200])
 
     async def unsubscribe(
         self, principal: Principal, channel: str, user: str, reason: str, *, session: str | None = None
@@ -109,6 +155,8 @@ class Moderation:
             self.check_subscriptions(revocation.user)
             self.on_member(revocation.user, revocation.channels)
             return
+        if revocation.kind == UNBAN:
+            return
         clients = tuple(self._admission.users.get(revocation.user, ()))
         if revocation.token is not None:  # which may be one that names no user
             clients += tuple(self._admission.bearers)
@@ -121,12 +169,16 @@ class Moderation:
                 code = DISCONNECTED if revocation.reconnect else SHUT_OUT
                 reason = revocation.reason or "disconnected by the server"
                 client.disconnect(Disconnect(code, reason, named=revocation.code))
+            elif revocation.kind == BAN and not revocation.channels:
+                ban = self._revocations.bans.whole(revocation.user)
+                client.disconnect(Disconnect(SHUT_OUT, ban.words if ban is not None else "banned"))
             elif revocation.kind == "unsubscribe":
                 client.end(revocation.names, "unsubscribed", revocation.reason or "by the server")
             elif not revocation.concerns(principal):
                 client.lose(revocation)
             elif revocation.channels:
-                client.end(revocation.covers, "permission_denied", "the right was revoked")
+                why = "the right was revoked" if revocation.kind != BAN else f"banned: {revocation.reason}".rstrip(": ")
+                client.end(revocation.covers, "permission_denied", why)
             else:
                 client.disconnect(Disconnect(REVOKED, "the token has been revoked"))
 
@@ -148,3 +200,10 @@ class Moderation:
 
     def _deliveries_wait(self, client: Client, channel: str) -> bool:
         return self._permissions.deliveries_wait(client.principal_in(channel), channel)
+
+
+def _patterns(channels: Sequence[str]) -> list[str]:
+    for pattern in channels:
+        if not is_pattern(pattern):
+            raise bad_request(f"channels: {pattern} has no namespace, as chat:* has")
+    return list(dict.fromkeys(without_label(pattern) for pattern in channels))

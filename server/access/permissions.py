@@ -49,6 +49,9 @@ class Revoked(Protocol):
     def right(self, principal: Principal, channel: str) -> bool:
         """Whether what the principal may do in the channel is revoked."""
 
+    def refusal(self, principal: Principal, channel: str | None = None, what: str = "") -> Error:
+        """What says so."""
+
 
 class Permissions:
     """`guests`: whether there are any; without them not even `anyone` is open to the world."""
@@ -244,9 +247,9 @@ class Permissions:
         """`channel`: None where it is the right to none."""
         if self._revoked is not None:
             if self._revoked.token(principal):
-                raise Error("unauthenticated", "the token has been revoked")
+                raise self._revoked.refusal(principal)
             if channel is not None and self._revoked.right(principal, channel):
-                raise Error("permission_denied", f"{principal.name} may not {what}: revoked")
+                raise self._revoked.refusal(principal, channel, what)
             if not self._revoked.confirmed and self._guarded(rule):
                 raise Error("unavailable", "revocations cannot be confirmed: MongoDB is away", retry_after=1.0)
 

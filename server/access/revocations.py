@@ -3,6 +3,7 @@
     revocations  {_id: n, kind, user, at, until?, …}      n is 1, 2, 3… without holes
 
     member       the user's role in the channels has changed, or is none any more
+    ban, unban   what the user may not do, whatever token it has, until it is lifted or over: see bans.py
     revoke       all tokens of `user` issued until `at`; or the one named `token`; or all their rights in `channels`
     unsubscribe  ends the user's subscriptions to `channel`, once
     disconnect   ends the user's sessions, once
@@ -26,9 +27,10 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from pymongo.errors import PyMongoError
 
+from server.access.bans import BAN, UNBAN, Bans
 from server.core.clock import Clock
 from server.core.errors import Error
-from server.core.names import DOCUMENTS, matches, parent_of, without_label
+from server.core.names import covers, without_label
 from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.log.groups import GroupReader
@@ -43,6 +45,8 @@ ANSWER_WITHIN: Final = 2.0
 CONFIRM_WITHIN: Final = 3.0
 ONCE_KEPT: Final = 86400.0
 """Seconds what happens once stays in the collection, for nodes that were cut off."""
+BANS_KEPT: Final = 90 * 86400.0
+"""Seconds that it can be looked up who has banned whom after it is over."""
 EXPIRE_EVERY: Final = 3600.0
 WRITTEN_TOGETHER: Final = 500
 
@@ -76,10 +80,18 @@ class Revocation(NamedTuple):
     """Sessions of the user that are not meant."""
     kept: float = 0.0
     """Seconds after which none of the tokens that are meant is good any more; 0: nobody knows."""
+    by: str = ""
+    """Of a ban: whose it is."""
+    lasts: float = 0.0
+    """Of a ban: seconds; 0: until it is lifted."""
+    ends: float = 0.0
+    """Of a ban: when it is over, as `at`. `Revocations.add` sets it."""
 
     def concerns(self, bearer: Bearer) -> bool:
         """Whether its token is one of those that are revoked. One that does not say when it was issued is as old as can
-        be."""
+        be. A ban does not ask for tokens."""
+        if self.kind == BAN:
+            return True
         if self.token is not None:
             return bearer.token == self.token
         return (bearer.issued or 0.0) <= self.at
@@ -93,11 +105,8 @@ class Revocation(NamedTuple):
         return not {channel, without_label(channel)}.isdisjoint(self.channels)
 
     def covers(self, channel: str) -> bool:
-        """Whether the right to the channel is taken; that to a collection takes those to its documents along, and that
-        to a channel those to its threads."""
-        channel = without_label(channel)
-        whole = channel.partition("/")[0] if channel.startswith(f"{DOCUMENTS}:") else parent_of(channel)
-        return any(matches(pattern, one) for pattern in self.channels for one in {channel, whole})
+        """Whether the right to the channel is taken."""
+        return covers(self.channels, channel)
 
 
 class Revocations:
@@ -128,6 +137,7 @@ class Revocations:
         self._tokens: dict[str, dict[str, float]] = {}
         """Token → users; and when it has expired."""
         self._rights: dict[str, list[Revocation]] = {}
+        self.bans = Bans(self._clock)
         self._ended: dict[tuple[str, str], float] = {}
         """(user, channel) → when a back end last ended the user's subscriptions there, for ONCE_KEPT seconds."""
         self._doubt: asyncio.TimerHandle | None = None
@@ -161,14 +171,15 @@ class Revocations:
     # --- what is revoked ----------------------------------------------------------------------------------------------
 
     def token(self, principal: Principal) -> bool:
-        """Whether all that the principal has is revoked. A token that names no user is meant by its name alone."""
+        """Whether all that the principal has is revoked, or its user banned. A token that names no user is meant by its
+        name alone."""
         user = principal.user
         if principal.server:
             return False
         named = self._tokens.get(principal.token) if principal.token is not None else None
         if user is None:
             return named is not None
-        if named is not None and user in named:
+        if (named is not None and user in named) or self.bans.whole(user) is not None:
             return True
         revoked = self._users.get(user)
         return revoked is not None and (principal.issued or 0.0) <= revoked[0]
@@ -178,10 +189,22 @@ class Revocations:
         return self._users.get(user, (0.0, 0.0))[0]
 
     def right(self, principal: Principal, channel: str) -> bool:
-        """Whether the principal's rights in the channel are revoked."""
+        """Whether the principal's rights in the channel are revoked, or its user is banned there."""
         if principal.user is None or principal.server:
             return False
-        return any(one.concerns(principal) and one.covers(channel) for one in self._rights.get(principal.user, ()))
+        if any(one.concerns(principal) and one.covers(channel) for one in self._rights.get(principal.user, ())):
+            return True
+        return self.bans.in_channel(principal.user, channel) is not None
+
+    def refusal(self, principal: Principal, channel: str | None = None, what: str = "") -> Error:
+        """Why `token` is true of the principal, or `right` of it in the `channel`, where it may not do `what`."""
+        user = principal.user or ""
+        ban = self.bans.whole(user) if channel is None else self.bans.in_channel(user, channel)
+        if channel is not None:
+            return Error("permission_denied", f"{user} may not {what}: {ban.words if ban is not None else 'revoked'}")
+        if ban is not None:
+            return Error("permission_denied", f"{user} is {ban.words}")
+        return Error("unauthenticated", "the token has been revoked")
 
     def ended(self, user: str, channel: str) -> float:
         """When a back end has last ended the user's subscriptions to the channel (seconds since 1970, by MongoDB's
@@ -192,6 +215,8 @@ class Revocations:
         if revocation.kind == "unsubscribe" and revocation.session is None:
             for channel in revocation.channels:
                 self._ended[revocation.user, channel] = revocation.at
+        if revocation.kind in (BAN, UNBAN):
+            self.bans.take(revocation)
         if revocation.kind != "revoke":
             return
         user, until = revocation.user, until or math.inf
@@ -233,7 +258,11 @@ class Revocations:
         return dict.fromkeys(revocations, True)
 
     def _document(self, revocation: Revocation, now: float) -> dict[str, Any]:
-        document = {name: value for name, value in revocation._replace(at=now, kept=0.0)._asdict().items() if value}
+        ends = now + revocation.lasts if revocation.lasts else 0.0
+        stored = revocation._replace(at=now, ends=ends, kept=0.0, lasts=0.0)
+        document = {name: value for name, value in stored._asdict().items() if value}
+        if revocation.kind in (BAN, UNBAN):
+            return document  # the next one of the same says what becomes of it
         known = [seconds for seconds in (self._token_ttl, revocation.kept) if seconds]
         kept = min(known, default=0.0) if revocation.kind == "revoke" else ONCE_KEPT
         return document | ({"until": now + kept} if kept else {})
@@ -313,6 +342,7 @@ class Revocations:
             self._tokens[token] = {user: until for user, until in users.items() if until > now}
             if not self._tokens[token]:
                 del self._tokens[token]
+        self.bans.forget_ended()
         older: dict[str, Any] = {"_id": {"$lt": self.newest}}
         whole: dict[str, Any] = {"kind": "revoke", "until": None, "token": None, "channels": None}
         several: list[dict[str, Any]] = [
@@ -324,6 +354,30 @@ class Revocations:
             await self._collection.delete_many(older | {"until": {"$lt": now}})
             async for one in await self._collection.aggregate(several):
                 await self._collection.delete_many(older | whole | {"user": one["_id"], "at": {"$lt": one["newest"]}})
+            await self._expire_bans(now - BANS_KEPT)
+
+    async def _expire_bans(self, before: float) -> None:
+        """What was said of a ban before the newest, and that too if nothing is banned by it; the older ones first, or a
+        ban would be there again."""
+        said: list[dict[str, Any]] = [
+            {"$match": {"kind": {"$in": [BAN, UNBAN]}}},
+            {"$sort": {"_id": 1}},
+            {"$group": {"_id": {"user": "$user", "channels": "$channels"}, "newest": {"$last": "$$ROOT"}}},
+            {"$match": {"newest.at": {"$lt": before}}},
+        ]
+        async for one in await self._collection.aggregate(said):
+            newest = one["newest"]
+            same = {"kind": {"$in": [BAN, UNBAN]}, "user": newest["user"], "channels": newest.get("channels")}
+            await self._collection.delete_many(same | {"_id": {"$lt": newest["_id"]}})
+            over = newest["kind"] == UNBAN or 0 < newest.get("ends", 0) < before
+            if over and newest["_id"] < self.newest:
+                await self._collection.delete_one({"_id": newest["_id"]})
+
+    async def said_of(self, user: str, limit: int) -> list[dict[str, Any]]:
+        """Who has banned the user and who has lifted that, the newest first, for BANS_KEPT seconds at least."""
+        with mapped():
+            query = {"kind": {"$in": [BAN, UNBAN]}, "user": user}
+            return [one async for one in self._collection.find(query).sort("_id", -1).limit(limit)]
 
 
 def _revocation(document: dict[str, Any]) -> Revocation:

@@ -41,18 +41,21 @@ class AttendanceUpdate(Struct, frozen=True, array_like=True):
 
 
 class Question(Struct, frozen=True, array_like=True):
-    """Which channels have subscribers: the first `limit` names behind `after` that begin with `prefix`."""
+    """Which channels have subscribers: the first `limit` names behind `after` that begin with `prefix`. Or what went
+    wrong within the last hour."""
 
     id: str
     prefix: str
     after: str
     limit: int
+    about: Literal["channels", "recent"] = "channels"
 
 
 class Answer(Struct, frozen=True, array_like=True):
     id: str
     channels: dict[str, tuple[int, float]]
     """(subscribers on this node, messages a second)"""
+    recent: dict[str, Any] | None = None
 
 
 class Directive(Struct, frozen=True, array_like=True):

@@ -15,7 +15,7 @@ from server.access.rights import Rights
 from server.core.config import Namespace
 from server.core.errors import Error
 from server.core.lifecycle import Lifecycle
-from server.core.names import namespace_of, parent_of
+from server.core.names import DOCUMENTS, collection_of, namespace_of, parent_of
 from server.core.principals import Principal
 from server.wire.rest import ChannelCapabilities
 
@@ -32,7 +32,7 @@ SHOWN: Final = (
     "patterns",
 )
 """Options of a namespace that a client can make use of."""
-_REFUSED: Final = ("permission_denied", "bad_request", "unknown_channel")
+_REFUSED: Final = ("permission_denied", "bad_request", "unknown_channel", "not_found")
 
 
 class Capabilities:
@@ -55,20 +55,22 @@ class Capabilities:
         """Nothing, where no namespace is declared for it. `unauthenticated` or `unavailable` as for any right."""
         self._admission.spend(principal, address)
         self._lifecycle.check()
-        namespace = self._namespaces.get(namespace_of(channel))
+        name = namespace_of(channel)
+        namespace = self._namespaces.get(name)
         member = namespace is not None and namespace.members and principal.user is not None and not principal.server
         room = parent_of(channel)
         role = await self._role(principal.user or "", room) if member else None
         may = [
-            name
-            for name, ask in (
+            may
+            for may, ask in (
                 ("subscribe", lambda: self._rights.check_reading(principal, channel)),
                 ("publish", lambda: self._rights.to_publish(principal, channel).settle()),
                 ("amend_own", lambda: self._rights.to_amend(principal, channel).settle()),
                 ("amend", lambda: self._rights.to_amend(principal, channel, own=False).settle()),
                 ("react", lambda: self._rights.to_react(principal, channel).settle()),
+                ("write", lambda: self._rights.to_write(principal, collection_of(channel)).settle()),
             )
-            if await _allowed(ask)
+            if (may != "write" or name == DOCUMENTS) and await _allowed(ask)
         ]
         if member and namespace is not None:
             follows = room is not channel and namespace.threads and role is not None  # or may do so

@@ -12,6 +12,7 @@ from server.access.admission import Admission
 from server.access.rights import must_be_admin
 from server.brokers.base import Announcement, Answer, Broker, Question
 from server.cluster.announcer import Announcer
+from server.cluster.recent import Recent, together
 from server.cluster.stats import Incidents, Rates
 from server.core.clock import now_ms
 from server.core.config import Namespace
@@ -72,6 +73,7 @@ class Directory:
         self._peers: dict[str, Fields] = {}
         """The other nodes within hearing, and what each has last told of itself."""
         self._own: Fields = {}
+        self._recent = Recent()
         self._questions: dict[str, asyncio.Queue[tuple[str, Answer]]] = {}
 
     def start(self) -> None:
@@ -90,7 +92,21 @@ class Directory:
         """{"channels": [{"channel", "subscribers", "rate", "users"?, "guests"?}], "next", "missing"}: the channels of
         all nodes with subscribers, by name; `missing` are nodes that did not answer."""
         must_be_admin(principal)
-        question = Question(secrets.token_hex(8), prefix, after, limit + 1)
+        answers, missing = await self._ask(Question(secrets.token_hex(8), prefix, after, limit + 1))
+        names = sorted({channel for answer in answers for channel in answer.channels})
+        rows = [self._row(name, [a.channels[name] for a in answers if name in a.channels]) for name in names[:limit]]
+        following = names[limit - 1] if len(names) > limit else None
+        return {"channels": rows, "next": following, "missing": missing}
+
+    async def recent(self, principal: Principal) -> Fields:
+        """{"figures", "events", "refused", "missing"}: the last hour of all nodes (recent.py)."""
+        must_be_admin(principal)
+        answers, missing = await self._ask(Question(secrets.token_hex(8), "", "", 0, "recent"))
+        said = together([answer.recent for answer in answers if answer.recent is not None])
+        return {"figures": self._recent.figures(), **said, "missing": missing}
+
+    async def _ask(self, question: Question) -> tuple[list[Answer], list[str]]:
+        """What all nodes answer, and which do not."""
         answers = [self._answer(question)]
         missing = set(self._peers)
         queue = self._questions[question.id] = asyncio.Queue()
@@ -105,10 +121,7 @@ class Directory:
             pass
         finally:
             del self._questions[question.id]
-        names = sorted({channel for answer in answers for channel in answer.channels})
-        rows = [self._row(name, [a.channels[name] for a in answers if name in a.channels]) for name in names[:limit]]
-        following = names[limit - 1] if len(names) > limit else None
-        return {"channels": rows, "next": following, "missing": sorted(missing)}
+        return answers, sorted(missing)
 
     def _row(self, channel: str, counts: list[tuple[int, float]]) -> Fields:
         row: Fields = {
@@ -122,6 +135,8 @@ class Directory:
         return row
 
     def _answer(self, question: Question) -> Answer:
+        if question.about == "recent":
+            return Answer(question.id, {}, self._recent.said(now_ms()))
         return Answer(question.id, self._streams.listened(question.prefix, question.after, question.limit))
 
     # --- between nodes ------------------------------------------------------------------------------------------------
@@ -159,11 +174,11 @@ class Directory:
             self._incidents.note("repair", repairs - self._repaired)
             self._repaired = repairs
         now = now_ms()
-        events = [
-            Message(EVENTS, "", 0, "", None, now, event | {"node": self._node}) for event in self._incidents.take()
-        ]
+        events = [event | {"node": self._node} for event in self._incidents.take()]
         if events:
-            self._broker.publish(events)
+            self._broker.publish([Message(EVENTS, "", 0, "", None, now, event) for event in events])
+        self._recent.note(now, events)
+        self._recent.beat(now, (self._own, *self._peers.values()))
         return self._own
 
     def _show(self, stats: Fields) -> None:

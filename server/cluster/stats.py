@@ -63,7 +63,8 @@ class Incidents:
         if error.limit is not None:
             self.limits[error.limit] += 1
         user = principal.user if principal is not None else None
-        self.note("refusal", code=error.code, reason=error.told[:REASON], user=user, address=address)
+        met: dict[str, Any] = {} if error.limit is None else {"limit": error.limit}
+        self.note("refusal", code=error.code, reason=error.told[:REASON], user=user, address=address, **met)
 
     def note(self, event: str, count: int = 1, **fields: Any) -> None:
         """It happened `count` times. Events of the same name and fields are told of as one."""

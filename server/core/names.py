@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
@@ -145,6 +146,14 @@ def matches(pattern: str, channel: str) -> bool:
     if not colon or (namespace != own and (namespace != "*" or own in (DOCUMENTS, DEAD) or own.startswith("$"))):
         return False
     return fits(wanted, rest)
+
+
+def covers(patterns: Iterable[str], channel: str) -> bool:
+    """Whether what is taken in channels of these patterns is taken in this one: in those of a collection's documents
+    along with the collection, in threads along with their channel."""
+    channel = without_label(channel)
+    whole = channel.partition("/")[0] if channel.startswith(f"{DOCUMENTS}:") else parent_of(channel)
+    return any(matches(pattern, one) for pattern in patterns for one in {channel, whole})
 
 
 def fits(pattern: str, text: str) -> bool:

@@ -76,9 +76,10 @@ class Allowance:
         wait = self._bucket.take(now)
         if wait:
             name, rate = self._rate
-            raise Error("rate_limited", f"{name} is {rate:g}", retry_after=wait)
+            raise Error("rate_limited", f"{name} is {rate:g}", limit=name, retry_after=wait)
 
     def exhausted(self, now: float) -> Error | None:
         """How to refuse what comes, while there is no budget."""
         wait = self.budget.wait(now)
-        return Error("rate_limited", f"cost_per_second is {self._cost}", retry_after=wait) if wait else None
+        name = "cost_per_second"
+        return Error("rate_limited", f"{name} is {self._cost}", limit=name, retry_after=wait) if wait else None

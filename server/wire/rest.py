@@ -423,6 +423,43 @@ class NodesPage(TypedDict):
     nodes: list[dict[str, Any]]
 
 
+Many = Annotated[float, Meta(description="A second, at most")]
+
+
+FiguresRow = TypedDict(
+    "FiguresRow",
+    {
+        "time": Annotated[int, Meta(description="The end of the ten seconds: milliseconds since 1970")],
+        "connections": int,
+        "in": Many,
+        "out": Many,
+        "refusals": Many,
+        "repairs": Many,
+        "publish_p99": Annotated[float | None, Meta(description="Seconds, of the slowest node")],
+    },
+)
+
+
+class RefusedRow(TypedDict):
+    code: str
+    limit: Annotated[str | None, Meta(description="The option whose limit was met")]
+    user: str | None
+    address: str
+    count: int
+    last: Annotated[int, Meta(description="Milliseconds since 1970")]
+
+
+class RecentHour(TypedDict):
+    """`figures`, the oldest first, are as old as the node that is asked; `refused` is who was refused what most often;
+    `limits` are those of the configuration; `missing` are nodes that did not answer."""
+
+    figures: list[FiguresRow]
+    events: Annotated[list[dict[str, Any]], Meta(description="As in `$sys:events`, with their time")]
+    refused: list[RefusedRow]
+    limits: dict[str, Any]
+    missing: list[str]
+
+
 class HealthStatus(TypedDict):
     status: Literal["ok"]
 

@@ -12,7 +12,10 @@ import { Waterspout } from "../waterspout.js";
 import { Consumers } from "./consumers.js";
 import { Look } from "./look.js";
 import { Documents } from "./documents.js";
-import { forgetNodes, hearNode, recallEvents, showEvent, showNodes } from "./nodes.js";
+import { chooseKind, forgetEvents, hearEvent, recallEvents, showEvents } from "./events.js";
+import { fillFigures, showFigures } from "./figures.js";
+import { forgetNodes, hearNode, showNodes } from "./nodes.js";
+import { People } from "./people.js";
 import { Stored } from "./stored.js";
 import { Users } from "./users.js";
 import { count, rate } from "./words.js";
@@ -35,6 +38,8 @@ let client = null;
 let key = "";
 /** Who signs in with an account has no key. @type {Users | null} */
 let users = null;
+/** @type {People | null} */
+let people = null;
 /** @type {Documents | null} */
 let documents = null;
 /** @type {Consumers | null} */
@@ -97,11 +102,16 @@ function openChannel() {
   if (name === "main" || !client) return;
   $("channel").hidden = !name;
   look?.close();
-  look = name ? new Look(client, call, name) : null;
+  look = name ? new Look(client, call, name, openPerson) : null;
   if (!look) return;
   void lookInto();
   $("channel-title").focus();
   $("channel").scrollIntoView({ block: "nearest" });
+}
+
+/** @param {string} user */
+function openPerson(user) {
+  void people?.open(user);
 }
 
 async function lookInto() {
@@ -144,7 +154,8 @@ async function enter(typed) {
     if (state === "closed" && client) leave(reason);
   });
   client.channel("$sys:nodes").on("message", ({ data }) => hearNode(data));
-  client.channel("$sys:events").on("message", ({ data, time }) => showEvent(data, time));
+  client.channel("$sys:events").on("message", ({ data, time }) => hearEvent(data, time));
+  client.on("open", () => void recall());
   for (const name of ["$sys:nodes", "$sys:events"]) {
     const system = client.channel(name);
     system.on("ended", (error) => leave(error.reason));
@@ -159,14 +170,26 @@ async function enter(typed) {
     setInterval(() => document.hidden || void consumers?.show(), LOOK_EVERY),
     setInterval(() => document.hidden || void lookInto(), LOOK_EVERY),
   ];
-  if (account.on) users = new Users(call);
+  people = new People(call);
+  if (account.on) users = new Users(call, openPerson);
   documents = new Documents(call);
   consumers = new Consumers(call);
   stored = new Stored(call, () => void showChannels());
-  recallEvents();
+  showFigures();
   void showChannels();
   $("main").focus();
   openChannel();
+}
+
+/** The hour before, which the server remembers; again after every loss, as more has happened meanwhile. */
+async function recall() {
+  try {
+    const recent = await call("/v1/nodes/recent");
+    recallEvents(recent);
+    fillFigures(recent.figures);
+  } catch {
+    // what comes from now on is shown all the same
+  }
 }
 
 /** @param {string} why */
@@ -183,6 +206,8 @@ function leave(why) {
   key = "";
   look?.close();
   look = null;
+  people?.close();
+  people = null;
   users?.close();
   users = null;
   documents?.close();
@@ -199,6 +224,7 @@ function leave(why) {
   for (const timer of timers) clearInterval(timer);
   left?.close();
   forgetNodes();
+  forgetEvents();
   $("channels").replaceChildren();
   $("inside").hidden = $("leave").hidden = true;
   $("channel").hidden = true;
@@ -232,6 +258,27 @@ $("close").addEventListener("click", () => {
 });
 $("publish").addEventListener("submit", publish);
 addEventListener("hashchange", openChannel);
+$("events-filter").addEventListener("input", showEvents);
+for (const button of $("event-kinds").children) button.addEventListener("click", () => chooseKind(button.dataset.kind));
+for (const button of $("jump").children) {
+  button.addEventListener("click", () => {
+    const title = $(button.dataset.to);
+    title.tabIndex = -1;
+    title.focus({ preventScroll: true });
+    title.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  });
+}
+document.addEventListener("keydown", (event) => {
+  const typing = event.target instanceof HTMLElement && event.target.matches("input, textarea, select");
+  if (event.key === "Escape" && document.querySelector(".panel.alone")) {
+    document.querySelector(".panel.alone .panel-full")?.dispatchEvent(new MouseEvent("click"));
+  }
+  if (typing || event.altKey || event.ctrlKey || event.metaKey || $("inside").hidden) return;
+  if (event.key === "/") {
+    event.preventDefault();
+    $("prefix").focus();
+  }
+});
 
 $("as-user").hidden = !account.on || account.user !== null;
 $("account").addEventListener("click", () => void account.signIn());

@@ -19,13 +19,15 @@ export class Look {
   #noHistory = "";
   /** The newest first. @type {any[]} */
   #messages = [];
+  #openPerson;
   #following = false;
   #ours = new AbortController();
   /** @type {(() => void)[]} */
   #off = [];
 
-  /** @param {Waterspout} client @param {Call} call @param {string} name */
-  constructor(client, call, name) {
+  /** @param {Waterspout} client @param {Call} call @param {string} name @param {(user: string) => void} openPerson */
+  constructor(client, call, name, openPerson) {
+    this.#openPerson = openPerson;
     this.#client = client;
     this.#call = call;
     this.#channel = client.channel(name);
@@ -161,7 +163,10 @@ export class Look {
   /** @param {string} user */
   #person(user) {
     const disconnect = button("Disconnect", () => this.#disconnect(user), true, user);
-    const item = element("li", "", element("span", "", user, element("small")), disconnect);
+    const open = element("button", "link", user);
+    open.type = "button";
+    open.addEventListener("click", () => this.#openPerson(user));
+    const item = element("li", "", element("span", "", open, element("small")), disconnect);
     item.dataset.user = user;
     return item;
   }

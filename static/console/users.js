@@ -13,13 +13,15 @@ const at = (time) => (time ? when.format(time) : "–");
 
 export class Users {
   #call;
+  #openPerson;
   #shown = PAGE;
   /** @type {string | null} the one that is looked at */
   #user = null;
 
-  /** @param {Call} call */
-  constructor(call) {
+  /** @param {Call} call @param {(user: string) => void} openPerson */
+  constructor(call, openPerson) {
     this.#call = call;
+    this.#openPerson = openPerson;
     $("users").hidden = false;
     $("user-search").onsubmit = (/** @type {Event} */ event) => {
       event.preventDefault();
@@ -122,6 +124,7 @@ export class Users {
       button("Disconnect", () => this.#do(`${user} was disconnected.`, () => this.#call(`${users}/disconnect`, { reconnect: true }))),
       button("Sign out everywhere", () => this.#do(`${user} is signed out.`, () => this.#call(`${path}/sessions`, undefined, "DELETE")), true),
       button("Reset the password", () => this.#try(() => this.#reset(path, user))),
+      button("Bans and tokens", () => this.#openPerson(user)),
       button("Delete", () => this.#do(`${user} is deleted.`, () => this.#call(path, undefined, "DELETE"), false), true),
     );
     const list = sessions.map((one) => {

@@ -21,6 +21,10 @@ export function duration(seconds) {
 /** @param {number} time */
 export const at = (time) => element("time", "", clock.format(time));
 
+const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+/** @param {number} time  milliseconds since 1970 */
+export const when = (time) => moment.format(time);
+
 /** How long ago that was, in one unit. @param {number | null} time  milliseconds since 1970 */
 export function ago(time) {
   if (time === null) return "–";

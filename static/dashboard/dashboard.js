@@ -1,7 +1,8 @@
 /**
  * The market: prices that tick, from two sources. `dash:market` is an ephemeral, conflating channel: `{"symbol":
  * "EUR-USD", "price": 1.09, "volume": 120}` with the symbol as `tag`, as often as one likes. The collection
- * `instruments` has live documents of the same, which `run.py seed --simulate` moves.
+ * `instruments` has live documents of the same, which `run.py seed --simulate` moves; what of them the log still has is
+ * read as far back as one looks.
  *
  * However many ticks come, the page draws once a frame and only what has changed, and keeps a fixed number of points.
  *
@@ -9,112 +10,39 @@
  */
 
 import { enter } from "../account/account.js";
-import { $, element, followConnection } from "../page.js";
-import { Plot, Spark } from "./plot.js";
-import { Series } from "./series.js";
+import { $, followConnection } from "../page.js";
+import { digits, Instrument, percent, still, way, whole } from "./instrument.js";
+import { Panels, RANGES } from "./panels.js";
+import { Past } from "./past.js";
 
 const RATE_OVER = 1000;
-
-const digits = new Intl.NumberFormat(undefined, { minimumSignificantDigits: 6, maximumSignificantDigits: 6 });
-const percent = new Intl.NumberFormat(undefined, {
-  style: "percent",
-  minimumFractionDigits: 2,
-  maximumFractionDigits: 2,
-  signDisplay: "exceptZero",
-});
-const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
-const still = matchMedia("(prefers-reduced-motion: reduce)");
-
-/** One instrument: its figures and its row in the list. */
-class Instrument {
-  price = NaN;
-  open = NaN;
-  low = Infinity;
-  high = -Infinity;
-  volume = 0;
-  series = new Series();
-  changed = true;
-  #drawn = NaN;
-  #price = element("td", "number price");
-  #change = element("td", "number change");
-  #volume = element("td", "number wide");
-  #spark;
-
-  /** @param {string} symbol @param {(instrument: Instrument) => void} choose */
-  constructor(symbol, choose) {
-    this.symbol = symbol;
-    this.button = element("button", "symbol", symbol);
-    this.button.type = "button";
-    this.button.addEventListener("click", () => choose(this));
-    const canvas = element("canvas", "spark");
-    canvas.ariaHidden = "true";
-    this.#spark = new Spark(canvas, this.series);
-    const name = element("th", "", this.button);
-    name.scope = "row";
-    this.row = element("tr", "", name, this.#price, this.#change, this.#volume, element("td", "", canvas));
-    this.row.addEventListener("click", () => choose(this));
-  }
-
-  /** @param {any} tick  as it came @param {number} now */
-  take({ price, volume, open, low, high }, now) {
-    if (!Number.isFinite(price)) return;
-    const more = Number.isFinite(volume) ? Math.max(0, volume - (this.volume || volume)) : 0;
-    if (Number.isNaN(this.open)) this.open = price;
-    if (Number.isFinite(open) && open > 0) this.open = open;
-    this.low = Math.min(this.low, price, Number.isFinite(low) ? low : price);
-    this.high = Math.max(this.high, price, Number.isFinite(high) ? high : price);
-    if (Number.isFinite(volume)) this.volume = volume;
-    this.price = price;
-    this.series.add(now, price, more);
-    this.changed = true;
-  }
-
-  get change() {
-    return this.price / this.open - 1;
-  }
-
-  draw() {
-    if (this.changed) {
-      this.changed = false;
-      this.#price.textContent = digits.format(this.price);
-      this.#change.textContent = percent.format(this.change);
-      this.#change.dataset.way = way(this.change);
-      this.#volume.textContent = whole.format(this.volume);
-      if (!still.matches && this.price !== this.#drawn && !Number.isNaN(this.#drawn)) {
-        // Two names of one animation, in turns: a changed name starts it anew, and the layout is left alone.
-        const kind = this.price > this.#drawn ? "up" : "down";
-        this.#price.className = `number price ${kind}${this.#price.classList.contains(`${kind}-1`) ? "-2" : "-1"}`;
-      }
-      this.#drawn = this.price;
-    }
-  }
-
-  /** @param {number} now */
-  drawPlot(now) {
-    this.#spark.draw(now);
-  }
-}
-
-/** @param {number} change */
-const way = (change) => (Math.abs(change) < 0.00005 ? "" : change > 0 ? "up" : "down");
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 class Market {
   /** @type {Map<string, Instrument>} */
   #instruments = new Map();
+  /** @type {Map<Instrument, Past>} */
+  #pasts = new Map();
   /** @type {Instrument | null} */
   #chosen = null;
   /** Whether it was chosen by somebody, or is only the first. */
   #picked = false;
-  #plot = new Plot($("plot"));
+  #panels = new Panels(() => this.#moved());
+  #client;
   #paused = false;
   #ticks = 0;
   #frames = 0;
   #since = performance.now();
   #turn = 0;
+  /** Whether the log has something of it. @type {(symbol: string) => boolean} */
+  kept = () => false;
 
-  constructor() {
+  /** @param {import("../waterspout.js").Waterspout} client */
+  constructor(client) {
+    this.#client = client;
     $("pause").addEventListener("click", () => this.pause(!this.#paused));
     document.addEventListener("keydown", (event) => this.#key(event));
+    $("find").addEventListener("input", () => this.#find());
     $("empty").hidden = true;
     setTimeout(() => ($("empty").hidden = this.#instruments.size > 0), 1500);
     if (still.matches) setInterval(() => this.#draw(performance.now()), 1000);
@@ -126,32 +54,46 @@ class Market {
     if (typeof symbol !== "string" || !tick || !Number.isFinite(tick.price)) return;
     this.#ticks++;
     const instrument = this.#instruments.get(symbol) ?? this.#add(symbol);
-    instrument?.take(tick, performance.now());
-  }
-
-  /** Something of the past. @param {string} symbol @param {number} price @param {number} volume @param {number} when */
-  remember(symbol, price, volume, when) {
-    if (Number.isFinite(price) && Number.isFinite(when))
-      this.#instruments.get(symbol)?.series.add(when, price, volume || 0);
+    if (!instrument) return;
+    instrument.take(tick, Date.now());
+    this.#panels.alerts.look(instrument);
   }
 
   /** @param {string} symbol */
   #add(symbol) {
     if (this.#instruments.size >= 500) return null; // anybody may have published anything
-    const instrument = new Instrument(symbol, (chosen) => this.choose(chosen));
+    const instrument = new Instrument(
+      symbol,
+      (chosen) => this.choose(chosen),
+      (one) => {
+        this.#panels.compare(one);
+        this.recall();
+      },
+    );
     this.#instruments.set(symbol, instrument);
-    const after = [...this.#instruments.keys()].sort().indexOf(symbol);
-    $("rows").insertBefore(instrument.row, $("rows").children[after] ?? null);
+    const names = [...this.#instruments.keys()].sort();
+    $("rows").insertBefore(instrument.row, $("rows").children[names.indexOf(symbol)] ?? null);
     $("market").hidden = false;
     $("empty").hidden = true;
-    if (!this.#picked) this.#show(this.#instruments.get([...this.#instruments.keys()].sort()[0]) ?? instrument);
+    const all = names.map((name) => /** @type {Instrument} */ (this.#instruments.get(name)));
+    if (!this.#picked) this.#show(all[0]);
+    this.#panels.offer(all);
+    this.#find();
     return instrument;
+  }
+
+  #find() {
+    const text = $("find").value.trim().toLowerCase();
+    for (const { symbol, row } of this.#instruments.values()) row.hidden = !symbol.toLowerCase().includes(text);
+    const none = text !== "" && [...this.#instruments.values()].every(({ row }) => row.hidden);
+    $("none").hidden = !none;
   }
 
   /** @param {Instrument} instrument */
   choose(instrument) {
     this.#picked = true;
     this.#show(instrument);
+    this.recall();
   }
 
   /** @param {Instrument} instrument */
@@ -162,36 +104,93 @@ class Market {
     instrument.button.setAttribute("aria-current", "true");
     instrument.row.classList.add("chosen");
     instrument.changed = true;
-    this.#plot.series = instrument.series;
+    this.#panels.choose(instrument);
     $("chosen").textContent = instrument.symbol;
-    $("plot").ariaLabel = `${instrument.symbol}, the price over the last two minutes`;
-    if (this.#paused) this.#draw(performance.now());
+    if (!this.#panels.frame.live) this.#tell(instrument);
+  }
+
+  // --- the past -----------------------------------------------------------------------------------------------------
+
+  /** As far back as is looked at, of what is looked at. */
+  recall() {
+    const [from] = this.#panels.frame.window(Date.now());
+    for (const instrument of this.#panels.wanted) {
+      if (!this.kept(instrument.symbol)) continue;
+      let past = this.#pasts.get(instrument);
+      if (!past) this.#pasts.set(instrument, (past = new Past(this.#client, instrument)));
+      void past.reach(from, () => {
+        this.#panels.redraw();
+        this.#tellPast();
+      });
+    }
+    this.#tellPast();
+  }
+
+  #tellPast() {
+    const past = this.#chosen && this.#pasts.get(this.#chosen);
+    const [from] = this.#panels.frame.window(Date.now());
+    const short = past?.ended && past.reached > from + 2000 && Number.isFinite(past.reached);
+    $("past").textContent = short ? `The log of ${this.#chosen?.symbol} begins at ${clock.format(past.reached)}.` : "";
+  }
+
+  /** Another time is looked at, or another moment in it. */
+  #moved() {
+    const { frame } = this.#panels;
+    this.#tellPause(!frame.live);
+    this.recall();
   }
 
   /** @param {boolean} paused */
   pause(paused) {
+    if (paused) this.#panels.frame.hold();
+    else this.#panels.frame.follow();
+  }
+
+  /** @param {boolean} paused */
+  #tellPause(paused) {
+    if (paused === this.#paused) return;
     this.#paused = paused;
     $("pause").ariaPressed = String(paused);
     $("pause").textContent = paused ? "Go on" : "Pause";
     document.body.classList.toggle("paused", paused);
   }
 
+  // --- the keyboard -------------------------------------------------------------------------------------------------
+
   /** @param {KeyboardEvent} event */
   #key(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const ofButton = event.target instanceof HTMLButtonElement && event.target !== this.#chosen?.button;
-    if (event.key === " " && !ofButton) {
-      event.preventDefault();
-      this.pause(!this.#paused);
-    } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      const all = [...$("rows").children];
-      const at = all.indexOf(this.#chosen?.row) + (event.key === "ArrowDown" ? 1 : -1);
-      if (!all[at]) return;
-      event.preventDefault();
-      all[at].querySelector("button").focus();
-      all[at].querySelector("button").click();
+    if (event.altKey || event.ctrlKey || event.metaKey || $("keys").open) return;
+    const typing = event.target instanceof HTMLInputElement;
+    if (event.key === "Escape") {
+      if (typing) event.target.blur();
+      else if (!this.#panels.together() && this.#paused) this.pause(false);
+      return;
     }
+    if (typing) return;
+    const ofButton = event.target instanceof HTMLButtonElement && event.target !== this.#chosen?.button;
+    const range = [...RANGES.keys()][Number(event.key) - 1];
+    if (event.key === " " && !ofButton) this.pause(!this.#paused);
+    else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      if (!this.#step(event.key === "ArrowDown" ? 1 : -1)) return;
+    } else if (range !== undefined && event.key !== " ") this.#panels.frame.follow(range);
+    else if (event.key === "f") this.#panels.alone();
+    else if (event.key === "a") $("alert").focus();
+    else if (event.key === "/") $("find").focus();
+    else if (event.key === "?") $("keys").showModal();
+    else return;
+    event.preventDefault();
   }
+
+  /** @param {number} by */
+  #step(by) {
+    const all = [...$("rows").children].filter((row) => !row.hidden);
+    const next = all[all.indexOf(this.#chosen?.row) + by];
+    next?.querySelector(".symbol").focus();
+    next?.querySelector(".symbol").click();
+    return next !== undefined;
+  }
+
+  // --- drawing ------------------------------------------------------------------------------------------------------
 
   /** @param {number} now */
   #frame(now) {
@@ -204,16 +203,14 @@ class Market {
   #draw(now) {
     this.#tellRates(now);
     if (this.#paused) return;
-    const chosen = this.#chosen;
-    if (chosen) {
-      if (chosen.changed) this.#tell(chosen);
-      this.#plot.draw(now);
-    }
+    const time = Date.now();
+    if (this.#chosen?.changed) this.#tell(this.#chosen);
+    this.#panels.draw(time);
     for (const instrument of this.#instruments.values()) instrument.draw();
     // Small plots move by less than a pixel a frame: a few of them at a time are enough.
     const all = [...this.#instruments.values()];
-    const some = still.matches ? all.length : Math.ceil(all.length / 12);
-    for (let count = 0; count < some; count++) all[this.#turn++ % all.length].drawPlot(now);
+    const some = still.matches ? all.length : Math.ceil(all.length / 24);
+    for (let count = 0; count < some; count++) all[this.#turn++ % all.length].drawPlot(time);
   }
 
   /** @param {Instrument} instrument */
@@ -233,6 +230,7 @@ class Market {
     const rate = (/** @type {number} */ count) => whole.format((1000 * count) / span);
     const frames = still.matches ? "" : `, ${rate(this.#frames)} frames a second`;
     $("rates").textContent = `${rate(this.#ticks)} updates a second received${frames}`;
+    this.#panels.note((1000 * this.#ticks) / span);
     this.#ticks = this.#frames = 0;
     this.#since = now;
   }
@@ -240,24 +238,17 @@ class Market {
 
 const client = (await enter()).client();
 followConnection(client);
-const market = new Market();
+const market = new Market(client);
 
 const ticks = client.channel("dash:market");
 ticks.on("message", ({ data }) => market.take(data?.symbol, data));
 ticks.subscribe();
 
-/** What was traded in the last two minutes, so that a plot does not begin empty. */
-async function recallTrades() {
-  const { documents } = await client.collection("trades").find({ sort: "-time", limit: 500 });
-  const [clock, now] = [Date.now(), performance.now()];
-  for (const { instrument, price, quantity, time } of documents.reverse()) {
-    market.remember(instrument, price, quantity, now - Math.max(0, clock - time));
-  }
-}
-
 const copy = client.watch("instruments", undefined, { conflate: 0.1 });
 copy.on("reset", () => {
   for (const [id, document] of copy.documents) market.take(id, document);
 });
-copy.on("ready", () => void recallTrades().catch(() => {})); // without them it only begins empty
+copy.on("ready", () => market.recall());
+market.kept = (symbol) => copy.documents.has(symbol);
 copy.on("change", ({ id, document }) => market.take(id, document));
+$("help").addEventListener("click", () => $("keys").showModal());

@@ -1,98 +1,199 @@
 /**
  * The shop: its products, stock and orders as live documents. The server selects (`where`), the page keeps the copies.
  * `run.py seed --simulate` is the back end that sells; where there is the one of `examples/shop`, one may order oneself, by
- * a call. Orders are not for everybody: guests are asked for a token, which stays in this tab.
+ * a call. Orders are not for everybody: guests are asked for a token, which stays in this tab. Who may write (the rules
+ * of config.yaml: API keys, and users with the role `agent`) edits in place.
  *
  * @module
  */
 
 import { enter } from "../account/account.js";
-import { $, element, followConnection, framed, recall, remember } from "../page.js";
+import { request } from "../account/session.js";
+import { $, element, followConnection, recall, remember } from "../page.js";
+import { toast } from "../toasts.js";
 import { randomKey, Waterspout } from "../waterspout.js";
+import { Edits } from "./edits.js";
+import { listen } from "./keys.js";
+import { Orders } from "./orders.js";
+import { mark, money, Shelf } from "./shelf.js";
+import { STEPS, Views } from "./views.js";
 
 /** @typedef {import("../waterspout.js").Document} Document */
 /** @typedef {import("../waterspout.js").LiveCopy} LiveCopy */
+/** @typedef {import("./views.js").State} State */
 
 const account = await enter();
 
-const STEPS = ["placed", "paid", "packed", "shipped"];
-const LOW = 8;
-/** What a full shelf holds, for the bars. */
-const FULL = 60;
 const LOGGED = 40;
-/** Orders on the page; the rest is only counted. */
-const SHOWN = 60;
-
-const money = new Intl.NumberFormat(undefined, { style: "currency", currency: "EUR" });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const COLLECTIONS = /** @type {const} */ (["products", "stock", "orders"]);
 
-/** Restart the mark of a change. @param {HTMLElement} row @param {string} [kind] */
-function mark(row, kind = "changed") {
-  row.classList.remove("changed", "less", "more");
-  void row.offsetWidth; // or the browser sees no change of the class, and no new animation
-  row.classList.add(kind);
-}
-
-/** Buttons of which one is pressed. @param {HTMLElement} place @param {string[]} values @param {string} chosen @param {(value: string) => void} choose */
+/** Buttons of which one is pressed. @param {HTMLElement} place @param {[string, string][]} values  what it is, and what is said @param {string} chosen @param {(value: string) => void} choose */
 function chips(place, values, chosen, choose) {
-  const buttons = ["", ...values].map((value) => {
-    const button = element("button", "chip", value || "All");
+  const known = [...place.children].map((one) => one.dataset.value).join();
+  if (known === values.map(([value]) => value).join()) {
+    for (const one of place.children) one.ariaPressed = String(one.dataset.value === chosen);
+    return;
+  }
+  const buttons = values.map(([value, words]) => {
+    const button = element("button", "chip", words);
     button.type = "button";
+    button.dataset.value = value;
     button.ariaPressed = String(value === chosen);
-    button.addEventListener("click", () => {
-      for (const other of buttons) other.ariaPressed = String(other === button);
-      choose(value);
-    });
+    button.addEventListener("click", () => choose(value));
     return button;
   });
   place.replaceChildren(...buttons);
 }
 
-class Shop {
+export class Shop {
   client;
+  views;
+  edits;
   /** @type {LiveCopy | null} */
   products = null;
   /** @type {LiveCopy | null} */
   stock = null;
   /** @type {LiveCopy | null} */
   orders = null;
-  category = "";
-  status = "";
-  /** @type {Set<string>} all that were ever seen: a filter must not take away its own alternatives */
+  /** Which of them may be written. */
+  may = { products: false, stock: false, orders: false };
+  /** All that were ever seen: a filter must not take away its own alternatives. @type {Set<string>} */
   #categories = new Set();
-  /** @type {Map<string, HTMLElement>} by id */
-  #shelf = new Map();
-  /** @type {Map<string, HTMLElement>} by id */
-  #list = new Map();
-  /** @type {Set<string>} ids of what is being ordered here */
-  #ordering = new Set();
+  /** Ids of what is being ordered here. @type {Set<string>} */
+  ordering = new Set();
   /** Whether anybody takes orders here, as far as is known. */
-  #open = true;
-  #drawShelf = framed(() => this.#showShelf());
-  #drawOrders = framed(() => this.#showOrders());
+  open = true;
+  /** What is watched now. */
+  #category = "";
+  #status = "";
+  #token;
 
-  /** @param {string | null} token */
-  constructor(token) {
+  /** @param {string | null} token @param {Views} views */
+  constructor(token, views) {
+    this.#token = token;
+    this.views = views;
     this.client = token ? new Waterspout(undefined, { token }) : account.client();
     this.signedIn = token !== null || account.user !== null;
+    this.edits = new Edits(this.client, () => this.redraw());
+    this.shelf = new Shelf(this);
+    this.ordersPage = new Orders(this);
     followConnection(this.client);
     this.client.on("closed", ({ reason }) => shop === this && this.#turnedAway(reason));
+    this.#category = views.state.category;
+    this.#status = views.state.status;
     this.#watchProducts();
     this.#watchStock();
-    this.#watchOrders();
+    void this.#watchOrders();
+    if (this.signedIn) void this.#askRights();
+    this.show(views.state);
   }
 
   close() {
     this.client.close();
   }
 
+  get categories() {
+    return [...this.#categories].sort();
+  }
+
+  /** The list that is looked at. */
+  get present() {
+    return this.views.state.view === "orders" ? this.ordersPage : this.shelf;
+  }
+
+  /** What may be edited, so that nothing is offered that would be refused. */
+  async #askRights() {
+    const token = this.#token ?? (await account.token());
+    for (const name of COLLECTIONS) {
+      try {
+        const { may } = await request(`/v1/channels/docs:${name}`, undefined, { token });
+        this.may[name] = may.includes("write");
+      } catch {
+        // then nothing is
+      }
+    }
+    $("may").textContent = Object.values(this.may).some(Boolean) ? "" : "You may look, and not edit: that is for users with the role agent.";
+    this.redraw();
+  }
+
+  // --- what is shown ------------------------------------------------------------------------------------------------
+
+  /** @param {State} state */
+  show(state) {
+    const orders = state.view === "orders";
+    $("shelf-page").hidden = orders;
+    $("orders-page").hidden = !orders;
+    for (const tab of document.querySelectorAll(".tabs a")) {
+      if (tab.getAttribute("data-view") === state.view) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
+    }
+    if (document.activeElement !== $("name")) $("name").value = state.q;
+    $("name").placeholder = orders ? "Customer or goods" : "Name";
+    $("low").checked = state.low;
+    $("low-box").hidden = $("categories-box").hidden = orders;
+    $("steps-box").hidden = !orders || $("orders").hidden;
+    if (this.#category !== state.category) {
+      this.#category = state.category;
+      this.#watchProducts();
+    }
+    if (this.#status !== state.status) {
+      this.#status = state.status;
+      void this.#watchOrders();
+    }
+    this.#showChips();
+    this.chosen();
+    this.redraw();
+  }
+
+  #showChips() {
+    const { category, status } = this.views.state;
+    const all = /** @type {[string, string][]} */ ([["", "All"], ...this.categories.map((one) => [one, one])]);
+    chips($("categories"), all, category, (value) => this.views.go({ category: value }));
+    const steps = /** @type {[string, string][]} */ ([["", "All"], ["open", "Open"], ...STEPS.map((one) => [one, one])]);
+    chips($("steps"), steps, status, (value) => this.views.go({ status: value }));
+  }
+
+  redraw() {
+    this.shelf.draw();
+    this.ordersPage.draw();
+  }
+
+  /** Something else is selected: what can be done with it. */
+  chosen() {
+    const { list, deeds } = this.present;
+    const some = list.selected.size;
+    $("bulk").hidden = !some;
+    if (!some) return;
+    const buttons = deeds.map(({ words, does }) => {
+      const button = element("button", "quiet-button", words);
+      button.type = "button";
+      button.addEventListener("click", () => {
+        void does();
+        list.none();
+      });
+      return button;
+    });
+    const clear = element("button", "icon", "×");
+    clear.type = "button";
+    clear.ariaLabel = "Select none";
+    clear.addEventListener("click", () => list.none());
+    const none = deeds.length ? [] : [element("span", "hint", "You may not edit them.")];
+    $("bulk").replaceChildren(element("b", "", `${some} selected`), ...buttons, ...none, clear);
+  }
+
   // --- the shelf ----------------------------------------------------------------------------------------------------
 
   async #watchProducts() {
+    const category = this.#category;
     await this.products?.close();
-    this.products = this.client.watch("products", this.category ? { category: this.category } : undefined);
+    if (category !== this.#category) return; // somebody was faster
+    this.products = this.client.watch("products", this.#category ? { category: this.#category } : undefined);
     this.products.on("reset", () => this.#productsCame());
-    this.products.on("change", () => this.#productsCame());
+    this.products.on("change", ({ id }) => {
+      this.edits.heard("products", id);
+      this.#productsCame();
+    });
     this.products.on("ended", (error) => this.#lacking(error));
   }
 
@@ -101,20 +202,16 @@ class Shop {
     for (const { category } of this.products?.documents.values() ?? []) {
       if (typeof category === "string") this.#categories.add(category);
     }
-    if (this.#categories.size !== known) {
-      chips($("categories"), [...this.#categories].sort(), this.category, (category) => {
-        this.category = category;
-        void this.#watchProducts();
-      });
-    }
-    this.#drawShelf();
+    if (this.#categories.size !== known) this.#showChips();
+    this.shelf.draw();
   }
 
   #watchStock() {
     this.stock = this.client.watch("stock");
-    this.stock.on("reset", () => this.#drawShelf());
+    this.stock.on("reset", () => this.shelf.draw());
     this.stock.on("change", ({ id, document, before }) => {
-      this.#drawShelf();
+      this.edits.heard("stock", id);
+      this.shelf.draw();
       if (document && before && document.left !== before.left)
         this.#moved(id, document.left - before.left, document.left);
     });
@@ -122,8 +219,7 @@ class Shop {
 
   /** @param {string} id @param {number} by @param {number} left */
   #moved(id, by, left) {
-    const row = this.#shelf.get(id);
-    if (row) mark(row, by < 0 ? "less" : "more");
+    mark(this.shelf.row(id), by < 0 ? "less" : "more");
     const name = this.products?.documents.get(id)?.name ?? id;
     const words = by < 0 ? `${-by} × ${name} sold` : `${by} × ${name} delivered`;
     this.log(words, left ? `${left} left` : "sold out");
@@ -137,180 +233,54 @@ class Shop {
     while ($("log").childElementCount > LOGGED) $("log").lastElementChild.remove();
   }
 
-  #wanted() {
-    const text = $("name").value.trim().toLowerCase();
-    const low = $("low").checked;
-    const left = (/** @type {Document} */ one) => this.stock?.documents.get(one._id)?.left;
-    return [...(this.products?.documents.values() ?? [])]
-      .filter((one) => !text || String(one.name).toLowerCase().includes(text))
-      .filter((one) => !low || (left(one) ?? Infinity) < LOW)
-      .sort((one, other) => String(one.name).localeCompare(String(other.name)));
-  }
-
-  redraw() {
-    this.#drawShelf();
-  }
-
-  #showShelf() {
-    const wanted = this.#wanted();
-    const rows = wanted.map((one) => this.#product(one));
-    // In place, so that what has the focus or a mark keeps it.
-    rows.forEach((row, index) => {
-      if ($("shelf").children[index] !== row) $("shelf").insertBefore(row, $("shelf").children[index] ?? null);
-    });
-    while ($("shelf").childElementCount > rows.length) $("shelf").lastElementChild.remove();
-    const ids = new Set(this.products?.documents.keys());
-    for (const id of this.#shelf.keys()) if (!ids.has(id)) this.#shelf.delete(id);
-    const all = this.products?.documents.size ?? 0;
-    const sold = [...(this.stock?.documents.values() ?? [])].filter((one) => one.left === 0).length;
-    $("summary").textContent = all ? `${all} products${sold ? `, ${sold} sold out` : ""}` : "";
-    this.#empty(rows.length === 0 && this.products?.ready === true, all > 0);
-  }
-
-  /** @param {boolean} empty @param {boolean} filtered */
-  #empty(empty, filtered) {
-    $("no-products").hidden = !empty;
-    if (!empty) return;
-    const command = element("code", "", ".venv/bin/python run.py seed --simulate");
-    $("no-products").replaceChildren(
-      ...(filtered ? ["Nothing on the shelf is like that."] : ["The shop is empty. ", command, " fills it and sells."]),
-    );
-  }
-
   /** @param {any} error */
   #lacking(error) {
     $("no-products").hidden = false;
     $("no-products").textContent = `There is no shop here: ${error.reason}.`;
   }
 
-  /** @param {Document} product */
-  #product({ _id, name, category, price }) {
-    let row = this.#shelf.get(_id);
-    if (!row) {
-      const bar = element("span", "bar-of");
-      bar.append(element("i"));
-      row = element(
-        "li",
-        "card product",
-        element("h3"),
-        element("p", "category"),
-        element("b", "cost"),
-        bar,
-        element("p", "left"),
-        this.#orderButton(_id),
-      );
-      this.#shelf.set(_id, row);
-    }
-    const left = this.stock?.documents.get(_id)?.left;
-    const [heading, kind, cost, bar, words, order] = /** @type {any} */ (row.children);
-    heading.textContent = String(name ?? _id);
-    kind.textContent = String(category ?? "");
-    cost.textContent = Number.isFinite(price) ? money.format(price) : "";
-    bar.firstElementChild.style.width = `${Math.min(100, (100 * (left ?? 0)) / FULL)}%`;
-    words.textContent = left === undefined ? "" : left === 0 ? "Sold out" : `${left} left`;
-    order.hidden = !this.#open || left === undefined;
-    order.disabled = left === 0 || this.#ordering.has(_id);
-    order.ariaLabel = `Order one: ${heading.textContent}`;
-    row.dataset.left = left === undefined ? "" : left === 0 ? "none" : left < LOW ? "low" : "fine";
-    return row;
-  }
-
-  /** @param {string} id */
-  #orderButton(id) {
-    const button = element("button", "quiet-button", "Order one");
-    button.type = "button";
-    button.addEventListener("click", () => void this.#place(id));
-    return button;
-  }
-
   /** With a key: however often the call has to be made, it is one order. @param {string} id */
-  async #place(id) {
+  async place(id) {
     const name = this.products?.documents.get(id)?.name ?? id;
-    this.#ordering.add(id);
-    this.#drawShelf();
+    if (this.ordering.has(id) || this.stock?.documents.get(id)?.left === 0) return;
+    this.ordering.add(id);
+    this.shelf.draw();
     try {
       const lines = [{ product: id, quantity: 1 }];
       const order = await this.client.call("shop.place", { lines }, { key: randomKey(), timeout: 20 });
       this.log(`You have ordered 1 × ${name}`, money.format(order.total));
     } catch (/** @type {any} */ error) {
-      this.#open = error.code !== "not_found";
-      this.log(
-        this.#open ? `Not ordered: ${name}` : "Nobody takes orders here",
-        this.#open ? error.reason : "the shop of examples/shop does",
-      );
+      this.open = error.code !== "not_found";
+      if (this.open) this.log(`Not ordered: ${name}`, error.reason);
+      else toast("Nobody takes orders here: the shop of examples/shop does.");
     } finally {
-      this.#ordering.delete(id);
-      this.#drawShelf();
+      this.ordering.delete(id);
+      this.shelf.draw();
     }
   }
 
   // --- orders -------------------------------------------------------------------------------------------------------
 
   async #watchOrders() {
+    const wanted = this.#status;
     await this.orders?.close();
-    const copy = (this.orders = this.client.watch("orders", this.status ? { status: this.status } : undefined));
+    if (wanted !== this.#status) return;
+    const status = this.#status === "open" ? { $in: STEPS.slice(0, -1) } : this.#status;
+    const copy = (this.orders = this.client.watch("orders", status ? { status } : undefined));
     copy.on("reset", () => {
       $("enter").hidden = true;
       $("orders").hidden = false;
+      $("steps-box").hidden = this.views.state.view !== "orders";
       $("leave").hidden = !this.signedIn || account.on;
-      this.#list.clear();
-      this.#drawOrders();
+      this.ordersPage.clear();
     });
     copy.on("change", ({ id, document, before }) => {
-      if (document && !before && !this.status) this.log(`${document.customer} ordered`, money.format(document.total));
-      this.#drawOrders();
-      requestAnimationFrame(() => this.#list.get(id) && mark(/** @type {HTMLElement} */ (this.#list.get(id))));
+      this.edits.heard("orders", id);
+      if (document && !before && !this.#status) this.log(`${document.customer} ordered`, money.format(document.total));
+      this.ordersPage.draw();
+      this.ordersPage.mark(id);
     });
     copy.on("ended", (error) => this.#askForToken(error));
-  }
-
-  #showOrders() {
-    const orders = [...(this.orders?.documents.values() ?? [])].sort(
-      (one, other) => (other.created ?? 0) - (one.created ?? 0),
-    );
-    const rows = orders.slice(0, SHOWN).map((one) => this.#order(one));
-    rows.forEach((row, index) => {
-      if ($("order-list").children[index] !== row)
-        $("order-list").insertBefore(row, $("order-list").children[index] ?? null);
-    });
-    while ($("order-list").childElementCount > rows.length) $("order-list").lastElementChild.remove();
-    for (const id of this.#list.keys()) if (!this.orders?.documents.has(id)) this.#list.delete(id);
-    $("no-orders").hidden = orders.length > 0;
-    $("orders-title").textContent = orders.length ? `Orders (${orders.length})` : "Orders";
-  }
-
-  /** @param {Document} order */
-  #order({ _id, customer, status, lines, total, created }) {
-    let row = this.#list.get(_id);
-    if (!row) {
-      const time = element("time", "", Number.isFinite(created) ? clock.format(created) : "");
-      const goods = Array.isArray(lines)
-        ? lines.map(({ quantity, product }) => `${quantity} × ${product}`).join(", ")
-        : "";
-      const head = element(
-        "p",
-        "",
-        element("b", "", String(customer ?? _id)),
-        time,
-        element("span", "total", money.format(total)),
-      );
-      row = element("li", "order", head, element("small", "", goods), element("ol", "way"));
-      this.#list.set(_id, row);
-    }
-    const reached = STEPS.indexOf(status);
-    const way = STEPS.map((step, index) =>
-      element("li", index < reached ? "done" : index === reached ? "here" : "", step),
-    );
-    way[reached]?.setAttribute("aria-current", "step");
-    if (row.dataset.status !== status) row.lastElementChild?.replaceChildren(...way);
-    row.dataset.status = status;
-    return row;
-  }
-
-  /** @param {string} status */
-  choose(status) {
-    this.status = status;
-    void this.#watchOrders();
   }
 
   // --- who may see them ---------------------------------------------------------------------------------------------
@@ -319,7 +289,7 @@ class Shop {
   #askForToken(error) {
     if (account.on) return this.#askForAccount(error);
     $("enter").hidden = false;
-    $("orders").hidden = true;
+    $("orders").hidden = $("steps-box").hidden = true;
     $("why").textContent =
       error.code === "permission_denied" && !this.signedIn
         ? "Guests see the shelf; orders are for users. Start the server with an auth.secret (--set auth.secret=…, 32 characters or more); run.py token --user ann with the same then prints a token."
@@ -334,7 +304,7 @@ class Shop {
     button.addEventListener("click", () => void account.signIn());
     $("enter").replaceChildren(element("p", "hint", words), ...(this.signedIn ? [] : [button]));
     $("enter").hidden = false;
-    $("orders").hidden = true;
+    $("orders").hidden = $("steps-box").hidden = true;
   }
 
   /** Not by us. A guest may still have a token. @param {string} reason */
@@ -349,6 +319,7 @@ class Shop {
 
 /** @type {Shop | null} */
 let shop = null;
+const views = new Views((state) => shop?.show(state));
 
 /** @param {string | null} token */
 function begin(token) {
@@ -357,20 +328,34 @@ function begin(token) {
   old?.close();
   remember("sessionStorage", "feed.token", token);
   $("refused").hidden = true;
-  $("orders").hidden = true;
-  shop = new Shop(token);
-  chips($("steps"), STEPS, "", (status) => shop?.choose(status));
+  $("orders").hidden = $("steps-box").hidden = true;
+  $("may").textContent = "";
+  shop = new Shop(token, views);
 }
 
-for (const id of ["filters", "status", "enter"])
-  $(id).addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
-$("name").addEventListener("input", () => shop?.redraw());
-$("low").addEventListener("change", () => shop?.redraw());
+for (const id of ["filters", "enter"]) $(id).addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
+for (const tab of document.querySelectorAll(".tabs a")) {
+  tab.addEventListener("click", (/** @type {any} */ event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    views.go({ view: tab.getAttribute("data-view") === "orders" ? "orders" : "shelf", q: "" });
+  });
+}
+$("name").addEventListener("input", () => views.go({ q: $("name").value }, false));
+$("low").addEventListener("change", () => views.go({ low: $("low").checked }));
+$("help").addEventListener("click", () => $("keys").showModal());
 $("enter").addEventListener("submit", () => {
   const token = $("token").value.trim();
   $("token").value = "";
   if (token) begin(token);
 });
 $("leave").addEventListener("click", () => begin(null));
+$("welcome").hidden = recall("localStorage", "feed.welcomed") === true;
+$("welcomed").addEventListener("click", () => {
+  remember("localStorage", "feed.welcomed", true);
+  $("welcome").hidden = true;
+  $("main").focus();
+});
+listen(() => shop);
 
 begin(account.on ? null : recall("sessionStorage", "feed.token"));

@@ -101,7 +101,7 @@ def test_the_console(browsing: Browsing, operated: Server, artifacts: Path) -> N
             pushes = [await ann.subscriptions["chat:lobby"].next() for _ in range(3)]
             assert [push.get("offset") for push in pushes] == [1, 2, None]
 
-            await page.click("#present button")
+            await page.click("#present >> text=Disconnect")
             await page.click("text=Really disconnect?")
             await page.wait_for_selector("#outcome >> text=/ann was disconnected|cannot disconnect users/")
 
@@ -237,16 +237,35 @@ def test_operators_follow_and_search(browsing: Browsing, operated: Server, artif
             await frame.focus()
             await page.keyboard.press("ArrowLeft")
             await page.wait_for_function("() => / at \\d\\d:\\d\\d:\\d\\d/.test(document.activeElement.ariaValueText)")
+            assert await page.locator("#figures .plot-tip:visible").count() == 1
             await page.click("#ranges >> text=15 min")
-            await page.wait_for_selector("#figures .from:text-is('−15 min')")
+            await page.wait_for_selector("#ranges [aria-pressed=true]:text-is('15 min')")
+
+            await page.fill("#person-name", "ann")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#person h3:focus")
+            await page.get_by_label("Channels; none: everything").fill("chat:followed")
+            await page.get_by_label("Reason, which the user is told").fill("off topic")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#bans tr:has-text('chat:followed') >> text=off topic")
+            with pytest.raises(Refused, match="off topic"):
+                await ann.publish("chat:followed", {"text": "Again"})
+            await page.wait_for_selector("#events [data-kind=bans] >> text=ann in chat:followed")
+            await page.click("#bans >> text=Lift")
+            await page.wait_for_selector("#bans-note >> text=Nobody is banned.")
+            await page.wait_for_selector("#person .said >> text=Lifted")
+            await ann.publish("chat:followed", {"text": "Again"})
 
             with pytest.raises(Refused):
                 await ann.subscribe("nowhere:a")
             await page.wait_for_selector("#refused-most >> text=/unknown_channel.*ann × 1/")
+            await page.fill("#events-filter", "nowhere ann")
+            await page.wait_for_selector("#events:has(li:only-child) >> text=nowhere:a")
+            await page.wait_for_selector("#limit-rows tr:has-text('channels_per_connection') >> text=128")
             assert await tab.pale() == []
             assert await tab.fits()
             await page.reload()
             await page.wait_for_selector("#events >> text=no namespace is declared for nowhere:a")
-            await page.wait_for_selector("#refused-most >> text=ann × 1")
+            await page.wait_for_selector("#refused-most >> text=/unknown_channel.*ann × 1/")
 
     browsing.run(run())

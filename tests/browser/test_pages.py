@@ -24,7 +24,7 @@ from tests.support.processes import ROOT, UNLIMITED, Mongod, Process, Server
 from tests.support.waiting import until
 
 SECRET = "a secret of at least thirty-two bytes"
-EXCHANGE = "the-key-of-the-exchange"
+EXCHANGE, OPERATOR = "the-key-of-the-exchange", "the-key-of-the-operator"
 SYMBOLS = [
     f"{name}-{unit}" for name in ("AU", "CU", "FE", "NI", "SN", "ZN", "PB", "PT") for unit in ("EUR", "USD", "JPY")
 ]
@@ -32,7 +32,10 @@ SYMBOLS = [
 
 @pytest.fixture(scope="module")
 def trading(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    keys = {"exchange": {"sha256": hashlib.sha256(EXCHANGE.encode()).hexdigest()}}
+    keys = {
+        "exchange": {"sha256": hashlib.sha256(EXCHANGE.encode()).hexdigest()},
+        "operator": {"sha256": hashlib.sha256(OPERATOR.encode()).hexdigest(), "admin": True},
+    }
     place = {"function": "examples.shop.shop:place", "allow": "anyone"}
     settings = {
         **UNLIMITED,
@@ -80,6 +83,13 @@ def stored(server: Server, collection: str) -> list[dict[str, Any]]:
         return list(client[server.settings["mongodb.database"]][collection].find())
 
 
+def put(server: Server, collection: str, *documents: dict[str, Any]) -> None:
+    with MongoClient[dict[str, Any]](server.mongodb_uri) as client:
+        for document in documents:
+            place = client[server.settings["mongodb.database"]][collection]
+            place.replace_one({"_id": document["_id"]}, document, upsert=True)
+
+
 def deliver(server: Server, product: str, left: int) -> None:
     """So many of it are left now."""
     with MongoClient[dict[str, Any]](server.mongodb_uri) as client:
@@ -120,8 +130,8 @@ async def exchange(server: Server, per_second: int) -> AsyncIterator[None]:
 async def shelf(tab: Tab) -> dict[str, str]:
     """Product → what the shelf says is left."""
     rows: list[tuple[str, str]] = await tab.page.evaluate(
-        """() => [...shelf.children].map((row) =>
-            [row.querySelector("h3").textContent, row.querySelector(".left").textContent])"""
+        """() => [...shelf.querySelectorAll(".product")].map((row) =>
+            [row.querySelector("h4").textContent, row.querySelector(".left").textContent])"""
     )
     return dict(rows)
 
@@ -263,10 +273,13 @@ def test_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
         await page.click("#categories >> text=kitchen")
         await follows(tab, "kitchen")
         await page.fill("#name", "ket")
-        await page.wait_for_function("() => shelf.innerText.startsWith('Kettle') && shelf.childElementCount === 1")
+        await page.wait_for_selector("#shelf:not(:has(.product ~ .product)) .product >> text=Kettle")
         await page.fill("#name", "nothing like that")
         await page.wait_for_selector("#no-products >> text=Nothing on the shelf is like that.")
+        await page.click("#no-products >> text=Show all")
+        await follows(tab)
 
+        await page.keyboard.press("2")
         assert await page.locator("#orders").is_hidden()
         await page.fill("#token", "nonsense")
         await page.keyboard.press("Enter")
@@ -274,27 +287,26 @@ def test_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
         await page.fill("#token", make_token(SECRET, "ann"))
         await page.keyboard.press("Enter")
         orders = await asyncio.to_thread(stored, trading, "orders")
-        await page.wait_for_selector(f"#orders-title:text-is('Orders ({len(orders)})')")
+        await page.wait_for_selector(f"#orders-count:text-is('{len(orders)}')")
         paid = sum(order["status"] == "paid" for order in orders)
         await page.click("#steps >> text=paid")
-        await page.wait_for_selector(
-            "#orders-title" + (f":text-is('Orders ({paid})')" if paid else ":text-is('Orders')")
-        )
+        assert page.url.endswith("?view=orders&status=paid")
+        await page.wait_for_selector(f"#orders-count:text-is('{paid or ''}')", state="attached")
         await page.reload()
-        await page.wait_for_selector("#order-list li")
+        await page.wait_for_selector("#steps [aria-pressed=true] >> text=paid")
+        await page.click("#views >> text=On the shelf")
         kettle = page.locator(".product", has=page.get_by_role("heading", name="Kettle"))
         await asyncio.to_thread(deliver, trading, "kettle", 2)
         await kettle.get_by_text("2 left").wait_for()
         await kettle.get_by_role("button", name="Order one: Kettle").click()
         await page.wait_for_selector("#log >> text=You have ordered 1 × Kettle")
         await kettle.get_by_text("1 left").wait_for()
-        await page.wait_for_selector(f"#orders-title:text-is('Orders ({len(orders) + 1})')")
         await asyncio.to_thread(deliver, trading, "kettle", 0)
-        await page.wait_for_selector(".product:has-text('Kettle') >> button:disabled")
-        reached = await page.locator("#order-list [aria-current=step]").all_text_contents()
-        assert reached == await page.locator("#order-list .order").evaluate_all(
-            "all => all.map(one => one.dataset.status)"
-        )
+        await page.wait_for_selector(".product:has-text('Kettle') >> button.order-one:disabled")
+        assert await kettle.locator(".cost").is_disabled()  # she may not edit
+        await page.click("#views >> text=All orders")
+        await page.wait_for_selector(f"#orders-count:text-is('{len(orders) + 1}')")
+        await page.wait_for_selector("#order-list .order[data-status=placed] >> text=ann")
         connections: list[str] = []
         page.on("websocket", lambda socket: connections.append(socket.url))
         await page.click("#leave")
@@ -309,11 +321,94 @@ def test_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
     browsing.run(open_and_run())
 
 
+def test_agents_edit_the_shop(browsing: Browsing, trading: Server, artifacts: Path) -> None:
+    """Who may write edits in place, many rows at a time, by the keyboard: it is shown at once and stored, undone on
+    demand, and taken back if it is refused. Views are in the address, and everything is in the menu of commands."""
+
+    async def run() -> None:
+        products = [{"_id": f"zz-{n}", "name": f"Thing {n}", "category": "things", "price": 10} for n in (1, 2)]
+        put(trading, "products", *products)
+        put(trading, "stock", *({"_id": one["_id"], "left": 7} for one in products))
+        lines = [{"product": "zz-1", "quantity": 1}]
+        put(trading, "orders", *(
+            {"_id": f"zz-{n}", "customer": "zoe", "status": "placed", "lines": lines, "total": 10, "created": n}
+            for n in (1, 2)
+        ))  # fmt: skip
+
+        async def are(collection: str, field: str, *values: object) -> None:
+            async def stand() -> bool:
+                rows = await asyncio.to_thread(stored, trading, collection)
+                return [one[field] for one in rows if one["_id"] in ("zz-1", "zz-2")] == list(values)
+
+            await until(stand, 10, f"{field} of {collection} is {values}")
+
+        token = json.dumps(json.dumps(make_token(SECRET, "sam", roles=["agent"])))
+        async with browsing.tabs(Tab) as new:
+            tab = await new(script=f"sessionStorage.setItem('waterspout.feed.token', {token})")
+            page = tab.page
+            await tab.go(trading.base, "/feed/?category=things")
+            await page.click("#welcomed")
+            await page.wait_for_selector(".product:has-text('Thing 1') .cost:enabled")
+            for key in ("j", "p"):
+                await page.keyboard.press(key)
+            await page.keyboard.type("12.5")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector(".product:has-text('Thing 1') .cost >> text=12.50")
+            await are("products", "price", 12.5, 10)
+            await page.click(".toast >> text=Undo")
+            await are("products", "price", 10, 10)
+            await page.keyboard.press("j")
+            await page.keyboard.press("Control+a")
+            await page.wait_for_selector("#bulk >> text=2 selected")
+            assert await tab.axe() == []
+            await page.click("#bulk >> text=Restock to 60")
+            await are("stock", "left", 60, 60)
+            await page.locator("#bulk").wait_for(state="hidden")
+
+            path = f"{trading.base}/v1/users/sam/ban"
+            banned = await trading.request(
+                "POST", path.removeprefix(trading.base), {"channels": ["docs:stock"]}, token=OPERATOR
+            )
+            assert banned.status == 200
+            await page.keyboard.press("e")
+            await page.keyboard.type("5")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector(".toast.bad >> text=/Refused: sam may not write.*banned/")
+            await page.wait_for_selector(".product.active .left >> text=60 left")
+            await trading.request("POST", "/v1/users/sam/unban", {}, token=OPERATOR)
+
+            await page.keyboard.press("Control+k")
+            await page.keyboard.type("all ord")
+            await page.wait_for_selector(".command[aria-selected=true] >> text=All orders")
+            assert await tab.axe() == []
+            await page.keyboard.press("Enter")
+            await page.wait_for_url("**/feed/?view=orders")
+            await page.keyboard.press("/")
+            await page.keyboard.type("zoe")
+            await page.wait_for_url("**/feed/?view=orders&q=zoe")
+            await page.wait_for_selector("#order-list .order >> nth=1")
+            await page.click("#save-view")
+            await page.keyboard.type("Zoe's")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#views [aria-current] >> text=Zoe's")
+            await page.locator("#order-list .order").first.focus()
+            for key in ("x", "j", "x", "s", "ArrowDown", "Enter"):
+                await page.keyboard.press(key)
+            await are("orders", "status", "paid", "paid")
+            await page.wait_for_selector("#order-list .order[data-status=paid] >> nth=1")
+            await page.go_back()
+            await page.wait_for_selector('#views [aria-current]:not(:has-text("Zoe\'s"))')
+
+    browsing.run(run())
+
+
 def test_the_market_under_load(browsing: Browsing, trading: Server, artifacts: Path) -> None:
     """1,000 updates a second: the page goes on drawing, is idle half of the time at least, and neither its elements nor
     its memory grow."""
 
     async def run() -> None:
+        for price in (100, 200):  # what the log has of it
+            put(trading, "instruments", {"_id": "ZZZ-USD", "price": price, "open": 100, "volume": price})
         async with browsing.tabs(Tab) as new, exchange(trading, 1000):
             tab = await (await new()).go(trading.base, "/dashboard/")
             page = tab.page
@@ -361,10 +456,43 @@ def test_the_market_under_load(browsing: Browsing, trading: Server, artifacts: P
             await page.keyboard.press("Tab")
             await page.keyboard.press("Space")  # as on any button; on the chosen one it stands still
             third = sorted(SYMBOLS)[2]
-            await page.get_by_role("img", name=f"{third}, the price over the last two minutes").wait_for()
+            await page.get_by_role("slider", name=f"{third}, the price, over time").wait_for()
             assert await page.get_attribute("#pause", "aria-pressed") == "false"
             await page.keyboard.press("Space")
             await page.wait_for_selector("#pause[aria-pressed=true]")
+
+            # Several plots with one time: ranges, a crosshair, a brush, one alone.
+            await page.keyboard.press("2")
+            await page.wait_for_selector("#ranges [aria-pressed=true] >> text=5 min")
+            await page.wait_for_selector("#pause[aria-pressed=false]")
+            plot = page.get_by_role("slider", name="the price, over time")
+            box = await plot.bounding_box()
+            assert box is not None
+            await page.mouse.move(box["x"] + 300, box["y"] + 60)
+            await page.wait_for_selector(".plot-tip:visible")
+            await page.mouse.down()
+            await page.mouse.move(box["x"] + 500, box["y"] + 60, steps=4)
+            await page.mouse.up()
+            await page.click("text=Back to live")
+            await page.locator("text=Back to live").wait_for(state="hidden")
+            await page.keyboard.press("f")
+            await page.wait_for_selector(".panel.alone canvas")
+            assert await page.locator(".panel:visible").count() == 1
+            await page.keyboard.press("Escape")
+            assert await page.locator(".panel:visible").count() == 4
+            await page.keyboard.press("a")
+            await page.keyboard.type("123.4")
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector(".alerts >> text=123.400")
+            switch = page.locator(".legend button").first
+            await switch.click()
+            assert await switch.get_attribute("aria-pressed") == "false"
+            await page.fill("#find", "zzz")
+            await page.click("#rows tr:visible .symbol")
+            await plot.focus()
+            await page.keyboard.press("ArrowLeft")
+            await page.wait_for_function("() => /^200 at /.test(document.activeElement.ariaValueText)")
+            assert await tab.axe() == []
 
             await page.emulate_media(reduced_motion="reduce")
             await page.reload()
@@ -446,10 +574,10 @@ def test_where_guests_are_not_let_in(browsing: Browsing, mongod: Mongod, tmp_pat
             await page.goto(server.base)
             await page.wait_for_selector("#state >> text=Disconnected: a token is needed here")
             await page.wait_for_selector("#status >> text=Ready")
-            await page.goto(f"{server.base}/feed/")
+            await page.goto(f"{server.base}/feed/?view=orders")
             await page.fill("#token", make_token(SECRET, "ann"))
             await page.keyboard.press("Enter")
-            await page.wait_for_selector("#no-products >> text=The shop is empty")
+            await page.wait_for_selector("#no-orders >> text=No orders like that")
             await page.locator("#token").wait_for(state="hidden")
             await page.click("#leave")
             await page.wait_for_selector("#token:visible")
@@ -462,7 +590,7 @@ def test_the_shop_without_websockets(browsing: Browsing, trading: Server) -> Non
 
     async def run() -> None:
         async with browsing.tabs(Tab) as new, simulated(trading):
-            tab = await (await new(script=NO_WEBSOCKET)).go(trading.base, "/feed/")
+            tab = await (await new(script=NO_WEBSOCKET)).go(trading.base, "/feed/?view=orders")
             await tab.page.wait_for_selector("#state >> text=Live, by event stream")
             await tab.page.wait_for_selector("#log li:nth-child(3)")
             await tab.page.wait_for_selector("#token:visible")  # orders are not for guests, says the server

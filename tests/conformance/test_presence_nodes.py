@@ -338,6 +338,8 @@ def test_channels_and_nodes_of_all(redis_world: World) -> None:
         page = await first.directory.channels(admin, "room:", page["next"], 3)
         assert [(row["channel"], row["subscribers"], row["users"]) for row in page["channels"]] == [("room:all", 3, 1)]
         assert (page["next"], page["missing"]) == (None, [])
+        world.houses[1].node.incidents.note("repair")
+        await until(lambda: _told(first, admin), what="what has happened at another node")
         silent = world.houses[2].node
         await silent.broker.close()
         page = await first.directory.channels(admin, "room:", "", 10)
@@ -345,3 +347,7 @@ def test_channels_and_nodes_of_all(redis_world: World) -> None:
         assert [row["subscribers"] for row in page["channels"]] == [1, 1, 2]
 
     run(redis_world, test)
+
+
+async def _told(node: Node, admin: Principal) -> bool:
+    return "repair" in [event["event"] for event in (await node.directory.recent(admin))["events"]]

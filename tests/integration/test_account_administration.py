@@ -112,7 +112,8 @@ async def test_accounts_are_listed_in_pages(ask: Any) -> None:
 
 @pytest.mark.gen_test
 async def test_who_is_disabled_is_out_until_enabled(ask: Any, sign_in: Any, base_url: str) -> None:
-    """Connections close, tokens and refresh tokens are good no longer; who has the right password is told why."""
+    """Connections close, tokens and refresh tokens are good no longer; who has the right password is told why, as is
+    who is banned, whose refresh tokens stay good for when that is over."""
     await ask("POST", "/accounts", {"user": "ann", "password": PASSWORD})
     _, ann = await sign_in("ann")
     async with Client(base_url.replace("http", "ws") + "/v1/ws", token=ann["token"]) as client:
@@ -126,6 +127,13 @@ async def test_who_is_disabled_is_out_until_enabled(ask: Any, sign_in: Any, base
     status, again = await sign_in("ann")
     assert status == 200
     assert (await ask("GET", "/auth/me", None, again["token"]))[0] == 200
+
+    assert (await ask("POST", "/users/ann/ban", {"reason": "spam"}))[0] == 200
+    assert (await ask("GET", "/auth/me", None, again["token"]))[0] == 403
+    status, problem = await sign_in("ann")
+    assert (status, problem["reason"]) == (403, "ann is banned: spam")
+    assert (await ask("POST", "/users/ann/unban", {}))[0] == 200
+    assert (await ask("POST", "/auth/refresh", {"refresh_token": again["refresh_token"]}, None))[0] == 200
 
 
 @pytest.mark.gen_test

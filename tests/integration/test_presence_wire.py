@@ -254,7 +254,7 @@ async def test_behind_they_are_dropped_and_counted(node: Node, http_port: int, u
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("path", ["/v1/nodes", "/v1/channels"])
+@pytest.mark.parametrize("path", ["/v1/nodes", "/v1/channels", "/v1/nodes/recent"])
 async def test_only_admins_see_the_server(base_url: str, http_server: object, path: str) -> None:
     """An API key with `admin`; any other, a user and a guest are refused."""
     for token in (None, SHOP, make_token(SECRET, "ann")):
@@ -310,6 +310,13 @@ async def test_nodes_and_events(url: str, base_url: str, node: Node) -> None:
         await until(counted, what="a publish in the figures")
         status, answer = await call(base_url, "/v1/nodes", OPERATOR)
         assert (status, [one["node"] for one in answer["nodes"]]) == (200, [node.id])
+        # And for who comes later: an hour of it.
+        _, recent = await call(base_url, "/v1/nodes/recent", OPERATOR)
+        assert sum(one["count"] for one in recent["events"] if one["user"] == "shop") == 3
+        (row,) = recent["refused"]
+        assert row.pop("last") > recent["events"][0]["time"] - 1
+        assert row == {"code": "unknown_channel", "limit": None, "user": "shop", "address": "127.0.0.1", "count": 3}
+        assert recent["limits"]["connections"] == node.config.limits.connections
 
 
 @pytest.mark.gen_test

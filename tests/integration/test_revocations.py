@@ -286,6 +286,100 @@ async def test_a_subscription_under_way_does_not_slip_through(one: Instance, mon
         assert one.node.hub.count("feed:x") == 0
 
 
+# --- bans -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_a_ban_holds_for_every_token(one: Instance) -> None:
+    """Who is banned is closed with 4502 and the reason, and refused at every door with a new token as well, until it is
+    lifted; the newest ban is the one that counts. Who has said what, and when, can be looked up."""
+    async with AsyncExitStack() as stack:
+        ann = await one.user(stack, token("ann"), "feed:x")
+        bob = await one.user(stack, token("bob"), "feed:x")
+        before = int(time.time() * 1000) - 2000
+        for bad in ({"seconds": 0}, {"channels": ["feed"]}, {"reason": "x" * 101}, {"seconds": "1"}):
+            assert (await one.call("/v1/users/ann/ban", bad))[0] == 400
+        for path, body in (("/v1/users/ann/ban", {}), ("/v1/users/ann/unban", {}), ("/v1/bans", None)):
+            assert (await one.call(path, body, "no admin"))[0] == 403
+        assert (await one.call("/v1/users/ann/unban", {}))[0] == 404
+        assert (await one.call("/v1/users/ann/ban", {"reason": "spam"}))[0] == 200
+        assert await closed(ann) == 4502
+        assert ann.losses[0].disconnect is not None
+        assert ann.losses[0].disconnect["reason"] == "banned: spam"
+
+        new = token("ann", ago=-2)
+        status, problem = await one.call("/v1/channels/feed:x/messages", {"data": 1}, new)
+        assert (status, problem["code"], problem["reason"]) == (403, "permission_denied", "ann is banned: spam")
+        with pytest.raises(Exception, match=r"403|permission_denied"):
+            await Client(one.ws, token=new).connect()
+        assert (await one.call("/v1/users/ann/ban", {"seconds": 3600}))[0] == 200
+        status, page = await one.call("/v1/bans?limit=1")
+        (row,) = page["bans"]
+        assert (row["user"], row["channel"], row["by"], row["reason"]) == ("ann", None, "ops", "")
+        assert row["until"] - row["since"] == pytest.approx(3_600_000, abs=1)
+        assert page["next"] is None
+
+        assert await one.call("/v1/users/ann/unban", {}) == (200, {"user": "ann", "bans": []})
+        again = await one.user(stack, new, "feed:x")
+        await again.publish("feed:x", "back")
+        assert (await bob.subscriptions["feed:x"].message())["data"] == "back"
+        status, said = await one.call("/v1/users/ann/bans")
+        assert (said["bans"], [one["what"] for one in said["log"]]) == ([], ["unban", "ban", "ban"])
+        assert all(one["by"] == "ops" and one["time"] > before for one in said["log"])
+
+
+@pytest.mark.gen_test
+async def test_a_ban_from_channels(one: Instance) -> None:
+    """The connection stays; subscriptions there end and nothing is allowed there, by a later token either, until it is
+    lifted."""
+    async with AsyncExitStack() as stack:
+        ann = await one.user(stack, token("ann"), "feed:tea", "feed:open")
+        subscription = ann.subscriptions["feed:tea"]
+        body = {"channels": ["feed:tea", "feed:milk"], "seconds": 60, "reason": "off topic"}
+        status, answer = await one.call("/v1/users/ann/ban", body)
+        assert (status, [row["channel"] for row in answer["bans"]]) == (200, ["feed:milk", "feed:tea"])
+        push = await subscription.next()
+        assert (push["type"], push["code"], push["reason"]) == (
+            "unsubscribed", "permission_denied", "banned: off topic",
+        )  # fmt: skip
+        for attempt in (ann.subscribe("feed:tea"), ann.publish("feed:milk", 1), ann.history("feed:tea")):
+            with pytest.raises(Refused, match=r"permission_denied.*banned until .*: off topic"):
+                await attempt
+        new = token("ann", ago=-2)
+        assert (await one.call("/v1/channels/feed:tea/messages", bearer=new))[0] == 403
+        assert (await one.call("/v1/channels/feed:open/messages", bearer=new))[0] == 200
+        status, answer = await one.call("/v1/users/ann/unban", {"channels": ["feed:tea"]})
+        assert [row["channel"] for row in answer["bans"]] == ["feed:milk"]
+        await ann.subscribe("feed:tea")
+        assert not ann.losses
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_bans_are_every_nodes_and_outlive_a_restart(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said to one node, done by the other. What is over is cleared away in time, and what holds never."""
+    monkeypatch.setattr(server.access.revocations, "EXPIRE_EVERY", 0.2)
+    monkeypatch.setattr(server.access.revocations, "BANS_KEPT", 2.0)  # the other node has to hear of it
+    database = f"test_{uuid.uuid4().hex[:12]}"
+    async with AsyncExitStack() as stack, instances(mongod.uri, mongod.uri, database=database) as (near, far):
+        ann = await far.user(stack, token("ann"))
+        for user, path, body in (
+            ("eve", "ban", {}), ("eve", "unban", {}), ("bob", "ban", {"seconds": 0.001}), ("ann", "ban", {}),
+            ("ann", "ban", {"reason": "again"}), ("zoe", "disconnect", {}),
+        ):  # fmt: skip
+            assert (await near.call(f"/v1/users/{user}/{path}", body))[0] == 200
+        assert await closed(ann) == 4502
+        kept = near.node.database.own("revocations")
+
+        async def cleared() -> bool:
+            return await kept.count_documents({"kind": {"$in": ["ban", "unban"]}}) == 1
+
+        await until(cleared, 10, "what is over is gone")
+    async with instances(mongod.uri, database=database) as (later,):
+        _, page = await later.call("/v1/bans")
+        assert [(row["user"], row["reason"]) for row in page["bans"]] == [("ann", "again")]
+        assert (await later.call("/v1/channels/feed:x/messages", bearer=token("ann", ago=-2)))[0] == 403
+
+
 # --- several nodes, and what may fail ---------------------------------------------------------------------------------
 
 

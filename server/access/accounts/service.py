@@ -188,7 +188,9 @@ class Accounts:
         return account
 
     async def log_in(self, account: Account, visit: Visit, way: str, passkey: str | None = None) -> Tokens:
-        """Whoever has just proved to be the account's: by its password, or otherwise (`way`), as with a passkey."""
+        """Whoever has just proved to be the account's: by its password, or otherwise (`way`), as with a passkey.
+        `permission_denied` if the user is banned."""
+        self._revocations.bans.check(account.user)
         family = await self.families.begin(account.id, visit, way, passkey)
         issued = self._moment(account.user)
         now = await self.store.note_sign_in(account, self._clock.now_ms())
