@@ -116,8 +116,10 @@ class Tab:
         await self.state("open")
 
     async def fits(self) -> bool:
-        """Nothing sticks out sideways."""
-        return bool(await self.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"))
+        """Nothing sticks out sideways; on a phone, which zooms out to show it, either."""
+        return bool(
+            await self.page.evaluate("() => document.documentElement.scrollWidth <= Math.min(innerWidth, screen.width)")
+        )
 
     async def pale(self) -> list[str]:
         """Text of too little contrast, with what it has."""
