@@ -85,7 +85,7 @@ export class Shop {
     this.#watchProducts();
     this.#watchStock();
     void this.#watchOrders();
-    if (this.signedIn) void this.#askRights();
+    if (this.signedIn) this.client.on("open", () => void this.#askRights()); // whose token is not taken has none
     this.show(views.state);
   }
 

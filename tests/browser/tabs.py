@@ -83,7 +83,7 @@ PALE = """() => {
         const texts = [...one.childNodes].filter((child) => child.nodeType === 3);
         const words = texts.map((text) => text.data).join(" ").trim();
         if (words) look(one, words, getComputedStyle(one));
-        if (one.matches("input, textarea") && one.value) look(one, one.value, getComputedStyle(one));
+        if (one.matches("input:not([type=checkbox]), textarea") && one.value) look(one, one.value, getComputedStyle(one));
         else if (one.placeholder) look(one, one.placeholder, getComputedStyle(one, "::placeholder"));
     }
     return found;
