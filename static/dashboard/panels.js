@@ -89,8 +89,8 @@ export class Panels {
 
   /** As long as nobody has chosen any, the first few are compared. @param {Instrument[]} all  by name */
   offer(all) {
-    if (this.#picked || this.compared.length >= FIRST) return;
-    this.#compare(all.slice(0, FIRST));
+    const first = all.slice(0, FIRST);
+    if (!this.#picked && first.some((one, at) => one !== this.compared[at])) this.#compare(first);
   }
 
   /** Take it into the comparison, or out of it. @param {Instrument} instrument */

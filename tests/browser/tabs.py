@@ -83,7 +83,8 @@ PALE = """() => {
         const texts = [...one.childNodes].filter((child) => child.nodeType === 3);
         const words = texts.map((text) => text.data).join(" ").trim();
         if (words) look(one, words, getComputedStyle(one));
-        if (one.matches("input:not([type=checkbox]), textarea") && one.value) look(one, one.value, getComputedStyle(one));
+        const typed = one.matches("input:not([type=checkbox]), textarea") && one.value;
+        if (typed) look(one, typed, getComputedStyle(one));
         else if (one.placeholder) look(one, one.placeholder, getComputedStyle(one, "::placeholder"));
     }
     return found;
