@@ -209,6 +209,9 @@ export class Shop {
   #watchStock() {
     this.stock = this.client.watch("stock");
     this.stock.on("reset", () => this.shelf.draw());
+    this.stock.on("ended", ({ code, reason }) => {
+      if (code !== "closed") toast(`What is left is not followed any more: ${reason}.`, { bad: true });
+    });
     this.stock.on("change", ({ id, document, before }) => {
       this.edits.heard("stock", id);
       this.shelf.draw();
