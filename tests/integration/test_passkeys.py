@@ -232,6 +232,26 @@ async def test_nothing_forged_signs_in(ask: Any, begin: Any, add: Any, register:
 
 
 @pytest.mark.gen_test
+async def test_what_is_removed_while_it_signs_in_does_not(
+    ask: Any, begin: Any, add: Any, register: Any, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A passkey that was good when it was looked at, and is removed before there are tokens, leaves no session."""
+    ann, device = await register("ann"), Authenticator(URL)
+    row = await add(ann, device)
+    assert node.accounts is not None
+    honest, remove = node.accounts.families.begin, node.accounts.credentials.remove
+
+    async def meanwhile(*about: Any) -> Any:
+        assert await remove("ann", row["passkey"])
+        return await honest(*about)
+
+    monkeypatch.setattr(node.accounts.families, "begin", meanwhile)
+    assert (await ask("POST", "/auth/passkey", device.get(await begin())))[0] == 401
+    sessions = (await ask("GET", "/auth/sessions", None, ann))[1]["sessions"]
+    assert [session["way"] for session in sessions] == ["password"]
+
+
+@pytest.mark.gen_test
 async def test_operators_look_after_them(
     ask: Any, begin: Any, add: Any, register: Any, mongod: Mongod, node: Node
 ) -> None:
