@@ -1,5 +1,6 @@
-"""24. Rooms: people publish, edit, append, erase and react while nodes are killed, Redis is away and MongoDB's primary
-steps down. What was answered stands, and once; everybody sees the same; what was erased is nowhere any more."""
+"""24. Rooms: people publish, edit, append, erase, react, answer in threads and follow them while nodes are killed,
+Redis is away and MongoDB's primary steps down. What was answered stands, and once; everybody sees the same, and what is
+unread to the message; what was erased is nowhere any more."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from tests.chaos.world import World, span
 from tests.support.client import make_token
 from tests.support.processes import ReplicaSet, Server
 from tests.support.waiting import until
-from waterspout_client import Client, Message, Timeline, WaterspoutError
+from waterspout_client import Client, Message, Rooms, Timeline, WaterspoutError
 
 pytestmark = pytest.mark.gen_test(timeout=span(150, 1200))
 
-DEN = "den:a"
+DEN, CLUB = "den:a", "club:a"
 SECRET = "a secret of at least thirty-two bytes"
 ROUNDS = span(1, 6)
 AUTHORS = span(3, 8)
@@ -33,6 +34,10 @@ SETTINGS = {
     "auth.secret": SECRET,
     "namespaces.den": {
         "publish": "user", "subscribe": "anyone", "amend": "own", "reactions": True, "history": {"size": 0, "ttl": 0},
+    },
+    "namespaces.club": {
+        "members": True, "join": "anyone", "subscribe": "member", "publish": "member", "amend": "own", "threads": True,
+        "history": {"size": 0, "ttl": 0},
     },
     "mongodb.publish_timeout": "5s",
 }  # fmt: skip
@@ -139,6 +144,11 @@ async def followed(timeline: Timeline) -> None:
         pass
 
 
+async def read_on(rooms: Rooms) -> None:
+    async for _ in rooms:
+        pass
+
+
 async def found(world: World, texts: list[str]) -> list[str]:
     """Which of these are anywhere in the database."""
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(world.mongodb_uri)
@@ -151,6 +161,164 @@ async def found(world: World, texts: list[str]) -> list[str]:
         ]
     everything = "\n".join(said)
     return [text for text in texts if text in everything]
+
+
+class Follower:
+    """Publishes, answers, follows and reads, one thing after the other, each until it is answered."""
+
+    def __init__(self, server: Server, number: int, all_of: list[Follower]) -> None:
+        self.user = f"follower-{number}"
+        self.client = Client(server.base, token=make_token(SECRET, self.user), min_delay=0.1, max_delay=1.0)
+        self.roots: dict[int, bool] = {}
+        """Its own messages, and whether they are still there."""
+        self.replies: dict[str, list[int]] = defaultdict(list)
+        """Its own that are, by thread."""
+        self.follows: dict[str, bool] = {}
+        """What it has done last: it has answered or said that it follows, or that it does no more."""
+        self.answered = 0
+        self.leaving = False
+        self._chance = random.Random(number)
+        self._all = all_of
+
+    async def run(self) -> None:
+        while not self.leaving:
+            try:
+                await self._one()
+            except WaterspoutError as error:
+                if error.code not in ("not_found", "permission_denied") and not error.retry:
+                    raise
+            self.answered += 1
+
+    async def _one(self) -> None:
+        there = [offset for one in self._all for offset, alive in one.roots.items() if alive]
+        own = [offset for offset, alive in self.roots.items() if alive]
+        deed = self._chance.random()
+        if not there or (deed < 0.1 and len(self.roots) < MESSAGES // 2):
+            published = await self.client.publish(CLUB, "root")
+            assert published.offset is not None
+            self.roots[published.offset] = True
+            return
+        thread = f"$thread:{self._chance.choice(there)}:{CLUB}"
+        if deed < 0.55:
+            names = [one.user for one in self._all if self._chance.random() < 0.3] + ["*"] * (
+                self._chance.random() < 0.1
+            )
+            published = await self.client.publish(thread, "reply", mentions=names)
+            assert published.offset is not None
+            self.replies[thread].append(published.offset)
+            self.follows[thread] = True
+        elif deed < 0.65 and self.replies[thread]:
+            await self.client.remove(thread, self.replies[thread].pop())
+        elif deed < 0.69 and len(own) > 1:
+            offset = self._chance.choice(own)
+            self.roots[offset] = False  # whatever is answered: it is tried until it is done
+            await self.client.remove(CLUB, offset)
+        elif deed < 0.75:
+            self.follows.pop(thread, None)
+            await self.client.room(thread).leave()
+            self.follows.setdefault(thread, False)
+        elif deed < 0.8:
+            await self.client.room(thread).join()
+            self.follows[thread] = True
+        else:
+            page = await self.client.history(thread, limit=self._chance.randint(1, 5))
+            if page.messages:
+                await self.client.room(thread).mark_read(page.messages[0].cursor or "0", back=deed > 0.95)
+
+
+def counted(rooms: Rooms) -> dict[str, tuple[str, int, int]]:
+    return {room.channel: (room.read, room.unread, room.mentions) for room in rooms.threads()}
+
+
+async def unread_of(client: Client, thread: str, read: str, user: str) -> tuple[int, int]:
+    """By the messages themselves: what is unread, and what of that mentions the user."""
+    after = int(read.rpartition(":")[2])
+    messages = (await client.history(thread, limit=1000)).messages
+    unread = [one for one in messages if (one.offset or 0) > after and one.deleted is None]
+    return len(unread), sum(1 for one in unread if one.user != user and {user, "*"} & {*one.mentions})
+
+
+async def test_24_what_is_unread_of_threads_is_exact(replicated_world: World, replica_set: ReplicaSet) -> None:
+    """Of all threads that somebody follows, at each node and for who has looked on all the time; who has answered, and
+    not left it since, follows; and nobody follows what is about an erased message."""
+    async with replicated_world as world, AsyncExitStack() as stack:
+        world.settings |= SETTINGS
+        redis = await world.redis()
+        servers = await world.start_servers([redis.url] * 2)
+        people: list[Follower] = []
+        people += [Follower(servers[number % 2], number, people) for number in range(AUTHORS)]
+        lists: list[Rooms] = []
+        for one in people:
+            await stack.enter_async_context(one.client)
+            await one.client.room(CLUB).join()
+            lists.append(await stack.enter_async_context(one.client.rooms(threads=True)))
+        tasks = [asyncio.create_task(read_on(rooms)) for rooms in lists]
+        working = [asyncio.create_task(one.run()) for one in people]
+
+        async def more(some: list[Follower], count: int = BETWEEN * 3) -> None:
+            targets = [one.answered + count for one in some]
+
+            def reached() -> bool:
+                for task in working:
+                    if task.done():
+                        task.result()
+                return all(one.answered >= target for one, target in zip(some, targets, strict=True))
+
+            await until(reached, 60, f"{count} answers of each")
+
+        try:
+            await more(people)
+            for number in range(ROUNDS):
+                struck = number % 2
+                await servers[struck].kill()
+                await more(people[1 - struck :: 2], 10)
+                servers[struck].launch()
+                await servers[struck].wait_ready()
+                await replica_set.step_down()
+                await replica_set.primary()
+                await more(people)
+                await redis.stop()
+                await more(people, 10)
+                await redis.start()
+                await more(people)
+        finally:
+            for one in people:
+                one.leaving = True
+            _, unanswered = await asyncio.wait(working, timeout=30)
+            for task in unanswered:
+                task.cancel()
+        assert not unanswered
+        rows, mentioned = 0, 0
+        for one, rooms in zip(people, lists, strict=True):
+            messages = (await one.client.history(CLUB, limit=1000)).messages
+            alive = {f"$thread:{message.offset}:{CLUB}" for message in messages if message.deleted is None}
+
+            follows = {thread for thread, still in one.follows.items() if still and thread in alive}
+
+            async def shown(
+                rooms: Rooms = rooms, alive: set[str] = alive, follows: set[str] = follows, one: Follower = one
+            ) -> bool:
+                wanted = {
+                    room.channel: (room.read, *await unread_of(one.client, room.channel, room.read, one.user))
+                    for room in rooms.threads()
+                }
+                return follows <= wanted.keys() <= alive and counted(rooms) == wanted
+
+            await until(shown, 30, f"all threads of {one.user}", every=0.5)
+            for server in servers:
+                async with (
+                    Client(server.base, token=make_token(SECRET, one.user)) as client,
+                    client.rooms(threads=True) as fresh,
+                ):
+                    while not fresh.ready:
+                        await anext(fresh)
+                    assert counted(fresh) == counted(rooms)
+            rows += len(rooms.threads())
+            mentioned += rooms.thread_mentions
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    print(f"\n24 threads: {sum(one.answered for one in people)} deeds, {rows} rows, {mentioned} mentions unread")
 
 
 async def test_24_what_was_answered_stands_and_everybody_sees_it(

@@ -19,6 +19,7 @@ from server.core.principals import Principal
 from tests.integration.conftest import SETTINGS
 from tests.support.centrifugo import Wire
 from tests.support.client import Client, Refused, make_token
+from tests.support.events import EventSource
 from tests.support.nodes import Instance, instances
 from tests.support.processes import Mongod, Redis
 from tests.support.refusals import ended, refusal
@@ -142,7 +143,7 @@ async def test_who_is_a_stranger_to_the_room_is_one_to_its_threads(mongod: Mongo
         assert await refusal(ann, "amend", channel=THREAD, of=1, op="delete") == "permission_denied"
         await bob.request("amend", channel=THREAD, of=2, op="delete")
         assert await shown(ann, THREAD) == ["reply", None]
-        assert (await instance.call("DELETE", f"/v1/channels/{ROOM}/members/ann", token=KEY))[0] == 204
+        await ends_everywhere(instance, "ann")
         await ended(subscription)
         await all_refused()
         for channels in (["room:*"], [ROOM], ["*"]):
@@ -153,6 +154,33 @@ async def test_who_is_a_stranger_to_the_room_is_one_to_its_threads(mongod: Mongo
             assert status in (200, 204)
             await ended(subscription)
             assert (await instance.call("GET", path + "messages", token=token(who)))[0] == 403
+
+
+async def ends_everywhere(instance: Instance, user: str) -> None:
+    """What listens to the thread is ended with the membership of its parent, whatever it came by."""
+    auth = {"Authorization": f"Bearer {token(user)}"}
+    clients = instance.node.admission.clients
+    async with (
+        EventSource(f"{instance.base}/v1/channels/{THREAD}/events", auth) as events,
+        EventSource(f"{instance.base}/v1/events?channel={THREAD}&channel=open:a", auth) as joined,
+        EventSource(f"{instance.base}/v1/channels/$rooms/events?threads=true", auth) as rooms,
+        Wire(instance.base) as wire,
+    ):
+        await wire.connect(token=token(user))
+        await wire.subscribe(THREAD)
+        (first,) = await rooms.events(1)
+        assert {row["channel"] for row in first.data["rooms"]} == {ROOM, THREAD}
+        before = len(clients)
+        _, page = await instance.call("GET", f"/v1/channels/{THREAD}/messages", token=token(user))
+        poll = f"/v1/channels/{THREAD}/messages?after={page['head']}&wait=10"
+        waiting = asyncio.create_task(instance.call("GET", poll, token=token(user)))
+        await until(lambda: len(clients) > before, 5, "a poll that waits")
+        assert (await instance.call("DELETE", f"/v1/channels/{ROOM}/members/{user}", token=KEY))[0] == 204
+        assert [(await one.next()).data["code"] for one in (events, joined)] == ["permission_denied"] * 2
+        assert (await waiting)[0] == 403
+        assert "unsubscribe" in await wire.push()
+        gone = await rooms.events(2)
+        assert {(event.data["channel"], event.data["role"]) for event in gone} == {(ROOM, None), (THREAD, None)}
 
 
 @pytest.mark.gen_test
