@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.gen_test(timeout=span(150, 900))
 
-PAUSE = span(0.01, 0)
+PAUSE = span(0.03, 0)
 """Seconds after each write."""
 IDS = [f"d{number}" for number in range(60)]
 SETTINGS = {"collections.items": {"read": "anyone", "write": "anyone", "history": {"size": 0, "ttl": 0}}}

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gen_test(timeout=span(150, 900))
 
 CHANNELS = [f"orders:{number}" for number in range(4)]
 WRITERS = 3
-PAUSE = span(0.01, 0)
+PAUSE = span(0.03, 0)
 """Seconds after each transaction."""
 SETTINGS = {"mongodb.outbox": True, "namespaces.orders": {"subscribe": "anyone", "history": {"size": 0, "ttl": 0}}}
 

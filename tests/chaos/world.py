@@ -34,7 +34,7 @@ def span(short: T, long: T) -> T:
 
 # Messages a second of one publisher. This process plays all the subscribers and can receive some 8,000 messages a
 # second; beyond that the figures would be its own. So the long runs, with their crowds, are slower.
-RATE = span(100, 25)
+RATE = span(50, 25)
 
 
 class World:

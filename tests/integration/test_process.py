@@ -176,25 +176,28 @@ async def test_leaving_before_mongodb_came(tmp_path: Path) -> None:
         await server.stop()
 
 
-@pytest.mark.gen_test(timeout=90)
-@pytest.mark.parametrize(
-    "name",
-    ["My 100% + 1@b, c", "long" * 30, "ü" * 28],
-    ids=["signs", "long", "wide"],  # wide: fewer characters than a socket's path may have bytes
-)
-async def test_any_data_directory(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    """The embedded MongoDB works, and keeps its data over a restart, whatever the directory is called."""
-    server = Server(tmp_path_factory.mktemp("d") / name)
-    try:
-        await server.start()
-        await publish(server, 1)
-        await server.stop()
-        await server.start()
-        await publish(server, 2)
-        assert [message["data"] for message in await history(server)] == [1, 2]
-    finally:
-        await server.stop()
-        server.clean()
+NAMES = ("My 100% + 1@b, c", "long" * 30, "ü" * 28)
+"""The last one has fewer characters than a socket's path may have bytes."""
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_any_data_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The embedded MongoDB works whatever the directory is called, and keeps its data over a restart, also where it is
+    moved to another place between."""
+    places = [Server(tmp_path_factory.mktemp("d") / name) for name in NAMES]
+    before: Server | None = None
+    for number, server in enumerate((*places, places[-1]), 1):
+        if before is not None and before is not server:
+            server.directory.mkdir()
+            before.data.rename(server.data)
+        try:
+            await server.start()
+            await publish(server, number)
+            assert [message["data"] for message in await history(server)] == list(range(1, number + 1))
+        finally:
+            await server.stop()
+        before = server
+    places[-1].clean()
 
 
 # --- leaving and dying ------------------------------------------------------------------------------------------------
