@@ -1,4 +1,4 @@
-"""The server, and how long its event loop is held: `python bench/sampled.py FILE [the flags of run.py]`.
+"""The server on a core of its own, and how long its loop is held: `python bench/sampled.py FILE [the flags of run.py]`.
 
 At each SIGUSR2 the longest holds since the last one are written into FILE, as JSON in milliseconds: how late what was
 due every millisecond has run, but no longer than this process computed meanwhile, in whatever thread. So what other
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run
+from bench.servers import SERVER_CORE
 from handlers import serving
 
 LOOK_EVERY = 0.001
@@ -53,6 +55,7 @@ def _quantiles(some: list[float]) -> dict[str, float]:
 
 
 def main(file: Path) -> None:
+    os.sched_setaffinity(0, {SERVER_CORE})
     serve = serving.serve
 
     async def sampled(*arguments: Any) -> None:

@@ -12,7 +12,6 @@ import random
 import secrets
 import time
 from functools import partial
-from itertools import chain
 from typing import Final
 
 from server.access.accounts.service import Accounts
@@ -31,7 +30,6 @@ from server.access.rights import Rights
 from server.access.seals import Seals
 from server.access.threads import Threads
 from server.access.tickets import Tickets
-from server.backend.backend import trust
 from server.brokers.base import Broker
 from server.brokers.memory import MemoryBroker
 from server.calls.calls import Calls
@@ -166,8 +164,7 @@ class Node:
             namespaces, self.revocations, config.auth.guests, config.collections, self.memberships, directs,
             Threads(self.log),
         )  # fmt: skip
-        trusted = trust(chain(config.hooks.values(), config.calls.values(), config.consumers.values()))
-        self.hooks = Hooks(config.hooks, self.clock, trusted)
+        self.hooks = Hooks(config.hooks, self.clock)
         self.arrivals = Arrivals(config.hooks, self.hooks, self.identities, self.keeper)
         self.rights = Rights(self.permissions, self.hooks)
         self.quotas = Quotas(config.quotas, enforced=config.quotas_enforced())
@@ -213,7 +210,7 @@ class Node:
         )  # fmt: skip
         self.consumers = Consumers(
             config, self.database, self.database_apart, node=self.id, log=self.log, clock=self.clock,
-            announce=lambda news: self.announcer.announce(news=news), trusted=trusted,
+            announce=lambda news: self.announcer.announce(news=news),
         )  # fmt: skip
         self.consumer_operators = ConsumerOperators(self.consumers, self.log, self.lifecycle, self.clock)
         self.workers = Workers(self.consumers, self.lifecycle)
@@ -276,7 +273,7 @@ class Node:
         )  # fmt: skip
         self.calls = Calls(
             config, self.database, rights=self.rights, admission=self.admission, quotas=self.quotas,
-            lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock, trusted=trusted,
+            lifecycle=self.lifecycle, keeper=self.keeper, clock=self.clock,
         )  # fmt: skip
         self.erasure = Erasure(
             database=self.database, node=self.id, outbox=self.outbox, members=self.rooms.members,

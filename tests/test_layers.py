@@ -110,7 +110,7 @@ LIBRARIES = {
     "jwt": {"access.auth", "access.keys"},
     "cryptography": {"access.keys", "access.tickets"},
     "argon2": {"access.accounts"},
-    "httpx": {"backend", "access.keys", "access.accounts.openid"},
+    "aiohttp": {"backend"},
     "authlib": {"access.accounts.openid"},
     "joserfc": {"access.accounts.openid"},
     "webauthn": {"access.accounts.passkeys"},

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import ssl
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -53,14 +52,11 @@ Kind = TypeVar("Kind", bound=Struct)
 
 
 class Hooks:
-    """`clock` dates the requests; `trusted`: see `server.backend.backend.trust`. StartError if a function cannot be
-    imported."""
+    """`clock` dates the requests. StartError if a function cannot be imported."""
 
-    def __init__(
-        self, hooks: Mapping[str, Hook], clock: Clock | None = None, trusted: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, hooks: Mapping[str, Hook], clock: Clock | None = None) -> None:
         clock = clock or Clock()
-        self._hooks = {name: _Asked(name, hook, trusted, clock) for name, hook in hooks.items()}
+        self._hooks = {name: _Asked(name, hook, clock) for name, hook in hooks.items()}
 
     def wanted(self, name: str | None, action: str) -> bool:
         """Whether the hook is to be asked about this."""
@@ -102,10 +98,10 @@ class Hooks:
 class _Asked:
     """One hook, and how it has been doing."""
 
-    def __init__(self, name: str, options: Hook, trusted: ssl.SSLContext | None, clock: Clock) -> None:
+    def __init__(self, name: str, options: Hook, clock: Clock) -> None:
         self.name = name
         self.options = options
-        self._backend = BackEnd(f"hooks.{name}", options, concurrency=CONCURRENT, trusted=trusted, clock=clock)
+        self._backend = BackEnd(f"hooks.{name}", options, concurrency=CONCURRENT, clock=clock)
         self._turns = Turns(CONCURRENT)
         self._failures = 0
         self._rests_until = 0.0

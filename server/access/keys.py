@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import jwt
@@ -24,13 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import Algorithm, get_default_algorithms
 
+from server.backend.http_client import HTTPClient, NoAnswer
 from server.core.config import Auth
 from server.core.errors import Error, StartError
 from server.core.tasks import Keeper
 from server.wire.codec import JSON
-
-if TYPE_CHECKING:
-    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +121,8 @@ class JWKS:
         self._begun = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
         self._keeper = Keeper()
-        self._client: httpx.AsyncClient | None = None
+        # On loopback (http) without a proxy of the environment, which would be asked for it as well.
+        self._http = HTTPClient(proxies=url.startswith("https:"))
 
     def fetch(self, unknown: bool) -> asyncio.Task[None] | None:
         """Fetch the keys if it is time for that: the fetch under way, if there is one."""
@@ -135,18 +134,15 @@ class JWKS:
 
     async def close(self) -> None:
         await self._keeper.close()
-        if self._client is not None:
-            await self._client.aclose()
+        await self._http.close()
 
     async def _fetch(self) -> None:
-        import httpx  # here, as most have no such URL
-
         where = urlsplit(self._url).netloc.rpartition("@")[2]
         try:
             async with asyncio.timeout(FETCH_WITHIN):
                 body = await self._download()
             keys = read_jwks(body, self._pinned)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, Error) as error:
+        except (NoAnswer, TimeoutError, ValueError, Error) as error:
             why = str(error) or f"no whole answer within {FETCH_WITHIN:.0f} s"
             logger.warning("auth.jwks_url: %s: %s; the keys there are remain", where, why)
             return
@@ -155,25 +151,10 @@ class JWKS:
             logger.warning("auth.jwks_url: %s: no key for auth.algorithms", where)
 
     async def _download(self) -> bytes:
-        """The answer's body. Where the keys come from is the configuration's to say, so no redirect is followed."""
-        if self._client is None:
-            import httpx
-
-            # On loopback (http) without a proxy of the environment, which would be asked for it as well.
-            self._client = httpx.AsyncClient(
-                follow_redirects=False, trust_env=self._url.startswith("https:"), timeout=None
-            )
-        # Not compressed: what is unpacked may be a thousand times as large.
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "waterspout"}
-        async with self._client.stream("GET", self._url, headers=headers) as response:
-            if response.status_code != 200:
-                raise ValueError(f"answered {response.status_code}")
-            body = b""
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > JWKS_BYTES:
-                    raise ValueError(f"more than {JWKS_BYTES} bytes")
-        return body
+        answer = await self._http.ask("GET", self._url, {"Accept": "application/json"}, most=JWKS_BYTES)
+        if answer.status != 200:
+            raise ValueError(f"answered {answer.status}")
+        return answer.body
 
 
 def read_jwks(raw: bytes, pinned: Iterable[str]) -> list[Key]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Iterable
 from typing import Any, Final
 
 from server.backend.answers import Busy, Failed, Reply, why
 from server.backend.functions import Function
 from server.backend.signing import Signer
-from server.backend.urls import URL, tls
+from server.backend.urls import URL
 from server.core.clock import Clock
 from server.core.config.targets import Target
 from server.wire.codec import JSON
@@ -24,18 +22,15 @@ class BackEnd:
     """`target` names a URL or a function, which is asked `concurrency` questions at a time at most: whoever asks sees
     to it (`Turns`). StartError if the function cannot be imported."""
 
-    def __init__(
-        self, path: str, target: Target, *, concurrency: int, trusted: ssl.SSLContext | None, clock: Clock
-    ) -> None:
-        """`path`: where it stands in the configuration; `trusted`: see `trust`."""
+    def __init__(self, path: str, target: Target, *, concurrency: int, clock: Clock) -> None:
+        """`path`: where it stands in the configuration."""
         self._url: URL | None = None
         if target.function is not None:
             self._function = Function(path, target.function, concurrency)
         else:
             assert target.url is not None
-            assert trusted is not None
             self._signer = Signer(target.secret or "", clock)
-            self._url = URL(target.url, trusted, clock)
+            self._url = URL(target.url, clock)
 
     async def ask(
         self, question: Any, *, timeout: float, message_id: str | None = None, most: int | None = ANSWER_BYTES
@@ -63,9 +58,3 @@ class BackEnd:
 
     async def close(self) -> None:
         await (self._function if self._url is None else self._url).close()
-
-
-def trust(targets: Iterable[Target]) -> ssl.SSLContext | None:
-    """Whom to believe that they are who they say, for all of these: it takes a moment, so it is made once, and only if
-    one of them is a URL."""
-    return tls() if any(target.url is not None for target in targets) else None

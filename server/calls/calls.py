@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import ssl
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -76,9 +75,9 @@ class _Question(NamedTuple):
 class Calls:
     def __init__(
         self, config: Config, database: Database, *, rights: Rights, admission: Admission, quotas: Quotas,
-        lifecycle: Lifecycle, keeper: Keeper, clock: Clock, trusted: ssl.SSLContext | None,
+        lifecycle: Lifecycle, keeper: Keeper, clock: Clock,
     ) -> None:  # fmt: skip
-        made = {name: Pattern(name, options, trusted, clock) for name, options in config.calls.items()}
+        made = {name: Pattern(name, options, clock) for name, options in config.calls.items()}
         self.patterns: Mapping[str, Pattern] = dict(sorted(made.items(), key=lambda one: -len(one[0])))
         """By name, the longest first."""
         self._rights = rights

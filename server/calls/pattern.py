@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -36,7 +35,7 @@ class Unanswered(Exception):
 
 
 class Pattern:
-    def __init__(self, name: str, options: Call, trusted: ssl.SSLContext | None, clock: Clock) -> None:
+    def __init__(self, name: str, options: Call, clock: Clock) -> None:
         self.name = f"calls.{name}"
         """As in the configuration."""
         self.options = options
@@ -48,7 +47,7 @@ class Pattern:
         self._limited = bool(rate.per_user if isinstance(rate, UserRate) else rate)
         self._seats = Seats("calls.*.concurrency_per_user", options.concurrency_per_user, retry_after=1.0)
         self._turns = Turns(options.concurrency)
-        self._backend = BackEnd(self.name, options, concurrency=options.concurrency, trusted=trusted, clock=clock)
+        self._backend = BackEnd(self.name, options, concurrency=options.concurrency, clock=clock)
 
     @contextmanager
     def seat(self, principal: Principal, address: str) -> Iterator[None]:

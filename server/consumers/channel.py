@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import islice
-from typing import Literal
+from typing import Final, Literal
 
 from server.consumers.batches import EPOCH_GAP, Batch, compose
 from server.consumers.cursors import Failure
@@ -19,6 +19,10 @@ from server.wire.messages import Message
 from server.wire.rest import Gap
 
 Place = Literal["idle", "ready", "running", "waiting"]
+
+PAGE: Final = 100
+"""Messages that are read together at least. Not many more than a batch: while MongoDB's driver takes a page apart,
+nothing else of this process runs, and while MongoDB makes one, others' reads and writes wait for the core."""
 
 
 class Channel:
@@ -72,9 +76,9 @@ class Channel:
             if not self.buffer and self.gap is None:
                 if self.far_behind(most):
                     async with reading:
-                        await self._fill(log)
+                        await self._fill(log, most)
                 else:
-                    await self._fill(log)
+                    await self._fill(log, most)
             if self.buffer or self.gap is not None:
                 messages = list(islice(self.buffer, most))
                 batch = compose(self.consumer, self.channel, messages, self.gap, self.read, most)
@@ -85,13 +89,13 @@ class Channel:
                     self.oldest = messages[0].time
         return self.batch
 
-    async def _fill(self, log: Log) -> None:
+    async def _fill(self, log: Log, most: int) -> None:
         if self.read.epoch != self.head.epoch:
             # Whoever has told of the head may be wrong, or late. The log is not.
             self.head = (await log.head(self.channel)).position
             if self.head.epoch != self.read.epoch:
                 self.gap, self.read = EPOCH_GAP, Position(self.head.epoch, 0)
-        page = await log.read(self.channel, self.read)
+        page = await log.read(self.channel, self.read, limit=max(most, PAGE))
         if page.gap is not None:
             self.gap = self.gap or {"from": page.gap[0], "to": page.gap[1]}
             self.read = Position(self.read.epoch, page.gap[1])

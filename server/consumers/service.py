@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -59,7 +58,6 @@ class Consumers:
         log: Log,
         clock: Clock,
         announce: Callable[[dict[str, tuple[str, int]]], None],
-        trusted: ssl.SSLContext | None,
     ) -> None:
         self.options: Mapping[str, Consumer] = config.consumers
         self._log = log
@@ -76,7 +74,7 @@ class Consumers:
         self.followed = Followed({name: _patterns(one) for name, one in self.options.items()}, durable)
         self.happenings = Happenings(config.wanted_events(), log, clock, self._keeper)
         self._targets = {
-            name: BackEnd(f"consumers.{name}", one, concurrency=one.concurrency, trusted=trusted, clock=clock)
+            name: BackEnd(f"consumers.{name}", one, concurrency=one.concurrency, clock=clock)
             for name, one in self.options.items()
             if not one.pulled
         }

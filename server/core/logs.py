@@ -38,7 +38,7 @@ def configure(options: Log, stream: TextIO) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Where these say more, they say everything: commands with their documents, addresses with their queries.
     for library, least in (("pymongo", logging.INFO), ("redis", logging.INFO), ("asyncio", logging.INFO),
-                           ("httpx", logging.WARNING), ("httpcore", logging.INFO)):  # fmt: skip
+                           ("aiohttp", logging.INFO)):  # fmt: skip
         logging.getLogger(library).setLevel(max(level, least))
 
 

@@ -92,7 +92,7 @@ class Reader:
         self._room = asyncio.Semaphore(OWN_READS)
         self._worker = Worker("log")
         self._pages = Pages()
-        self._reading: dict[tuple[str, Position], tuple[asyncio.Task[Read], float]] = {}
+        self._reading: dict[tuple[str, Position, int], tuple[asyncio.Task[Read], float]] = {}
         """And when each has begun, by the monotonic clock."""
         self.overlays = Overlays()
         self.count = 0
@@ -228,26 +228,27 @@ class Reader:
             found = await self._folded(channel, partial(self._ranges.ask, some))
             if found.page.gap is None:  # what comes behind a gap is not known by its offset
                 return found
-        return await self._read_long(channel, after)
+        return await self._read_long(channel, after, last - after.offset)
 
-    async def _read_long(self, channel: str, after: Position) -> Read:
-        request = (channel, after)
+    async def _read_long(self, channel: str, after: Position, limit: int) -> Read:
+        limit = min(limit, PAGE)
+        request = (channel, after, limit)
         task, began = self._reading.get(request, (None, 0.0))
         if task is None or began <= self.overlays.changed(channel):
-            work = self._folded(channel, partial(self._read_behind, channel, after.offset))
+            work = self._folded(channel, partial(self._read_behind, channel, after.offset, limit))
             task = self._keeper.spawn("log read", work, awaited=True)
             self._reading[request] = task, time.monotonic()
             task.add_done_callback(partial(self._has_read, request))
         return await asyncio.shield(task)
 
-    def _has_read(self, request: tuple[str, Position], task: asyncio.Task[Read]) -> None:
+    def _has_read(self, request: tuple[str, Position, int], task: asyncio.Task[Read]) -> None:
         if request in self._reading and self._reading[request][0] is task:
             del self._reading[request]
 
-    async def _read_behind(self, channel: str, after: int) -> Read:
+    async def _read_behind(self, channel: str, after: int, limit: int) -> Read:
         with mapped():
             async with self._room:
-                found = await self._some(channel, after, MAX_OFFSET, ASCENDING, PAGE)
+                found = await self._some(channel, after, MAX_OFFSET, ASCENDING, limit)
         return await self._made_of(found, await self.state(channel), after)
 
     async def read_back(self, channel: str, before: int, limit: int) -> tuple[list[Message], int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from server.backend.backend import trust
 from server.consumers.operators import ConsumerOperators
 from server.consumers.service import Consumers
 from server.core.clock import Clock
@@ -37,7 +36,6 @@ async def _run(flags: argparse.Namespace, options: Config) -> None:
     )  # fmt: skip
     consumers = Consumers(
         options, database, apart, node="run.py", log=log, clock=clock, announce=lambda _: None,
-        trusted=trust(options.consumers.values()),
     )  # fmt: skip
     try:
         await compare(apart, clock)

@@ -558,9 +558,9 @@ def test_working_for_a_consumer(node: list[str], running: Server, blocked: bool)
         for number in range(6):
             await running.post(f"/v1/channels/{channel}/messages", {"data": number}, token=SHOP)
         async with client(node, running.ws, blocked=blocked, token=WORKER) as ann:
-            got = await ann.do("consume", name="jobs", nack=2, until=2)
-            assert got == [[0, 1], [1, 1], [2, 1], [3, 1], [4, 1], [5, 1], [2, 2]]
-            assert await ann.do("consume", name="jobs", until=3, ack=True) == [[2, 3]]
+            got = await ann.do("consume", name="jobs", nack=5, until=2)
+            assert got == [[0, 1], [1, 1], [2, 1], [3, 1], [4, 1], [5, 1], [5, 2]]
+            assert await ann.do("consume", name="jobs", until=3, ack=True) == [[5, 3]]
             with pytest.raises(ClientError, match="permission_denied"):
                 await ann.do("consume", name="others", until=1)
         left = await running.post("/v1/consumers/jobs/fetch", {"wait": 0}, token=SHOP)

@@ -15,7 +15,7 @@ import pytest
 
 from server.backend import backend as asking
 from server.backend.answers import Busy, Failed, Refused, Reply
-from server.backend.backend import BackEnd, trust
+from server.backend.backend import BackEnd
 from server.backend.turns import Turns
 from server.core import config
 from server.core.clock import Clock
@@ -35,7 +35,7 @@ def theirs(io_loop: object) -> Iterator[back_end.BackEnd]:
 @asynccontextmanager
 async def made(**target: Any) -> AsyncIterator[BackEnd]:
     options = Target(**target)
-    one = BackEnd("test.x", options, concurrency=8, trusted=trust([options]), clock=Clock())
+    one = BackEnd("test.x", options, concurrency=8, clock=Clock())
     try:
         yield one
     finally:
@@ -120,7 +120,7 @@ async def test_failures(theirs: back_end.BackEnd, monkeypatch: pytest.MonkeyPatc
     gone = back_end.BackEnd()
     gone.stop()
     async with made(url=gone.url, secret=SECRET) as one:
-        with pytest.raises(Failed, match="failed: ConnectError"):
+        with pytest.raises(Failed, match="failed: ClientConnectorError"):
             await one.ask({}, timeout=5)
 
     silent = asyncio.Event()

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from server.access.accounts.store import Account
 from server.backend.answers import Busy, Failed
-from server.backend.backend import BackEnd, trust
+from server.backend.backend import BackEnd
 from server.backend.turns import Turns
 from server.core.clock import Clock
 from server.core.config import Auth
@@ -39,8 +39,7 @@ class Mail:
         self._timeout = config.mail.timeout
         self._backend: BackEnd | None = None
         if config.mail.sends:
-            trusted = trust([config.mail])
-            self._backend = BackEnd("auth.mail", config.mail, concurrency=CONCURRENT, trusted=trusted, clock=clock)
+            self._backend = BackEnd("auth.mail", config.mail, concurrency=CONCURRENT, clock=clock)
 
     @property
     def goes(self) -> bool:

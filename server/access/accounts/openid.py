@@ -15,6 +15,7 @@ addresses must not open the accounts of others.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -27,7 +28,6 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-import httpx
 from authlib.common.errors import AuthlibBaseError
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
@@ -41,6 +41,7 @@ from msgspec import structs
 from server.access.accounts.families import Visit
 from server.access.accounts.one_time import OneTimeTokens
 from server.access.accounts.store import EMAIL_BYTES, Account, AccountStore, as_email, as_info, as_user
+from server.backend.http_client import HTTPClient, NoAnswer
 from server.core.clock import Clock
 from server.core.config import Auth, is_loopback
 from server.core.config.auth import Provider as Options
@@ -55,6 +56,7 @@ BACK_WITHIN: Final = 600.0
 FINISH_WITHIN: Final = 60.0
 ANSWER_WITHIN: Final = 10.0
 ANSWER_BYTES: Final = 1 << 18
+ACCEPT: Final = {"Accept": "application/json"}
 KNOWN_FOR: Final = 3600.0
 """Seconds after which a provider's own description is asked for again; its keys, for one that is not known, sooner."""
 KEYS_AGAIN: Final = 10.0
@@ -220,7 +222,7 @@ class _Provider:
         self._clock = clock
         self._redirect_uri = redirect_uri
         self._method = "client_secret_basic" if options.client_secret else "none"
-        self._http = httpx.AsyncClient(timeout=ANSWER_WITHIN, follow_redirects=False, trust_env=False)
+        self._http = HTTPClient()
         self._described: dict[str, Any] = {}
         self._described_at = -KNOWN_FOR
         self._keys: dict[str, Any] = {}
@@ -230,7 +232,7 @@ class _Provider:
         """Its metadata (OpenID Connect Discovery), whose issuer has to be the one that is configured."""
         if time.monotonic() > self._described_at + KNOWN_FOR:
             issuer = self.options.issuer
-            found = await self._json(httpx.Request("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration"))
+            found = await self._json("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration")
             if found.get("issuer") != issuer:
                 raise self._away("it says that its issuer is another one")
             for endpoint in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
@@ -266,7 +268,7 @@ class _Provider:
         auth = ClientAuth(self.options.client_id, self.options.client_secret, self._method)
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         uri, headers, body = auth.prepare("POST", described["token_endpoint"], headers, body)
-        token = await self._json(httpx.Request("POST", uri, headers=headers, content=body), refusable=True)
+        token = await self._json("POST", uri, headers, body, refusable=True)
         claims = await self._claims(described, token, nonce)
         if (
             not claims.get("email")
@@ -274,7 +276,7 @@ class _Provider:
             and is_safe(described.get("userinfo_endpoint"))
         ):
             headers = {"Authorization": f"Bearer {token.get('access_token')}"}
-            more = await self._json(httpx.Request("GET", described["userinfo_endpoint"], headers=headers))
+            more = await self._json("GET", described["userinfo_endpoint"], headers)
             if more.get("sub") == claims["sub"]:
                 claims = {**more, **claims}
         return claims
@@ -311,32 +313,28 @@ class _Provider:
     async def _key_set(self, url: str, again: bool) -> Any:
         """`again`: those that are known will not do. Asked for every so often at most."""
         if not self._keys or (again and time.monotonic() > self._keys_at + KEYS_AGAIN):
-            self._keys, self._keys_at = await self._json(httpx.Request("GET", url)), time.monotonic()
+            self._keys, self._keys_at = await self._json("GET", url), time.monotonic()
         return self._keys
 
-    async def _json(self, request: httpx.Request, *, refusable: bool = False) -> dict[str, Any]:
+    async def _json(
+        self, method: str, url: str, headers: Mapping[str, str] = ACCEPT, body: str = "", *, refusable: bool = False
+    ) -> dict[str, Any]:
         """`refusable`: a status of 400 to 499 is the provider's no, to who has asked."""
-        request.headers.setdefault("Accept", "application/json")
         try:
-            answer = await self._http.send(request, stream=True)
-            try:
-                body = b""
-                async for chunk in answer.aiter_bytes():
-                    body += chunk
-                    if len(body) > ANSWER_BYTES:
-                        raise self._away("its answer is too large")
-            finally:
-                await answer.aclose()
-        except httpx.HTTPError as error:
-            raise self._away(type(error).__name__) from None
-        if refusable and 400 <= answer.status_code < 500:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                answer = await self._http.ask(
+                    method, url, {**ACCEPT, **headers}, body.encode() or None, most=ANSWER_BYTES
+                )
+        except (NoAnswer, TimeoutError) as error:
+            raise self._away(str(error) or "no whole answer in time") from None
+        if refusable and 400 <= answer.status < 500:
             raise self._bad("the code was not taken")
         try:
-            found = JSON.decode(body) if answer.status_code == 200 else None
+            found = JSON.decode(answer.body) if answer.status == 200 else None
         except Error:
             found = None
         if not isinstance(found, dict):
-            raise self._away(f"answered {answer.status_code}, and no JSON object")
+            raise self._away(f"answered {answer.status}, and no JSON object")
         return found
 
     def _away(self, why: str) -> Error:
@@ -347,7 +345,7 @@ class _Provider:
         return Error("unauthenticated", f"{self._name}: {why}")
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
 
 def is_safe(url: Any) -> bool:
