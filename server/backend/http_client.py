@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -50,8 +51,9 @@ class HTTPClient:
         try:
             return await self._ask(method, url, headers, body, most)
         except (self._aiohttp.ClientError, OSError, ValueError) as error:
-            told = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-            raise NoAnswer(f"failed: {type(error).__name__}{told}") from None
+            # Not their own words: they quote addresses, and callers may be anybody.
+            name = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
+            raise NoAnswer(f"failed: {name or type(error).__name__}") from None
 
     async def _ask(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, most: int | None

@@ -325,8 +325,10 @@ class _Provider:
                 answer = await self._http.ask(
                     method, url, {**ACCEPT, **headers}, body.encode() or None, most=ANSWER_BYTES
                 )
-        except (NoAnswer, TimeoutError) as error:
-            raise self._away(str(error) or "no whole answer in time") from None
+        except NoAnswer as error:
+            raise self._away(str(error)) from None
+        except TimeoutError:
+            raise self._away("no whole answer in time") from None
         if refusable and 400 <= answer.status < 500:
             raise self._bad("the code was not taken")
         try:
