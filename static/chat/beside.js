@@ -8,7 +8,6 @@
 import { $, element } from "../page.js";
 import { addressOf } from "./address.js";
 import { Panel } from "./panel.js";
-import { noteReadThread } from "./reading.js";
 import { DIRECT, readMessage } from "./words.js";
 
 /** @typedef {import("./chat.js").Page} Page */
@@ -126,7 +125,7 @@ export class Beside {
       onclose: () => (this.thread = null),
     });
     this.#page.edge(this.thread.room);
-    noteReadThread(this.#page);
+    this.#page.counted();
   }
 
   /** One that is followed, wherever it is. @param {ThreadRow} row */

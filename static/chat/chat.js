@@ -93,7 +93,7 @@ export class Page {
     this.room = this.open(placeOfAddress().room);
     this.#bind();
     if (signedIn) {
-      const mine = new signedIn.Memberships(this.client, account.user ?? "", () => this.#counted());
+      const mine = new signedIn.Memberships(this.client, account.user ?? "", () => this.counted());
       void this.list.follow(mine, (channel) => this.#standing.may(channel));
     }
     this.blocks?.load().catch(() => {}); // there are none here
@@ -215,7 +215,7 @@ export class Page {
   }
 
   /** What is unread in the rooms and threads one is a member of, or which these are. */
-  #counted() {
+  counted() {
     const row = this.list.of(this.room.channel.name);
     if ((row?.role ?? null) !== this.room.role) void this.room.look(this.get);
     this.list.show();

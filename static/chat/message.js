@@ -60,7 +60,7 @@ export class Rows {
     if (edited && !erased) meta.append(element("small", "", "edited"));
     if (pinned && !erased) meta.append(element("small", "", icon("pin"), "pinned"));
     const body = element("div", "body", meta, this.#said(message));
-    const states = { mine, marked: edited || pinned, pinned: pinned && !erased };
+    const states = { mine, pinned: pinned && !erased };
     const row = element("li", "message", avatar(name), body);
     for (const [state, on] of Object.entries(states)) row.classList.toggle(state, Boolean(on));
     row.tabIndex = -1;

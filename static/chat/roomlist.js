@@ -41,9 +41,11 @@ export class RoomList {
     return this.#mine?.of(channel) ?? null;
   }
 
-  /** What one follows. */
+  /** What one follows. Of the one that is shown nothing is unread: it is just being read. */
   threads() {
-    return this.#mine?.threads() ?? [];
+    const { thread } = this.#page.beside;
+    const shown = thread && this.#page.sees(thread.room) ? thread.room.channel.name : null;
+    return (this.#mine?.threads() ?? []).map((row) => (row.channel === shown ? { ...row, unread: 0, mentions: 0 } : row));
   }
 
   /** The rooms one is a member of. */

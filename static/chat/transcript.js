@@ -297,11 +297,9 @@ export class Transcript {
       previous.mine === entry.mine &&
       Math.abs(entry.time - previous.time) < GROUP;
     row.classList.toggle("quiet", quiet);
-    if (last === before) last?.classList.toggle("followed", quiet);
   }
 
   #arrangeLast() {
-    this.#rows.lastElementChild?.classList.remove("followed");
     const first = this.#outbox.firstElementChild;
     if (first) this.#arrange(first);
   }
