@@ -257,11 +257,11 @@ async def test_two_nodes_and_every_other_part(mongod: Mongod, tmp_path: Path) ->
 
         await asyncio.gather(*(send(part) for part in range(4, 24)))
         assert await data_of(ann, 2) == "".join(f"{part} " for part in range(1, 24))
-        await two.node.log.clear(ROOM)
+        await one.node.log.clear(ROOM)
 
         async def refused() -> bool:
             with contextlib.suppress(Refused):
-                await append(ann, 2, "late", key="late")
+                await append(again, 2, "late", key="late")
                 return False
             return True
 
