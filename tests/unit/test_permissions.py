@@ -195,6 +195,9 @@ class Taken:
     def right(self, principal: Principal, channel: str) -> bool:
         return principal.user == "ann" and channel.startswith("room:secret")
 
+    def refusal(self, principal: Principal, channel: str | None = None, what: str = "") -> Error:
+        return Error("unauthenticated" if channel is None else "permission_denied", what)
+
 
 @pytest.mark.parametrize(
     ("principal", "rule", "channel", "confirmed", "guests", "code"),
