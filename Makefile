@@ -61,7 +61,7 @@ docs: setup    ## what docs/ says of the code, from the code
 
 images: setup  ## the screenshots of docs/images, by the browser tests
 	dir=$$(mktemp -d) && WATERSPOUT_ARTIFACTS=$$dir $(BIN)/python -m pytest -q tests/browser -k 'looks or with_messages' && mkdir -p docs/images && \
-	cp $$dir/chat-light-wide.png docs/images/chat.png && cp $$dir/chat-thread.png docs/images/rooms.png && cp $$dir/feed-light-wide.png docs/images/shop.png && \
+	cp $$dir/chat-light-wide.png docs/images/chat.png && cp $$dir/chat-thread.png docs/images/rooms.png && cp $$dir/orders-light-wide.png docs/images/shop.png && \
 	cp $$dir/dashboard-dark-wide.png docs/images/market.png && rm -r $$dir
 
 lock: setup    ## resolve pyproject.toml anew into requirements.lock, for every Python and platform at once; the image's is a part of it

@@ -56,10 +56,11 @@ export function scale(plot, from, to) {
   if (plot.floor === undefined || low < plot.floor) low -= shown.every((line) => line.bars) ? 0 : room;
   const of = shown.map((line) => line.series);
   const same = plot.range !== null && Array.isArray(plot.range.of) && plot.range.of.every((one, at) => one === of[at]);
-  const step = plot.frame.live && same && plot.range ? 0.25 : 1;
+  // Wider at once, so that nothing is cut off; narrower gently.
+  const before = plot.frame.live && same ? plot.range : null;
   plot.range = {
-    low: step === 1 || !plot.range ? low : plot.range.low + (low - plot.range.low) * step,
-    high: step === 1 || !plot.range ? high : plot.range.high + (high - plot.range.high) * step,
+    low: before ? Math.min(low, before.low + (low - before.low) / 4) : low,
+    high: before ? Math.max(high, before.high + (high - before.high) / 4) : high,
     of,
   };
   const range = plot.range;

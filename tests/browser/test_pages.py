@@ -533,6 +533,7 @@ def test_looks(browsing: Browsing, trading: Server, artifacts: Path) -> None:
     async def run() -> None:
         token = json.dumps(json.dumps(make_token(SECRET, "ann")))
         signed_in = f"sessionStorage.setItem('waterspout.feed.token', {token})"
+        seen = "localStorage.setItem('waterspout.feed.welcomed', 'true')"
         async with browsing.tabs(Tab) as new, exchange(trading, 300):
             tabs = {}
             for scheme, kind in (("dark", "wide"), ("light", "wide"), ("dark", "phone")):
@@ -541,6 +542,9 @@ def test_looks(browsing: Browsing, trading: Server, artifacts: Path) -> None:
                 )
             for name, tab in reversed(tabs.items()):  # the first has the most time for its plots: it is in the README
                 await tab.page.wait_for_selector("#rates >> text=/[1-9].* updates/")
+                if "wide" in name:
+                    await tab.page.hover(".plot-box", position={"x": 640, "y": 90})
+                    await tab.page.wait_for_selector(".plot-tip:visible")
                 await take(tab, name)
         async with browsing.tabs(Tab) as new, simulated(trading):
             for page, scheme, kind in (
@@ -549,15 +553,18 @@ def test_looks(browsing: Browsing, trading: Server, artifacts: Path) -> None:
                 ("landing", "light", "wide"),
                 ("landing", "dark", "phone"),
                 ("feed", "dark", "phone"),
-                ("feed", "light", "wide"),
+                ("orders", "light", "wide"),
             ):
-                tab = await new(scheme, kind == "phone", script=signed_in)
+                tab = await new(
+                    scheme, kind == "phone", script=f"{signed_in}; {seen}" if page == "orders" else signed_in
+                )
                 if page == "docs":
                     await tab.page.goto(f"{trading.base}/docs")
                     await tab.page.wait_for_selector("#operations section summary")
                 else:
-                    await tab.go(trading.base, "/" if page == "landing" else f"/{page}/")
-                if page == "feed":
+                    paths = {"landing": "/", "orders": "/feed/?view=orders"}
+                    await tab.go(trading.base, paths.get(page, f"/{page}/"))
+                if page in ("feed", "orders"):
                     await tab.page.wait_for_selector("#log li:nth-child(3)")
                 await take(tab, f"{page}-{scheme}-{kind}")
 
