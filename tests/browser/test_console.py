@@ -262,6 +262,7 @@ def test_operators_follow_and_search(browsing: Browsing, operated: Server, artif
             await page.wait_for_selector("#events:has(li:only-child) >> text=nowhere:a")
             await page.wait_for_selector("#limit-rows tr:has-text('channels_per_connection') >> text=128")
             assert await tab.pale() == []
+            assert await tab.axe() == []
             assert await tab.fits()
             await page.reload()
             await page.wait_for_selector("#events >> text=no namespace is declared for nowhere:a")

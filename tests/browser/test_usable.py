@@ -70,8 +70,8 @@ class Looks(Tab):
 
 @scenario(Looks)
 async def test_every_page_can_be_used(new: NewTab[Looks], server: Server, artifacts: Path) -> None:
-    """Not one violation of axe-core's rules by light, and no text of too little contrast in the dark. And no page is
-    heavier than its budget, pictures and scripts included."""
+    """Not one violation of axe-core's rules by light, and no text of too little contrast in the dark, where those that
+    show the most have no violation either. And no page is heavier than its budget, pictures and scripts included."""
     faults: dict[str, list[str]] = {}
     heavy: dict[str, float] = {}
     for scheme in ("light", "dark"):
@@ -79,7 +79,8 @@ async def test_every_page_can_be_used(new: NewTab[Looks], server: Server, artifa
         for path, there in PAGES.items():
             await tab.page.goto(server.base + path)
             await tab.page.wait_for_selector(there)
-            found = await tab.faults(PART.get(path)) if scheme == "light" else await tab.pale()
+            whole = scheme == "light" or path in ("/feed/", "/dashboard/", "/console/")
+            found = await tab.faults(PART.get(path)) if whole else await tab.pale()
             faults[f"{path} {scheme}"] = found
             heavy[path] = await tab.weight()
         tab.complaints = [text for text in tab.complaints if "status of 40" not in text]
