@@ -1,4 +1,4 @@
-/** The command menu: everything that can be done, found by a few letters. Loaded when it is first asked for. @module */
+/** The command menu: everything that can be done, found by a few letters. Loaded when the page has come to rest. @module */
 
 import { element } from "../page.js";
 

@@ -69,11 +69,15 @@ function plain(shop, event, key) {
   return true;
 }
 
+/** It is there when it is asked for, or what is typed into it would go to the page. */
+function loadMenu() {
+  return (menu ??= import("./commands.js").then(({ CommandMenu }) => new CommandMenu()));
+}
+setTimeout(() => void loadMenu(), 1500);
+
 /** @param {Shop | null} shop */
 async function openCommands(shop) {
-  if (!shop) return;
-  menu ??= import("./commands.js").then(({ CommandMenu }) => new CommandMenu());
-  (await menu).open(commands(shop));
+  if (shop) (await loadMenu()).open(commands(shop));
 }
 
 /** What can be done here and now. @param {Shop} shop @returns {Command[]} */

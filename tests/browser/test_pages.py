@@ -378,6 +378,7 @@ def test_agents_edit_the_shop(browsing: Browsing, trading: Server, artifacts: Pa
             await trading.request("POST", "/v1/users/sam/unban", {}, token=OPERATOR)
 
             await page.keyboard.press("Control+k")
+            await page.wait_for_selector(".commands[open] input:focus")
             await page.keyboard.type("all ord")
             await page.wait_for_selector(".command[aria-selected=true] >> text=All orders")
             assert await tab.axe() == []
