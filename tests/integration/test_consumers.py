@@ -344,7 +344,8 @@ async def test_threads(node: Node, receiver: Receiver) -> None:
     """A pattern follows those that there are and those that come, each in its order, and nothing of their parents; what
     becomes of the replies is told like anything else."""
     await publish(node, "talk:a", "root", "another")
-    await publish(node, "$thread:2:talk:a", *range(3))
+    for number in range(3):  # each in its turn: the order of replies that are under way together is anybody's
+        await publish(node, "$thread:2:talk:a", number)
     await publish(node, "$thread:1:talk:a", "reply")
     original = await node.log.amendments.original("$thread:2:talk:a", 3)
     assert original is not None
