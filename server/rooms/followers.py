@@ -29,22 +29,12 @@ from server.log.log import Log
 from server.log.mentions import EVERYBODY
 from server.rooms.markers import Markers
 from server.rooms.members import Change, Members, Seat, checked, user_of
-from server.rooms.rows import STRANGER, Member, MemberRows, Row, id_of
+from server.rooms.rows import STRANGER, Marker, Member, MemberRows, Row, id_of
 from server.wire.amendments import AmendedMessage
 from server.wire.rooms import MemberRow, MembersPage, Preferred
 
 TOGETHER: Final = 20
 """Changes of one request that are made at the same time."""
-
-
-class Place:
-    """How far a new follower has read: an offset and its epoch, and how many amendments there are up to it."""
-
-    __slots__ = ("epoch", "offset", "amendments")
-
-    def __init__(self, position: Position, amendments: int) -> None:
-        self.epoch, self.offset = position
-        self.amendments = amendments
 
 
 class Followers:
@@ -172,7 +162,7 @@ class Followers:
         await self._log.replies.write_down(thread)
         count = await self._log.counts.of(thread)
         right.again()
-        place = Place(count.head, count.amendments)
+        place = Marker(*count.head, count.amendments)
         if not await self._follow(thread, {seat.user: place}, principal.user):
             raise Error("not_found", f"channel: what {thread} is about has just gone")
         return seat
@@ -202,13 +192,13 @@ class Followers:
             amendments := await self._log.counts.amendments(thread, position.offset)
         ) is None:
             return
-        before = Place(position._replace(offset=position.offset - 1), amendments)
+        before = Marker(position.epoch, position.offset - 1, amendments)
         places = dict.fromkeys(new, before)
         if writer is not None and not follows:
-            places[writer] = Place(position, amendments)
+            places[writer] = Marker(*position, amendments)
         await self._follow(thread, places, None)
 
-    async def _follow(self, thread: str, places: Mapping[str, Place], by: str | None) -> bool:
+    async def _follow(self, thread: str, places: Mapping[str, Marker], by: str | None) -> bool:
         """Make followers of those that are members of the parent. False: the message is gone, and so are they."""
         parent = parent_of(thread)
         known = await self._rows.standings({(user, channel) for user in places for channel in (parent, thread)})
