@@ -106,6 +106,10 @@ test("members, markers, blocks and my rooms over plain HTTP", async (t) => {
   const rooms = client.rooms();
   await until(() => rooms.ready);
   assert.deepEqual([[...rooms.rooms.keys()], rooms.unread], [["room:a", "room:b"], 2]);
+  client.rooms({ threads: true });
+  assert.equal(rooms.ready, false);
+  await until(() => rooms.ready);
+  assert.deepEqual(to("/v1/rooms").map(({ threads }) => threads), [null, null, "true", "true"]);
   await rooms.close();
 });
 

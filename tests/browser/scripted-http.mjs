@@ -15,6 +15,7 @@ export async function begin(t, answer, options = {}) {
     const call = { method: request.method, path: decodeURIComponent(pathname), response, authorization };
     Object.assign(call, { after: searchParams.getAll("after"), body: body && JSON.parse(body) });
     call.channels = searchParams.getAll("channel");
+    call.threads = searchParams.get("threads");
     Object.assign(call, { before: searchParams.get("before"), limit: Number(searchParams.get("limit")) });
     call.json = (value, status = 200, headers = {}) => {
       response.writeHead(status, { "Content-Type": "application/json", ...headers }).end(JSON.stringify(value));
