@@ -1,10 +1,12 @@
 """The cold path: what somebody costs who comes to a channel that nobody has open. Operations per server CPU second.
 
-    python -m bench.cold [--channels 2000] [--runs 3]
+    python -m bench.cold [--channels 2000] [--runs 3] [--parts]
 
 Distinct channels with ten messages each, after a restart: subscribing with `last: 10`, resuming five behind, and
 reading ten messages of history over the WebSocket; and beside them our own acknowledged publishes, in the same run, as
-the measure of the machine. Each load has so many operations under way at a time as IN_FLIGHT says.
+the measure of the machine. Each load has so many operations under way at a time as IN_FLIGHT says. `--parts` shows
+where the time goes: the same with one message, with none, in channels that are open already, and commands that ask
+nothing.
 """
 
 from __future__ import annotations
@@ -27,56 +29,82 @@ IN_FLIGHT = 500
 PUBLISHES = 20_000
 DIALECT = Waterspout("benchd")
 
+Command = Callable[[int], dict[str, object]]
+"""Of the channel with that number."""
 
-def load(server: Server, channels: int, command: Callable[[int], dict[str, object]], messages: int) -> float:
-    """Operations per CPU second of the server: one of each channel. It is done when its reply and `messages` messages
-    have come."""
-    clients = Clients(server.port, DIALECT)
-    clients.spins = 0
-    owed = {DIALECT.channel(number): messages + 1 for number in range(channels)}
-    done = 0
 
-    def on_text(client: Client, text: str, size: int) -> None:
-        nonlocal done
+class Load:
+    """One command for each of `channels`. It is done when its reply has come, with `replied` messages, and `pushed`
+    messages after it."""
+
+    def __init__(self, server: Server, channels: int) -> None:
+        self._channels = channels
+        self._numbers = {DIALECT.channel(number): number for number in range(channels)}
+        self._server = server
+        self._clients = Clients(server.port, DIALECT)
+        self._clients.spins = 0
+        self._connections = self._clients.open(() for _ in range(CONNECTIONS))
+        self._clients.on_text = self._on_text
+        self._owed: list[int] = []
+        self._done = 0
+        self._replied = 0
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._clients.close()
+
+    def _on_text(self, client: Client, text: str, size: int) -> None:
         push = json.loads(text)
-        if push["type"] not in ("reply", "message"):
+        if push["type"] == "reply":
+            number = push["id"] - 1
+            if len(push.get("messages", ())) != self._replied:
+                raise BenchError(f"not {self._replied} messages: {text[:300]}")
+        elif push["type"] == "message":
+            number = self._numbers[push["channel"]]
+        else:
             raise BenchError(f"not what was asked for: {text[:300]}")
-        channel = push.get("channel") or DIALECT.channel(push["id"] - 1)
-        if push["type"] == "reply" and len(push.get("messages", ())) not in (0, MESSAGES):
-            raise BenchError(f"not {MESSAGES} messages: {text[:300]}")
-        owed[channel] -= 1
-        done += not owed[channel]
+        self._owed[number] -= 1
+        self._done += not self._owed[number]
 
-    try:
-        connections = clients.open(() for _ in range(CONNECTIONS))
-        clients.on_text = on_text
-        watch = Stopwatch(server.cpu, clients)
+    def run(self, command: Command, *, replied: int = 0, pushed: int = 0, shift: int = 0) -> float:
+        """Commands per CPU second of the server. `shift`: which connections take them, of those that are there."""
+        self._owed = [pushed + 1] * self._channels
+        self._done, self._replied = 0, replied
+        watch = Stopwatch(self._server.cpu, self._clients)
         sent = 0
-        while done < channels:
-            for number in range(sent, min(channels, done + IN_FLIGHT)):
+        while self._done < self._channels:
+            for number in range(sent, min(self._channels, self._done + IN_FLIGHT)):
                 text = json.dumps({"id": number + 1, "channel": DIALECT.channel(number)} | command(number))
-                clients.send(connections[number % CONNECTIONS], frame(text.encode()))
+                self._clients.send(self._connections[(number + shift) % CONNECTIONS], frame(text.encode()))
                 sent += 1
-            for client in clients.ready():
-                clients.receive(client)
-        return watch.stop(channels, []).per_cpu_second
-    finally:
-        clients.close()
+            for client in self._clients.ready():
+                self._clients.receive(client)
+        return watch.stop(self._channels, []).per_cpu_second
 
 
-def measure(channels: int) -> dict[str, float]:
+def measure(channels: int, parts: bool) -> dict[str, float]:
     with Server(Ours("waterspout", "Waterspout", DIALECT)) as server:
         cursors = fill(server.port, DIALECT, channels, MESSAGES, BEHIND, "x" * 128)
         found: dict[str, float] = {}
-        loads: dict[str, tuple[Callable[[int], dict[str, object]], int]] = {
-            "subscribe": (lambda number: {"type": "subscribe", "last": MESSAGES}, MESSAGES),
-            "resume": (lambda number: {"type": "subscribe", "after": cursors[number]}, BEHIND),
-            "history": (lambda number: {"type": "history", "limit": MESSAGES}, 0),
-        }
-        for name, (command, messages) in loads.items():
+
+        def cold(name: str, command: Command, replied: int = 0, pushed: int = 0) -> None:
             server.kill()
             server.restart()
-            found[name] = load(server, channels, command, messages)
+            with Load(server, channels) as load:
+                found[name] = load.run(command, replied=replied, pushed=pushed)
+                if parts and not pushed + replied:
+                    found["open already"] = load.run(command, shift=1)
+                    found["ping"] = load.run(lambda _: {"type": "ping"})
+
+        cold("subscribe", lambda _: {"type": "subscribe", "last": MESSAGES}, pushed=MESSAGES)
+        cold("resume", lambda number: {"type": "subscribe", "after": cursors[number]}, pushed=BEHIND)
+        cold("history", lambda _: {"type": "history", "limit": MESSAGES}, replied=MESSAGES)
+        if parts:
+            cold("history of 1", lambda _: {"type": "history", "limit": 1}, replied=1)
+            cold("subscribe, last 1", lambda _: {"type": "subscribe", "last": 1}, pushed=1)
+            cold("subscribe, none", lambda _: {"type": "subscribe"})
         time.sleep(1.5)
         with Publishes(server.port, DIALECT, server.cpu) as publishes:
             publishes.saturate(PUBLISHES // 10, IN_FLIGHT)
@@ -88,11 +116,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--channels", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--parts", action="store_true", help="what the parts of it cost as well")
     options = parser.parse_args()
-    runs = [measure(options.channels) for _ in range(options.runs)]
+    runs = [measure(options.channels, options.parts) for _ in range(options.runs)]
     for name in runs[0]:
-        ratio = median(run[name] / run["publish"] for run in runs)
-        print(f"{name:10} {median(run[name] for run in runs):8.0f} per CPU second, {ratio:5.2f} × our own publishes")
+        found, ratio = (median(run[name] / run[one] if one else run[name] for run in runs) for one in ("", "publish"))
+        print(f"{name:18} {found:8.0f} per CPU second, {1e6 / found:5.0f} µs, {ratio:5.2f} × our own publishes")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,14 @@ class Right(Generic[Options]):
         """Raise what says why, if the right is gone."""
         self._check()
 
+    def settled(self, action: str) -> bool:
+        """Whether nothing has to be waited for to know it: it is read already, and there is no hook to ask."""
+        return self._known and not self._hooks.wanted(self.options.hook, action)
+
     async def ask(self, action: str, about: dict[str, Any]) -> Answer:
         """Ask the hook as well, if there is one: its answer, or `permission_denied`."""
         await self.settle()
-        if not self._hooks.wanted(self.options.hook, action):
+        if self.settled(action):
             return {}
         answer = await self._hooks.ask(self.options.hook, action, self._principal, about)
         await self.ask_again()
@@ -88,7 +92,8 @@ class Reading(Generic[Options]):
         self._channel = channel
 
     async def __aenter__(self) -> Options:
-        await self._right.ask("subscribe", {"channel": self._channel})
+        if not self._right.settled("subscribe"):
+            await self._right.ask("subscribe", {"channel": self._channel})
         return self._right.options
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

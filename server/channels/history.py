@@ -17,6 +17,7 @@ from server.core.worker import Pace
 from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.counts import Count
+from server.log.endings import Ending, Near
 from server.log.log import Log
 from server.wire.amendments import AmendedMessagePush, Amendment, Counted
 from server.wire.messages import Message
@@ -97,20 +98,26 @@ class History:
             view = self._documents.view(principal, channel, where)
             self._lifecycle.check()
             name = channel if view is None else view.log_channel
-            head = head or (await self._log.head(name)).position
+            ending: Ending | None = None
+            if head is None:
+                near = None if end is not None else Near(limit, None if start is None else start.offset)
+                ending = await self._log.ending(name, near)
+                head = ending.head.position
             if start is not None:
-                answer = await self._after(name, start, head, limit, view)
+                answer = await self._after(name, start, head, limit, view, ending)
                 if namespace.amends:
                     answer.setdefault("amends", [])
             else:
-                answer = await self._before(name, end, head, limit, view)
+                answer = await self._before(name, end, head, limit, view, ending)
                 if namespace.amends and end is None:
                     answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
             if namespace.reactions:
                 answer["mine"] = await self._mine(principal, channel, [one.offset for one in answer["messages"]])
             return answer
 
-    async def _after(self, channel: str, after: Position, head: Position, limit: int, view: View | None) -> HistoryPage:
+    async def _after(
+        self, channel: str, after: Position, head: Position, limit: int, view: View | None, ending: Ending | None
+    ) -> HistoryPage:
         gap: Gap | None = None
         given = after
         if after == BEGINNING:
@@ -121,7 +128,9 @@ class History:
             gap = {"from": None, "to": None, "reason": "epoch"}
             after = given = Position(head.epoch, 0)
         messages: list[Message] = []
-        if after.offset < head.offset:
+        if after.offset < head.offset and gap is None and ending is not None and ending.messages:
+            messages = ending.messages
+        elif after.offset < head.offset:
             page = await self._log.read(channel, after, head.offset, limit)
             messages = page.messages
             if page.gap is not None:
@@ -136,7 +145,13 @@ class History:
         return answer
 
     async def _before(
-        self, channel: str, before: Position | None, head: Position, limit: int, view: View | None
+        self,
+        channel: str,
+        before: Position | None,
+        head: Position,
+        limit: int,
+        view: View | None,
+        ending: Ending | None,
     ) -> HistoryPage:
         gap: Gap | None = None
         offset = head.offset + 1
@@ -145,7 +160,10 @@ class History:
                 offset = min(before.offset, offset)
             else:
                 gap = {"from": None, "to": None, "reason": "epoch"}
-        messages, floor = await self._log.read_back(channel, offset, limit)
+        if before is None and ending is not None and ending.messages is not None:
+            messages, floor = ending.messages, ending.head.floor
+        else:
+            messages, floor = await self._log.read_back(channel, offset, limit)
         if before is not None and gap is None and not messages and 1 < offset <= head.offset:
             gap = {"from": 1, "to": min(floor, offset - 1)}
         first = messages[0].offset if messages else 0

@@ -20,6 +20,7 @@ from server.delivery.streams import Stream, Streams
 from server.delivery.subscription import Subscriber, Subscription
 from server.documents.service import DocumentService
 from server.documents.views import View
+from server.log.endings import NEXT, Ending, Near
 from server.log.log import Log
 from server.log.ranges import SHORT
 from server.presence.attendance import Attendance
@@ -68,10 +69,11 @@ class Subscriptions:
         try:
             async with self._rights.reading(principal, request.channel) as namespace:
                 after, view = self._understand(principal, namespace, request)
-                stream = await self._streams.acquire(request.channel if view is None else view.log_channel, namespace)
+                name = request.channel if view is None else view.log_channel
+                stream, ending = await self._streams.acquire(name, namespace, _near(after, request.last))
                 position, gap, at_hand = BEGINNING, None, None
                 if stream.sequencer is not None:
-                    position, gap, at_hand = await self._begin(stream, request.channel, after, request.last)
+                    position, gap, at_hand = await self._begin(stream, request.channel, after, request.last, ending)
         except BaseException:
             if stream is not None:
                 self._streams.release(stream)
@@ -172,18 +174,24 @@ class Subscriptions:
     # --- where it begins ----------------------------------------------------------------------------------------------
 
     async def _begin(
-        self, stream: Stream, channel: str, after: Position | None, last: int | None
+        self, stream: Stream, channel: str, after: Position | None, last: int | None, ending: Ending | None
     ) -> tuple[Position, GapPush | None, list[Message] | None]:
         """Where a subscription starts to read, the gap before that, and what was read already of what comes behind it;
-        `channel` is the name it was asked for by."""
+        `channel` is the name it was asked for by. `ending`: what the stream was opened with just now, and what of that
+        is near the head, as `_near` says it."""
         head = await self._own_head(stream)
+        at_hand = None if ending is None or ending.head.position != head else ending.messages
         if after is None:
             if not last:
                 return head, None, None
+            if at_hand is not None:
+                return Position(head.epoch, head.offset - len(at_hand)), None, at_hand
             position, at_hand = await self._before(stream, head, last)
             return position, None, at_hand
         if not after.epoch:
             after = Position(head.epoch, after.offset)
+        if at_hand and at_hand[-1].position == head and after.epoch == head.epoch:
+            return after, None, at_hand
         same_history = after.epoch == head.epoch
         if same_history and after.offset > head.offset:
             same_history = await self._wait_for(stream, after)
@@ -249,3 +257,10 @@ class Subscriptions:
                 self._peers.sweep()
             raise Error("unavailable", f"{stream.channel} has just started over", retry_after=0.5)
         return position, self._documents.snapshot(view, at)
+
+
+def _near(after: Position | None, last: int | None) -> Near | None:
+    """What of the log a subscription begins with, if that is near the head."""
+    if after is not None:
+        return Near(NEXT, after.offset)
+    return Near(last) if last else None

@@ -17,6 +17,7 @@ from server.core.tasks import Keeper
 from server.delivery.amended import deliver_amended
 from server.delivery.hub import Hub
 from server.delivery.sequencer import Sequencer
+from server.log.endings import Ending, Near
 from server.log.log import Log
 from server.wire.messages import Message, Notice
 from server.wire.pushes import GapPush
@@ -113,8 +114,12 @@ class Streams:
 
     # --- opening and closing ------------------------------------------------------------------------------------------
 
-    async def acquire(self, channel: str, namespace: Namespace) -> Stream:
-        """The channel's stream, open. It stays so until each who acquired it has released it."""
+    async def acquire(
+        self, channel: str, namespace: Namespace, near: Near | None = None
+    ) -> tuple[Stream, Ending | None]:
+        """The channel's stream, open. It stays so until each who acquired it has released it. Who opens it is given
+        the end of the log that it was opened with, and what of that is `near` the head."""
+        ending: Ending | None = None
         stream = self._streams.get(channel)
         if stream is None:
             sequencer = None
@@ -133,14 +138,14 @@ class Streams:
         try:
             while not stream.open:
                 if stream.opening is None:
-                    await self._open(stream)
+                    ending = await self._open(stream, near)
                 else:
                     await asyncio.shield(stream.opening)
                 await self._loop_share.turn()  # many may have waited for this, or for one read of many heads
         except BaseException:
             self.release(stream)
             raise
-        return stream
+        return stream, ending
 
     def release(self, stream: Stream) -> None:
         stream.holders -= 1
@@ -148,17 +153,20 @@ class Streams:
             close = partial(self._close_unused, stream)
             asyncio.get_running_loop().call_later(LINGER, self._loop_share.do, close)
 
-    async def _open(self, stream: Stream) -> None:
+    async def _open(self, stream: Stream, near: Near | None) -> Ending | None:
         """First the broker, then the log's head: what comes in between is held back by the sequencer. Who comes first
         does it for all who wait, without a task; if it is cancelled, another one of them does it."""
         opening = stream.opening = asyncio.get_running_loop().create_future()
         try:
             await self._broker.subscribe(stream.channel)
+            ending = None
             if stream.sequencer is not None:
-                head = await self._log.head(stream.channel)
+                ending = await self._log.ending(stream.channel, near)
+                head = ending.head
                 stream.floor = Position(head.position.epoch, head.floor)
                 stream.sequencer.start(head.position)
             stream.open = True
+            return ending
         except Exception as error:
             self._drop(stream)
             opening.set_exception(error)

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING
 
+from server.log.endings import Head
 from server.log.folding import overlaid
 from server.log.foundation import PENDING_INDEX, WORDS_INDEX, Foundation
-from server.log.reader import Head, Reader
+from server.log.reader import Reader
 from server.log.rows import Row, counted
 from server.log.words import Question, words_of
 from server.mongo.client import mapped

@@ -38,13 +38,14 @@ from server.log.appends import REFOLD_EVERY as REFOLD_APPENDS_EVERY
 from server.log.appends import Appends
 from server.log.changes import Changes, Conflict
 from server.log.counts import Counts
+from server.log.endings import Ending, Head, Near
 from server.log.finder import Finder
 from server.log.foundation import Foundation
 from server.log.inserts import Inserts
 from server.log.mentions import Mentions
 from server.log.pending import Pending, PendingMarkedPublish, PendingPublish, Receipt
 from server.log.ranges import PAGE
-from server.log.reader import Head, Reader
+from server.log.reader import Reader
 from server.log.replies import Replies
 from server.log.retention import Trimmer
 from server.log.shard import Listener, Shard
@@ -254,6 +255,10 @@ class Log:
     async def head(self, channel: str) -> Head:
         """The newest position, and the highest offset that is gone; together with other channels asked for now."""
         return await self._reader.head(channel)
+
+    async def ending(self, channel: str, near: Near | None) -> Ending:
+        """The head, and by the same command what is `near` it; see endings.py."""
+        return Ending(await self._reader.head(channel)) if near is None else await self._reader.ending(channel, near)
 
     async def channels(self) -> list[str]:
         """All that have messages."""

@@ -5,10 +5,11 @@
 Whatever is read is a majority's. Messages are read before the floor, mostly by the same command as its last stage: what
 was trimmed between the two reads is then a gap, never a silent hole.
 
-What many ask for at the same time is read together (groups.py): the heads of their channels, and short ranges of
-messages, which are named one by one so that MongoDB only has to look them up. A command is answered in one reply, since
-it says how much it may be at most: so many rows, and of rows larger than LARGE only their sizes. The large ones follow
-by themselves, as many as may be. Hence no answer is much larger than 4 MiB, whatever the messages are like.
+What many ask for at the same time is read together (groups.py): the heads of their channels, with a few messages near
+them if they are wanted (endings.py), and short ranges of messages, which are named one by one so that MongoDB only has
+to look them up. A command is answered in one reply, since it says how much it may be at most: so many rows, and of rows
+larger than LARGE only their sizes. The large ones follow by themselves, as many as may be. Hence no answer is much
+larger than 4 MiB, whatever the messages are like.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import ASCENDING, DESCENDING
@@ -27,6 +28,7 @@ from pymongo.errors import AutoReconnect
 from server.core.cursors import MAX_OFFSET, Position, Tally
 from server.core.tasks import Keeper
 from server.core.worker import Worker
+from server.log.endings import SMALL, Ending, Head, Near, Wanted, answers, heads_of, stages, taken
 from server.log.folding import Overlays, fold, originals_of, overlaid
 from server.log.foundation import MESSAGES_INDEX, Foundation
 from server.log.groups import GroupReader
@@ -63,16 +65,7 @@ OWN_READS: Final = 4
 """Reads that are not part of a group, at a time."""
 
 _SIZE: Final = {"$bsonSize": "$$ROOT"}
-_SMALL: Final = {"$expr": {"$lte": [_SIZE, LARGE]}}
 _OR_SIZE: Final = {"_id": 1, "m": {"$cond": [{"$gt": [_SIZE, LARGE]}, _SIZE, "$$ROOT"]}}
-
-
-class Head(NamedTuple):
-    """Up to where a channel reaches (offset 0: nobody has published to it), and what of it is not retained."""
-
-    position: Position
-    floor: int
-    amended: bool = False
 
 
 class Reader:
@@ -86,6 +79,7 @@ class Reader:
         self._keeper = keeper
         self._timeout = timeout
         self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP)
+        self._endings = GroupReader(keeper, "endings", _mapped(self._read_endings), GROUP)
         self._states = GroupReader(keeper, "floors", _mapped(self._read_states), GROUP)
         self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
         self._pending = GroupReader(keeper, "amendments", _mapped(self._read_pending), GROUP)
@@ -120,12 +114,7 @@ class Reader:
     ) -> dict[str, Head]:
         newest = {
             "aggregate": self._messages.name,
-            "pipeline": [
-                {"$match": {"_id.c": {"$in": list(channels)}}},
-                {"$sort": {"_id.c": ASCENDING, "_id.o": DESCENDING}},
-                {"$group": {"_id": "$_id.c", "o": {"$first": "$_id.o"}}},
-                self._then_states(channels),
-            ],
+            "pipeline": [*heads_of(channels), self._then_states(channels)],
             # One more than there can be, so that MongoDB knows that this is all.
             "cursor": {"batchSize": 2 * len(channels) + 1},
         }
@@ -136,6 +125,20 @@ class Reader:
             channel: Head(Position(state.epoch, offsets.get(channel, 0)), state.floor, state.amended)
             for channel, state in states.items()
         }
+
+    async def ending(self, channel: str, near: Near) -> Ending:
+        """The head, and the messages near it if they are few and as they were published."""
+        if near.number > SHORT or self.overlays.known(channel):
+            return Ending(await self._heads.ask(channel))
+        return await self._endings.ask((channel, near))
+
+    async def _read_endings(self, wanted: Sequence[Wanted]) -> dict[Wanted, Ending]:
+        read, answered = taken(wanted)
+        pipeline = [*stages(self._messages.name, read), self._then_states(list(read))]
+        batch = {"batchSize": 2 * len(read) + 1}
+        rows = await self._rows({"aggregate": self._messages.name, "pipeline": pipeline, "cursor": batch})
+        states = self._states_in(read, (row for row in rows if "o" not in row))
+        return answers(read, answered, {row["_id"]: row for row in rows if "o" in row}, states)
 
     async def tallies(
         self, heads: Mapping[str, Head], session: AsyncIOMotorClientSession | None = None
@@ -419,7 +422,7 @@ class Reader:
         states: list[Row] = []
         command = {
             "aggregate": self._messages.name,
-            "pipeline": [{"$match": {"_id": {"$in": ids}} | _SMALL}, self._then_states(list(wanted))],
+            "pipeline": [{"$match": {"_id": {"$in": ids}} | SMALL}, self._then_states(list(wanted))],
             "cursor": {"batchSize": len(ids) + len(wanted) + 1},
         }
         rows = await self._rows(command)

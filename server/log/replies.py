@@ -24,9 +24,9 @@ from server.core.errors import Error
 from server.core.names import is_thread, parent_of, root_of, thread_of
 from server.core.tasks import Keeper
 from server.log.amendments import Amendments
+from server.log.endings import Head
 from server.log.foundation import MESSAGES_INDEX
 from server.log.pending import Receipt
-from server.log.reader import Head
 from server.log.retention import Trimmer
 from server.log.rows import Row, id_of, is_same
 from server.log.summaries import Round, Summaries

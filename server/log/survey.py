@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 from pymongo import ASCENDING, DESCENDING
 
 from server.core.cursors import MAX_OFFSET, Position
-from server.log.reader import GROUP, Head, Reader
+from server.log.endings import Head
+from server.log.reader import GROUP, Reader
 from server.log.rows import between, id_of
 from server.mongo.client import mapped
 from server.mongo.databases import Database

@@ -57,11 +57,15 @@ class Lanes:
         lane.append(command)
         return True
 
-    def open(self, command: LaneCommand) -> str:
-        """A lane, of which it is the first; the name of it."""
+    def enter(self, command: LaneCommand) -> str | None:
+        """Have it wait, if its channel has a lane; else it is the first of a new one: the name of that."""
         if self._lanes is None:
             self._lanes = {}
         name = _name(command)
+        lane = self._lanes.get(name)
+        if lane is not None:
+            lane.append(command)
+            return None
         self._lanes[name] = deque((command,))
         return name
 
@@ -91,11 +95,9 @@ class Lanes:
         if self._publishing is not None and self._publishing.get(channel) is outcome:
             del self._publishing[channel]
 
-    async def wait_for_publishes(self, channel: str) -> None:
-        """Return when the newest publish that is under way in the channel is done."""
-        newest = self._publishing.get(channel) if self._publishing else None
-        if newest is not None:
-            await asyncio.wait((newest,))
+    def publish_under_way(self, channel: str) -> asyncio.Future[Any] | None:
+        """The outcome of the newest publish in the channel, if it is not known yet."""
+        return self._publishing.get(channel) if self._publishing else None
 
 
 def _name(command: LaneCommand) -> str:

@@ -235,8 +235,9 @@ class Session(WaitingClient):
 
     def _in_order(self, command: LaneCommand) -> None:
         self._count(1)
-        if not self._lanes.join(command):
-            self._spawn(self._run_lane(self._lanes.open(command)))
+        name = self._lanes.enter(command)
+        if name is not None:
+            self._spawn(self._run_lane(name))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.begun += 1
@@ -249,7 +250,8 @@ class Session(WaitingClient):
                 if isinstance(command, Publish):
                     self._publish(command)
                 else:
-                    await self._lanes.wait_for_publishes(name)
+                    if (publish := self._lanes.publish_under_way(name)) is not None:
+                        await asyncio.wait((publish,))
                     await self._carry_out(command)
             except Error as error:
                 self._refuse(command.id, error)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from server.core.cursors import MAX_OFFSET, Position
+from server.log.endings import Near
 from server.log.ranges import PAGE
 from server.node import Node
 from tests.support.client import Client
@@ -58,15 +59,14 @@ async def test_what_is_asked_at_once_takes_few_commands(node: Node, mongod: Mong
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("kind", ["last", "resume"])
 async def test_the_first_messages_are_read_once(node: Node, mongod: Mongod, url: str, kind: str) -> None:
-    """What was read to find out where a subscription begins is what it begins with: one command for the newest
-    offset, one for the messages, each with the floor."""
+    """One command finds the newest offset, the messages next to it that the subscription begins with, and the floor."""
     (channel,) = await filled(node, mongod, 1)
     async with Client(url) as client:
         with seen(mongod.uri, node.config.mongodb.database, "messages", "channels") as commands:
             options = {"last": {"last": 5}, "resume": {"after": f"{node.log.epoch}:5"}}[kind]
             subscription = await client.subscribe(channel, **options)
             assert [one["data"] for one in await subscription.messages(5)] == list(range(5, HISTORY))
-        assert len(commands) == 2, commands
+        assert len(commands) == 1, commands
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -92,6 +92,46 @@ async def test_a_channel_that_is_open_takes_none(node: Node, mongod: Mongod, url
             await second.unsubscribe("chat:a")
             await second.subscribe("chat:a", after=subscription.cursor)
         assert commands == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_the_end_of_a_channel_is_its_head_and_what_is_near_it(mongod: Mongod) -> None:
+    """Of many channels by one command, each with its own bounds: all that was wanted, or where something stands in the
+    way the head alone."""
+    options = fresh()
+    async with opened(mongod.uri, options) as log:
+        sizes = {"chat:short": [1] * 3, "chat:long": [1] * 40, "chat:large": [1, 1, 100_000, 1, 1]}
+        for channel, of_one in {**sizes, "chat:trimmed": [1] * 5}.items():
+            await asyncio.gather(
+                *(log.append(channel, None, str(n), "x" * size, size) for n, size in enumerate(of_one))
+            )
+        await log.clear("chat:trimmed")
+        for number in range(2):
+            await log.append("chat:trimmed", None, f"{number} more", number, 1)
+        wanted: dict[tuple[str, Near], list[int] | None] = {
+            ("chat:none", Near(10)): [],
+            ("chat:none", Near(10, 0)): None,  # the same channel, in another way
+            ("chat:short", Near(10)): [1, 2, 3],
+            ("chat:long", Near(10)): [*range(31, 41)],
+            ("chat:large", Near(2)): [4, 5],
+            ("chat:trimmed", Near(5)): [6, 7],
+        }
+        further: dict[tuple[str, Near], list[int] | None] = {
+            ("chat:none", Near(10, 0)): [],
+            ("chat:short", Near(10, 3)): [],
+            ("chat:long", Near(10, 20)): [*range(21, 31)],
+            ("chat:large", Near(10)): None,
+            ("chat:trimmed", Near(5, 2)): None,  # behind a gap
+        }
+        heads = {"chat:none": 0, "chat:short": 3, "chat:long": 40, "chat:large": 5, "chat:trimmed": 7}
+        for some in (wanted, further):
+            with seen(mongod.uri, options.database, "messages") as commands:
+                endings = await asyncio.gather(*(log.ending(channel, near) for channel, near in some))
+            assert [one.head.position for one in endings] == [Position(log.epoch, heads[one]) for one, _ in some]
+            found = [one.messages and [message.offset for message in one.messages] for one in endings]
+            assert found == list(some.values())
+            assert len(commands) == 1, commands
+        assert (await log.ending("chat:trimmed", None)).head.floor == 5
 
 
 @pytest.mark.gen_test(timeout=60)
