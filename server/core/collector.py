@@ -11,8 +11,9 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-YOUNG: Final = 10_000
-"""New objects before a look at them (not 700: publishes in flight are no garbage)."""
+YOUNG: Final = 50_000
+"""New objects before a look at them: what is in flight is no garbage, and a batch of messages is ten thousand objects.
+A look takes some milliseconds."""
 DEEP_AFTER: Final = 1_000_000
 """Objects set aside before a look at all of them; at least half as many as there are, if that is more."""
 

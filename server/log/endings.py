@@ -24,6 +24,8 @@ from server.wire.messages import Message
 
 NEXT: Final = 16
 """Messages behind a cursor that are read with the head for who resumes: who has missed more reads a page."""
+ENDINGS: Final = 100
+"""Channels of one command: with ten messages of each it has as many rows as it may."""
 ROWS: Final = 1000
 """Of one command. Up to LARGE they are 4 MiB."""
 

@@ -71,8 +71,9 @@ class GroupReader(Generic[Q, A]):
         self._asked.clear()
 
     async def _answer(self, batch: dict[Q, list[asyncio.Future[A]]]) -> None:
-        for question in [question for question, answers in batch.items() if all(one.done() for one in answers)]:
-            del batch[question]
+        for question in [question for question, answers in batch.items() if answers[0].done()]:
+            if all(one.done() for one in batch[question]):
+                del batch[question]
         if not batch:
             return
         try:

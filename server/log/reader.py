@@ -28,7 +28,7 @@ from pymongo.errors import AutoReconnect
 from server.core.cursors import MAX_OFFSET, Position, Tally
 from server.core.tasks import Keeper
 from server.core.worker import Worker
-from server.log.endings import SMALL, Ending, Head, Near, Wanted, answers, heads_of, stages, taken
+from server.log.endings import ENDINGS, SMALL, Ending, Head, Near, Wanted, answers, heads_of, stages, taken
 from server.log.folding import Overlays, fold, originals_of, overlaid
 from server.log.foundation import MESSAGES_INDEX, Foundation
 from server.log.groups import GroupReader
@@ -79,7 +79,7 @@ class Reader:
         self._keeper = keeper
         self._timeout = timeout
         self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP)
-        self._endings = GroupReader(keeper, "endings", _mapped(self._read_endings), GROUP)
+        self._endings = GroupReader(keeper, "endings", _mapped(self._read_endings), ENDINGS)
         self._states = GroupReader(keeper, "floors", _mapped(self._read_states), GROUP)
         self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
         self._pending = GroupReader(keeper, "amendments", _mapped(self._read_pending), GROUP)

@@ -25,7 +25,7 @@ early, held = circle()
 kept = [Node() for _ in range(300_000)]
 young, one = circle()
 del one
-more = [[] for _ in range(40_000)]
+more = [[] for _ in range(2 * collector.YOUNG)]
 print("young", young() is None)
 del held
 more += [[] for _ in range(700_000)]
