@@ -34,6 +34,12 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture
+def database() -> str:
+    """One that nobody has had: outboxes of other tests were dropped in those."""
+    return f"test_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
 def settings() -> dict[str, object]:
     return dict(SETTINGS)
 
