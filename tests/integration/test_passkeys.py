@@ -188,6 +188,26 @@ async def test_nothing_forged_is_added(ask: Any, begin: Any, add: Any, register:
 
 
 @pytest.mark.gen_test
+async def test_what_is_larger_than_a_device_says_is_not_read(ask: Any, begin: Any, add: Any, register: Any) -> None:
+    """Each field has a bound, which its refusal names, and no state is spent: what is made for it takes minutes."""
+    ann, device = await register("ann"), Authenticator(URL)
+    await add(ann, device)
+    for path, token, body in (
+        ("/auth/passkeys", ann, {"name": "x", **Authenticator(URL).create(await begin(ann))}),
+        ("/auth/passkey", None, device.get(await begin())),
+    ):
+        good = body["credential"]
+        for field in ("id", *(f"response.{one}" for one in good["response"] if one != "transports")):
+            within, _, name = field.rpartition(".")
+            forged = json.loads(json.dumps(good))
+            (forged["response"] if within else forged)[name] = "A" * 8193
+            status, problem = await ask("POST", path, body | {"credential": forged}, token)
+            assert (status, problem["code"]) == (413, "too_large"), problem
+            assert problem["reason"] == f"credential.{field}: 8193 characters; 8192 at most"
+        assert (await ask("POST", path, body, token))[0] in (200, 201), "the state is good still"
+
+
+@pytest.mark.gen_test
 async def test_nothing_forged_signs_in(ask: Any, begin: Any, add: Any, register: Any, log: io.StringIO) -> None:
     """A passkey that nobody has is refused in the words for a signature that is another's; a count that went back is
     told to the operator; an answer is good once."""

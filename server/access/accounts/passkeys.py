@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 ANSWER_WITHIN: Final = 300.0
 """Seconds for what somebody does at the device."""
+SAID: Final = 8192
+"""Characters of each thing that a device says, a multiple of what there is: keys and numbers made for it take the time
+of their square to be read, in which nobody else has a turn."""
 _REQUIRED: Final = UserVerificationRequirement.REQUIRED
 _NEW, _SIGN_IN = "new passkey", "passkey"
 
@@ -117,8 +120,10 @@ class Passkeys:
     async def add(
         self, account: Account, session: str | None, state: str, name: str, credential: NewCredential
     ) -> Passkey:
-        """`bad_request` if the state is not one of this session's, or what the device has said is not good."""
+        """`bad_request` if the state is not one of this session's, or what the device has said is not good; `too_large`
+        if that is more than a device says."""
         name = as_name(name)
+        _check_sizes(credential)
         redeemed = await self._tokens.redeem(_NEW, state)
         if redeemed is None or redeemed.user != account.id or redeemed.about["session"] != session:
             raise bad_request("state: not one of a passkey that was begun in this session, or not any more")
@@ -166,7 +171,9 @@ class Passkeys:
         return {"state": state, "options": options_to_json_dict(options)}
 
     async def finish(self, state: str, credential: ShownCredential, visit: Visit) -> Tokens:
-        """`unauthenticated` in the same words whether the passkey is unknown or the signature another's."""
+        """`unauthenticated` in the same words whether the passkey is unknown or the signature another's; `too_large` as
+        with `add`."""
+        _check_sizes(credential)
         refusal = Error("unauthenticated", "credential: not a passkey of an account here, or not good")
         with self._attempts.attempt(None, visit.address) as attempt:
             redeemed = await self._tokens.redeem(_SIGN_IN, state)
@@ -232,3 +239,11 @@ class Passkeys:
         if said.cross_origin:
             return "credential: of a page within another one's"
         return ""
+
+
+def _check_sizes(credential: NewCredential | ShownCredential) -> None:
+    said = msgspec.to_builtins(credential)
+    for path, within in (("credential", said), ("credential.response", said["response"])):
+        for name, text in within.items():
+            if isinstance(text, str) and len(text) > SAID:
+                raise Error("too_large", f"{path}.{name}: {len(text)} characters; {SAID} at most")
