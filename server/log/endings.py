@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING
 
-from server.core.cursors import Position
+from server.core.cursors import MAX_OFFSET, Position
 from server.log.ranges import LARGE, State
 from server.log.rows import Row, contiguous
 from server.wire.messages import Message
@@ -89,7 +89,8 @@ def stages(messages: str, wanted: Mapping[str, Near]) -> list[Row]:
     """The same as `heads_of`, with `m`: the messages that are wanted of each channel, but for large ones."""
     channels = list(wanted)
     # From which offset on: below 0 it is counted from the head.
-    start = _for_each(channels, [-one.number if one.after is None else one.after + 1 for one in wanted.values()])
+    starts = [-one.number if one.after is None else min(one.after + 1, MAX_OFFSET) for one in wanted.values()]
+    start = _for_each(channels, starts)
     number = _for_each(channels, [one.number for one in wanted.values()])
     from_head = {"$max": [1, {"$add": ["$o", 1, start]}]}
     first = {"$cond": [{"$lt": [start, 0]}, from_head, start]}
@@ -112,7 +113,8 @@ def _for_each(channels: list[str], numbers: list[int]) -> Any:
     """An expression: the number of the channel that `_id` names."""
     if len(set(numbers)) == 1:
         return numbers[0]
-    return {"$arrayElemAt": [numbers, {"$indexOfArray": [channels, "$_id"]}]}
+    names = {"$literal": channels}  # else `$user:ann` is a field
+    return {"$arrayElemAt": [numbers, {"$indexOfArray": [names, "$_id"]}]}
 
 
 def answers(

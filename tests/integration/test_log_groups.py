@@ -135,6 +135,23 @@ async def test_the_end_of_a_channel_is_its_head_and_what_is_near_it(mongod: Mong
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_no_name_and_no_cursor_spoils_the_ends_of_others(mongod: Mongod) -> None:
+    """Names that MongoDB would take for fields, and the highest cursor there is, are asked for with other channels."""
+    options = fresh()
+    async with opened(mongod.uri, options) as log:
+        names = ["$user:ann", "$user:ann..b.", "$user:$b", "$thread:1:chat:a", "chat:a"]
+        for channel in names:
+            await asyncio.gather(*(log.append(channel, None, str(n), n, 1) for n in range(5)))
+    async with opened(mongod.uri, options) as log:
+        wanted = [*((channel, Near(number)) for number, channel in enumerate(names, 1)), ("chat:none", Near(9))]
+        beyond = ("chat:b", Near(9, MAX_OFFSET))
+        *endings, last = await asyncio.gather(*(log.ending(channel, near) for channel, near in (*wanted, beyond)))
+        found = [None if end.messages is None else [one.offset for one in end.messages] for end in endings]
+        assert found == [*([*range(6 - number, 6)] for number in range(1, 6)), []]
+        assert last.messages == []
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_pages_end_at_about_4_mib_however_large_the_messages_are(mongod: Mongod) -> None:
     """Forwards, backwards, and many short ranges at once: everything comes, and no reply is larger."""
     options = fresh()
