@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import aiohttp
@@ -52,8 +54,10 @@ class HTTPClient:
             return await self._ask(method, url, headers, body, most)
         except (self._aiohttp.ClientError, OSError, ValueError) as error:
             # Not their own words: they quote addresses, and callers may be anybody.
-            name = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
-            raise NoAnswer(f"failed: {name or type(error).__name__}") from None
+            name = type(error).__name__
+            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):  # whose numbers are its own
+                name = errno.errorcode.get(error.errno or 0, name)
+            raise NoAnswer(f"failed: {name}") from None
 
     async def _ask(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, most: int | None
@@ -61,7 +65,8 @@ class HTTPClient:
         session = self._session or self._open()
         data = body if body is None or len(body) <= AT_ONCE else io.BytesIO(body)
         sent = {"Accept-Encoding": "identity", "User-Agent": "waterspout", **headers}
-        async with session.request(method, url, data=data, headers=sent, allow_redirects=False) as answer:
+        proxy = proxy_of(url) if self._proxies else None
+        async with session.request(method, url, data=data, headers=sent, allow_redirects=False, proxy=proxy) as answer:
             found = bytearray()
             async for chunk in answer.content.iter_any():
                 found += chunk
@@ -78,10 +83,19 @@ class HTTPClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(),
             auto_decompress=False,
-            trust_env=self._proxies,
         )
         return self._session
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def proxy_of(url: str) -> str | None:
+    """The environment's, as `HTTPS_PROXY` and `NO_PROXY` say. (aiohttp's own look at it would also send the passwords
+    of `~/.netrc`.)"""
+    from urllib.request import getproxies, proxy_bypass  # here, as most have no use for it
+
+    parts = urlsplit(url)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"

@@ -9,6 +9,7 @@ import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from server.backend import backend as asking
 from server.backend.answers import Busy, Failed, Refused, Reply
 from server.backend.backend import BackEnd
+from server.backend.http_client import HTTPClient
 from server.backend.turns import Turns
 from server.core import config
 from server.core.clock import Clock
@@ -116,11 +118,22 @@ async def test_an_answer_is_bounded(theirs: back_end.BackEnd) -> None:
 
 @pytest.mark.gen_test
 async def test_failures(theirs: back_end.BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody there, and no answer in time: the back end's. A loop that stood still: nobody's."""
+    """Nobody there, no TLS, and no answer in time: the back end's. A loop that stood still: nobody's."""
     gone = back_end.BackEnd()
     gone.stop()
     async with made(url=gone.url, secret=SECRET) as one:
         with pytest.raises(Failed, match=r"^failed: ECONNREFUSED$"):
+            await one.ask({}, timeout=5)
+
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with (
+        await asyncio.start_server(plain, "127.0.0.1", 0) as server,
+        made(url=f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", secret=SECRET) as one,
+    ):
+        with pytest.raises(Failed, match=r"^failed: \w*SSL\w*$"):
             await one.ask({}, timeout=5)
 
     silent = asyncio.Event()
@@ -138,6 +151,41 @@ async def test_failures(theirs: back_end.BackEnd, monkeypatch: pytest.MonkeyPatc
         silent.set()
         theirs.rule = lambda asked: {}
         assert (await one.ask({}, timeout=5)).status == 200
+
+
+@pytest.mark.gen_test
+async def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its proxies are used where that is wanted, but for those of NO_PROXY; passwords of ~/.netrc never, by nobody."""
+    heads: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\nSet-Cookie: a=b\r\n\r\n{}")
+        writer.close()
+
+    (tmp_path / "netrc").write_text("default login ann password hunter2\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("HTTP_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        here = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for proxies, proxy, direct, url, begins in (
+            (True, f"http://bob:secret@{here}", "", "http://keys.test/a", "GET http://keys.test/a "),
+            (True, here, "", "http://keys.test/a", "GET http://keys.test/a "),
+            (True, "http://127.0.0.1:1", "127.0.0.1", f"http://{here}/a", "GET /a "),
+            (False, "http://127.0.0.1:1", "", f"http://{here}/a", "GET /a "),
+        ):
+            monkeypatch.setenv("http_proxy", proxy)
+            monkeypatch.setenv("no_proxy", direct)
+            client = HTTPClient(proxies=proxies)
+            for _ in range(2):
+                assert (await client.ask("GET", url, {}, most=10)).body == b"{}"
+                head = heads.pop()
+                assert head.startswith(begins)
+                assert "\nauthorization:" not in head.lower()
+                assert "\ncookie:" not in head.lower()
+                assert ("\nproxy-authorization:" in head.lower()) == ("bob" in proxy)
+            await client.close()
 
 
 @pytest.mark.gen_test
