@@ -157,14 +157,15 @@ class Followers:
             await self._rights.check_reading(principal, thread)
         await root_message(self._log, thread)
         if not await self._rows.roles([(seat.user, parent_of(thread))]):
-            raise Error("permission_denied", f"{seat.user} is no member of {parent_of(thread)}")
+            raise _no_member(seat.user, thread)
         assert self._log.replies is not None
         await self._log.replies.write_down(thread)
         count = await self._log.counts.of(thread)
         right.again()
         place = Marker(*count.head, count.amendments)
-        if not await self._follow(thread, {seat.user: place}, principal.user):
-            raise Error("not_found", f"channel: what {thread} is about has just gone")
+        refusal = await self._follow(thread, {seat.user: place}, principal.user)
+        if refusal is not None:
+            raise refusal
         return seat
 
     async def _root(self, thread: str) -> AmendedMessage | None:
@@ -196,10 +197,10 @@ class Followers:
         places = dict.fromkeys(new, before)
         if writer is not None and not follows:
             places[writer] = Marker(*position, amendments)
-        await self._follow(thread, places, None)
+        await self._follow(thread, places, principal.user)
 
-    async def _follow(self, thread: str, places: Mapping[str, Marker], by: str | None) -> bool:
-        """Make followers of those that are members of the parent. False: the message is gone, and so are they."""
+    async def _follow(self, thread: str, places: Mapping[str, Marker], by: str | None) -> Error | None:
+        """Make followers of those that are members of the parent. Error: the message has gone, or one of them."""
         parent = parent_of(thread)
         known = await self._rows.standings({(user, channel) for user in places for channel in (parent, thread)})
         rows: list[Row] = [
@@ -212,23 +213,27 @@ class Followers:
         ]  # fmt: skip
         added = [user for user, _ in await self._rows.add(rows)] if rows else []
         if not added:
-            return True
-        # Looked at once more when they are there: it may have gone in the meantime, and all of its followers with it.
-        if await self._root(thread) is None:
-            await self._rows.take_back([(user, thread) for user in added])
-            return False
-        gone = await self._make_room(added)
-        self._tell([(user, thread, MEMBER) for user in added] + gone)
-        return True
+            return None
+        # Looked at once more when they are there: the message, or who has left the parent, may have gone in the
+        # meantime, and what was followed then with it.
+        root, members = await asyncio.gather(self._root(thread), self._rows.roles([(user, parent) for user in added]))
+        left = [user for user in added if root is None or (user, parent) not in members]
+        if left:
+            await self._rows.take_back([(user, thread) for user in left])
+        stay = [user for user in added if user not in left]
+        gone = await self._make_room(stay, thread)
+        self._tell([(user, thread, MEMBER) for user in stay] + gone)
+        if root is None:
+            return Error("not_found", f"channel: what {thread} is about has just gone")
+        return _no_member(left[0], thread) if left else None
 
-    async def _make_room(self, users: Collection[str]) -> list[Change]:
-        """What these follow no more, because it would be too much."""
+    async def _make_room(self, users: Collection[str], new: str) -> list[Change]:
+        """What these follow no more, because with the `new` thread it would be too much."""
         if not self._most:
             return []
         gone: list[Change] = []
-        for user, threads in zip(
-            users, await asyncio.gather(*(self._rows.too_many_threads(user, self._most) for user in users)), strict=True
-        ):
+        too_many = await asyncio.gather(*(self._rows.too_many_threads(user, self._most, new) for user in users))
+        for user, threads in zip(users, too_many, strict=True):
             if threads:
                 await self._rows.remove(user, threads)
                 gone += [(user, thread, None) for thread in threads]
@@ -252,6 +257,10 @@ class Followers:
         """Nobody follows it any more."""
         while users := await self._rows.clear(thread):
             self._tell([(user, thread, None) for user in users])
+
+
+def _no_member(user: str, thread: str) -> Error:
+    return Error("permission_denied", f"{user} is no member of {parent_of(thread)}")
 
 
 async def _nothing() -> None:

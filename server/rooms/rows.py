@@ -205,14 +205,21 @@ class MemberRows:
             rows = await self._rows.find(_threads_of(user), {"_id": 1}).to_list(None)
         return [row["_id"]["c"] for row in rows]
 
-    async def too_many_threads(self, user: str, most: int) -> list[str]:
-        """Those that would have to go for `most` to be left: they have been followed for the longest time."""
+    async def too_many_threads(self, user: str, most: int, new: str) -> list[str]:
+        """Those that would have to go for `most` to be left, the `new` one among them. First those that others have
+        made the user follow, and in which it has read nothing since: else who mentions it again and again would push
+        out what it has chosen. What is pinned goes last; of the same kind what has been followed for the longest."""
+
+        def weight(row: Row) -> tuple[bool, bool, bool, int]:
+            chosen = row["by"] == user or row["n"] > 0
+            return row["_id"]["c"] == new, row.get("pin", False), chosen, row["t"]
+
         with mapped():
-            threads = await self._rows.count_documents(_threads_of(user))
-            if threads <= most:
+            if await self._rows.count_documents(_threads_of(user)) <= most:
                 return []
-            oldest = self._rows.find(_threads_of(user), {"_id": 1}).sort("t", ASCENDING).limit(threads - most)
-            return [row["_id"]["c"] async for row in oldest]
+            rows = await self._rows.find(_threads_of(user), {"t": 1, "n": 1, "by": 1, "pin": 1}).to_list(None)
+        rows.sort(key=weight)
+        return [row["_id"]["c"] for row in rows[: len(rows) - most]]
 
     async def remove(self, user: str, channels: Sequence[str]) -> None:
         """Delete rows that nobody has to hear of before they go."""

@@ -12,6 +12,7 @@ import waterspout_client
 from server.core import config
 from server.core.errors import Error
 from server.core.principals import Principal
+from server.rooms.rows import MemberRows
 from tests.integration.test_rooms import KEY, OPTIONS, Rooms, mongod_writes, offset_of, token
 from tests.support.client import Client
 from tests.support.nodes import Instance, instances
@@ -238,6 +239,48 @@ async def test_the_newest_threads_of_many(mongod: Mongod) -> None:
         assert [row["channel"] for row in first + rest] == expected
         await bob.request("join", channel="room:b")
         assert await refusal(bob, "join", channel="room:c") == "limit_exceeded"
+
+
+@pytest.mark.gen_test
+async def test_mentions_push_out_nothing_that_is_chosen(mongod: Mongod) -> None:
+    """Who is mentioned in ever more threads follows those no more that it was mentioned in before, and has not read;
+    what it has answered, read, asked for or pinned stays, also the thread that it was mentioned in last."""
+    async with one(mongod, "ann", "bob", **{"limits.threads_per_user": 5}) as (instance, ann, bob):
+        threads = [f"$thread:{(await bob.publish(ROOM, n))['offset']}:{ROOM}" for n in range(9)]
+        for thread in threads[:2]:
+            head = await bob.publish(thread, "reply", mentions=["ann"])
+        await ann.request("read", channel=threads[1], cursor=head["cursor"])
+        await ann.request("join", channel=threads[2])
+        await ann.publish(threads[3], "reply")
+        await ann.request("member", channel=threads[0], pin=True)
+        for thread in threads[4:8]:
+            await bob.publish(thread, "reply", mentions=["ann"])
+        assert sorted(await followed(instance, "ann")) == [*threads[:4], threads[7]]
+        await ann.request("join", channel=threads[8])
+        assert sorted(await followed(instance, "ann")) == [*threads[:4], threads[8]]
+
+
+@pytest.mark.gen_test
+async def test_who_leaves_while_it_begins_to_follow(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves nothing behind that would be followed again when it comes back, and is not told that it follows."""
+    async with one(mongod, "ann", "bob") as (instance, ann, bob):
+        await ann.publish(ROOM, "root")
+        add, members = MemberRows.add, instance.node.rooms.members
+
+        async def late(rows: MemberRows, new: Any) -> Any:
+            await members.set_role(Principal("ops", server=True, admin=True), ROOM, "bob", None)
+            return await add(rows, new)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(MemberRows, "add", late)
+            assert await refusal(bob, "join", channel=THREAD) == "permission_denied"
+        await bob.request("join", channel=ROOM)
+        with monkeypatch.context() as patched:
+            patched.setattr(MemberRows, "add", late)
+            await ann.publish(THREAD, "reply", mentions=["bob"])
+        await bob.request("join", channel=ROOM)
+        assert await followers(ann) == ["ann"]
+        assert await followed(instance, "bob") == {}
 
 
 @pytest.mark.gen_test
