@@ -50,7 +50,7 @@ class Limits(Section):
     memberships_per_user: Count = 1000
     """channels that one user is a member of"""
     threads_per_user: Count = 1000
-    """threads that one user follows; beyond, one is followed no more: first those that others have brought and that are unread"""
+    """threads that one user follows; beyond, the oldest are no more, first those that others have brought"""
     scheduled_per_user: Count = 1000
     """messages of one user that wait to be published later; API keys are not counted"""
     user_messages_per_second: Rate = 0.0
