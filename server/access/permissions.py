@@ -187,7 +187,11 @@ class Permissions:
             or _granted(principal, "subscribe", channel)
         ):
             return False
-        return self._revoked is None or not self._revoked.right(principal, channel)
+        return not self.is_taken(principal, channel)
+
+    def is_taken(self, principal: Principal, channel: str) -> bool:
+        """Whether the principal's rights in the channel are revoked, or its user is banned there now."""
+        return self._revoked is not None and self._revoked.right(principal, channel)
 
     def check_room(self, principal: Principal, channel: str) -> Namespace:
         """The options of a channel that has members, or of a thread in one, for who is no guest; what such a one may do

@@ -56,7 +56,8 @@ class Reader:
         try:
             self._permissions.check(self._who(), "subscribe", channel)
         except Error as error:
-            if error.retry:  # nobody knows at the moment
+            # Nobody knows at the moment; or that is taken back, which a ban is until it ends by itself.
+            if error.retry or self._permissions.is_taken(self._who(), channel):
                 return False
             self._may[channel] = False
             return False

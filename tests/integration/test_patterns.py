@@ -146,6 +146,24 @@ async def test_only_what_may_be_read(url: str, rest: Base, node: Node, monkeypat
 
 
 @pytest.mark.gen_test
+async def test_a_ban_that_ends_by_itself_ends_here_too(url: str, rest: Base) -> None:
+    """What was refused because of it is not remembered: once it is over the channel comes by the pattern again, without
+    anybody saying so."""
+    async with Client(url) as publisher, Client(url, token=token()) as ann:
+        await ann.request("subscribe", channel="inbox:*")
+        await publisher.publish("inbox:ann", "before")
+        assert await told(ann, 1) == [("inbox:ann", "before")]
+        assert (await rest.call("/v1/users/ann/ban", {"channels": ["inbox:ann"], "seconds": 0.5}))[0] == 200
+
+        async def comes() -> bool:
+            await publisher.publish("inbox:ann", "after")
+            return bool(ann.strays)
+
+        await comes()
+        await until(comes, 5, "what is published after the ban", every=0.1)
+
+
+@pytest.mark.gen_test
 async def test_revoking_the_pattern_ends_it(url: str, rest: Base) -> None:
     """A revocation of all of it ends the subscription; so does a new token without a right there, and a back end."""
     rights = {"vip:*": ["subscribe"]}
