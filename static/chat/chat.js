@@ -5,10 +5,9 @@
  *     room.js, outgoing.js, typing.js, amended.js, own.js, words.js     a room: what is said in it, and what becomes of that
  *     transcript.js, message.js, format.js, deeds.js, edge.js           the conversation as it is seen
  *     roomlist.js, memberships.js, sidebar.js, address.js                the rooms there are, with what is unread in each
- *     beside.js, panel.js: members.js, thread.js, threads.js, pins.js, search.js, preferences.js
- *                                                                       what stands beside, loaded when it is asked for
+ *     beside.js, panel.js: members.js, thread.js, threads.js, pins.js, search.js, preferences.js   beside, when asked for
  *     palette.js, targets.js, shortcuts.js, picker.js, profile.js       jumping, keys, choosing, who somebody is
- *     composer.js, formatting.js, drafts.js, mentions.js, standing.js   writing, and who may
+ *     composer.js, formatting.js, drafts.js, mentions.js, standing.js, whose.js    writing, and who may
  *     banner.js, notices.js, here.js, reading.js, readers.js, people.js, blocks.js   the connection; who calls, is there, has read
  *
  * @module
@@ -33,6 +32,7 @@ import { RoomList } from "./roomlist.js";
 import { bindShortcuts } from "./shortcuts.js";
 import { Standing } from "./standing.js";
 import { Transcript } from "./transcript.js";
+import { forgetOthers } from "./whose.js";
 import { channelOf, isDirect, nameOf, titleOf } from "./words.js";
 
 /** @typedef {import("./transcript.js").Entry} Entry */
@@ -43,6 +43,7 @@ import { channelOf, isDirect, nameOf, titleOf } from "./words.js";
 const COUNT_EVERY = 4000;
 
 const account = await enter();
+forgetOthers(account.user);
 const signedIn = account.user === null ? null : await import("./signed-in.js");
 
 export class Page {

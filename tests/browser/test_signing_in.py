@@ -126,6 +126,38 @@ def test_one_click_signs_in_as_an_example_user(browsing: Browsing, members: Serv
     browsing.run(run())
 
 
+def test_who_signs_in_where_somebody_else_was_sees_nothing_of_that(browsing: Browsing, members: Server) -> None:
+    """On the chat page, in the same tab: no drafts, no rooms, nothing to be sent. One's own is there after a reload."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            field = tab.page.get_by_label("Message", exact=True)
+            await opened(tab, members, "/chat/#only-anns")
+            await tab.page.get_by_role("button", name="ann").click()
+            await tab.state("open")
+            await field.fill("said by ann")
+            await tab.page.keyboard.press("Enter")
+            await tab.page.wait_for_selector("#log li:has-text('said by ann')")
+            await field.fill("a draft of ann's")
+            await tab.page.reload()
+            await tab.state("open")
+            assert await field.input_value() == "a draft of ann's"
+            await tab.page.locator(".account-name").click()
+            await tab.page.get_by_role("button", name="Sign out").click()
+            await tab.page.wait_for_selector("dialog[open]")
+            await tab.page.goto("about:blank")
+            await opened(tab, members, "/chat/#elsewhere")
+            await tab.page.get_by_role("button", name="bob").click()
+            await tab.state("open")
+            kept = await tab.page.evaluate("JSON.stringify([Object.entries(sessionStorage), localStorage])")
+            assert "ann's" not in kept
+            assert "said by" not in kept
+            assert "only-anns" not in kept + await tab.page.inner_text("#rooms")
+
+    browsing.run(run())
+
+
 def test_ones_own_messages_are_edited_and_erased(browsing: Browsing, members: Server, artifacts: Path) -> None:
     """On the chat page: the others see it at once, and after a reload; and have no buttons for what is not theirs."""
 
