@@ -175,7 +175,9 @@ def test_ones_own_messages_are_edited_and_erased(browsing: Browsing, members: Se
                 await bob.get_by_label("Message", exact=True).fill(text)
                 await bob.keyboard.press("Enter")
             await ann.wait_for_selector("#log li:has-text('a secret')")
-            assert await ann.locator("#log .tools").count() == 0
+            await ann.locator("#log .message").first.hover()
+            await ann.locator("#log .tools").first.wait_for()
+            assert await ann.locator("#log .tools").get_by_role("button", name=re.compile("Edit|Erase")).count() == 0
             for index, name in ((0, "Edit"), (1, "Erase")):
                 row = bob.locator("#log .message").nth(index)
                 await row.hover()
