@@ -100,6 +100,8 @@ class Moderation:
         """Lift the user's bans, those of these patterns or all: what is left of them. `not_found` if there are none."""
         must_be_admin(principal)
         patterns = _patterns(channels)
+        self._lifecycle.check()
+        await self._revocations.catch_up()  # another node may have banned the user just now
         there = [one.channel for one in self._revocations.bans.of(user)]
         lifted = [one for one in there if not patterns or one in patterns]
         if not lifted:

@@ -273,6 +273,11 @@ class Revocations:
         """Ask now: somebody says that there is something new."""
         self._wanted.set()
 
+    async def catch_up(self) -> None:
+        """Return when all is known that had been acknowledged when this was called, by whichever node; `unavailable`
+        if that cannot be known."""
+        await self._ask()
+
     async def _poll(self) -> None:
         while True:
             try:

@@ -383,6 +383,16 @@ async def test_bans_are_every_nodes_and_outlive_a_restart(mongod: Mongod, monkey
 # --- several nodes, and what may fail ---------------------------------------------------------------------------------
 
 
+@pytest.mark.gen_test
+async def test_a_ban_is_lifted_by_whichever_node(mongod: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by one that has not heard of it yet: whether there is one is asked of MongoDB."""
+    monkeypatch.setattr(server.access.revocations, "POLL_EVERY", 60.0)
+    async with instances(mongod.uri, mongod.uri) as (one, other):
+        assert (await one.call("/v1/users/ann/ban", {}))[0] == 200
+        assert await other.call("/v1/users/ann/unban", {}) == (200, {"user": "ann", "bans": []})
+        assert (await one.call("/v1/users/ann/unban", {}))[0] == 404
+
+
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.parametrize("redis", ["there", "away"])
 async def test_every_node_within_a_second(mongod: Mongod, tmp_path: Path, redis: str) -> None:
