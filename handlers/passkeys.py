@@ -57,8 +57,8 @@ class OwnPasskeys(OwnHandler):
     @operation("Add a passkey", {201: PasskeyRow})
     async def post(self, body: NewPasskeyRequest) -> None:
         """What the browser has made; 20 at most."""
-        passkeys, account = on(self.accounts), await self.accounts.own(self.principal)
-        added = await passkeys.add(account, self.principal.token, body.state, body.name, body.credential)
+        on(self.accounts)
+        added = await self.accounts.add_passkey(self.principal, body.state, body.name, body.credential)
         self.answer(row(added), 201)
 
 

@@ -272,6 +272,32 @@ async def test_what_is_removed_while_it_signs_in_does_not(
 
 
 @pytest.mark.gen_test
+async def test_what_is_added_while_the_account_changes_is_not(
+    ask: Any, begin: Any, register: Any, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A passkey that was on its way when the password was changed, or its session ended, is no way in."""
+    assert node.accounts is not None
+    honest = node.accounts.credentials.insert
+    for user, path, method, change in (
+        ("ann", "/auth/password", "POST", {"old": PASSWORD, "password": "another password"}),
+        ("bob", "/auth/sessions", "DELETE", None),
+    ):
+        token = await register(user)
+
+        async def meanwhile(
+            one: Any, token: str = token, method: str = method, path: str = path, change: Any = change
+        ) -> None:
+            assert (await ask(method, path, change, token))[0] in (200, 204)
+            await honest(one)
+
+        monkeypatch.setattr(node.accounts.credentials, "insert", meanwhile)
+        body = {"name": "x", **Authenticator(URL).create(await begin(token))}
+        status, problem = await ask("POST", "/auth/passkeys", body, token)
+        assert (status, problem["code"]) == (409, "conflict")
+    assert await node.database.own("passkeys").count_documents({}) == 0
+
+
+@pytest.mark.gen_test
 async def test_operators_look_after_them(
     ask: Any, begin: Any, add: Any, register: Any, mongod: Mongod, node: Node
 ) -> None:

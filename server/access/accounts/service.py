@@ -32,7 +32,7 @@ from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.mongo.client import agreed
 from server.mongo.databases import Database
-from server.wire.accounts import PasskeyQuestion, SessionRow, Tokens
+from server.wire.accounts import NewCredential, PasskeyQuestion, SessionRow, Tokens
 
 if TYPE_CHECKING:
     from server.access.accounts.openid import OpenID
@@ -298,6 +298,19 @@ class Accounts:
         assert self.passkeys is not None
         account = await self._proved(await self.own(principal), principal, password, visit)
         return await self.passkeys.begin_new(account, principal.token)
+
+    async def add_passkey(self, principal: Principal, state: str, name: str, credential: NewCredential) -> Passkey:
+        """As `Passkeys.add`; `conflict` if what allowed it has ended meanwhile, so that whoever else had the account
+        leaves no way in behind."""
+        assert self.passkeys is not None
+        account = await self.own(principal)
+        added = await self.passkeys.add(account, principal.token, state, name, credential)
+        now = await self.store.find(account.id)
+        same = now is not None and (now.handle, now.password) == (account.handle, account.password)
+        if now is None or not same or now.disabled or self._revocations.token(principal):
+            await self.credentials.remove(account.id, added.id)
+            raise Error("conflict", "the account has changed just now; log in")
+        return added
 
     async def list_passkeys(self, principal: Principal) -> list[Passkey]:
         return await self.credentials.of((await self.own(principal)).id)
