@@ -159,7 +159,7 @@ async def test_finding_something_in_the_documentation(new: NewTab[Tab], server: 
     assert await page.locator("#found").is_hidden()
     await page.fill("#words", "closes with 4003")
     await page.wait_for_function("() => document.querySelector('#found-note').textContent")
-    await page.fill("#words", "no such words anywhere")
+    await page.fill("#words", "no such wordz anywhere")
     await page.wait_for_selector("#found-note >> text=Nothing found")
     await page.fill("#words", "cursors gaps")
     await page.wait_for_selector("#found-0 >> text=Cursors and gaps")
