@@ -50,6 +50,8 @@ class Moderation:
         self._note = note
         self.on_member: Callable[[str, Sequence[str]], None] = lambda user, channels: None
         """Called when somebody's role in these channels has changed: set by the rooms."""
+        self.on_unban: Callable[[], None] = lambda: None
+        """Called when somebody may read again what it might not."""
 
     # --- what an operator asks for ------------------------------------------------------------------------------------
 
@@ -158,6 +160,7 @@ class Moderation:
             self.on_member(revocation.user, revocation.channels)
             return
         if revocation.kind == UNBAN:
+            self.on_unban()
             return
         clients = tuple(self._admission.users.get(revocation.user, ()))
         if revocation.token is not None:  # which may be one that names no user

@@ -126,6 +126,7 @@ class Rooms:
         memberships.read = rows.roles
         if wanted:
             moderation.on_member = self.mine.recheck
+            moderation.on_unban = self._look_at_all
             peers.on_activity = self.heads.note
             peers.on_members = self._hear_members
             peers.on_reads = self._hear_reads
@@ -199,6 +200,11 @@ class Rooms:
         if self.mine.any and not self._looking:
             self._looking = True
             self._keeper.spawn("rooms that are watched", self._look())
+
+    def _look_at_all(self) -> None:
+        """Rooms may be shown again that were not: which, only the rows say."""
+        self._unheard = True
+        self.look()
 
     async def _look(self) -> None:
         try:

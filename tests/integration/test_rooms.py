@@ -423,8 +423,8 @@ async def test_a_retry_moves_the_marker_as_well(mongod: Mongod, monkeypatch: pyt
 
 @pytest.mark.gen_test
 async def test_my_rooms_live(mongod: Mongod) -> None:
-    """Pages of fifty, the newest first; then what comes, who joins and leaves, and what the user's other sessions have
-    read. Guests and API keys have none."""
+    """Pages of fifty, the newest first; then what comes, who joins and leaves, what the user's other sessions have
+    read, and where a ban takes the right to read and its end gives it back. Guests and API keys have none."""
     async with one(mongod) as (instance, stack):
         names = [f"room:{n:03}" for n in range(120)]
         ops = Principal("ops", server=True, admin=True)
@@ -466,6 +466,10 @@ async def test_my_rooms_live(mongod: Mongod) -> None:
         await bob.request("amend", channel=names[5], of=2, op="delete")
         await until(lambda: mine.unread()[names[5]] == 2, 3, "the erased one")
         assert theirs.unread() == mine.unread() == await unread_everywhere(instance, "ann")
+        await instance.node.moderation.ban(ops, "ann", ["room:n*"], None, "")
+        await until(lambda: "room:new" not in mine.rows, 3, "the room from which ann is banned")
+        await instance.node.moderation.unban(ops, "ann", [])
+        await until(lambda: "room:new" in mine.rows, 3, "the room again")
         for bearer in (None, KEY):
             client = await instance.user(stack, bearer)
             with pytest.raises(Exception, match="permission_denied"):
