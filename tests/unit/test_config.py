@@ -172,6 +172,7 @@ def test_loopback_is_not_public(host: str) -> None:
         ({"auth": {"public_key": "key.pem"}}, "auth.public_key"),
         ({"auth": {"jwks_url": "https://a/", "algorithms": ["HS256"]}}, "auth.jwks_url"),
         ({"auth": {"jwks_url": "http://example.com/keys", "algorithms": ["RS256"]}}, "auth.jwks_url"),
+        ({"auth": {"jwks_url": "https://[", "algorithms": ["RS256"]}}, "auth.jwks_url"),
         ({"auth": {"jwks_url": "file:///etc/passwd", "algorithms": ["RS256"]}}, "auth.jwks_url"),
         ({"auth": {"accounts": True, "algorithms": ["ES256"], "public_key": "key.pem"}}, "auth.accounts"),
         ({"redis": {"hmac_key": "short"}}, "redis.hmac_key"),

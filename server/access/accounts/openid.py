@@ -43,7 +43,7 @@ from server.access.accounts.one_time import OneTimeTokens
 from server.access.accounts.store import EMAIL_BYTES, Account, AccountStore, as_email, as_info, as_user
 from server.backend.http_client import HTTPClient, NoAnswer
 from server.core.clock import Clock
-from server.core.config import Auth, is_loopback
+from server.core.config import Auth, is_safe
 from server.core.config.auth import Provider as Options
 from server.core.errors import Error, bad_request
 from server.wire.accounts import Provider, Tokens
@@ -348,14 +348,6 @@ class _Provider:
 
     async def close(self) -> None:
         await self._http.close()
-
-
-def is_safe(url: Any) -> bool:
-    """Https, or http on loopback."""
-    if not isinstance(url, str):
-        return False
-    parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 
 def _email(claims: Mapping[str, Any]) -> str | None:

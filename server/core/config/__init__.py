@@ -27,7 +27,7 @@ from server.core.config.limits import Limits
 from server.core.config.listening import Log, Metrics, Server
 from server.core.config.quotas import Quota, Quotas
 from server.core.config.sources import duration, merged, parse_value, where, written
-from server.core.config.values import MAX_STORED, Seconds, Section, is_loopback, parse_duration
+from server.core.config.values import MAX_STORED, Seconds, Section, is_loopback, is_safe, parse_duration
 from server.core.errors import StartError
 from server.core.names import DOCUMENTS, parent_of
 
@@ -57,6 +57,7 @@ __all__ = [
     "Server",
     "UserRate",
     "is_loopback",
+    "is_safe",
     "load",
     "parse_duration",
     "parse_value",

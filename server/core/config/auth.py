@@ -11,7 +11,7 @@ from msgspec import field
 
 from server.core.config.channels import check_rule
 from server.core.config.targets import Target
-from server.core.config.values import Seconds, Section, is_loopback
+from server.core.config.values import Seconds, Section, is_safe
 from server.core.errors import StartError
 from server.core.names import is_pattern
 from server.core.rules import Rule
@@ -75,7 +75,7 @@ class Provider(Section):
     """whoever comes for the first time gets an account; else only who has one already"""
 
     def check(self, path: str) -> None:
-        if not _safe(self.issuer) or "#" in self.issuer or "?" in self.issuer:
+        if not is_safe(self.issuer) or "#" in self.issuer or "?" in self.issuer:
             raise StartError(f"{path}.issuer: https, or http on loopback")
         if "openid" not in self.scopes:
             raise StartError(f"{path}.scopes: openid is needed")
@@ -87,11 +87,6 @@ def passkey_pages(domain: str, url: str, origins: Sequence[str]) -> list[str]:
     """The origins whose pages may use the passkeys of a domain."""
     hosts = {page.lower(): f".{urlsplit(page).hostname or ''}" for page in (url, *origins)}
     return [page for page, host in hosts.items() if host.endswith(f".{domain}")]
-
-
-def _safe(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 
 class Auth(Section):
@@ -169,7 +164,7 @@ class Auth(Section):
         if self.previous_secret is not None and self.secret is None:
             raise StartError(f"{path}.previous_secret is of use beside auth.secret only")
         self._check_algorithms(path)
-        if self.jwks_url is not None and not _safe(self.jwks_url):
+        if self.jwks_url is not None and not is_safe(self.jwks_url):
             raise StartError(f"{path}.jwks_url: https, or http on loopback")
 
     def passkeys_domain(self, url: str) -> str:
