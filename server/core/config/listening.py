@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from msgspec import field
 
-from server.core.config.values import Port, Seconds, Section
+from server.core.config.values import Port, Seconds, Section, is_url
 from server.core.errors import StartError
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
@@ -49,7 +49,7 @@ class Server(Section):
         return self.url or f"http://{host}:{self.port}"
 
     def check(self, path: str) -> None:
-        if self.url is not None and not re.fullmatch(r"https?://[^/\s?#]+", self.url):
+        if self.url is not None and not (is_url(self.url) and re.fullmatch(r"https?://[^/?#]+", self.url)):
             raise StartError(
                 f"{path}.url: expected https:// and a name, without a path, such as https://rt.example.com"
             )

@@ -7,7 +7,7 @@ import binascii
 import re
 from typing import Final
 
-from server.core.config.values import Section
+from server.core.config.values import Section, is_url
 from server.core.errors import StartError
 
 _SECRET_BYTES: Final = 32
@@ -34,7 +34,7 @@ class Target(Section):
             raise StartError(f"{path}.function: expected module:function")
         if self.url is None:
             return
-        if not re.match(r"https?://[^/\s]", self.url):
+        if not is_url(self.url):
             raise StartError(f"{path}.url: expected http:// or https://")
         secret = self.secret or ""
         if secret.startswith(STANDARD):

@@ -49,12 +49,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_url(url: Any) -> bool:
+    """Whether it leads somewhere by http or https."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) and not re.search(r"\s", url) else None
+        return parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as `https://[`, or `:http` for the port
+        return False
+
+
 def is_safe(url: Any) -> bool:
     """Whether secrets may go there: https, or http on loopback."""
-    if not isinstance(url, str):
+    if not is_url(url):
         return False
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # such as `https://[`
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
