@@ -295,8 +295,10 @@ class Log:
     async def clear(self, channel: str) -> None:
         """Hide all that the channel holds now; offsets go on from there. `unavailable`: perhaps not. Who has asked is
         kept waiting until nothing of it is stored either, unless it is very much."""
-        await self.trimmer.clear(channel)
-        self.tell_erased(channel)
+        try:
+            await self.trimmer.clear(channel)
+        finally:  # it may be hidden although something that depends on it could not be ended
+            self.tell_erased(channel)
         purging = self._keeper.spawn("taking out what was cleared", self.trimmer.purge(channel))
         await asyncio.wait((purging,), timeout=CLEAR_SECONDS)
 

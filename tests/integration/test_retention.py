@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -462,3 +463,18 @@ async def test_what_is_cleared_is_hidden_at_once_and_goes_when_it_may(node: Node
     assert await node.log.trimmer.trim(CHANNEL, KEEP_3) == 3
     assert await stored(node) == [3]
     assert (await node.log.append(CHANNEL, None, "key 4", 4, 10)).position.offset == 4
+
+
+@pytest.mark.gen_test
+async def test_clearing_is_told_although_not_all_of_it_can_be_done(node: Node) -> None:
+    """When MongoDB goes away behind the raising of the floor, no page in memory is believed all the same."""
+
+    async def away(channel: str, offset: int) -> None:
+        raise Error("unavailable", "MongoDB: away")
+
+    await append(node, 1, 2, 3)
+    node.log.trimmer.on_trimmed.insert(0, away)
+    began = time.monotonic()
+    with pytest.raises(Error, match="away"):
+        await node.log.clear(CHANNEL)
+    assert (await floor(node), node.log.changed(CHANNEL) >= began) == (3, True)
