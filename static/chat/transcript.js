@@ -326,7 +326,8 @@ export class Transcript {
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
     // The end moves away when rows are added, and this event may come after more of them: only going up is leaving it.
-    const atEnd = scrollHeight - scrollTop - clientHeight < NEAR || (this.#atEnd && scrollTop >= this.#top);
+    const near = scrollHeight - scrollTop - clientHeight < NEAR;
+    const atEnd = near || (this.#atEnd && scrollTop >= this.#top);
     this.#top = scrollTop;
     if (atEnd !== this.#atEnd) {
       this.#atEnd = atEnd;
@@ -334,7 +335,8 @@ export class Transcript {
       else this.#count(0);
       if (atEnd) this.actions.read?.();
     }
-    if (this.#nearTop) this.actions.older();
+    // Who is at the end, to which this has not come yet, is only near the top as long as that lasts.
+    if (this.#nearTop && (near || !atEnd)) this.actions.older();
   }
 
   #keepEnd() {
