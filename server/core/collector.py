@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-YOUNG: Final = 50_000
+YOUNG: Final = 20_000
 """New objects before a look at them: what is in flight is no garbage, and a batch of messages is ten thousand objects.
 A look takes some milliseconds."""
 DEEP_AFTER: Final = 1_000_000
