@@ -163,7 +163,8 @@ export class Listening {
       let rest = "";
       for (;;) {
         const { value, done } = await reader.read();
-        if (done) break;
+        // What still comes after the end is not heard: the next stream asks for it, from where we are now.
+        if (done || attempt.signal.aborted) break;
         // What is told in the moment (who comes and goes) was not heard until now.
         if (!opened) for (const channel of this.#cursors.keys()) this.#events.push({ type: "listening", channel });
         opened = true;
@@ -200,6 +201,7 @@ export class Listening {
     const limit = AbortSignal.timeout(POLL_SECONDS * 1000 + this.#patience);
     const response = await this.#ask("/v1/poll", channels, rest, AbortSignal.any([signal, limit]));
     const { messages, amends = [], gaps, cursor: place } = await response.json();
+    if (signal.aborted) return; // the next one asks for them, from where we are now
     for (const gap of gaps) this.#deliver({ type: "gap", ...gap });
     const pushes = amends.length ? [...messages, ...amends].sort((one, other) => one.offset - other.offset) : messages;
     for (const push of pushes) this.#deliver(push);
