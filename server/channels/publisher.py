@@ -24,8 +24,7 @@ from server.core.names import is_thread, namespace_of, parent_of, root_of, threa
 from server.core.principals import Principal
 from server.core.random_keys import RandomKeys
 from server.core.tasks import Keeper
-from server.log.log import Log, Receipt
-from server.log.replies import UNKNOWN
+from server.log.log import UNKNOWN, Log, Receipt
 from server.wire.codec import JSON
 from server.wire.messages import Message
 
@@ -311,9 +310,8 @@ class Publisher:
             # The thread is closed, but this may be the retry of what was stored before it was.
             if error.code != "not_found" or draft.key is None:
                 raise
-            assert self._log.replies is not None
             data = UNKNOWN if self._hooks.wanted(right.options.hook, "publish") else draft.data
-            stored = await self._log.replies.stored(draft.channel, draft.principal.user, draft.key, data)
+            stored = await self._log.stored(draft.channel, draft.principal.user, draft.key, data)
             if stored is None:
                 raise
             return stored

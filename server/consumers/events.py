@@ -101,7 +101,9 @@ class Happenings:
             newest = []
         opposite = next((pair for pair in OPPOSITES if kind in pair), ())
         for message in reversed(newest):
-            event = message.data or {"type": None}
+            event = message.data
+            if event is None:
+                continue
             if event["type"] in opposite and (event.get("channel"), event.get("user")) == (channel, user):
                 if event["type"] == kind or event["time"] >= since:
                     return

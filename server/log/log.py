@@ -43,11 +43,12 @@ from server.log.finder import Finder
 from server.log.foundation import Foundation
 from server.log.inserts import Inserts
 from server.log.mentions import Mentions
-from server.log.pending import Pending, PendingMarkedPublish, PendingPublish, Receipt
+from server.log.pending import Pending, PendingMarkedPublish, PendingPublish, Receipt, key_taken
 from server.log.ranges import PAGE
 from server.log.reader import Reader
 from server.log.replies import Replies
 from server.log.retention import Trimmer
+from server.log.rows import is_same
 from server.log.shard import Listener, Shard
 from server.log.survey import Survey
 from server.mongo.client import mapped
@@ -58,6 +59,7 @@ from server.wire.messages import Message, Page
 __all__ = ["Conflict", "Log", "Receipt"]
 
 CLEAR_SECONDS: Final = 5.0
+UNKNOWN: Final[Any] = object()
 
 
 class Log:
@@ -256,9 +258,21 @@ class Log:
         """The newest position, and the highest offset that is gone; together with other channels asked for now."""
         return await self._reader.head(channel)
 
+    async def stored(self, channel: str, user: str | None, key: str, data: Any) -> Receipt | None:
+        """What an earlier attempt with the same key has stored, of a message that would be refused now; `conflict` if
+        that says something else. `data`: UNKNOWN, if that cannot be known."""
+        with mapped():
+            row = (await self._reader.by_keys({(channel, user): [key]})).get((channel, user, key))
+        if row is None:
+            return None
+        if data is not UNKNOWN and not is_same(row, data):
+            raise key_taken()
+        position = (await self.head(channel)).position
+        return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
+
     async def ending(self, channel: str, near: Near | None) -> Ending:
         """The head, and by the same command what is `near` it; see endings.py."""
-        return Ending(await self._reader.head(channel)) if near is None else await self._reader.ending(channel, near)
+        return await self._reader.ending(channel, near)
 
     async def channels(self) -> list[str]:
         """All that have messages."""

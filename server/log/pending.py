@@ -40,6 +40,10 @@ class Receipt(NamedTuple):
         }
 
 
+def key_taken() -> Error:
+    return Error("conflict", "key: another message of this channel has it already")
+
+
 class PendingPublish:
     """A publish on its way into the log: an `entry` of its queues. It is answered when `future` is done: then it is
     out of every queue, and must not be written any more."""

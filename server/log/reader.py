@@ -126,9 +126,9 @@ class Reader:
             for channel, state in states.items()
         }
 
-    async def ending(self, channel: str, near: Near) -> Ending:
-        """The head, and the messages near it if they are few and as they were published."""
-        if near.number > SHORT or self.overlays.known(channel):
+    async def ending(self, channel: str, near: Near | None) -> Ending:
+        """The head, and the messages near it if they are wanted, few, and as they were published."""
+        if near is None or near.number > SHORT or self.overlays.known(channel):
             return Ending(await self._heads.ask(channel))
         return await self._endings.ask((channel, near))
 
@@ -197,7 +197,7 @@ class Reader:
             return [row["_id"] async for row in rows]
 
     async def by_keys(
-        self, keys: Mapping[tuple[str, str | None], list[str]], session: AsyncIOMotorClientSession
+        self, keys: Mapping[tuple[str, str | None], list[str]], session: AsyncIOMotorClientSession | None = None
     ) -> dict[tuple[str, str | None, str], Row]:
         """Which of these messages are stored: (channel, user) → keys. One read, causally after what the session did.
         Raises PyMongoError."""

@@ -26,9 +26,8 @@ from server.core.tasks import Keeper
 from server.log.amendments import Amendments
 from server.log.endings import Head
 from server.log.foundation import MESSAGES_INDEX
-from server.log.pending import Receipt
 from server.log.retention import Trimmer
-from server.log.rows import Row, id_of, is_same
+from server.log.rows import Row, id_of
 from server.log.summaries import Round, Summaries
 from server.mongo.client import mapped
 from server.mongo.databases import Database
@@ -39,7 +38,6 @@ USERS: Final = 20
 KNOWN: Final = 10_000
 """Threads that are remembered to be written down."""
 ENDED_TOGETHER: Final = 500
-UNKNOWN: Final[Any] = object()
 
 
 class Replies:
@@ -90,18 +88,6 @@ class Replies:
         self._known[thread] = None
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
-
-    async def stored(self, thread: str, user: str | None, key: str, data: Any) -> Receipt | None:
-        """What an earlier attempt with the same key has stored, of a reply that would be refused now; `conflict` if
-        that says something else. `data`: UNKNOWN, if that cannot be known."""
-        with mapped():
-            row = await self._database.own("messages").find_one({"_id.c": thread, "u": user, "k": key})
-        if row is None:
-            return None
-        if data is not UNKNOWN and not is_same(row, data):
-            raise Error("conflict", "key: another message of this channel has it already")
-        position = (await self._head(thread)).position
-        return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
 
     # --- counting (summaries.py) --------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from server.core.cursors import NO_TALLY, Position, Tally
 from server.core.errors import Error, WaterspoutError
 from server.log.foundation import Base, Foundation
 from server.log.inserts import Inserts
-from server.log.pending import Pending, PendingPublish, Receipt
+from server.log.pending import Pending, PendingPublish, Receipt, key_taken
 from server.log.reader import Reader
 from server.log.rows import Row, tally_fields, tally_of
 from server.log.write_turns import WriteTurns
@@ -317,8 +317,7 @@ class Shard:
                 here = position, tally_of(row)
                 reached = max(reached or here, here)
             if not ours and not entry.matches(row):
-                error = Error("conflict", "key: another message of this channel has it already")
-                self._pending.fail(entry, error)
+                self._pending.fail(entry, key_taken())
             else:
                 self._pending.settle(entry, Receipt(position, entry.key, not ours))
         if reached is not None:
