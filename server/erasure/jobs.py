@@ -2,8 +2,7 @@
 
     erasures  {_id: user, by, asked, stage, after, erased: {name: number}, owner, until, done?, expires?}
 
-A node that carries one on holds it for LEASE seconds and says so with every step; where a step was the last thing that
-is known, another goes on from there. Whatever was done behind that is done again, which does no harm.
+Any node carries them on (server/mongo/held.py). Whatever is done again does no harm.
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from server.core.clock import Clock
 from server.mongo.client import mapped
 from server.mongo.databases import Database
+from server.mongo.held import NOBODYS, HeldJobs
 
-LEASE: Final = 10.0
 KEPT: Final = 86400.0
 """Seconds for which is known that one is done."""
 
@@ -47,7 +45,7 @@ class Jobs:
 
     def __init__(self, database: Database, node: str, clock: Clock) -> None:
         self._rows = database.own("erasures")
-        self._node = node
+        self._held = HeldJobs(self._rows, node, clock)
         self._clock = clock
 
     async def open(self) -> None:
@@ -56,9 +54,7 @@ class Jobs:
 
     async def begin(self, user: str, by: str) -> None:
         """Unless it is under way: then that goes on."""
-        new = {
-            "by": by, "asked": self._clock.now_ms(), "stage": 0, "after": "", "erased": {}, "owner": "", "until": 0,
-        }  # fmt: skip
+        new = {"by": by, "asked": self._clock.now_ms(), "stage": 0, "after": "", "erased": {}, **NOBODYS}
         with mapped():
             if not (await self._rows.replace_one({"_id": user, "done": {"$exists": True}}, new)).matched_count:
                 try:
@@ -72,24 +68,15 @@ class Jobs:
 
     async def take(self) -> Job | None:
         """One that nobody carries on, for this node."""
-        free = {"done": {"$exists": False}, "until": {"$lt": self._clock.now_ms()}}
-        with mapped():
-            return _job(
-                await self._rows.find_one_and_update(free, {"$set": self._held()}, return_document=ReturnDocument.AFTER)
-            )
+        return _job(await self._held.take({"done": {"$exists": False}}))
 
     async def keep(self, job: Job) -> bool:
         """How far it has come. False: another node carries it on by now."""
-        changes: dict[str, Any] = self._held() | {"stage": job.stage, "after": job.after, "erased": dict(job.erased)}
+        changes: dict[str, Any] = {"stage": job.stage, "after": job.after, "erased": dict(job.erased)}
         if job.done:
             changes["done"] = self._clock.now_ms()
             changes["expires"] = datetime.fromtimestamp(self._clock.time() + KEPT, UTC)
-        ours = {"_id": job.user, "asked": job.asked, "owner": self._node}
-        with mapped():
-            return (await self._rows.update_one(ours, {"$set": changes})).matched_count > 0
-
-    def _held(self) -> dict[str, Any]:
-        return {"owner": self._node, "until": self._clock.now_ms() + int(1000 * LEASE)}
+        return await self._held.keep({"_id": job.user, "asked": job.asked}, changes)
 
 
 def _job(row: Mapping[str, Any] | None) -> Job | None:

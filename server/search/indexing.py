@@ -3,8 +3,8 @@
     indexing  {_id: namespace, channel, offset, looked, indexed, owner, until, done?}
 
 There is one job for each namespace with `search: true`, begun by the first node that has it, and again when somebody
-asks for it. Any node carries it on, in steps that are kept: it holds it for LEASE seconds and says so with every step.
-Whatever was done behind the last step is done again, which does no harm. It takes a third of one node's time at most.
+asks for it. Any node carries it on (server/mongo/held.py). Whatever is done again does no harm. It takes a third of one
+node's time at most.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import UpdateOne
 
 from server.core.clock import Clock
 from server.core.config import Namespace
@@ -26,12 +26,12 @@ from server.log.rows import Row, between, data_of
 from server.log.words import words_of
 from server.mongo.client import mapped
 from server.mongo.databases import Database
+from server.mongo.held import NOBODYS, HeldJobs
 
 logger = logging.getLogger(__name__)
 
 COLLECTION: Final = "indexing"
 LOOK_EVERY: Final = 3.0
-LEASE: Final = 10.0
 KEEP_EVERY: Final = 1.0
 CHANNELS: Final = 200
 """That are looked at together."""
@@ -64,8 +64,7 @@ class Indexing:
         self._rows = database.own(COLLECTION)
         self._messages = database.own("messages")
         self._log = log
-        self._node = node
-        self._clock = clock
+        self._held = HeldJobs(self._rows, node, clock)
         self._keeper = keeper
         self._namespaces = [name for name, namespace in namespaces.items() if namespace.search]
         self._kept_at = 0.0
@@ -85,24 +84,17 @@ class Indexing:
             await self._carry_out(job)
 
     async def _take(self) -> Progress | None:
-        free = {"_id": {"$in": self._namespaces}, "done": None, "until": {"$lt": self._clock.now_ms()}}
-        with mapped():
-            row = await self._rows.find_one_and_update(
-                free, {"$set": self._held()}, return_document=ReturnDocument.AFTER
-            )
+        row = await self._held.take({"_id": {"$in": self._namespaces}, "done": None})
         return None if row is None else _progress(row)
-
-    def _held(self) -> Row:
-        return {"owner": self._node, "until": self._clock.now_ms() + int(1000 * LEASE)}
 
     async def _keep(self, at: Progress) -> bool:
         """False: somebody has begun anew, or another node carries it on by now."""
-        ours = {"_id": at.namespace, "owner": self._node, "done": None}
-        changes = self._held() | {name: getattr(at, name) for name in ("channel", "offset", "looked", "indexed")}
-        with mapped():
-            kept = await self._rows.update_one(ours, {"$set": changes | ({"done": 1} if at.done else {})})
+        changes = {name: getattr(at, name) for name in ("channel", "offset", "looked", "indexed")}
+        if at.done:
+            changes["done"] = 1
+        kept = await self._held.keep({"_id": at.namespace, "done": None}, changes)
         self._kept_at = asyncio.get_running_loop().time()
-        return kept.matched_count > 0
+        return kept
 
     async def _carry_out(self, job: Progress) -> None:
         loop = asyncio.get_running_loop()
@@ -171,7 +163,7 @@ async def progress(database: Database) -> list[Progress]:
         return [_progress(row) async for row in database.own(COLLECTION).find().sort("_id", 1)]
 
 
-_BEGINNING: Final[Row] = {"channel": "", "offset": 0, "looked": 0, "indexed": 0, "owner": "", "until": 0}
+_BEGINNING: Final[Row] = {"channel": "", "offset": 0, "looked": 0, "indexed": 0, **NOBODYS}
 
 
 def _progress(row: dict[str, Any]) -> Progress:

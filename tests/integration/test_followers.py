@@ -346,10 +346,11 @@ async def test_with_the_python_client(mongod: Mongod) -> None:
         one(mongod, "ann", "bob") as (instance, ann, _),
         waterspout_client.Client(instance.base, token=token("bob")) as client,
         client.timeline(ROOM) as timeline,
+        timeline.thread(1) as thread,
     ):
         await ann.publish(ROOM, "root")
-        async with client.rooms(threads=True) as rooms, timeline.thread(1) as thread:
-            assert (thread.following, thread.unread) == (None, None)
+        assert (thread.following, thread.unread) == (None, None)  # nobody has asked for the rooms
+        async with client.rooms(threads=True) as rooms:
             room = await anext(rooms)
             assert (thread.following, rooms.unread) == (False, 1)
             await thread.follow()
