@@ -7,9 +7,8 @@ channels (None: of everything) the newest says what holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from server.core.clock import Clock
 from server.core.errors import Error
@@ -17,25 +16,6 @@ from server.core.names import covers
 
 BAN: Final = "ban"
 UNBAN: Final = "unban"
-
-
-class Said(Protocol):
-    """An entry of the log of revocations, as far as it is about bans."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def user(self) -> str: ...
-    @property
-    def at(self) -> float: ...
-    @property
-    def channels(self) -> Sequence[str]: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def by(self) -> str: ...
-    @property
-    def ends(self) -> float: ...
 
 
 class Ban(NamedTuple):
@@ -61,16 +41,16 @@ class Bans:
         self._clock = clock
         self._users: dict[str, dict[str | None, Ban]] = {}
 
-    def take(self, said: Said) -> None:
-        """The next entry of the log."""
-        scope = said.channels[0] if said.channels else None
-        if said.kind == BAN:
-            one = Ban(said.user, scope, said.at, said.ends, said.reason, said.by)
-            self._users.setdefault(said.user, {})[scope] = one
-        elif said.kind == UNBAN and (known := self._users.get(said.user)) is not None:
-            known.pop(scope, None)
-            if not known:
-                del self._users[said.user]
+    def set(self, ban: Ban) -> None:
+        """In the place of what was said of the same scope before."""
+        self._users.setdefault(ban.user, {})[ban.channel] = ban
+
+    def lift(self, user: str, channel: str | None) -> None:
+        """If there is one."""
+        known = self._users.get(user, {})
+        known.pop(channel, None)
+        if not known:
+            self._users.pop(user, None)
 
     def of(self, user: str) -> list[Ban]:
         """Those that hold now, that of everything first."""

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from pymongo.errors import PyMongoError
 
-from server.access.bans import BAN, UNBAN, Bans
+from server.access.bans import BAN, UNBAN, Ban, Bans
 from server.core.clock import Clock
 from server.core.errors import Error
 from server.core.names import covers, without_label
@@ -215,8 +215,12 @@ class Revocations:
         if revocation.kind == "unsubscribe" and revocation.session is None:
             for channel in revocation.channels:
                 self._ended[revocation.user, channel] = revocation.at
-        if revocation.kind in (BAN, UNBAN):
-            self.bans.take(revocation)
+        scope = revocation.channels[0] if revocation.channels else None
+        if revocation.kind == BAN:
+            ends, reason, by = revocation.ends, revocation.reason, revocation.by
+            self.bans.set(Ban(revocation.user, scope, revocation.at, ends, reason, by))
+        elif revocation.kind == UNBAN:
+            self.bans.lift(revocation.user, scope)
         if revocation.kind != "revoke":
             return
         user, until = revocation.user, until or math.inf

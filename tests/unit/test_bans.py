@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.access.bans import BAN, UNBAN, Bans
-from server.access.revocations import Revocation
+from server.access.bans import Ban, Bans
 from server.core.clock import Clock
 from server.core.errors import Error
 
@@ -16,8 +15,8 @@ def test_the_newest_of_each_scope_holds_until_it_ends() -> None:
     """A ban from everything and those from channels stand beside each other; each ends by itself, or is lifted."""
     now = [NOW]
     bans = Bans(Clock(lambda: now[0]))
-    bans.take(Revocation(BAN, "ann", at=NOW, channels=["chat:*"], reason="spam", by="ops"))
-    bans.take(Revocation(BAN, "ann", at=NOW, ends=NOW + 60, by="ops"))
+    bans.set(Ban("ann", "chat:*", NOW, 0.0, "spam", "ops"))
+    bans.set(Ban("ann", None, NOW, NOW + 60, "", "ops"))
     assert [one.channel for one in bans.of("ann")] == [None, "chat:*"]
     with pytest.raises(Error, match="permission_denied: ann is banned until 2027-01-15T08:01:00Z"):
         bans.check("ann")
@@ -30,7 +29,7 @@ def test_the_newest_of_each_scope_holds_until_it_ends() -> None:
     bans.check("ann")
     bans.forget_ended()
     assert [one.channel for one in bans.of("ann")] == ["chat:*"]
-    bans.take(Revocation(UNBAN, "ann", at=now[0], channels=["chat:*"]))
+    bans.lift("ann", "chat:*")
     assert bans.of("ann") == []
     assert bans.in_channel("ann", "chat:tea") is None
 
@@ -39,9 +38,9 @@ def test_pages_are_of_whole_users() -> None:
     """By name, from behind the last of the page before; those whose bans are over are not there."""
     bans = Bans(Clock(lambda: NOW))
     for user in ("dan", "bob", "cid", "ann"):
-        bans.take(Revocation(BAN, user, at=NOW))
-    bans.take(Revocation(BAN, "bob", at=NOW, channels=["chat:*"]))
-    bans.take(Revocation(BAN, "cid", at=NOW, ends=NOW))
+        bans.set(Ban(user, None, NOW, 0.0, "", "ops"))
+    bans.set(Ban("bob", "chat:*", NOW, 0.0, "", "ops"))
+    bans.set(Ban("cid", None, NOW, NOW, "", "ops"))
     rows, following = bans.page("", "", 2)
     assert ([one.user for one in rows], following) == (["ann", "bob", "bob"], "bob")
     rows, following = bans.page("", "bob", 2)
