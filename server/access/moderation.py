@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -92,9 +93,8 @@ class Moderation:
         bans as they are then."""
         must_be_admin(principal)
         patterns = _patterns(channels)
-        for scope in [[pattern] for pattern in patterns] or [[]]:
-            what = Revocation(BAN, user, channels=scope, reason=reason, by=principal.name, lasts=lasts or 0.0)
-            await self.take_back(what)
+        what = Revocation(BAN, user, reason=reason, by=principal.name, lasts=lasts or 0.0)
+        await self.take_back(*(what._replace(channels=scope) for scope in [[one] for one in patterns] or [[]]))
         self._say("banned", principal, user, patterns)
         return self._revocations.bans.of(user)
 
@@ -108,9 +108,8 @@ class Moderation:
         lifted = [one for one in there if not patterns or one in patterns]
         if not lifted:
             raise Error("not_found", f"user: {user} is not banned{' there' if there else ''}")
-        for scope in lifted:
-            what = Revocation(UNBAN, user, channels=[] if scope is None else [scope], by=principal.name)
-            await self.take_back(what)
+        what = Revocation(UNBAN, user, by=principal.name)
+        await self.take_back(*(what._replace(channels=[] if scope is None else [scope]) for scope in lifted))
         self._say("unbanned", principal, user, patterns)
         return self._revocations.bans.of(user)
 
@@ -143,10 +142,10 @@ class Moderation:
         must_be_admin(principal)
         await self.take_back(revocation)
 
-    async def take_back(self, revocation: Revocation) -> None:
+    async def take_back(self, *revocations: Revocation) -> None:
         """What the server itself takes back, such as the tokens of an account whose password is changed."""
         self._lifecycle.check()
-        await self._revocations.add(revocation)
+        await asyncio.gather(*(self._revocations.add(one) for one in revocations))
         self._tell_peers()
 
     # --- what it does here --------------------------------------------------------------------------------------------
