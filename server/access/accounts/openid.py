@@ -266,7 +266,7 @@ class _Provider:
             "authorization_code", redirect_uri=self._redirect_uri, code=code, code_verifier=verifier
         )
         auth = ClientAuth(self.options.client_id, self.options.client_secret, self._method)
-        headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
         uri, headers, body = auth.prepare("POST", described["token_endpoint"], headers, body)
         token = await self._json("POST", uri, headers, body, refusable=True)
         claims = await self._claims(described, token, nonce)
