@@ -115,11 +115,13 @@ class Families:
                     return (await self._families.delete_one({"_id": found["_id"]})).deleted_count == 1
         return False
 
-    async def begun_with(self, user: str, passkey: str) -> list[str]:
-        """The sessions that a passkey has signed in."""
+    async def end_begun_with(self, user: str, passkey: str, spared: str | None) -> list[str]:
+        """The sessions that a passkey has signed in, but the one that is `spared`: which."""
         with mapped():
             found = self._families.find({"user": user, "passkey": passkey}, {"_id": 1})
-            return [session_of(one["_id"]) async for one in found]
+            ended = [one["_id"] async for one in found if session_of(one["_id"]) != spared]
+            await self._families.delete_many({"_id": {"$in": ended}})
+        return [session_of(one) for one in ended]
 
     async def is_fresh(self, user: str, session: str | None) -> bool:
         """Whether that session of the user's has begun within FRESH_MINUTES."""

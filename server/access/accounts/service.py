@@ -341,16 +341,18 @@ class Accounts:
     async def end_one(self, account: Account, session: str) -> None:
         if not await self.families.end_session(account.id, session):
             raise Error("not_found", "session: none of that name")
-        await self._take_back(Revocation("revoke", account.user, token=session, kept=_OUTLIVED))
+        await self._revoke(account, session)
 
     async def remove_passkey(self, account: Account, passkey: str, *, spared: str | None = None) -> None:
         """And end the sessions that it has begun, but the one that is `spared`: a device may be lost."""
         if not await self.credentials.remove(account.id, passkey):
             raise Error("not_found", "passkey: none of that name")
-        for session in await self.families.begun_with(account.id, passkey):
-            if session != spared:
-                await self.families.end_session(account.id, session)
-                await self._take_back(Revocation("revoke", account.user, token=session, kept=_OUTLIVED))
+        for session in await self.families.end_begun_with(account.id, passkey, spared):
+            await self._revoke(account, session)
+
+    async def _revoke(self, account: Account, session: str) -> None:
+        """The access tokens of a session whose refresh token is good no longer."""
+        await self._take_back(Revocation("revoke", account.user, token=session, kept=_OUTLIVED))
 
     async def end_all(self, account: Account) -> None:
         """Who is signed in is so no longer: first the refresh tokens, since what they are exchanged for until then is
