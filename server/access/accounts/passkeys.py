@@ -174,27 +174,28 @@ class Passkeys:
         """`unauthenticated` in the same words whether the passkey is unknown or the signature another's; `too_large` as
         with `add`."""
         _check_sizes(credential)
-        refusal = Error("unauthenticated", "credential: not a passkey of an account here, or not good")
         with self._attempts.attempt(None, visit.address) as attempt:
-            redeemed = await self._tokens.redeem(_SIGN_IN, state)
-            if redeemed is None:
-                refusal = Error("unauthenticated", "state: not one of a sign-in that was begun here, or not any more")
-                found = None
-            elif why := self._foreign(credential.response.client_data, redeemed.about["challenge"]):
-                refusal = Error("unauthenticated", why)
-                found = None
-            else:
-                found = await self._verified(credential, redeemed.about["challenge"])
-            attempt.good = found is not None
-        if found is None:
+            found = await self._found(state, credential)
+            attempt.good = not isinstance(found, Error)
+        if isinstance(found, Error):
             logger.info("passkey refused", extra={"ip": visit.address})
-            raise refusal
+            raise found
         account, passkey = found
         tokens = await self._log_in(account, visit, "passkey", passkey.id)
         if await self._passkeys.find(passkey.id) is None:  # removed while all that waited
             await self._families.end(tokens["refresh_token"])
-            raise refusal
+            raise _unknown()
         return tokens
+
+    async def _found(self, state: str, credential: ShownCredential) -> tuple[Account, Passkey] | Error:
+        """Or why nobody is let in."""
+        redeemed = await self._tokens.redeem(_SIGN_IN, state)
+        if redeemed is None:
+            return Error("unauthenticated", "state: not one of a sign-in that was begun here, or not any more")
+        challenge = redeemed.about["challenge"]
+        if why := self._foreign(credential.response.client_data, challenge):
+            return Error("unauthenticated", why)
+        return await self._verified(credential, challenge) or _unknown()
 
     async def _verified(self, credential: ShownCredential, challenge: bytes) -> tuple[Account, Passkey] | None:
         passkey = await self._passkeys.find(credential.id)
@@ -220,9 +221,8 @@ class Passkeys:
             logger.warning("a passkey's count went back: it may have been copied", extra={"user": account.user})
             return None
         synced = good.credential_device_type is CredentialDeviceType.MULTI_DEVICE
-        return (
-            (account, passkey) if await self._passkeys.note_use(passkey, count, synced, self._clock.now_ms()) else None
-        )
+        noted = await self._passkeys.note_use(passkey, count, synced, self._clock.now_ms())
+        return (account, passkey) if noted else None
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -239,6 +239,10 @@ class Passkeys:
         if said.cross_origin:
             return "credential: of a page within another one's"
         return ""
+
+
+def _unknown() -> Error:
+    return Error("unauthenticated", "credential: not a passkey of an account here, or not good")
 
 
 def _check_sizes(credential: NewCredential | ShownCredential) -> None:
