@@ -27,7 +27,7 @@ from server.log.groups import GroupReader
 from server.mongo.client import mapped
 from server.mongo.databases import Database
 from server.rooms.members import Change, checked_user
-from server.rooms.rows import STRANGER, MemberRows, Row, Standing, id_of
+from server.rooms.rows import STRANGER, Marker, MemberRows, Row, Standing, new_row
 
 MAX_BLOCKS: Final = 1000
 """Of one user."""
@@ -62,9 +62,9 @@ class Conversations:
         amendments = await self._counts.amendments(channel, position.offset) if strangers else None
         if amendments is None:
             return
-        place = {"o": position.offset - 1, "e": position.epoch, "m": amendments, "n": 0}
+        before = Marker(position.epoch, position.offset - 1, amendments)
         for user, standing in strangers:
-            row: Row = {"_id": id_of(user, channel), "role": MEMBER, **place, "t": self._clock.now_ms(), "by": None}
+            row = new_row(user, channel, MEMBER, before, self._clock.now_ms(), None)
             if await (self._rows.replace(row) if standing.there else self._rows.add([row])):
                 self._tell([(user, channel, MEMBER)])
 

@@ -29,7 +29,7 @@ from server.log.log import Log
 from server.log.mentions import EVERYBODY
 from server.rooms.markers import Markers
 from server.rooms.members import Change, Members, Seat, checked, user_of
-from server.rooms.rows import STRANGER, Marker, Member, MemberRows, Row, id_of
+from server.rooms.rows import STRANGER, Marker, Member, MemberRows, new_row
 from server.wire.amendments import AmendedMessage
 from server.wire.rooms import MemberRow, MembersPage, Preferred
 
@@ -148,7 +148,7 @@ class Followers:
         if not (own or principal.admin):
             raise Error("permission_denied", f"{principal.name} may not say what {seat.user} follows")
         if seat.role is None:
-            await self._rows.remove(seat.user, [thread])
+            await self._rows.remove([(seat.user, thread)])
             self._tell([(seat.user, thread, None)])
             return seat
         if seat.role != MEMBER:
@@ -203,14 +203,11 @@ class Followers:
         """Make followers of those that are members of the parent. Error: the message has gone, or one of them."""
         parent = parent_of(thread)
         known = await self._rows.standings({(user, channel) for user in places for channel in (parent, thread)})
-        rows: list[Row] = [
-            {
-                "_id": id_of(user, thread), "role": MEMBER, "o": place.offset, "e": place.epoch, "m": place.amendments,
-                "n": 0, "t": self._clock.now_ms(), "by": by,
-            }
+        rows = [
+            new_row(user, thread, MEMBER, place, self._clock.now_ms(), by)
             for user, place in places.items()
             if known.get((user, parent), STRANGER).role is not None and (user, thread) not in known
-        ]  # fmt: skip
+        ]
         added = [user for user, _ in await self._rows.add(rows)] if rows else []
         if not added:
             return None
@@ -219,7 +216,7 @@ class Followers:
         root, members = await asyncio.gather(self._root(thread), self._rows.roles([(user, parent) for user in added]))
         left = [user for user in added if root is None or (user, parent) not in members]
         if left:
-            await self._rows.take_back([(user, thread) for user in left])
+            await self._rows.remove([(user, thread) for user in left])
         stay = [user for user in added if user not in left]
         gone = await self._make_room(stay, thread)
         self._tell([(user, thread, MEMBER) for user in stay] + gone)
@@ -235,7 +232,7 @@ class Followers:
         too_many = await asyncio.gather(*(self._rows.too_many_threads(user, self._most, new) for user in users))
         for user, threads in zip(users, too_many, strict=True):
             if threads:
-                await self._rows.remove(user, threads)
+                await self._rows.remove([(user, thread) for thread in threads])
                 gone += [(user, thread, None) for thread in threads]
         return gone
 
@@ -245,7 +242,7 @@ class Followers:
         """The user is no member of the channel any more: what it follows there goes as well."""
         threads = [thread for thread in await self._rows.threads_of(user) if parent_of(thread) == channel]
         if threads:
-            await self._rows.remove(user, threads)
+            await self._rows.remove([(user, thread) for thread in threads])
             self._tell([(user, thread, None) for thread in threads])
 
     async def erased(self, channel: str, offset: int) -> None:

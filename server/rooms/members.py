@@ -27,7 +27,7 @@ from server.core.rules import MEMBER, MODERATOR, OWNER, is_role
 from server.core.tasks import Keeper
 from server.log.groups import GroupReader
 from server.log.log import Log
-from server.rooms.rows import STRANGER, MemberRows, Row, Standing, id_of
+from server.rooms.rows import STRANGER, Marker, MemberRows, Row, Standing, new_row
 from server.wire.rooms import MemberRow, MembersPage, Preferred
 
 MAX_USER: Final = 255
@@ -257,20 +257,15 @@ class Members:
     async def _made(self, principal: Principal, channel: str, seats: Sequence[Seat]) -> list[Row]:
         """Rows of new members. They have read what there was before them."""
         count = await self._log.counts.of(channel)
-        head, amendments = count.head, count.amendments
-        place = {"o": head.offset, "e": head.epoch, "m": amendments, "n": 0}
-        now = self._clock.now_ms()
-        return [
-            {"_id": id_of(seat.user, channel), "role": seat.role, **place, "t": now, "by": principal.user}
-            for seat in seats
-        ]
+        read, now = Marker(*count.head, count.amendments), self._clock.now_ms()
+        return [new_row(seat.user, channel, seat.role, read, now, principal.user) for seat in seats]
 
     async def _admitted(self, channel: str, seats: Sequence[Seat]) -> bool:
         """They are counted once more when they are there: others may come through another node, and too many are none.
         Then they are taken back, and who may have taken them for members hears of it."""
         refusal = await self._too_many(channel, seats, 0)
         if refusal is not None:
-            await self._rows.take_back([(seat.user, channel) for seat in seats])
+            await self._rows.remove([(seat.user, channel) for seat in seats])
             taken = [Revocation("member", seat.user, channels=(channel,)) for seat in seats]
             await asyncio.gather(*(self._revocations.add(one) for one in taken))
             raise refusal

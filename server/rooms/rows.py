@@ -221,13 +221,6 @@ class MemberRows:
         rows.sort(key=weight)
         return [row["_id"]["c"] for row in rows[: len(rows) - most]]
 
-    async def remove(self, user: str, channels: Sequence[str]) -> None:
-        """Delete rows that nobody has to hear of before they go."""
-        with mapped():
-            for index in range(0, len(channels), TOGETHER):
-                ids = [id_of(user, channel) for channel in channels[index : index + TOGETHER]]
-                await self._rows.delete_many({"_id": {"$in": ids}})
-
     async def clear(self, channel: str) -> list[str]:
         """Delete some of the rows of a channel: whose they were. Until there are none."""
         with mapped():
@@ -236,10 +229,16 @@ class MemberRows:
                 await self._rows.delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
         return [row["_id"]["u"] for row in rows]
 
-    async def take_back(self, memberships: Collection[Membership]) -> None:
-        """Delete rows that have just been made."""
+    async def remove(self, memberships: Collection[Membership]) -> None:
+        """Delete rows that nobody has to hear of before they go, or that have just been made."""
         with mapped():
             await self._rows.bulk_write([DeleteOne({"_id": id_of(*one)}) for one in memberships], ordered=False)
+
+
+def new_row(user: str, channel: str, role: str | None, read: Marker, now_ms: int, by: str | None) -> Row:
+    """Of who has `read` that far there, and nothing since."""
+    place = {"o": read.offset, "e": read.epoch, "m": read.amendments, "n": 0}
+    return {"_id": id_of(user, channel), "role": role, **place, "t": now_ms, "by": by}
 
 
 def _of_user(user: str, threads: bool = False) -> Row:
