@@ -14,24 +14,22 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from server.access.admission import Admission
 from server.access.rights import Right, Rights
 from server.access.threads import root_message
 from server.core.clock import Clock
 from server.core.config import Limits, Namespace
 from server.core.cursors import Position
 from server.core.errors import Error, bad_request
-from server.core.lifecycle import Lifecycle
 from server.core.names import is_thread, parent_of, thread_of
 from server.core.principals import Principal
 from server.core.rules import MEMBER
 from server.log.log import Log
 from server.log.mentions import EVERYBODY
 from server.rooms.markers import Markers
-from server.rooms.members import Change, Members, Seat, checked, user_of
+from server.rooms.members import Change, Members, Seat, checked, each, user_of
 from server.rooms.rows import STRANGER, Marker, Member, MemberRows, new_row
 from server.wire.amendments import AmendedMessage
-from server.wire.rooms import MemberRow, MembersPage, Preferred
+from server.wire.rooms import MembersPage, Preferred
 
 TOGETHER: Final = 20
 """Changes of one request that are made at the same time."""
@@ -48,8 +46,6 @@ class Followers:
         markers: Markers,
         log: Log,
         rights: Rights,
-        admission: Admission,
-        lifecycle: Lifecycle,
         limits: Limits,
         clock: Clock,
         tell: Callable[[Sequence[Change]], None],
@@ -59,8 +55,6 @@ class Followers:
         self._markers = markers
         self._log = log
         self._rights = rights
-        self._admission = admission
-        self._lifecycle = lifecycle
         self._most = limits.threads_per_user
         self._clock = clock
         self._tell = tell
@@ -71,7 +65,7 @@ class Followers:
         self, principal: Principal, thread: str, after: str | None, limit: int, *, address: str = ""
     ) -> MembersPage:
         """Who follows, by name, for who may read the thread, and for API keys that are `admin`."""
-        right = self._begin(principal, address, thread)
+        right = self._members.begin(principal, address, thread)
         if principal.admin:
             return await self._page(right, thread, after or "", limit)
         async with self._rights.reading(principal, thread):
@@ -86,13 +80,8 @@ class Followers:
             own = await self._rows.roles([(one.user, parent_of(thread)) for one in some])
             found += [one for one in some if (one.user, parent_of(thread)) in own]
             after = some[-1].user if some else after
-        shown = found[:limit]
-        followers = [MemberRow(one.user, one.role, one.joined) for one in shown]
-        if right.options.receipts:
-            head = (await self._log.counts.of(thread)).head
-            for row, one in zip(followers, shown, strict=True):
-                row.read = str(Position(head.epoch, min(one.read, head.offset)))
-        return {"members": followers, "more": len(found) > limit}
+        rows = await self._members.shown(thread, found[:limit], right.options.receipts)
+        return {"members": rows, "more": len(found) > limit}
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -110,38 +99,27 @@ class Followers:
         self, principal: Principal, thread: str, user: str, role: str | None, *, address: str = ""
     ) -> str | None:
         """Make the user follow, or (None) follow no more: for oneself, and for API keys that are `admin`."""
-        right = self._begin(principal, address, thread)
+        right = self._members.begin(principal, address, thread)
         return (await self._set(right, principal, thread, checked(user, role))).role
 
     async def set_roles(
         self, principal: Principal, thread: str, wanted: Sequence[Seat | Error], *, address: str = ""
     ) -> list[Seat | Error]:
         """The same for many, each by itself: what has become of it."""
-        right = self._begin(principal, address, thread)
+        right = self._members.begin(principal, address, thread)
         turns = asyncio.Semaphore(TOGETHER)
 
-        async def carry_out(one: Seat | Error) -> Seat | Error:
-            if isinstance(one, Error):
-                return one
-            try:
-                async with turns:
-                    return await self._set(right, principal, thread, one)
-            except Error as error:
-                return error
+        async def change(seat: Seat) -> Seat:
+            async with turns:
+                return await self._set(right, principal, thread, seat)
 
-        return await asyncio.gather(*(carry_out(one) for one in wanted))
+        return await each(wanted, change)
 
     async def prefer(
         self, principal: Principal, thread: str, user: str | None, wanted: Mapping[str, bool], *, address: str = ""
     ) -> Preferred:
         """How the user wants to see it among its own: `mute`, `pin`."""
         return await self._members.prefer(principal, thread, user, wanted, address=address)
-
-    def _begin(self, principal: Principal, address: str, thread: str) -> Right[Namespace]:
-        right = self._rights.to_room(principal, thread)
-        self._admission.spend(principal, address)
-        self._lifecycle.check()
-        return right
 
     async def _set(self, right: Right[Namespace], principal: Principal, thread: str, seat: Seat) -> Seat:
         own = not principal.server and seat.user == principal.user

@@ -27,7 +27,7 @@ from server.core.rules import MEMBER, MODERATOR, OWNER, is_role
 from server.core.tasks import Keeper
 from server.log.groups import GroupReader
 from server.log.log import Log
-from server.rooms.rows import STRANGER, Marker, MemberRows, Row, Standing, new_row
+from server.rooms.rows import STRANGER, Marker, Member, MemberRows, Row, Standing, new_row
 from server.wire.rooms import MemberRow, MembersPage, Preferred
 
 MAX_USER: Final = 255
@@ -93,18 +93,22 @@ class Members:
 
     async def _page(self, channel: str, after: str, limit: int, receipts: bool) -> MembersPage:
         found, more = await self._rows.page(channel, after, limit)
-        members = [MemberRow(one.user, one.role, one.joined) for one in found]
+        return {"members": await self.shown(channel, found, receipts), "more": more}
+
+    async def shown(self, channel: str, members: Sequence[Member], receipts: bool) -> list[MemberRow]:
+        """What others may know of these; `receipts`: also how far they have read."""
+        rows = [MemberRow(one.user, one.role, one.joined) for one in members]
         if receipts:
             head = (await self._log.counts.of(channel)).head
-            for row, one in zip(members, found, strict=True):  # also of a history that is over
+            for row, one in zip(rows, members, strict=True):  # also of a history that is over
                 row.read = str(Position(head.epoch, min(one.read, head.offset)))
-        return {"members": members, "more": more}
+        return rows
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
     async def join(self, principal: Principal, channel: str, *, address: str = "") -> str:
         """Become a member, where anyone may; the role that the user has there now."""
-        right = self._begin(principal, address, channel)
+        right = self.begin(principal, address, channel)
         _must_have_roles(right, channel)
         user = user_of(principal)
         standing = await self._standing(user, channel)
@@ -122,7 +126,7 @@ class Members:
         self, principal: Principal, channel: str, user: str, role: str | None, *, address: str = ""
     ) -> str | None:
         """Make the user a member with this role, or none any more (None: also by oneself). Answers the role."""
-        right = self._begin(principal, address, channel)
+        right = self.begin(principal, address, channel)
         if role is not None:
             _must_have_roles(right, channel)
         return await self._set(right, principal, channel, checked(user, role))
@@ -131,7 +135,7 @@ class Members:
         self, principal: Principal, channel: str, wanted: Sequence[Seat | Error], *, address: str = ""
     ) -> list[Seat | Error]:
         """The same for many, each by itself: what has become of it. The new ones are written together."""
-        right = self._begin(principal, address, channel)
+        right = self.begin(principal, address, channel)
         _must_have_roles(right, channel)
         seats = [one for one in wanted if isinstance(one, Seat)]
         standings = await self._rows.standings({(seat.user, channel) for seat in seats})
@@ -149,23 +153,18 @@ class Members:
         except Error as error:
             refusal = error
 
-        async def carry_out(one: Seat | Error) -> Seat | Error:
-            if isinstance(one, Error):
-                return one
-            if new.get(one.user) == one and (refusal is not None or (one.user, channel) in added):
-                return refusal or one
-            try:
-                return Seat(one.user, await self._set(right, principal, channel, one))
-            except Error as error:
-                return error
+        async def change(seat: Seat) -> Seat | Error:
+            if new.get(seat.user) == seat and (refusal is not None or (seat.user, channel) in added):
+                return refusal or seat
+            return Seat(seat.user, await self._set(right, principal, channel, seat))
 
-        return await asyncio.gather(*(carry_out(one) for one in wanted))
+        return await each(wanted, change)
 
     async def prefer(
         self, principal: Principal, channel: str, user: str | None, wanted: Mapping[str, bool], *, address: str = ""
     ) -> Preferred:
         """How the user wants to see its own membership: `mute`, `pin`. Nobody but the user itself may say so."""
-        self._begin(principal, address, channel)
+        self.begin(principal, address, channel)
         own = user_of(principal)
         if user not in (None, own):
             raise Error("permission_denied", f"{principal.name} may not say how {user} sees {channel}")
@@ -185,7 +184,8 @@ class Members:
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
-    def _begin(self, principal: Principal, address: str, channel: str) -> Right[Namespace]:
+    def begin(self, principal: Principal, address: str, channel: str) -> Right[Namespace]:
+        """What a request about who belongs to the channel has to be allowed, before anything is asked."""
         right = self._rights.to_room(principal, channel)
         self._admission.spend(principal, address)
         self._lifecycle.check()
@@ -281,6 +281,18 @@ class Members:
         if most and len(seats) == 1 and await self._rows.rooms_of(seats[0].user, most + 1) + min(more, 1) > most:
             return _too_many(f"channels of {seats[0].user}", "memberships_per_user", most)
         return None
+
+
+async def each(wanted: Sequence[Seat | Error], change: Callable[[Seat], Awaitable[Seat | Error]]) -> list[Seat | Error]:
+    """What becomes of many, each by itself: of an Error nothing."""
+
+    async def outcome(one: Seat | Error) -> Seat | Error:
+        try:
+            return one if isinstance(one, Error) else await change(one)
+        except Error as error:
+            return error
+
+    return await asyncio.gather(*(outcome(one) for one in wanted))
 
 
 def is_none_of(channel: str) -> str:

@@ -99,8 +99,6 @@ class Rooms:
             markers=self.markers,
             log=log,
             rights=rights,
-            admission=admission,
-            lifecycle=lifecycle,
             limits=limits,
             clock=clock,
             tell=self._tell_followers,
