@@ -34,9 +34,7 @@ async def _run(flags: argparse.Namespace, options: Config) -> None:
         database, apart, options.mongodb, node="run.py", clock=clock,
         on_commit=lambda _: None, on_head=lambda *_: None, on_contention=lambda _: None,
     )  # fmt: skip
-    consumers = Consumers(
-        options, database, apart, node="run.py", log=log, clock=clock, announce=lambda _: None,
-    )  # fmt: skip
+    consumers = Consumers(options, database, apart, node="run.py", log=log, clock=clock, announce=lambda _: None)
     try:
         await compare(apart, clock)
         await log.open()

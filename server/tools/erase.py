@@ -5,20 +5,12 @@ It may be stopped: they go on, and whoever asks again hears of it.
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
-
 from server.core.clock import Clock
 from server.core.config import Config
-from server.core.errors import StartError
 from server.erasure.erasure import check
 from server.erasure.jobs import Jobs
 from server.mongo.client import connect
-from server.tools.terminal import carry_out, running_mongodb
-
-LOOK_EVERY: Final = 0.5
-NOBODY_SECONDS: Final = 30.0
-"""After which it is clear that no server takes it up."""
+from server.tools.terminal import Waiting, carry_out, running_mongodb
 
 
 def run(user: str, options: Config) -> int:
@@ -31,7 +23,7 @@ async def _run(user: str, options: Config) -> None:
     jobs = Jobs(database, "run.py", Clock())
     try:
         await jobs.begin(user, "run.py")
-        waited, told = 0.0, ""
+        waiting, told = Waiting("erase"), ""
         while (job := await jobs.get(user)) is not None:
             counts = ", ".join(f"{number} {name}" for name, number in job.erased.items() if number) or "nothing"
             text = f"{user}: {'erased' if job.done else 'erasing'}: {counts}"
@@ -40,9 +32,6 @@ async def _run(user: str, options: Config) -> None:
                 told = text
             if job.done:
                 return
-            waited = waited + LOOK_EVERY if not (job.stage or job.held) else 0.0
-            if waited > NOBODY_SECONDS:
-                raise StartError("erase: no server has taken it up yet; it is done as soon as one runs")
-            await asyncio.sleep(LOOK_EVERY)
+            await waiting.look_again(bool(job.stage) or job.held)
     finally:
         database.client.close()

@@ -5,18 +5,11 @@ The servers that are running do it; this asks them, and tells how far it is. It 
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
-
 from server.core.config import Config
 from server.core.errors import StartError
 from server.mongo.client import connect
 from server.search.indexing import Progress, begin, progress
-from server.tools.terminal import carry_out, running_mongodb
-
-LOOK_EVERY: Final = 0.5
-NOBODY_SECONDS: Final = 30.0
-"""After which it is clear that no server takes it up."""
+from server.tools.terminal import Waiting, carry_out, running_mongodb
 
 
 def run(namespace: str | None, options: Config) -> int:
@@ -31,7 +24,7 @@ async def _run(namespace: str | None, options: Config) -> None:
     try:
         for name in wanted:
             await begin(database, name)
-        waited, told = 0.0, dict[str, str]()
+        waiting, told = Waiting("search"), dict[str, str]()
         while wanted:
             jobs = [job for job in await progress(database) if job.namespace in wanted]
             for job in jobs:
@@ -39,10 +32,8 @@ async def _run(namespace: str | None, options: Config) -> None:
                     print(text, flush=True)
                     told[job.namespace] = text
             wanted = [job.namespace for job in jobs if not job.done]
-            waited = 0.0 if any(job.until for job in jobs) else waited + LOOK_EVERY
-            if wanted and waited > NOBODY_SECONDS:
-                raise StartError("search: no server has taken it up yet; it is done as soon as one runs")
-            await asyncio.sleep(LOOK_EVERY if wanted else 0.0)
+            if wanted:
+                await waiting.look_again(any(job.until for job in jobs))
     finally:
         database.client.close()
 

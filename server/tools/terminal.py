@@ -14,6 +14,9 @@ from server.mongo.embedded import EmbeddedMongoDB
 
 OPERATOR: Final = Principal(user="run.py", server=True, admin=True)
 """Who has asked for what such a command does."""
+LOOK_EVERY: Final = 0.5
+NOBODY_SECONDS: Final = 30.0
+"""After which it is clear that no server takes it up."""
 
 
 def carry_out(command: str, work: Coroutine[Any, Any, None]) -> int:
@@ -23,6 +26,21 @@ def carry_out(command: str, work: Coroutine[Any, Any, None]) -> int:
     except Error as error:
         raise StartError(f"{command}: {error.reason}") from None
     return 0
+
+
+class Waiting:
+    """Between two looks at what the servers that are running do for a command."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._idle = 0.0
+
+    async def look_again(self, taken: bool) -> None:
+        """`taken`: a server is at it. StartError if none has been for NOBODY_SECONDS."""
+        self._idle = 0.0 if taken else self._idle + LOOK_EVERY
+        if self._idle > NOBODY_SECONDS:
+            raise StartError(f"{self._command}: no server has taken it up yet; it is done as soon as one runs")
+        await asyncio.sleep(LOOK_EVERY)
 
 
 def running_mongodb(options: Config, command: str) -> str:
