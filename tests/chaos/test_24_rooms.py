@@ -8,6 +8,7 @@ import asyncio
 import random
 import uuid
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from pymongo import AsyncMongoClient
 
 from tests.chaos.world import World, span
 from tests.support.client import make_token
-from tests.support.processes import ReplicaSet, Server
+from tests.support.processes import Redis, ReplicaSet, Server
 from tests.support.waiting import until
 from waterspout_client import Client, Message, Rooms, Timeline, WaterspoutError
 
@@ -47,29 +48,40 @@ State = dict[int, tuple[str | None, dict[str, list[str]]]]
 """By offset what a message says (None: it is erased), and who has reacted to it how."""
 
 
-class Author:
-    """Does one thing after the other, each until it is answered, and knows what its messages are to be after that."""
+class Person:
+    """Does one thing after the other, each until it is answered."""
+
+    def __init__(self, server: Server, user: str, seed: int) -> None:
+        self.user = user
+        self.client = Client(server.base, token=make_token(SECRET, user), min_delay=0.1, max_delay=1.0)
+        self.answered = 0
+        self.leaving = False
+        self.chance = random.Random(seed)
+
+    async def run(self) -> None:
+        while not self.leaving:
+            await self.do()
+            self.answered += 1
+
+    async def do(self) -> None:
+        """One thing."""
+        raise NotImplementedError
+
+
+class Author(Person):
+    """Knows what its messages are to be after what was answered."""
 
     def __init__(self, server: Server, number: int, all_of: list[Author]) -> None:
-        self.user = f"author-{number}"
-        self.client = Client(server.base, token=make_token(SECRET, self.user), min_delay=0.1, max_delay=1.0)
+        super().__init__(server, f"author-{number}", number)
         self.words: dict[int, list[str] | None] = {}
         """What each of its messages says: words, of which the first was published or edited, and the others appended;
         None: it is erased."""
         self.reactions: dict[int, set[str]] = defaultdict(set)
         self.erased: list[str] = []
         """What nobody is to find any more."""
-        self.answered = 0
-        self.leaving = False
-        self._chance = random.Random(number)
         self._all = all_of
 
-    async def run(self) -> None:
-        while not self.leaving:
-            await self._one()
-            self.answered += 1
-
-    async def _one(self) -> None:
+    async def do(self) -> None:
         there = [offset for offset, words in self.words.items() if words]
         word = uuid.uuid4().hex
         if len(self.words) < MESSAGES or not there:
@@ -77,7 +89,7 @@ class Author:
             assert receipt.offset is not None
             self.words[receipt.offset] = [word]
             return
-        offset, deed = self._chance.choice(there), self._chance.random()
+        offset, deed = self.chance.choice(there), self.chance.random()
         words = self.words[offset] or []
         if deed < 0.3:
             await self.client.edit(DEN, offset, word)
@@ -94,8 +106,8 @@ class Author:
             await self._react()
 
     async def _react(self) -> None:
-        offset = self._chance.choice([offset for author in self._all for offset in author.words])
-        kind = self._chance.choice("abc")
+        offset = self.chance.choice([offset for author in self._all for offset in author.words])
+        kind = self.chance.choice("abc")
         try:
             if kind in self.reactions[offset]:
                 self.reactions[offset].discard(kind)
@@ -106,6 +118,48 @@ class Author:
         except WaterspoutError as error:
             if error.code != "not_found":  # somebody has just erased it
                 raise
+
+
+async def strike(
+    people: Sequence[Person], servers: list[Server], redis: Redis, replica_set: ReplicaSet, between: int, few: int
+) -> None:
+    """While the people of two nodes work, each of whom is answered `between` times before the next fault: a node is
+    killed (the other's people are answered a `few` times meanwhile), the primary steps down, and Redis is away."""
+    working = [asyncio.create_task(one.run()) for one in people]
+
+    async def more(some: Sequence[Person], count: int) -> None:
+        targets = [one.answered + count for one in some]
+
+        def reached() -> bool:
+            for task in working:
+                if task.done():
+                    task.result()
+            return all(one.answered >= target for one, target in zip(some, targets, strict=True))
+
+        await until(reached, 60, f"{count} answers of each")
+
+    try:
+        await more(people, between)
+        for number in range(ROUNDS):
+            struck = number % 2
+            await servers[struck].kill()
+            await more(people[1 - struck :: 2], few)
+            servers[struck].launch()
+            await servers[struck].wait_ready()
+            await replica_set.step_down()
+            await replica_set.primary()
+            await more(people, between)
+            await redis.stop()
+            await more(people, few)
+            await redis.start()
+            await more(people, between)
+    finally:
+        for one in people:
+            one.leaving = True
+        _, unanswered = await asyncio.wait(working, timeout=30)
+        for task in unanswered:
+            task.cancel()
+    assert not unanswered
 
 
 def expected(authors: list[Author]) -> State:
@@ -140,13 +194,8 @@ async def stored(server: Server) -> State:
     return state
 
 
-async def followed(timeline: Timeline) -> None:
-    async for _ in timeline:
-        pass
-
-
-async def read_on(rooms: Rooms) -> None:
-    async for _ in rooms:
+async def followed(some: Timeline | Rooms) -> None:
+    async for _ in some:
         pass
 
 
@@ -164,46 +213,38 @@ async def found(world: World, texts: list[str]) -> list[str]:
     return [text for text in texts if text in everything]
 
 
-class Follower:
-    """Publishes, answers, follows and reads, one thing after the other, each until it is answered."""
+class Follower(Person):
+    """Publishes, answers, follows and reads."""
 
     def __init__(self, server: Server, number: int, all_of: list[Follower]) -> None:
-        self.user = f"follower-{number}"
-        self.client = Client(server.base, token=make_token(SECRET, self.user), min_delay=0.1, max_delay=1.0)
+        super().__init__(server, f"follower-{number}", number)
         self.roots: dict[int, bool] = {}
         """Its own messages, and whether they are still there."""
         self.replies: dict[str, list[int]] = defaultdict(list)
         """Its own that are, by thread."""
         self.follows: dict[str, bool] = {}
         """What it has done last: it has answered or said that it follows, or that it does no more."""
-        self.answered = 0
-        self.leaving = False
-        self._chance = random.Random(number)
         self._all = all_of
 
-    async def run(self) -> None:
-        while not self.leaving:
-            try:
-                await self._one()
-            except WaterspoutError as error:
-                if error.code not in ("not_found", "permission_denied") and not error.retry:
-                    raise
-            self.answered += 1
+    async def do(self) -> None:
+        try:
+            await self._one()
+        except WaterspoutError as error:
+            if error.code not in ("not_found", "permission_denied") and not error.retry:
+                raise
 
     async def _one(self) -> None:
         there = [offset for one in self._all for offset, alive in one.roots.items() if alive]
         own = [offset for offset, alive in self.roots.items() if alive]
-        deed = self._chance.random()
+        deed = self.chance.random()
         if not there or (deed < 0.1 and len(self.roots) < MESSAGES // 2):
             published = await self.client.publish(CLUB, "root")
             assert published.offset is not None
             self.roots[published.offset] = True
             return
-        thread = f"$thread:{self._chance.choice(there)}:{CLUB}"
+        thread = f"$thread:{self.chance.choice(there)}:{CLUB}"
         if deed < 0.55:
-            names = [one.user for one in self._all if self._chance.random() < 0.3] + ["*"] * (
-                self._chance.random() < 0.1
-            )
+            names = [one.user for one in self._all if self.chance.random() < 0.3] + ["*"] * (self.chance.random() < 0.1)
             published = await self.client.publish(thread, "reply", mentions=names)
             assert published.offset is not None
             self.replies[thread].append(published.offset)
@@ -211,7 +252,7 @@ class Follower:
         elif deed < 0.65 and self.replies[thread]:
             await self.client.remove(thread, self.replies[thread].pop())
         elif deed < 0.69 and len(own) > 1:
-            offset = self._chance.choice(own)
+            offset = self.chance.choice(own)
             self.roots[offset] = False  # whatever is answered: it is tried until it is done
             await self.client.remove(CLUB, offset)
         elif deed < 0.75:
@@ -222,7 +263,7 @@ class Follower:
             await self.client.room(thread).join()
             self.follows[thread] = True
         else:
-            page = await self.client.history(thread, limit=self._chance.randint(1, 5))
+            page = await self.client.history(thread, limit=self.chance.randint(1, 5))
             if page.messages:
                 await self.client.room(thread).mark_read(page.messages[0].cursor or "0", back=deed > 0.95)
 
@@ -257,47 +298,12 @@ async def test_24_what_is_unread_of_threads_is_exact(replicated_world: World, re
             await stack.enter_async_context(one.client)
             await one.client.room(CLUB).join()
             lists.append(await stack.enter_async_context(one.client.rooms(threads=True)))
-        tasks = [asyncio.create_task(read_on(rooms)) for rooms in lists]
-        working = [asyncio.create_task(one.run()) for one in people]
-
-        async def more(some: list[Follower], count: int = BETWEEN * 3) -> None:
-            targets = [one.answered + count for one in some]
-
-            def reached() -> bool:
-                for task in working:
-                    if task.done():
-                        task.result()
-                return all(one.answered >= target for one, target in zip(some, targets, strict=True))
-
-            await until(reached, 60, f"{count} answers of each")
-
-        try:
-            await more(people)
-            for number in range(ROUNDS):
-                struck = number % 2
-                await servers[struck].kill()
-                await more(people[1 - struck :: 2], 10)
-                servers[struck].launch()
-                await servers[struck].wait_ready()
-                await replica_set.step_down()
-                await replica_set.primary()
-                await more(people)
-                await redis.stop()
-                await more(people, 10)
-                await redis.start()
-                await more(people)
-        finally:
-            for one in people:
-                one.leaving = True
-            _, unanswered = await asyncio.wait(working, timeout=30)
-            for task in unanswered:
-                task.cancel()
-        assert not unanswered
+        tasks = [asyncio.create_task(followed(rooms)) for rooms in lists]
+        await strike(people, servers, redis, replica_set, BETWEEN * 3, 10)
         rows, mentioned = 0, 0
         for one, rooms in zip(people, lists, strict=True):
             messages = (await one.client.history(CLUB, limit=1000)).messages
             alive = {f"$thread:{message.offset}:{CLUB}" for message in messages if message.deleted is None}
-
             follows = {thread for thread, still in one.follows.items() if still and thread in alive}
 
             async def shown(
@@ -345,41 +351,7 @@ async def test_24_what_was_answered_stands_and_everybody_sees_it(
         for author in authors:
             await stack.enter_async_context(author.client)
         tasks = [asyncio.create_task(followed(timeline)) for timeline in timelines]
-        working = [asyncio.create_task(author.run()) for author in authors]
-
-        async def more(some: list[Author], count: int = BETWEEN) -> None:
-            targets = [author.answered + count for author in some]
-
-            def reached() -> bool:
-                for task in working:
-                    if task.done():
-                        task.result()
-                return all(author.answered >= target for author, target in zip(some, targets, strict=True))
-
-            await until(reached, 60, f"{count} answers of each")
-
-        try:
-            await more(authors)
-            for number in range(ROUNDS):
-                struck = number % 2
-                await servers[struck].kill()
-                await more(authors[1 - struck :: 2], 5)
-                servers[struck].launch()
-                await servers[struck].wait_ready()
-                await replica_set.step_down()
-                await replica_set.primary()
-                await more(authors)
-                await redis.stop()
-                await more(authors, 5)
-                await redis.start()
-                await more(authors)
-        finally:
-            for author in authors:
-                author.leaving = True
-            _, unanswered = await asyncio.wait(working, timeout=30)
-            for task in unanswered:
-                task.cancel()
-        assert not unanswered
+        await strike(authors, servers, redis, replica_set, BETWEEN, 5)
         wanted = expected(authors)
         await until(
             lambda: all(shown(timeline) == wanted for timeline in timelines), 30, "all is shown to who followed"
