@@ -6,6 +6,7 @@ import io
 import logging
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -16,6 +17,7 @@ from handlers.server import HTTPServer
 from server.core import config, logs
 from server.node import Node
 from tests.support.databases import Databases
+from tests.support.nodes import Instance
 from tests.support.processes import Mongod
 from tests.support.receiver import Receiver
 
@@ -73,6 +75,23 @@ def http_server(io_loop: IOLoop, app: Doors, _unused_port: tuple[socket.socket, 
     yield server
     server.stop()
     io_loop.run_sync(server.close_all_connections)
+
+
+@pytest.fixture
+def bearer() -> str | None:
+    """Override to have `ask` say who asks."""
+    return None
+
+
+@pytest.fixture
+def ask(node: Node, base_url: str, http_server: HTTPServer, bearer: str | None) -> Any:
+    """A request of the REST API: its status, and the body as far as there is one."""
+    instance = Instance(node, base_url)
+
+    async def ask(method: str, path: str, body: Any = None, token: str | None = bearer) -> tuple[int, Any]:
+        return await instance.call(method, f"/v1{path}", body, token)
+
+    return ask
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from server.node import Node
 from tests.support.client import Client
@@ -33,19 +32,8 @@ def settings() -> dict[str, object]:
 
 
 @pytest.fixture
-def ask(http_client: AsyncHTTPClient, base_url: str) -> Any:
-    async def ask(method: str, path: str, body: Any = None, token: str | None = KEY) -> tuple[int, Any]:
-        response: HTTPResponse = await http_client.fetch(
-            f"{base_url}/v1{path}",
-            method=method,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            body=None if body is None else json.dumps(body),
-            allow_nonstandard_methods=True,
-            raise_error=False,
-        )
-        return response.code, json.loads(response.body) if response.body else None
-
-    return ask
+def bearer() -> str:
+    return KEY
 
 
 @pytest.fixture

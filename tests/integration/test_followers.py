@@ -13,7 +13,7 @@ from server.core import config
 from server.core.errors import Error
 from server.core.principals import Principal
 from server.rooms.rows import MemberRows
-from tests.integration.test_rooms import KEY, OPTIONS, Rooms, mongod_writes, offset_of, token
+from tests.integration.test_rooms import KEY, OPTIONS, Rooms, mongod_writes, offset_of, rooms_of, token
 from tests.support.client import Client
 from tests.support.nodes import Instance, instances
 from tests.support.processes import Mongod
@@ -43,11 +43,7 @@ async def one(mongod: Mongod, *users: str, **options: Any) -> AsyncIterator[tupl
 
 
 async def listed(instance: Instance, user: str, **query: Any) -> list[dict[str, Any]]:
-    tail = "".join(f"&{name}={value}" for name, value in query.items())
-    status, body = await instance.call("GET", f"/v1/rooms?threads=true{tail}", token=token(user))
-    assert status == 200, body
-    rows: list[dict[str, Any]] = body["rooms"]
-    return rows
+    return await rooms_of(instance, user, threads="true", **query)
 
 
 async def followed(instance: Instance, user: str) -> dict[str, tuple[int, int]]:

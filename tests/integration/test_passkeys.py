@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from server.access.accounts.families import Visit
 from server.core import config
@@ -36,22 +35,6 @@ def settings() -> dict[str, object]:
         "server.url": URL,
         "origins": ["https://shop.example.com", "https://example.com.evil.org"],
     }
-
-
-@pytest.fixture
-def ask(http_client: AsyncHTTPClient, base_url: str) -> Any:
-    async def ask(method: str, path: str, body: Any = None, token: str | None = None) -> tuple[int, Any]:
-        response: HTTPResponse = await http_client.fetch(
-            f"{base_url}/v1{path}",
-            method=method,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            body=None if body is None else json.dumps(body),
-            allow_nonstandard_methods=True,
-            raise_error=False,
-        )
-        return response.code, json.loads(response.body) if response.body else None
-
-    return ask
 
 
 @pytest.fixture

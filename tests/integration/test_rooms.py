@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -107,8 +108,8 @@ async def one(mongod: Mongod, **options: Any) -> AsyncIterator[tuple[Instance, A
 
 
 async def rooms_of(instance: Instance, user: str, **query: Any) -> list[dict[str, Any]]:
-    tail = "".join(f"&{name}={value}" for name, value in query.items())
-    status, body = await instance.call("GET", f"/v1/rooms?limit=100{tail}", token=token(user))
+    query = {"limit": 100} | query
+    status, body = await instance.call("GET", f"/v1/rooms?{urlencode(query)}", token=token(user))
     assert status == 200, body
     rooms: list[dict[str, Any]] = body["rooms"]
     return rooms

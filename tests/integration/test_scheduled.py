@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient
-from tornado.httpclient import AsyncHTTPClient
 
 from server.core.cursors import BEGINNING
 from server.node import Node
@@ -56,18 +54,8 @@ def direct(mongod: Mongod, node: Node) -> Iterator[Any]:
 
 
 @pytest.fixture
-def ask(http_client: AsyncHTTPClient, base_url: str) -> Any:
-    async def ask(method: str, path: str, body: Any = None, token: str | None = ANN) -> tuple[int, Any]:
-        response = await http_client.fetch(
-            base_url + path,
-            method=method,
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            body=None if body is None else json.dumps(body),
-            raise_error=False,
-        )
-        return response.code, json.loads(response.body) if response.body else None
-
-    return ask
+def bearer() -> str:
+    return ANN
 
 
 async def messages(node: Node, channel: str) -> list[Any]:
@@ -79,10 +67,10 @@ async def test_a_message_for_later_is_published_then(ask: Any, node: Node) -> No
     """As the user's; a moment that is over is now. Nothing of it runs before the first one."""
     assert not node.outbox.on
     due = datetime.now(UTC) + timedelta(seconds=1)
-    status, answer = await ask("POST", "/v1/channels/chat:a/messages", {"data": "later", "at": due.isoformat()})
+    status, answer = await ask("POST", "/channels/chat:a/messages", {"data": "later", "at": due.isoformat()})
     assert (status, answer.keys()) == (202, {"channel", "id", "at"})
     assert answer["at"] == pytest.approx(due.timestamp(), abs=0.001)
-    status, at_once = await ask("POST", "/v1/channels/chat:a/messages", {"data": "now", "at": 1})
+    status, at_once = await ask("POST", "/channels/chat:a/messages", {"data": "now", "at": 1})
     assert (status, at_once["offset"]) == (201, 1)
     await until(lambda: there(node, "chat:a", 2))
     assert await messages(node, "chat:a") == [("ann", "now"), ("ann", "later")]
@@ -99,24 +87,24 @@ async def test_it_is_listed_and_cancelled_by_who_has_published_it_and_by_adminis
     """Also what the product has written for later; nobody else sees it."""
     ids = {}
     for token, at in ((ANN, FAR + 2), (BOB, FAR + 1), (SHOP, FAR)):
-        path = "/v1/channels/chat:a/messages"
+        path = "/channels/chat:a/messages"
         status, answer = await ask("POST", path, {"data": {"$a.b": at}, "at": at, "key": "k"}, token=token)
         assert status == 202, answer
         ids[token] = answer["id"]
     direct.waterspout_outbox.insert_one({"_id": "own", "channel": "chat:b", "data": 1, "at": FAR + 3})
-    _, mine = await ask("GET", "/v1/scheduled")
+    _, mine = await ask("GET", "/scheduled")
     at = pytest.approx(FAR + 2, abs=0.001)
     expected = {"channel": "chat:a", "data": {"$a.b": FAR + 2}, "key": "k", "user": "ann", "at": at}
     assert mine == {"scheduled": [{"id": ids[ANN], **expected}]}
-    _, everything = await ask("GET", "/v1/scheduled", token=ADMIN)
+    _, everything = await ask("GET", "/scheduled", token=ADMIN)
     assert [one["id"] for one in everything["scheduled"]] == [ids[SHOP], ids[BOB], ids[ANN], "own"]
-    _, some = await ask("GET", "/v1/scheduled?channel=chat:b&limit=1", token=ADMIN)
+    _, some = await ask("GET", "/scheduled?channel=chat:b&limit=1", token=ADMIN)
     assert [one["id"] for one in some["scheduled"]] == ["own"]
     for token, identifier, status in (
         *((ANN, ids[BOB], 404), (ANN, "nothing", 404), (None, ids[ANN], 403), (ANN, ids[ANN], 204)),
         *((ANN, ids[ANN], 404), (SHOP, ids[SHOP], 204), (ADMIN, ids[BOB], 204), (ADMIN, "own", 204)),
     ):
-        assert (await ask("DELETE", f"/v1/scheduled/{identifier}", token=token))[0] == status, (token, identifier)
+        assert (await ask("DELETE", f"/scheduled/{identifier}", token=token))[0] == status, (token, identifier)
     assert direct.waterspout_outbox.count_documents({}) == 0
 
 
@@ -138,7 +126,7 @@ async def test_what_may_not_be_published_is_not_accepted(
     ask: Any, direct: Any, body: dict[str, Any], token: str | None, code: str
 ) -> None:
     """With the error that says why, and nothing waits."""
-    status, answer = await ask("POST", "/v1/channels/chat:a/messages", body, token=token)
+    status, answer = await ask("POST", "/channels/chat:a/messages", body, token=token)
     assert (status >= 400, answer["code"]) == (True, code)
     assert direct.waterspout_outbox.count_documents({}) == 0
 
@@ -146,7 +134,7 @@ async def test_what_may_not_be_published_is_not_accepted(
 @pytest.mark.gen_test(timeout=30)
 async def test_a_retry_with_the_same_key_is_one_message(ask: Any, direct: Any) -> None:
     """With other data it is a conflict; the hook's word counts."""
-    path, body = "/v1/channels/chat:a/messages", {"data": "loud", "at": FAR, "key": "once"}
+    path, body = "/channels/chat:a/messages", {"data": "loud", "at": FAR, "key": "once"}
     first, again = await ask("POST", path, body), await ask("POST", path, body)
     assert first == again
     assert (await ask("POST", path, body | {"data": "other"}))[1]["code"] == "conflict"
@@ -158,17 +146,17 @@ async def test_a_retry_with_the_same_key_is_one_message(ask: Any, direct: Any) -
 @pytest.mark.gen_test(timeout=30)
 async def test_quotas_count_it_when_it_is_accepted(ask: Any) -> None:
     """And a batch has none for later."""
-    path = "/v1/channels/chat:a/messages"
+    path = "/channels/chat:a/messages"
     answers = [await ask("POST", path, {"data": number, "at": FAR}) for number in range(32)]
     assert [status for status, _ in answers] == [202] * 30 + [429] * 2
-    _, batch = await ask("POST", "/v1/publish", {"messages": [{"channel": "chat:a", "data": 1, "at": FAR}]})
+    _, batch = await ask("POST", "/publish", {"messages": [{"channel": "chat:a", "data": 1, "at": FAR}]})
     assert batch["results"][0]["error"]["code"] == "bad_request"
 
 
 @pytest.mark.gen_test(timeout=30)
 async def test_never_too_many_of_one_user_wait(ask: Any, direct: Any) -> None:
     """However many are asked for at the same time; others are not concerned, and what is cancelled makes room."""
-    path, body = "/v1/channels/chat:a/messages", {"data": 1, "at": FAR}
+    path, body = "/channels/chat:a/messages", {"data": 1, "at": FAR}
     _, first = await ask("POST", path, body)
     (row,) = direct.waterspout_outbox.find()
     direct.waterspout_outbox.insert_many([{**row, "_id": number} for number in range(24)])
@@ -180,17 +168,17 @@ async def test_never_too_many_of_one_user_wait(ask: Any, direct: Any) -> None:
     }
     assert direct.waterspout_outbox.count_documents({}) == 25 + 10 - len(refused)
     assert (await ask("POST", path, body, token=BOB))[0] == 202
-    assert (await ask("DELETE", f"/v1/scheduled/{first['id']}"))[0] == 204
+    assert (await ask("DELETE", f"/scheduled/{first['id']}"))[0] == 204
     assert (await ask("POST", path, body))[0] == 202
 
 
 @pytest.mark.gen_test(timeout=30)
 async def test_what_a_revoked_user_wanted_to_say_later_is_not_said(ask: Any, node: Node, direct: Any) -> None:
     """It is among the dead at once, before it is forgotten that the user was revoked."""
-    await ask("POST", "/v1/channels/chat:a/messages", {"data": "ann's", "at": FAR})
-    await ask("POST", "/v1/channels/chat:a/messages", {"data": "bob's", "at": FAR}, token=BOB)
+    await ask("POST", "/channels/chat:a/messages", {"data": "ann's", "at": FAR})
+    await ask("POST", "/channels/chat:a/messages", {"data": "bob's", "at": FAR}, token=BOB)
     await until(lambda: node.outbox.holds)
-    assert (await ask("POST", "/v1/users/ann/revoke", {}, token=ADMIN))[0] < 300
+    assert (await ask("POST", "/users/ann/revoke", {}, token=ADMIN))[0] < 300
     await until(lambda: direct.waterspout_outbox.count_documents({}) == 1)
     (dead,) = (await node.log.read("dead:outbox", BEGINNING)).messages
     assert (dead.data["code"], dead.data["entry"]["text"]) == ("unauthenticated", '"ann\'s"')

@@ -24,6 +24,7 @@ from server.node import Node
 from server.sessions import client as clients
 from tests.integration.conftest import SETTINGS
 from tests.support.client import Client, Refused, make_token
+from tests.support.refusals import refusal
 from tests.support.waiting import until
 
 SECRET = str(SETTINGS["auth.secret"])
@@ -40,12 +41,6 @@ def url(base_url: str, http_server: object) -> str:
     return base_url.replace("http", "ws") + "/v1/ws"
 
 
-async def refused(client: Client, kind: str, **fields: Any) -> str:
-    with pytest.raises(Refused) as caught:
-        await client.request(kind, **fields)
-    return caught.value.code
-
-
 # --- refresh and expiry -----------------------------------------------------------------------------------------------
 
 
@@ -55,7 +50,7 @@ async def test_a_refresh_replaces_rights_and_end(url: str) -> None:
     async with Client(url, token=make_token(SECRET, "ann", 60)) as ann:
         assert abs(ann.session["expires"] - time.time() - 60) < 5
         chat = await ann.subscribe("chat:a")
-        assert await refused(ann, "subscribe", channel="vip:a") == "permission_denied"
+        assert await refusal(ann, "subscribe", channel="vip:a") == "permission_denied"
         reply = await ann.request("refresh", token=make_token(SECRET, "ann", 3600, channels=VIP))
         assert reply["user"] == "ann"
         assert abs(reply["expires"] - time.time() - 3600) < 5
@@ -66,8 +61,8 @@ async def test_a_refresh_replaces_rights_and_end(url: str) -> None:
         ended = await vip.next()
         assert (ended["type"], ended["channel"], ended["code"]) == ("unsubscribed", "vip:a", "permission_denied")
         assert "ann may not subscribe" in ended["reason"]
-        assert await refused(ann, "publish", channel="vip:a", data=2) == "permission_denied"
-        assert await refused(ann, "unsubscribe", channel="vip:a") == "bad_request"
+        assert await refusal(ann, "publish", channel="vip:a", data=2) == "permission_denied"
+        assert await refusal(ann, "unsubscribe", channel="vip:a") == "bad_request"
         await ann.publish("chat:a", "still here")
         assert (await chat.message())["data"] == "still here"
 
@@ -83,9 +78,9 @@ async def test_a_refresh_that_is_refused_changes_nothing(url: str) -> None:
             (make_token(SECRET, "ann", -60), "token_expired"),
             ("", "unauthenticated"),
         ):
-            assert await refused(ann, "refresh", token=token) == code
-        assert await refused(ann, "refresh") == "bad_request"
-        assert await refused(ann, "refresh", token=7) == "bad_request"
+            assert await refusal(ann, "refresh", token=token) == code
+        assert await refusal(ann, "refresh") == "bad_request"
+        assert await refusal(ann, "refresh", token=7) == "bad_request"
         await ann.publish("vip:a", 1)
         assert (await vip.message())["data"] == 1
 
@@ -96,7 +91,7 @@ async def test_a_guest_becomes_nobody_by_a_refresh(url: str, settings: object) -
     """Who somebody is, only `connect` settles; a guest has no end."""
     async with Client(url) as guest:
         assert guest.session["expires"] is None
-        assert await refused(guest, "refresh", token=make_token(SECRET, "ann")) == "permission_denied"
+        assert await refusal(guest, "refresh", token=make_token(SECRET, "ann")) == "permission_denied"
 
 
 @pytest.mark.gen_test
@@ -172,7 +167,7 @@ async def test_a_bad_token_at_the_door(url: str, http_client: AsyncHTTPClient, b
     assert caught.value.code == "token_expired"
     subscription = make_token(SECRET, "ann", channel="chat:vip")
     async with Client(url, token=make_token(SECRET, "ann")) as client:
-        assert await refused(client, "refresh", token=subscription) == "unauthenticated"
+        assert await refusal(client, "refresh", token=subscription) == "unauthenticated"
     for token, code in (
         (expired, "token_expired"),
         ("x.y.z", "unauthenticated"),
@@ -234,7 +229,7 @@ class TestConnectingWithARate:
                     await Client(url, token=make_token("another secret of 32 bytes and more", f"u{n}")).connect()
                 codes.append(caught.value.code)
             assert codes == ["unauthenticated"] * 5 + ["rate_limited"] * 5
-            assert await refused(ann, "refresh", token="x.y.z") == "rate_limited"
+            assert await refusal(ann, "refresh", token="x.y.z") == "rate_limited"
             await ann.ping()
 
 
