@@ -127,15 +127,18 @@ class Tab:
         found: list[str] = await self.page.evaluate(PALE)
         return found
 
-    async def axe(self) -> list[str]:
-        """What axe-core finds, the rule and where; nothing where it is not there."""
+    async def axe(self, parts: list[str] | None = None) -> list[str]:
+        """What axe-core finds in these parts of the page or all of it, the rule and where; nothing where it is not
+        there."""
         try:
             await self.page.evaluate(fetched.axe().read_text())
         except fetched.Missing:
             return []
         found: list[str] = await self.page.evaluate(
-            """async () => (await axe.run()).violations
-                .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html}`))"""
+            """async (parts) =>
+                (await axe.run(parts ? { include: parts } : document, { resultTypes: ["violations"] })).violations
+                .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html}`))""",
+            parts,
         )
         return found
 

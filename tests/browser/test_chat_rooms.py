@@ -252,9 +252,7 @@ def test_finding_and_keeping_order(browsing: Browsing, developed: Server, artifa
             async def says(user: str, channel: str, text: str, **more: Any) -> None:
                 token = (await developed.post("/v1/auth/example", {"user": user})).body["token"]
                 body = {"data": {"name": user, "text": text}, **more}
-                assert (
-                    await developed.request("POST", f"/v1/channels/{channel}/messages", body, token=token)
-                ).status == 201
+                assert (await developed.post(f"/v1/channels/{channel}/messages", body, token=token)).status == 201
 
             async def chooses(typed: str, chosen: str) -> None:
                 await page.keyboard.press("Control+k")

@@ -365,17 +365,14 @@ def test_agents_edit_the_shop(browsing: Browsing, trading: Server, artifacts: Pa
             await are("stock", "left", 60, 60)
             await page.locator("#bulk").wait_for(state="hidden")
 
-            path = f"{trading.base}/v1/users/sam/ban"
-            banned = await trading.request(
-                "POST", path.removeprefix(trading.base), {"channels": ["docs:stock"]}, token=OPERATOR
-            )
+            banned = await trading.post("/v1/users/sam/ban", {"channels": ["docs:stock"]}, token=OPERATOR)
             assert banned.status == 200
             await page.keyboard.press("e")
             await page.keyboard.type("5")
             await page.keyboard.press("Enter")
             await page.wait_for_selector(".toast.bad >> text=/Refused: sam may not write.*banned/")
             await page.wait_for_selector(".product.active .left >> text=60 left")
-            await trading.request("POST", "/v1/users/sam/unban", {}, token=OPERATOR)
+            await trading.post("/v1/users/sam/unban", {}, token=OPERATOR)
 
             await page.keyboard.press("Control+k")
             await page.wait_for_selector(".commands[open] input:focus")

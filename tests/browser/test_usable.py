@@ -30,17 +30,12 @@ BUDGET = {"/": 230, "/chat/#usable": 335, "/feed/": 270, "/dashboard/": 265, "/c
           "/docs/quick-start.md": 120, "/nowhere": 40}  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def axe() -> str:
+@pytest.fixture(autouse=True)
+def _there() -> None:
     try:
-        return fetched.axe().read_text()
+        fetched.axe()
     except fetched.Missing as missing:
         pytest.skip(str(missing))
-
-
-@pytest.fixture(autouse=True)
-def _given(axe: str) -> None:
-    Looks.axe = axe
 
 
 # Of what repeats many times a part is looked at: it is made by the same lines.
@@ -48,18 +43,6 @@ PART = {"/docs": [".bar", ".intro", "#contents", "#operations > section:nth-chil
 
 
 class Looks(Tab):
-    axe = ""
-
-    async def faults(self, parts: list[str] | None) -> list[str]:
-        """What axe-core finds: the rule and where."""
-        await self.page.evaluate(self.axe)
-        found = await self.page.evaluate(
-            """async (parts) =>
-                (await axe.run(parts ? { include: parts } : document, { resultTypes: ["violations"] })).violations""",
-            parts,
-        )
-        return [f"{one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
-
     async def forgetful(self) -> None:
         """Each page loads all that it needs, as for a visitor who has been on no other."""
         browser = await self.page.context.new_cdp_session(self.page)
@@ -88,7 +71,7 @@ async def test_every_page_can_be_used(new: NewTab[Looks], server: Server, artifa
             await tab.page.goto(server.base + path)
             await tab.page.wait_for_selector(there)
             whole = scheme == "light" or path in ("/feed/", "/dashboard/", "/console/")
-            found = await tab.faults(PART.get(path)) if whole else await tab.pale()
+            found = await tab.axe(PART.get(path)) if whole else await tab.pale()
             faults[f"{path} {scheme}"] = found
             heavy[path] = await tab.weight()
         tab.complaints = [text for text in tab.complaints if "status of 40" not in text]
