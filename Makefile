@@ -53,7 +53,7 @@ interop: setup ## Centrifugo's own clients against the server, as a table, and a
 dist: setup    ## what one installs, into dist/: wheels of the server and the Python client, the npm package
 	$(BIN)/python deploy/dist.py dist
 
-bench: setup   ## the benchmarks against the peers; a quarter of an hour
+bench: setup   ## the benchmarks against the peers; about twenty minutes
 	$(BIN)/python bench/run.py $(ARGS)
 
 docs: setup    ## what docs/ says of the code, from the code
