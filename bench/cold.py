@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 
 from bench.clients import BenchError, Client, Clients, frame
@@ -89,14 +90,16 @@ def measure(channels: int, parts: bool) -> dict[str, float]:
         cursors = fill(server.port, DIALECT, channels, MESSAGES, BEHIND, "x" * 128)
         found: dict[str, float] = {}
 
-        def cold(name: str, command: Command, replied: int = 0, pushed: int = 0) -> None:
+        @contextmanager
+        def restarted() -> Iterator[Load]:
             server.kill()
             server.restart()
             with Load(server, channels) as load:
+                yield load
+
+        def cold(name: str, command: Command, replied: int = 0, pushed: int = 0) -> None:
+            with restarted() as load:
                 found[name] = load.run(command, replied=replied, pushed=pushed)
-                if parts and not pushed + replied:
-                    found["open already"] = load.run(command, shift=1)
-                    found["ping"] = load.run(lambda _: {"type": "ping"})
 
         cold("subscribe", lambda _: {"type": "subscribe", "last": MESSAGES}, pushed=MESSAGES)
         cold("resume", lambda number: {"type": "subscribe", "after": cursors[number]}, pushed=BEHIND)
@@ -104,7 +107,10 @@ def measure(channels: int, parts: bool) -> dict[str, float]:
         if parts:
             cold("history of 1", lambda _: {"type": "history", "limit": 1}, replied=1)
             cold("subscribe, last 1", lambda _: {"type": "subscribe", "last": 1}, pushed=1)
-            cold("subscribe, none", lambda _: {"type": "subscribe"})
+            with restarted() as load:
+                found["subscribe, none"] = load.run(lambda _: {"type": "subscribe"})
+                found["open already"] = load.run(lambda _: {"type": "subscribe"}, shift=1)
+                found["ping"] = load.run(lambda _: {"type": "ping"})
         time.sleep(1.5)
         with Publishes(server.port, DIALECT, server.cpu) as publishes:
             publishes.saturate(PUBLISHES // 10, IN_FLIGHT)
@@ -120,7 +126,8 @@ def main() -> None:
     options = parser.parse_args()
     runs = [measure(options.channels, options.parts) for _ in range(options.runs)]
     for name in runs[0]:
-        found, ratio = (median(run[name] / run[one] if one else run[name] for run in runs) for one in ("", "publish"))
+        found = median(run[name] for run in runs)
+        ratio = median(run[name] / run["publish"] for run in runs)
         print(f"{name:18} {found:8.0f} per CPU second, {1e6 / found:5.0f} µs, {ratio:5.2f} × our own publishes")
 
 
