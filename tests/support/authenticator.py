@@ -21,10 +21,6 @@ def base64url(given: bytes) -> str:
     return base64.urlsafe_b64encode(given).rstrip(b"=").decode()
 
 
-def unbase64url(given: str) -> bytes:
-    return base64.urlsafe_b64decode(given + "==")
-
-
 class Authenticator:
     """What is not said in a call is as an honest browser and device would have it."""
 
