@@ -6,7 +6,7 @@ import { isDirect, nameOf } from "./words.js";
 
 /** @param {import("./room.js").Room} room @param {string | null} me @param {boolean} thread @returns {(Node | string)[]} */
 export function edgeOf(room, me, thread) {
-  const first = /** @type {any} */ (room.entries.find((entry) => "offset" in entry));
+  const first = room.oldest;
   if (room.more) return ["Older messages appear as you scroll up"];
   if (thread) return first || room.channel.state !== "live" ? [] : ["No replies yet"];
   if (first && first.offset > 1) return ["Older messages are no longer kept"];

@@ -207,6 +207,7 @@ export class Rows {
   /** @param {Message} message */
   #replies(message) {
     const { replies, thread } = message;
+    if (!thread && !replies?.count) return [];
     const { reply } = this.#actions.deeds(message);
     if (thread && reply) {
       const link = button("replies", "From a thread");

@@ -7,7 +7,7 @@ const NAMED = 3;
 
 /** @param {import("./room.js").Room} room @param {string | null} me */
 export function showReaders(room, me) {
-  const last = /** @type {any} */ (room.entries.findLast((entry) => "offset" in entry));
+  const last = room.newest;
   const users = last?.mine && !last.erased ? (room.readers?.of(last.offset) ?? []).filter((user) => user !== me) : [];
   const names = users.sort();
   const words = names.length > NAMED ? `${names.length} members` : list(names);

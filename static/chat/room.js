@@ -209,6 +209,11 @@ export class Room {
     return /** @type {Message | undefined} */ (this.entries.findLast((entry) => "offset" in entry));
   }
 
+  /** The first of those that are here. @returns {Message | undefined} */
+  get oldest() {
+    return /** @type {Message | undefined} */ (this.entries.find((entry) => "offset" in entry));
+  }
+
   /** The message there, if it has been read. @param {number} offset @returns {Message | undefined} */
   message(offset) {
     return /** @type {Message | undefined} */ (this.entries.find((entry) => "offset" in entry && entry.offset === offset));
@@ -216,7 +221,7 @@ export class Room {
 
   /** Read back until the message is here, if it is not too far. @param {number} offset */
   async reach(offset) {
-    const first = () => /** @type {any} */ (this.entries.find((entry) => "offset" in entry))?.offset ?? Infinity;
+    const first = () => this.oldest?.offset ?? Infinity;
     for (let page = 0; page < DEEPEST && first() > offset; page++) {
       const before = first();
       await this.older();
@@ -343,12 +348,12 @@ export class Room {
 
   /** The page before the oldest message shown. */
   async older() {
-    const first = this.entries.find((entry) => "offset" in entry);
+    const first = this.oldest;
     if (!first || !this.more || this.#loading || this.channel.state !== "live") return;
     this.#loading = true;
     try {
       const { messages, more, mine } = await this.channel.history({
-        before: /** @type {Message} */ (first).cursor,
+        before: first.cursor,
         limit: PAGE,
       });
       if (!this.entries.includes(first)) return; // trimmed or started anew meanwhile

@@ -119,8 +119,7 @@ export class Transcript {
       if (this.#pending.has(entry.key)) this.#dropOutgoing(entry.key);
       else if (!this.#atEnd && !entry.mine) this.#count(1);
     }
-    const first = this.#outbox.firstElementChild;
-    if (first) this.#arrange(first);
+    this.#arrangeLast();
     if (this.#atEnd) this.#trim();
     return row;
   }

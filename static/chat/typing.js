@@ -30,8 +30,7 @@ export class Typing {
 
   /** What was being written has come. @param {string} name */
   ended(name) {
-    this.#believed.delete(name);
-    this.#onchange();
+    if (this.#believed.delete(name)) this.#onchange();
   }
 
   /** Who is believed to type. */

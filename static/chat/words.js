@@ -1,5 +1,7 @@
 /** Names and texts from outside: anybody may publish anything, so nothing is taken as it comes. @module */
 
+export { offsetOf } from "../waterspout/tools.js";
+
 /** @typedef {import("./transcript.js").Message} Message */
 
 const MAX_NAME = 40;
@@ -63,9 +65,6 @@ function namesOf(room) {
     return names;
   }
 }
-
-/** @param {string} cursor */
-export const offsetOf = (cursor) => Number(cursor.slice(cursor.lastIndexOf(":") + 1));
 
 /** Characters that turn the direction of what follows, so that a text reads as another than it is. */
 const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
