@@ -32,15 +32,20 @@ function barsOf(line, bar, from, to) {
   return bars;
 }
 
-/** Where in time and in value which pixel is. @param {Plot} plot @param {number} from @param {number} to */
+/** Where in time and in value which pixel is, and the bars between. @param {Plot} plot @param {number} from @param {number} to */
 export function scale(plot, from, to) {
   let low = plot.floor ?? Infinity;
   let high = plot.floor ?? -Infinity;
   const shown = plot.shown;
+  const bar = barOf(plot, from, to);
+  /** @type {Map<Line, Map<number, number>>} */
+  const bars = new Map();
   for (const line of shown) {
     const of = line.of ?? ((/** @type {number} */ value) => value);
     if (line.bars) {
-      for (const tall of barsOf(line, barOf(plot, from, to), from, to).values()) high = Math.max(high, tall);
+      const tall = barsOf(line, bar, from, to);
+      bars.set(line, tall);
+      high = Math.max(high, ...tall.values());
       low = Math.min(low, 0);
     } else {
       line.series.each(from, to, (_time, _value, least, most) => {
@@ -64,7 +69,6 @@ export function scale(plot, from, to) {
     of,
   };
   const range = plot.range;
-  plot.context.font = plot.context.font || "12px sans-serif";
   const widest = Math.max(...marks(plot).map((value) => plot.context.measureText(plot.axis(value)).width));
   plot.area.left = Math.ceil(Math.min(plot.width / 3, Math.max(24, widest + 10)));
   plot.area.right = plot.width - 6;
@@ -72,6 +76,8 @@ export function scale(plot, from, to) {
   return {
     x: (/** @type {number} */ time) => left + ((right - left) * (time - from)) / (to - from),
     y: (/** @type {number} */ value) => bottom - ((bottom - top) * (value - range.low)) / (range.high - range.low),
+    bar,
+    bars,
   };
 }
 
@@ -151,14 +157,13 @@ export function drawLine(plot, line, from, to, x, y, alone) {
   context.stroke();
 }
 
-/** @param {Plot} plot @param {Line} line @param {number} from @param {number} to @param {Scale} x @param {Scale} y */
-export function drawBars(plot, line, from, to, x, y) {
+/** @param {Plot} plot @param {Line} line @param {Map<number, number>} bars @param {number} bar  how wide they are, in ms @param {Scale} x @param {Scale} y */
+export function drawBars(plot, line, bars, bar, x, y) {
   const { context, colours, area } = plot;
-  const bar = barOf(plot, from, to);
-  const wide = Math.max(1, x(from + bar) - x(from) - 1.5);
   context.fillStyle = colours[line.colour];
   context.globalAlpha = 0.75;
-  for (const [begin, tall] of barsOf(line, bar, from, to)) {
+  for (const [begin, tall] of bars) {
+    const wide = Math.max(1, x(begin + bar) - x(begin) - 1.5);
     if (tall) context.fillRect(x(begin) + 0.75, y(tall), wide, Math.max(0, area.bottom - y(tall)));
   }
   context.globalAlpha = 1;

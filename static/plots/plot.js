@@ -143,7 +143,7 @@ export class Plot {
     const { context } = this;
     context.clearRect(0, 0, this.width, this.height);
     this.area.bottom = this.height - 22;
-    const { x, y } = scale(this, from, to);
+    const { x, y, bar, bars } = scale(this, from, to);
     drawAxes(this, from, to, x, y);
     context.save();
     context.beginPath();
@@ -151,7 +151,8 @@ export class Plot {
     context.clip();
     const alone = this.shown.length === 1;
     for (const line of this.shown) {
-      if (line.bars) drawBars(this, line, from, to, x, y);
+      const own = bars.get(line);
+      if (own) drawBars(this, line, own, bar, x, y);
       else drawLine(this, line, from, to, x, y, alone);
     }
     context.restore();

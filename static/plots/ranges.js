@@ -21,7 +21,6 @@ export function showRanges(place, frame, ranges, chosen) {
   const back = element("button", "quiet-button back", "Back to live");
   back.type = "button";
   back.addEventListener("click", () => {
-    back.previousElementSibling?.querySelector("button");
     buttons.find(([span]) => span === frame.span)?.[1].focus();
     frame.follow();
   });
