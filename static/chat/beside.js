@@ -26,7 +26,7 @@ export class Beside {
   thread = null;
   /** @type {import("./threads.js").ThreadsPanel | null} */
   #threads = null;
-  /** @type {import("./palette.js").Palette | null} */
+  /** @type {import("./palette.js").JumpPalette | null} */
   #palette = null;
   /** @type {import("./profile.js").Profile | null} */
   #profile = null;
@@ -157,10 +157,10 @@ export class Beside {
 
   /** To a room, a person, a thread, a panel. */
   async jump() {
-    const { Palette, targetsFor } = await this.#load(import("./palette.js"), "over");
-    if (!Palette || !targetsFor) return;
+    const { JumpPalette, targetsFor } = await this.#load(import("./palette.js"), "over");
+    if (!JumpPalette || !targetsFor) return;
     this.#page.list.sidebar.close();
-    this.#palette ??= new Palette();
+    this.#palette ??= new JumpPalette();
     this.#palette.open((words) => targetsFor(this.#page, this, words));
   }
 
