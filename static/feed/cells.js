@@ -3,6 +3,12 @@
 import { element, svg } from "../page.js";
 import { STEPS } from "./views.js";
 
+/** Into a part of a row, if that says something else. @param {HTMLElement} row @param {string} selector @param {string} words */
+export function write(row, selector, words) {
+  const place = row.querySelector(selector);
+  if (place && place.textContent !== words) place.textContent = words;
+}
+
 /**
  * A value that becomes a field when it is clicked: Enter or leaving it keeps what was typed, Esc does not.
  *

@@ -15,17 +15,17 @@ import { randomKey, Waterspout } from "../waterspout.js";
 import { Edits } from "./edits.js";
 import { listen } from "./keys.js";
 import { Orders } from "./orders.js";
-import { mark, money, Shelf } from "./shelf.js";
+import { clock, mark, money, Shelf } from "./shelf.js";
 import { STEPS, Views } from "./views.js";
 
 /** @typedef {import("../waterspout.js").Document} Document */
 /** @typedef {import("../waterspout.js").LiveCopy} LiveCopy */
 /** @typedef {import("./views.js").State} State */
+/** @typedef {"products" | "stock" | "orders"} Collection */
 
 const account = await enter();
 
 const LOGGED = 40;
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const COLLECTIONS = /** @type {const} */ (["products", "stock", "orders"]);
 
 /** Buttons of which one is pressed. @param {HTMLElement} place @param {[string, string][]} values  what it is, and what is said @param {string} chosen @param {(value: string) => void} choose */
@@ -100,6 +100,19 @@ export class Shop {
   /** The list that is looked at. */
   get present() {
     return this.views.state.view === "orders" ? this.ordersPage : this.shelf;
+  }
+
+  /** A document as it will be, if it is here. @param {Collection} name @param {string} id */
+  shown(name, id) {
+    const one = this[name]?.documents.get(id);
+    return one ? this.edits.shown(name, one) : null;
+  }
+
+  /** What changes those of them that are here. @param {Collection} name @param {string[]} ids
+   * @param {(document: Document) => Record<string, any>} change @param {boolean} [guarded]  as they are shown, or not at all */
+  changing(name, ids, change, guarded) {
+    const documents = ids.flatMap((id) => this[name]?.documents.get(id) ?? []);
+    return documents.map((document) => ({ document, changes: change(document), guarded }));
   }
 
   /** What may be edited, so that nothing is offered that would be refused. */

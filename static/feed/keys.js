@@ -88,7 +88,7 @@ function commands(shop) {
   const all = present.deeds.map((deed) => ({ ...deed, icon: "icon" in deed ? ring(String(deed.icon)) : undefined, group: meant }));
   if (views.state.view === "shelf") {
     const id = present.list.active;
-    const name = id === null ? "" : String(shop.shelf.product(id)?.name ?? id);
+    const name = id === null ? "" : String(shop.shown("products", id)?.name ?? id);
     if (id !== null && shop.open) all.push({ words: "Order one", of: name, keys: "O", group: meant, does: () => shop.place(id) });
     if (id !== null && shop.may.stock) all.push({ words: "Edit how many are left", of: name, keys: "E", group: meant, does: () => shop.shelf.edit("left") });
     if (id !== null && shop.may.products) all.push({ words: "Edit the price", of: name, keys: "P", group: meant, does: () => shop.shelf.edit("cost") });

@@ -1,9 +1,9 @@
 /** The orders, by how far they are, the newest first. @module */
 
 import { $, element, framed } from "../page.js";
-import { openMenu, ring } from "./cells.js";
+import { openMenu, ring, write } from "./cells.js";
 import { List } from "./list.js";
-import { mark, money } from "./shelf.js";
+import { clock, mark, money } from "./shelf.js";
 import { STEPS } from "./views.js";
 
 /** @typedef {import("../waterspout.js").Document} Document */
@@ -11,7 +11,6 @@ import { STEPS } from "./views.js";
 
 /** Orders of a group on the page; the rest is only counted. */
 const SHOWN = 40;
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 export class Orders {
   list;
@@ -37,18 +36,12 @@ export class Orders {
     requestAnimationFrame(() => mark(this.#rows.get(id)));
   }
 
-  /** @param {string} id @returns {Document | null} */
-  order(id) {
-    const one = this.#shop.orders?.documents.get(id);
-    return one ? this.#shop.edits.shown("orders", one) : null;
-  }
-
   #show() {
     const { state } = this.#shop.views;
     const text = state.q.trim().toLowerCase();
     const all = this.#shop.orders?.documents ?? new Map();
     const wanted = [...all.keys()]
-      .map((id) => /** @type {Document} */ (this.order(id)))
+      .map((id) => /** @type {Document} */ (this.#shop.shown("orders", id)))
       .filter((one) => !text || `${one.customer} ${goods(one)}`.toLowerCase().includes(text))
       .sort((one, other) => (other.created ?? 0) - (one.created ?? 0));
     const groups = [...STEPS, ""].map((step) => {
@@ -70,14 +63,10 @@ export class Orders {
     const { _id, status, total, created } = order;
     const customer = String(order.customer ?? _id);
     const row = this.#rows.get(_id) ?? this.#make(_id, customer);
-    const write = (/** @type {string} */ selector, /** @type {string} */ words) => {
-      const place = row.querySelector(selector);
-      if (place && place.textContent !== words) place.textContent = words;
-    };
-    write("h4", customer);
-    write(".goods", goods(order));
-    write(".total", Number.isFinite(total) ? money.format(total) : "");
-    write("time", Number.isFinite(created) ? clock.format(created) : "");
+    write(row, "h4", customer);
+    write(row, ".goods", goods(order));
+    write(row, ".total", Number.isFinite(total) ? money.format(total) : "");
+    write(row, "time", Number.isFinite(created) ? clock.format(created) : "");
     const button = /** @type {HTMLButtonElement} */ (row.querySelector(".step"));
     button.disabled = !this.#shop.may.orders;
     row.classList.toggle("busy", this.#shop.edits.busy("orders", _id));
@@ -105,17 +94,14 @@ export class Orders {
   menu(at, ids = this.list.meant) {
     const place = at ?? this.#rows.get(ids[0])?.querySelector("button");
     if (!place || !ids.length || !this.#shop.may.orders) return;
-    const present = new Set(ids.map((id) => this.order(id)?.status));
+    const present = new Set(ids.map((id) => this.#shop.shown("orders", id)?.status));
     const items = STEPS.map((step) => ({ words: step, icon: ring(step), chosen: present.size === 1 && present.has(step), does: () => this.set(ids, step) }));
     openMenu(place, "Status", items);
   }
 
   /** @param {string[]} ids @param {string} status */
   set(ids, status) {
-    const edits = ids.flatMap((id) => {
-      const document = this.#shop.orders?.documents.get(id);
-      return document && document.status !== status ? [{ document, changes: { status }, guarded: true }] : [];
-    });
+    const edits = this.#shop.changing("orders", ids, () => ({ status }), true).filter(({ document }) => document.status !== status);
     const many = edits.length === 1 ? `The order of ${edits[0].document.customer}` : `${edits.length} orders`;
     return this.#shop.edits.write("orders", edits, `${many}: ${status}`);
   }
@@ -124,7 +110,7 @@ export class Orders {
   get deeds() {
     const ids = this.list.meant;
     if (!ids.length || !this.#shop.may.orders) return [];
-    const many = ids.length > 1 ? `${ids.length} orders` : `the order of ${this.order(ids[0])?.customer}`;
+    const many = ids.length > 1 ? `${ids.length} orders` : `the order of ${this.#shop.shown("orders", ids[0])?.customer}`;
     return STEPS.map((step) => ({ words: `Mark as ${step}`, icon: step, of: many, does: () => this.set(ids, step) }));
   }
 }

@@ -1,7 +1,7 @@
 /** The shelf: products with what is left of them, by category. @module */
 
 import { $, element, framed } from "../page.js";
-import { editable } from "./cells.js";
+import { editable, write } from "./cells.js";
 import { List } from "./list.js";
 
 /** @typedef {import("../waterspout.js").Document} Document */
@@ -10,6 +10,7 @@ import { List } from "./list.js";
 const LOW = 8;
 /** What a full shelf holds, for the bars. */
 const FULL = 60;
+export const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 export const money = new Intl.NumberFormat(undefined, { style: "currency", currency: "EUR" });
 
 /** Restart the mark of a change. @param {HTMLElement | undefined} row @param {string} [kind] */
@@ -39,16 +40,9 @@ export class Shelf {
     return this.#rows.get(id);
   }
 
-  /** @param {string} id @returns {Document | null} */
-  product(id) {
-    const one = this.#shop.products?.documents.get(id);
-    return one ? this.#shop.edits.shown("products", one) : null;
-  }
-
-  /** @param {string} id @returns {Document | null} */
-  stock(id) {
-    const one = this.#shop.stock?.documents.get(id);
-    return one ? this.#shop.edits.shown("stock", one) : null;
+  /** How many are left of it, if that is known. @param {string} id @returns {number | undefined} */
+  #left(id) {
+    return this.#shop.shown("stock", id)?.left;
   }
 
   #show() {
@@ -56,9 +50,9 @@ export class Shelf {
     const text = state.q.trim().toLowerCase();
     const all = this.#shop.products?.documents ?? new Map();
     const wanted = [...all.keys()]
-      .map((id) => /** @type {Document} */ (this.product(id)))
+      .map((id) => /** @type {Document} */ (this.#shop.shown("products", id)))
       .filter((one) => !text || String(one.name).toLowerCase().includes(text))
-      .filter((one) => !state.low || (this.stock(one._id)?.left ?? Infinity) < LOW)
+      .filter((one) => !state.low || (this.#left(one._id) ?? Infinity) < LOW)
       .sort((one, other) => String(one.category).localeCompare(String(other.category)) || String(one.name).localeCompare(String(other.name)));
     const groups = Map.groupBy
       ? Map.groupBy(wanted, (one) => String(one.category ?? ""))
@@ -96,17 +90,13 @@ export class Shelf {
   /** @param {Document} product */
   #row({ _id, name, price }) {
     const row = this.#rows.get(_id) ?? this.#make(_id);
-    const left = this.stock(_id)?.left;
+    const left = this.#left(_id);
     const title = String(name ?? _id);
     const part = (/** @type {string} */ selector) => /** @type {any} */ (row.querySelector(selector));
-    const write = (/** @type {string} */ selector, /** @type {string} */ words) => {
-      const place = part(selector);
-      if (place && place.textContent !== words) place.textContent = words;
-    };
-    write("h4", title);
+    write(row, "h4", title);
     part(".pick").ariaLabel = `Select ${title}`;
-    write(".cost", Number.isFinite(price) ? money.format(price) : "");
-    write(".left", left === undefined ? "" : left === 0 ? "Sold out" : `${left} left`);
+    write(row, ".cost", Number.isFinite(price) ? money.format(price) : "");
+    write(row, ".left", left === undefined ? "" : left === 0 ? "Sold out" : `${left} left`);
     part(".bar-of i").style.width = `${Math.min(100, (100 * (left ?? 0)) / FULL)}%`;
     const order = part(".order-one");
     order.hidden = !this.#shop.open || left === undefined;
@@ -123,16 +113,16 @@ export class Shelf {
 
   /** @param {string} id */
   #make(id) {
-    const name = () => String(this.product(id)?.name ?? id);
+    const name = () => String(this.#shop.shown("products", id)?.name ?? id);
     const cost = editable("cost", {
       name: () => `Price of ${name()}`,
-      value: () => String(this.product(id)?.price ?? 0),
+      value: () => String(this.#shop.shown("products", id)?.price ?? 0),
       save: (price) => this.price([id], () => price, `${name()} costs ${money.format(price)}`),
       step: "0.01",
     });
     const left = editable("left", {
       name: () => `How many are left of ${name()}`,
-      value: () => String(this.stock(id)?.left ?? 0),
+      value: () => String(this.#left(id) ?? 0),
       save: (typed) => this.restock([id], Math.round(typed), `${name()}: ${Math.round(typed)} left`),
     });
     const bar = element("span", "bar-of", element("i"));
@@ -147,19 +137,13 @@ export class Shelf {
 
   /** @param {string[]} ids @param {number} left @param {string} words */
   restock(ids, left, words) {
-    const edits = ids.flatMap((id) => {
-      const document = this.#shop.stock?.documents.get(id);
-      return document ? [{ document, changes: { left } }] : []; // whatever is sold meanwhile: it was counted
-    });
+    const edits = this.#shop.changing("stock", ids, () => ({ left })); // whatever is sold meanwhile: it was counted
     return this.#shop.edits.write("stock", edits, words);
   }
 
   /** @param {string[]} ids @param {(price: number) => number} change @param {string} words */
   price(ids, change, words) {
-    const edits = ids.flatMap((id) => {
-      const document = this.#shop.products?.documents.get(id);
-      return document ? [{ document, changes: { price: Math.round(100 * change(document.price)) / 100 }, guarded: true }] : [];
-    });
+    const edits = this.#shop.changing("products", ids, ({ price }) => ({ price: Math.round(100 * change(price)) / 100 }), true);
     return this.#shop.edits.write("products", edits, words);
   }
 
@@ -173,7 +157,7 @@ export class Shelf {
   get deeds() {
     const ids = this.list.meant;
     if (!ids.length) return [];
-    const many = ids.length > 1 ? `${ids.length} products` : String(this.product(ids[0])?.name ?? ids[0]);
+    const many = ids.length > 1 ? `${ids.length} products` : String(this.#shop.shown("products", ids[0])?.name ?? ids[0]);
     const deeds = [];
     if (this.#shop.may.stock) deeds.push({ words: "Restock to 60", of: many, does: () => this.restock(ids, FULL, `${many}: restocked`) });
     if (this.#shop.may.products) {
