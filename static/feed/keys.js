@@ -1,6 +1,7 @@
 /** The shop's keyboard, and the menu of all that can be done. @module */
 
 import { $ } from "../page.js";
+import { toast } from "../toasts.js";
 import { ring } from "./cells.js";
 import { parse } from "./views.js";
 
@@ -69,15 +70,22 @@ function plain(shop, event, key) {
   return true;
 }
 
-/** It is there when it is asked for, or what is typed into it would go to the page. */
-function loadMenu() {
-  return (menu ??= import("./commands.js").then(({ CommandMenu }) => new CommandMenu()));
+/** It is there when it is asked for, or what is typed into it would go to the page. Null: the server is away. */
+async function loadMenu() {
+  try {
+    return await (menu ??= import("./commands.js").then(({ CommandMenu }) => new CommandMenu()));
+  } catch {
+    return (menu = null); // the next time, perhaps
+  }
 }
 setTimeout(() => void loadMenu(), 1500);
 
 /** @param {Shop | null} shop */
 async function openCommands(shop) {
-  if (shop) (await loadMenu()).open(commands(shop));
+  if (!shop) return;
+  const loaded = await loadMenu();
+  if (loaded) loaded.open(commands(shop));
+  else toast("The menu could not be loaded. Try again in a moment.", { bad: true });
 }
 
 /** What can be done here and now. @param {Shop} shop @returns {Command[]} */

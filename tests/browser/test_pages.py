@@ -591,6 +591,24 @@ def test_where_guests_are_not_let_in(browsing: Browsing, mongod: Mongod, tmp_pat
     browsing.run(run())
 
 
+def test_the_shops_menu_after_a_loss(browsing: Browsing, trading: Server) -> None:
+    """A menu of commands that could not be loaded says so when it is asked for, and comes the next time."""
+
+    async def run() -> None:
+        async with browsing.tabs(Tab) as new:
+            tab = await new()
+            page = tab.page
+            await page.route("**/feed/commands.js", lambda route: route.abort())
+            await tab.go(trading.base, "/feed/")
+            await page.keyboard.press("Control+k")
+            await page.wait_for_selector(".toast.bad >> text=The menu could not be loaded")
+            await page.unroute("**/feed/commands.js")
+            await page.keyboard.press("Control+k")
+            await page.wait_for_selector(".commands[open] input:focus")
+
+    browsing.run(run())
+
+
 def test_the_shop_without_websockets(browsing: Browsing, trading: Server) -> None:
     """Live documents by plain HTTP: a list first, then the changes of an event stream."""
 
