@@ -1,7 +1,7 @@
 /** Who belongs to a room, with which role; and, for who may, changing that. @module */
 
 import { element } from "../page.js";
-import { avatar, sure } from "./parts.js";
+import { avatar, button, sure } from "./parts.js";
 import { isDirect, nameOf, some } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */
@@ -78,7 +78,7 @@ export class MembersPanel {
     const sorted = [...this.#members].sort((one, other) => rank(one) - rank(other) || one.user.localeCompare(other.user));
     const rows = sorted.map((member) => this.#row(member, users.has(member.user)));
     if (this.#more) {
-      const more = element("button", "quiet-button", "Show more");
+      const more = button("quiet-button", "Show more");
       more.addEventListener("click", () => void this.#load());
       rows.push(element("li", "", more));
     }
@@ -95,8 +95,7 @@ export class MembersPanel {
     if (here) words.append(element("span", "hidden-label", ", here now"));
     const row = element("li", "", face, words);
     if (this.#talk && user !== this.#me && !isDirect(this.#room.name)) {
-      const talk = element("button", "quiet-button", "Message");
-      talk.type = "button";
+      const talk = button("quiet-button", "Message");
       talk.ariaLabel = `Message ${user}`;
       talk.addEventListener("click", () => this.#talk?.(user));
       row.append(talk);
@@ -170,8 +169,7 @@ export class MembersPanel {
 
   #leaving() {
     if (this.#room.role === null) return [];
-    const leave = element("button", "quiet-button leave-room", "Leave this room");
-    leave.type = "button";
+    const leave = button("quiet-button leave-room", "Leave this room");
     leave.addEventListener("click", () =>
       sure(leave, async () => {
         try {

@@ -1,6 +1,7 @@
 /** Choosing a reaction: a small board of them beside the message, for the mouse, the finger and the arrows. @module */
 
 import { element, recall, remember } from "../page.js";
+import { button } from "./parts.js";
 
 const KINDS = [
   ["👍", "thumbs up"], ["❤️", "heart"], ["😂", "tears of joy"], ["🎉", "party"], ["😮", "surprised"], ["😢", "sad"],
@@ -29,23 +30,22 @@ export class Picker {
     document.body.append(this.#board);
   }
 
-  /** @param {HTMLElement} button @param {(kind: string) => void} chosen */
-  open(button, chosen) {
+  /** @param {HTMLElement} opener @param {(kind: string) => void} chosen */
+  open(opener, chosen) {
     this.#chosen = chosen;
-    this.#opener = button;
+    this.#opener = opener;
     const used = [recall("localStorage", "reactions") ?? []].flat().filter((/** @type {any} */ kind) => KINDS.some(([one]) => one === kind));
     const kinds = [...KINDS].sort(([one], [other]) => place(used, one) - place(used, other));
     this.#board.replaceChildren(
       ...kinds.map(([kind, name]) => {
-        const choice = element("button", "", kind);
-        choice.type = "button";
+        const choice = button("", kind);
         choice.ariaLabel = choice.title = name;
         choice.addEventListener("click", () => this.#choose(kind, used));
         return choice;
       }),
     );
     this.#board.showPopover();
-    const { left, top, bottom } = button.getBoundingClientRect();
+    const { left, top, bottom } = opener.getBoundingClientRect();
     const { width, height } = this.#board.getBoundingClientRect();
     this.#board.style.left = `${Math.max(8, Math.min(left, innerWidth - width - 8))}px`;
     this.#board.style.top = `${top - height - 6 > 8 ? top - height - 6 : Math.min(bottom + 6, innerHeight - height - 8)}px`;

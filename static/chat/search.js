@@ -2,7 +2,7 @@
 
 import { $, element } from "../page.js";
 import { plainly } from "./format.js";
-import { avatar } from "./parts.js";
+import { avatar, button } from "./parts.js";
 import { nameOf, readMessage, roomOf } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */
@@ -21,7 +21,7 @@ export class SearchPanel {
   #everywhere = element("input");
   #found = element("ol", "found");
   #note = element("p", "hint");
-  #more = element("button", "quiet-button", "Show more");
+  #more = button("quiet-button", "Show more");
   /** @type {string | null} */
   #cursor = null;
   #asked = 0;
@@ -40,7 +40,6 @@ export class SearchPanel {
     label.htmlFor = this.#words.id;
     const everywhere = element("label", "wish", this.#everywhere, " In all my rooms");
     this.#note.setAttribute("role", "status");
-    this.#more.type = "button";
     this.#more.hidden = true;
     this.#more.addEventListener("click", () => void this.#ask(true));
     for (const part of [this.#words, this.#everywhere]) part.addEventListener("input", () => this.#soon());
@@ -93,10 +92,9 @@ export class SearchPanel {
     const where = room === this.#room.name ? "" : `${nameOf(room, this.#page.me)} · `;
     const meta = element("small", "", `${where}${when.format(time)}`);
     const body = element("span", "who", element("b", "", name), meta, element("span", "words", ...marked(plainly(text), words)));
-    const button = element("button", "", avatar(name), body);
-    button.type = "button";
-    button.addEventListener("click", () => this.#show(room, offset));
-    return element("li", "", button);
+    const way = button("", avatar(name), body);
+    way.addEventListener("click", () => this.#show(room, offset));
+    return element("li", "", way);
   }
 }
 

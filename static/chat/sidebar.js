@@ -2,7 +2,7 @@
 
 import { $, element, recall, remember } from "../page.js";
 import { addressOf, DEFAULT_ROOM } from "./address.js";
-import { avatar, icon } from "./parts.js";
+import { avatar, button, icon } from "./parts.js";
 import { cleanRoom, some } from "./words.js";
 
 /** `draft`: something was begun to be written there.
@@ -101,8 +101,7 @@ export class Sidebar {
     link.addEventListener("click", () => this.close());
     const row = element("li", "", link);
     if (member || name === DEFAULT_ROOM) return row; // one is left among its members, the other is where one is without any
-    const leave = element("button", "leave");
-    leave.type = "button";
+    const leave = button("leave");
     leave.ariaLabel = `Leave ${title}`;
     leave.title = `Leave #${title}`;
     leave.addEventListener("click", () => this.#leave(name));

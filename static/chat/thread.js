@@ -40,8 +40,7 @@ export class ThreadPanel {
     log.ariaLabel = "Replies";
     const edge = element("p", "edge");
     const outbox = element("ol");
-    const newest = element("button", "newest", element("span"));
-    newest.type = "button";
+    const newest = button("newest", element("span"));
     newest.hidden = true;
     this.#follow.hidden = true;
     this.#follow.addEventListener("click", () => void this.#toggle());
