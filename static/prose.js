@@ -5,7 +5,7 @@
  * @module
  */
 
-import { $, element } from "./page.js";
+import { $, button, element } from "./page.js";
 
 const MOST = 12;
 /** Characters of a section that are shown around what was found. */
@@ -156,15 +156,14 @@ if (outline) {
 // Only pages served over TLS or from this machine may write to the clipboard.
 if (navigator.clipboard) {
   for (const code of document.querySelectorAll(".prose pre")) {
-    const button = element("button", "copy-code", "Copy");
-    button.type = "button";
-    button.addEventListener("click", async () => {
+    const made = button("copy-code", "Copy");
+    made.addEventListener("click", async () => {
       await navigator.clipboard.writeText(code.querySelector("code")?.textContent ?? "");
-      button.textContent = "Copied";
-      setTimeout(() => (button.textContent = "Copy"), 2000);
+      made.textContent = "Copied";
+      setTimeout(() => (made.textContent = "Copy"), 2000);
     });
     const block = element("div", "code");
     code.replaceWith(block);
-    block.append(code, button);
+    block.append(code, made);
   }
 }

@@ -1,6 +1,6 @@
 /** Short words at the edge of the page that go by themselves, perhaps with something to do about it. @module */
 
-import { $, element } from "./page.js";
+import { $, button, element } from "./page.js";
 
 const STAYS = 6000;
 const MOST = 4;
@@ -24,13 +24,11 @@ export function toast(words, { act, does, bad = false, stays = STAYS } = {}) {
     one.remove();
   };
   if (act && does) {
-    const button = element("button", "quiet-button", act);
-    button.type = "button";
-    button.addEventListener("click", () => (go(), does()));
-    one.append(button);
+    const made = button("quiet-button", act);
+    made.addEventListener("click", () => (go(), does()));
+    one.append(made);
   }
-  const close = element("button", "icon", "×");
-  close.type = "button";
+  const close = button("icon", "×");
   close.ariaLabel = "Close";
   close.addEventListener("click", go);
   one.append(close);

@@ -11,7 +11,7 @@
  * @module
  */
 
-import { $, element } from "../page.js";
+import { $, button, element } from "../page.js";
 import { Waterspout } from "../waterspout.js";
 import { call, Session } from "./session.js";
 
@@ -173,23 +173,20 @@ export class Account {
   }
 
   #button() {
-    const button = element("button", "quiet-button account-menu", "Sign in");
-    button.type = "button";
-    button.addEventListener("click", () => {
+    const made = button("quiet-button account-menu", "Sign in");
+    made.addEventListener("click", () => {
       if (this.#again) this.#again();
       else void this.signIn();
       this.#again = null;
     });
-    return button;
+    return made;
   }
 
   /** @param {string} user */
   #menu(user) {
-    const name = element("button", "quiet-button account-name", user);
-    name.type = "button";
+    const name = button("quiet-button account-name", user);
     name.setAttribute("popovertarget", "account-popover");
-    const out = element("button", "quiet-button", "Sign out");
-    out.type = "button";
+    const out = button("quiet-button", "Sign out");
     out.addEventListener("click", () => void this.signOut());
     const own = element("a", "quiet-button", "Your account");
     own.href = "/account/";

@@ -1,6 +1,6 @@
 /** The dialog in which one signs in, or makes an account. @module */
 
-import { element } from "../page.js";
+import { button, element } from "../page.js";
 import { find, usable } from "./passkeys.js";
 import { call } from "./session.js";
 
@@ -54,11 +54,11 @@ export class SignInDialog {
   #name = field("Name", { name: "username", autocomplete: "username", maxLength: 64 });
   #password = field("Password", { name: "password", type: "password" });
   #email = field("E-mail, if you like", { name: "email", type: "email", autocomplete: "email", required: false });
-  #forgot = element("button", "quiet-button", "Forgot your password?");
+  #forgot = button("quiet-button", "Forgot your password?");
   #sent = element("p", "hint");
   #hint = element("p", "hint", "A name of letters (a–z), digits and . _ @ + -, a password of at least 8 characters.");
   #button = element("button", "primary");
-  #other = element("button", "quiet-button");
+  #other = button("quiet-button");
   /** @type {((signedIn: boolean) => void)[]} */
   #waiting = [];
 
@@ -71,13 +71,10 @@ export class SignInDialog {
     this.#problem.setAttribute("role", "alert");
     this.#hint.id = "account-hint";
     this.#password.input.setAttribute("aria-describedby", this.#hint.id);
-    this.#other.type = "button";
     this.#other.addEventListener("click", () => this.#show(this.#mode === "/login" ? "/register" : "/login"));
-    this.#forgot.type = "button";
     this.#forgot.addEventListener("click", () => this.#show("/forgot"));
     this.#sent.setAttribute("role", "status");
-    const close = element("button", "icon account-close", "×");
-    close.type = "button";
+    const close = button("icon account-close", "×");
     close.ariaLabel = "Close";
     close.addEventListener("click", () => this.#dialog.close());
     const rows = [this.#name.row, this.#password.row, this.#email.row, this.#hint, this.#problem, this.#sent, this.#button];
@@ -124,20 +121,18 @@ export class SignInDialog {
 
   /** @param {string} words @param {() => Promise<void>} work */
   #way(words, work) {
-    const button = element("button", "quiet-button", `Sign in with ${words}`);
-    button.type = "button";
-    button.addEventListener("click", () => void this.#trying(work));
-    return button;
+    const made = button("quiet-button", `Sign in with ${words}`);
+    made.addEventListener("click", () => void this.#trying(work));
+    return made;
   }
 
   /** In development: one click, no password. */
   #examples() {
     if (!this.#ways.examples.length) return [];
     const buttons = this.#ways.examples.map((user) => {
-      const button = element("button", "quiet-button", user);
-      button.type = "button";
-      button.addEventListener("click", () => void this.#attempt("/example", { user }));
-      return button;
+      const made = button("quiet-button", user);
+      made.addEventListener("click", () => void this.#attempt("/example", { user }));
+      return made;
     });
     const row = element("p", "account-examples", ...buttons);
     row.setAttribute("role", "group");

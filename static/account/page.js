@@ -1,6 +1,6 @@
 /** One's own account: the password, the address, where one is signed in; and what links in mails lead to. @module */
 
-import { $, element } from "../page.js";
+import { $, button, element } from "../page.js";
 import { enter } from "./account.js";
 import { browser, said } from "./dialog.js";
 import { create, usable } from "./passkeys.js";
@@ -106,10 +106,9 @@ async function begin() {
 
   /** The button of a row: what it tells of ends. @param {string} verb @param {string} what @param {string} path @param {string} told @param {string} title */
   const ending = (verb, what, path, told, title) => {
-    const button = element("button", "quiet-button", verb);
-    button.type = "button";
-    button.ariaLabel = `${verb} ${what}`;
-    button.addEventListener("click", async () => {
+    const made = button("quiet-button", verb);
+    made.ariaLabel = `${verb} ${what}`;
+    made.addEventListener("click", async () => {
       try {
         await account.call(path, undefined, "DELETE");
         tell(told);
@@ -119,7 +118,7 @@ async function begin() {
       await Promise.all([showSessions(), showPasskeys()]);
       $(title).focus();
     });
-    return button;
+    return made;
   };
 
   /** What a password proves, or without one a sign-in of just now. @template T @param {Promise<T>} asked */

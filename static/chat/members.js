@@ -1,7 +1,7 @@
 /** Who belongs to a room, with which role; and, for who may, changing that. @module */
 
-import { element } from "../page.js";
-import { avatar, button, sure } from "./parts.js";
+import { button, element } from "../page.js";
+import { avatar, sure } from "./parts.js";
 import { isDirect, nameOf, some } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */

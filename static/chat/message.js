@@ -5,9 +5,9 @@
  * @module
  */
 
-import { element } from "../page.js";
+import { button, element } from "../page.js";
 import { formatted } from "./format.js";
-import { avatar, button, icon, sure } from "./parts.js";
+import { avatar, icon, sure } from "./parts.js";
 import { some } from "./words.js";
 
 /** @typedef {import("./transcript.js").Message} Message */

@@ -25,13 +25,6 @@ export function icon(name) {
   return drawn;
 }
 
-/** @param {string} classes @param {...(Node | string)} children */
-export function button(classes, ...children) {
-  const made = element("button", classes, ...children);
-  made.type = "button";
-  return made;
-}
-
 /** The colour class of a name. @param {string} name */
 export function hue(name) {
   let hash = 0x811c9dc5; // FNV-1a: short names that differ in one letter come apart

@@ -1,7 +1,7 @@
 /** Choosing a reaction: a small board of them beside the message, for the mouse, the finger and the arrows. @module */
 
-import { element, recall, remember } from "../page.js";
-import { button } from "./parts.js";
+import { button, element, recall, remember } from "../page.js";
+
 
 const KINDS = [
   ["👍", "thumbs up"], ["❤️", "heart"], ["😂", "tears of joy"], ["🎉", "party"], ["😮", "surprised"], ["😢", "sad"],

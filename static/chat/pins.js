@@ -1,8 +1,8 @@
 /** What is pinned in a room: read back from its end, and kept while one looks. @module */
 
-import { element } from "../page.js";
+import { button, element } from "../page.js";
 import { formatted } from "./format.js";
-import { avatar, button, nothing } from "./parts.js";
+import { avatar, nothing } from "./parts.js";
 import { nameOf, offsetOf, readMessage } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */

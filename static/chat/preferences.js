@@ -1,7 +1,7 @@
 /** What one wants of the page: notifications, whom one does not want to hear, and which keys there are. @module */
 
-import { element } from "../page.js";
-import { avatar, button } from "./parts.js";
+import { button, element } from "../page.js";
+import { avatar } from "./parts.js";
 import { COMMAND } from "./shortcuts.js";
 
 /** What is pressed, and what for. @type {[string[], string][]} */

@@ -1,7 +1,7 @@
 /** Somebody, and what one can do about that: a small card beside the name. @module */
 
-import { element } from "../page.js";
-import { avatar, button } from "./parts.js";
+import { button, element } from "../page.js";
+import { avatar } from "./parts.js";
 
 export class Profile {
   #card = element("div", "profile");

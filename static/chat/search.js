@@ -1,8 +1,8 @@
 /** Finding messages by their words, in this room or in all of one's own. @module */
 
-import { $, element } from "../page.js";
+import { $, button, element } from "../page.js";
 import { plainly } from "./format.js";
-import { avatar, button } from "./parts.js";
+import { avatar } from "./parts.js";
 import { nameOf, readMessage, roomOf } from "./words.js";
 
 /** @typedef {import("./room.js").Room} Room */

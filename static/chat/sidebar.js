@@ -1,8 +1,8 @@
 /** The side bar: the rooms, and on narrow screens a drawer. @module */
 
-import { $, element, recall, remember } from "../page.js";
+import { $, button, element, recall, remember } from "../page.js";
 import { addressOf, DEFAULT_ROOM } from "./address.js";
-import { avatar, button, icon } from "./parts.js";
+import { avatar, icon } from "./parts.js";
 import { cleanRoom, some } from "./words.js";
 
 /** `draft`: something was begun to be written there.

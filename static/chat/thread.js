@@ -1,9 +1,8 @@
 /** The answers to one message, beside the conversation: a channel of its own, with the rights of the room. @module */
 
-import { element } from "../page.js";
+import { button, element } from "../page.js";
 import { formatByKeys } from "./formatting.js";
 import { Rows } from "./message.js";
-import { button } from "./parts.js";
 import { noteReadThread } from "./reading.js";
 import { Room } from "./room.js";
 import { Transcript } from "./transcript.js";

@@ -1,8 +1,8 @@
 /** The threads that one follows, with what is unread in each. @module */
 
-import { element } from "../page.js";
+import { button, element } from "../page.js";
 import { plainly } from "./format.js";
-import { avatar, button, nothing } from "./parts.js";
+import { avatar, nothing } from "./parts.js";
 import { nameOf, readMessage, roomOf, some } from "./words.js";
 
 /** @typedef {import("./memberships.js").ThreadRow} ThreadRow */

@@ -1,6 +1,6 @@
 /** What follows channels and events for back ends: how far behind each is, and what an operator does with one. @module */
 
-import { $, element } from "../page.js";
+import { $, button, element } from "../page.js";
 import { count } from "./words.js";
 
 /** @typedef {(path: string, body?: object) => Promise<any>} Call  a request with the operator's rights */
@@ -43,11 +43,10 @@ export class Consumers {
     const name = element("th", "", row.name);
     name.scope = "row";
     const running = row.state === "running";
-    const button = element("button", "quiet-button", running ? "Pause" : "Go on");
-    button.type = "button";
-    button.dataset.consumer = row.name;
-    button.setAttribute("aria-label", `${button.textContent} ${row.name}`);
-    button.addEventListener("click", () => void this.#turn(row.name, running ? "pause" : "resume"));
+    const made = button("quiet-button", running ? "Pause" : "Go on");
+    made.dataset.consumer = row.name;
+    made.setAttribute("aria-label", `${made.textContent} ${row.name}`);
+    made.addEventListener("click", () => void this.#turn(row.name, running ? "pause" : "resume"));
     const numbers = [count.format(row.lag.messages), count.format(Math.round(row.lag.seconds))];
     return element(
       "tr",
@@ -56,7 +55,7 @@ export class Consumers {
       element("td", "", row.channels.join(", ")),
       ...numbers.map((text) => element("td", "number", text)),
       element("td", "", doing(row)),
-      element("td", "", button),
+      element("td", "", made),
     );
   }
 

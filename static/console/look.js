@@ -1,7 +1,7 @@
 /** A look into one channel: who is there, its newest messages, a test message. @module */
 
 import { $, element } from "../page.js";
-import { button } from "./button.js";
+import { button, link } from "./button.js";
 import { at, count } from "./words.js";
 
 /** @typedef {import("../waterspout.js").Waterspout} Waterspout */
@@ -163,9 +163,7 @@ export class Look {
   /** @param {string} user */
   #person(user) {
     const disconnect = button("Disconnect", () => this.#disconnect(user), true, user);
-    const open = element("button", "link", user);
-    open.type = "button";
-    open.addEventListener("click", () => this.#openPerson(user));
+    const open = link(user, () => this.#openPerson(user));
     const item = element("li", "", element("span", "", open, element("small")), disconnect);
     item.dataset.user = user;
     return item;

@@ -2,7 +2,7 @@
 
 import { field } from "../account/dialog.js";
 import { $, element } from "../page.js";
-import { button } from "./button.js";
+import { button, link } from "./button.js";
 import { ago, when } from "./words.js";
 
 /** @typedef {(path: string, body?: object, method?: string) => Promise<any>} Call */
@@ -80,10 +80,7 @@ export class People {
 
   /** @param {Ban} ban */
   #row(ban) {
-    const open = element("button", "link", ban.user);
-    open.type = "button";
-    open.addEventListener("click", () => void this.open(ban.user));
-    const name = element("th", "", open);
+    const name = element("th", "", link(ban.user, () => this.open(ban.user)));
     name.scope = "row";
     const texts = [ban.channel ?? "everything", ban.until ? when(ban.until) : "until it is lifted", ban.reason, ban.by, ago(ban.since)];
     const lift = button("Lift", () => this.#lift(ban), false, `${ban.user}'s ban`);

@@ -2,7 +2,7 @@
 
 import { browser, field, said } from "../account/dialog.js";
 import { $, element } from "../page.js";
-import { button } from "./button.js";
+import { button, link } from "./button.js";
 
 const PAGE = 50;
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -68,10 +68,7 @@ export class Users {
 
   /** @param {any} account */
   #row({ user, email, verified, roles, signed_in, disabled }) {
-    const open = element("button", "link", user);
-    open.type = "button";
-    open.addEventListener("click", () => void this.open(user));
-    const name = element("th", "", open);
+    const name = element("th", "", link(user, () => this.open(user)));
     name.scope = "row";
     const state = disabled ? element("td", "status", "disabled") : element("td");
     state.dataset.status = "silent";

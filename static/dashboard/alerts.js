@@ -1,6 +1,6 @@
 /** Prices at which one wants to be told: kept in this browser, drawn into the plot, said when they are crossed. @module */
 
-import { element, recall, remember } from "../page.js";
+import { button, recall, remember } from "../page.js";
 import { toast } from "../toasts.js";
 import { digits } from "./instrument.js";
 
@@ -66,8 +66,7 @@ export class Alerts {
   /** Those of an instrument, each to be taken away. @param {HTMLElement} place @param {string} symbol */
   show(place, symbol) {
     const chips = this.of(symbol).map((value) => {
-      const chip = element("button", "alert", `${digits.format(value)} ×`);
-      chip.type = "button";
+      const chip = button("alert", `${digits.format(value)} ×`);
       chip.ariaLabel = `No alert at ${digits.format(value)} any more`;
       chip.addEventListener("click", () => this.#keep(symbol, this.of(symbol).filter((one) => one !== value)));
       return chip;

@@ -1,6 +1,6 @@
 /** One instrument: its figures and its row in the list. @module */
 
-import { element } from "../page.js";
+import { button, element } from "../page.js";
 import { Series } from "../plots/series.js";
 import { Spark } from "./spark.js";
 
@@ -40,11 +40,9 @@ export class Instrument {
   /** @param {string} symbol @param {(instrument: Instrument) => void} choose @param {(instrument: Instrument) => void} compare */
   constructor(symbol, choose, compare) {
     this.symbol = symbol;
-    this.button = element("button", "symbol", symbol);
-    this.button.type = "button";
+    this.button = button("symbol", symbol);
     this.button.addEventListener("click", () => choose(this));
-    this.compare = element("button", "compare");
-    this.compare.type = "button";
+    this.compare = button("compare");
     this.compare.ariaLabel = `Compare ${symbol}`;
     this.compare.title = "In the comparison, or not";
     this.compare.addEventListener("click", (event) => {

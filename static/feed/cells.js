@@ -1,6 +1,6 @@
 /** Parts of a row: values that are edited in place, a status with its menu. @module */
 
-import { element, svg } from "../page.js";
+import { button, element, svg } from "../page.js";
 import { STEPS } from "./views.js";
 
 /** Into a part of a row, if that says something else. @param {HTMLElement} row @param {string} selector @param {string} words */
@@ -15,8 +15,7 @@ export function write(row, selector, words) {
  * @param {string} kind  its class @param {{ name: () => string, value: () => string, save: (typed: number) => void, step?: string }} options
  */
 export function editable(kind, { name, value, save, step = "1" }) {
-  const cell = element("button", `cell ${kind}`);
-  cell.type = "button";
+  const cell = button(`cell ${kind}`);
   cell.addEventListener("click", () => {
     const input = element("input", `cell-input ${kind}`);
     Object.assign(input, { type: "number", min: "0", step, value: value() });
@@ -70,15 +69,14 @@ export function openMenu(at, name, items) {
   menu.role = "menu";
   menu.ariaLabel = name;
   const buttons = items.map(({ words, icon, chosen, does }) => {
-    const button = element("button", "", ...(icon ? [icon] : []), words);
-    button.type = "button";
-    button.role = "menuitemradio";
-    button.ariaChecked = String(chosen === true);
-    button.addEventListener("click", () => {
+    const made = button("", ...(icon ? [icon] : []), words);
+    made.role = "menuitemradio";
+    made.ariaChecked = String(chosen === true);
+    made.addEventListener("click", () => {
       menu.hidePopover();
       does();
     });
-    return button;
+    return made;
   });
   menu.append(...buttons);
   menu.addEventListener("keydown", (event) => {

@@ -9,7 +9,7 @@
 
 import { enter } from "../account/account.js";
 import { request } from "../account/session.js";
-import { $, element, followConnection, recall, remember } from "../page.js";
+import { $, button, element, followConnection, recall, remember } from "../page.js";
 import { toast } from "../toasts.js";
 import { randomKey, Waterspout } from "../waterspout.js";
 import { Edits } from "./edits.js";
@@ -36,12 +36,11 @@ function chips(place, values, chosen, choose) {
     return;
   }
   const buttons = values.map(([value, words]) => {
-    const button = element("button", "chip", words);
-    button.type = "button";
-    button.dataset.value = value;
-    button.ariaPressed = String(value === chosen);
-    button.addEventListener("click", () => choose(value));
-    return button;
+    const made = button("chip", words);
+    made.dataset.value = value;
+    made.ariaPressed = String(value === chosen);
+    made.addEventListener("click", () => choose(value));
+    return made;
   });
   place.replaceChildren(...buttons);
 }
@@ -179,16 +178,14 @@ export class Shop {
     $("bulk").hidden = !some;
     if (!some) return;
     const buttons = deeds.map(({ words, does }) => {
-      const button = element("button", "quiet-button", words);
-      button.type = "button";
-      button.addEventListener("click", () => {
+      const made = button("quiet-button", words);
+      made.addEventListener("click", () => {
         void does();
         list.none();
       });
-      return button;
+      return made;
     });
-    const clear = element("button", "icon", "×");
-    clear.type = "button";
+    const clear = button("icon", "×");
     clear.ariaLabel = "Select none";
     clear.addEventListener("click", () => list.none());
     const none = deeds.length ? [] : [element("span", "hint", "You may not edit them.")];
@@ -315,10 +312,9 @@ export class Shop {
   /** @param {any} error */
   #askForAccount(error) {
     const words = this.signedIn ? `They cannot be shown: ${error.reason}.` : "Guests see the shelf; orders are for users.";
-    const button = element("button", "primary", "Sign in");
-    button.type = "button";
-    button.addEventListener("click", () => void account.signIn());
-    $("enter").replaceChildren(element("p", "hint", words), ...(this.signedIn ? [] : [button]));
+    const made = button("primary", "Sign in");
+    made.addEventListener("click", () => void account.signIn());
+    $("enter").replaceChildren(element("p", "hint", words), ...(this.signedIn ? [] : [made]));
     $("enter").hidden = false;
     $("orders").hidden = $("steps-box").hidden = true;
   }

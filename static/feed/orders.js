@@ -1,6 +1,6 @@
 /** The orders, by how far they are, the newest first. @module */
 
-import { $, element, framed } from "../page.js";
+import { $, button, element, framed } from "../page.js";
 import { openMenu, ring, write } from "./cells.js";
 import { List } from "./list.js";
 import { clock, mark, money } from "./shelf.js";
@@ -79,8 +79,7 @@ export class Orders {
 
   /** @param {string} id @param {string} customer */
   #make(id, customer) {
-    const step = element("button", "step");
-    step.type = "button";
+    const step = button("step");
     step.addEventListener("click", () => this.menu(step, [id]));
     const box = this.list.box(id, `the order of ${customer}`);
     const row = element(

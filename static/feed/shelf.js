@@ -1,6 +1,6 @@
 /** The shelf: products with what is left of them, by category. @module */
 
-import { $, element, framed } from "../page.js";
+import { $, button, element, framed } from "../page.js";
 import { editable, write } from "./cells.js";
 import { List } from "./list.js";
 
@@ -81,8 +81,7 @@ export class Shelf {
       return $("no-products").replaceChildren(element("b", "", "Nothing here yet"), lead, element("p", "", command));
     }
     if ($("no-products").querySelector("button")) return;
-    const clear = element("button", "quiet-button", "Show all");
-    clear.type = "button";
+    const clear = button("quiet-button", "Show all");
     clear.addEventListener("click", () => this.#shop.views.go({ q: "", category: "", low: false }));
     $("no-products").replaceChildren(element("b", "", "Nothing on the shelf is like that."), element("p", "", clear));
   }
@@ -126,8 +125,7 @@ export class Shelf {
       save: (typed) => this.restock([id], Math.round(typed), `${name()}: ${Math.round(typed)} left`),
     });
     const bar = element("span", "bar-of", element("i"));
-    const order = element("button", "quiet-button order-one", "Order one");
-    order.type = "button";
+    const order = button("quiet-button order-one", "Order one");
     order.addEventListener("click", () => void this.#shop.place(id));
     const box = this.list.box(id, id);
     const row = element("li", "item product", box, element("h4"), bar, left, cost, order);

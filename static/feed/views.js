@@ -1,6 +1,6 @@
 /** What is looked at, as the address says it: so a view can be sent to somebody, kept, and gone back to. @module */
 
-import { $, element, recall, remember } from "../page.js";
+import { $, button, element, recall, remember } from "../page.js";
 
 /** @typedef {{ view: "shelf" | "orders", q: string, category: string, low: boolean, status: string }} State */
 
@@ -102,14 +102,13 @@ export class Views {
 
   /** @param {string} name */
   #forget(name) {
-    const button = element("button", "forget", "×");
-    button.type = "button";
-    button.ariaLabel = `Forget the view ${name}`;
-    button.addEventListener("click", () => {
+    const made = button("forget", "×");
+    made.ariaLabel = `Forget the view ${name}`;
+    made.addEventListener("click", () => {
       remember("localStorage", NAME, this.#own.filter(([other]) => other !== name));
       this.show();
     });
-    return button;
+    return made;
   }
 
   #ask() {

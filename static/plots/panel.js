@@ -1,6 +1,6 @@
 /** A plot with its title, its value, a legend to switch lines off by, and a way to see it alone. @module */
 
-import { element, svg } from "../page.js";
+import { button, element, svg } from "../page.js";
 import { Plot } from "./plot.js";
 
 /** @typedef {import("./frame.js").Frame} Frame */
@@ -9,7 +9,7 @@ import { Plot } from "./plot.js";
 export class Panel {
   #value = element("b", "panel-value");
   #legend = element("ul", "legend");
-  #full = element("button", "icon panel-full");
+  #full = button("icon panel-full");
   #told = 0;
 
   /** @param {Frame} frame @param {string} name @param {(value: number) => string} form @param {{ floor?: number, legend?: boolean, axis?: (value: number) => string }} [options] */
@@ -19,7 +19,6 @@ export class Panel {
     this.extra = element("span", "panel-extra");
     const glass = svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" });
     glass.append(svg("path", { d: "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7" }));
-    this.#full.type = "button";
     this.#full.append(glass);
     this.#full.addEventListener("click", () => this.alone(!this.isAlone));
     this.element = element("section", "panel card", element("header", "", this.title, this.#value, this.extra, this.#full), this.plot.box);
@@ -40,28 +39,27 @@ export class Panel {
   #switch(line) {
     const swatch = element("i", "swatch");
     swatch.classList.add(line.colour);
-    const button = element("button", "", swatch, element("span", "", line.name), element("b", "", "–"));
-    button.type = "button";
-    button.title = "Click: on or off. Double click: only this one.";
+    const made = button("", swatch, element("span", "", line.name), element("b", "", "–"));
+    made.title = "Click: on or off. Double click: only this one.";
     const pressed = () => {
       for (const [at, one] of this.plot.lines.entries()) {
         this.#legend.children[at].firstElementChild?.setAttribute("aria-pressed", String(!one.hidden));
       }
       this.plot.draw(Date.now(), true);
     };
-    button.setAttribute("aria-pressed", String(!line.hidden));
-    button.addEventListener("click", () => {
+    made.setAttribute("aria-pressed", String(!line.hidden));
+    made.addEventListener("click", () => {
       line.hidden = !line.hidden;
       pressed();
     });
-    button.addEventListener("dblclick", () => {
+    made.addEventListener("dblclick", () => {
       const others = this.plot.lines.filter((one) => one !== line);
       const only = others.every((one) => one.hidden);
       for (const one of others) one.hidden = !only;
       line.hidden = false;
       pressed();
     });
-    return button;
+    return made;
   }
 
   get isAlone() {

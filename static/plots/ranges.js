@@ -1,6 +1,6 @@
 /** The buttons that choose how far back is shown, and the way back to now. @module */
 
-import { element } from "../page.js";
+import { button } from "../page.js";
 
 /** @typedef {import("./frame.js").Frame} Frame */
 
@@ -10,16 +10,14 @@ import { element } from "../page.js";
  */
 export function showRanges(place, frame, ranges, chosen) {
   const buttons = [...ranges].map(([span, words]) => {
-    const button = element("button", "quiet-button", words);
-    button.type = "button";
-    button.addEventListener("click", () => {
+    const made = button("quiet-button", words);
+    made.addEventListener("click", () => {
       frame.follow(span);
       chosen?.(span);
     });
-    return /** @type {const} */ ([span, button]);
+    return /** @type {const} */ ([span, made]);
   });
-  const back = element("button", "quiet-button back", "Back to live");
-  back.type = "button";
+  const back = button("quiet-button back", "Back to live");
   back.addEventListener("click", () => {
     buttons.find(([span]) => span === frame.span)?.[1].focus();
     frame.follow();
