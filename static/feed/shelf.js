@@ -54,15 +54,14 @@ export class Shelf {
       .filter((one) => !text || String(one.name).toLowerCase().includes(text))
       .filter((one) => !state.low || (this.#left(one._id) ?? Infinity) < LOW)
       .sort((one, other) => String(one.category).localeCompare(String(other.category)) || String(one.name).localeCompare(String(other.name)));
-    const groups = Map.groupBy
-      ? Map.groupBy(wanted, (one) => String(one.category ?? ""))
-      : wanted.reduce((map, one) => map.set(String(one.category ?? ""), [...(map.get(String(one.category ?? "")) ?? []), one]), new Map());
-    this.list.show(
-      [...groups].map(([title, products]) => ({
-        title,
-        rows: products.map((/** @type {Document} */ one) => /** @type {[string, HTMLElement]} */ ([one._id, this.#row(one)])),
-      })),
-    );
+    /** @type {Map<string, import("./list.js").Group>} by title */
+    const groups = new Map();
+    for (const one of wanted) {
+      const title = String(one.category ?? "");
+      if (!groups.has(title)) groups.set(title, { title, rows: [] });
+      groups.get(title)?.rows.push([one._id, this.#row(one)]);
+    }
+    this.list.show([...groups.values()]);
     for (const id of this.#rows.keys()) if (!all.has(id)) this.#rows.delete(id);
     const sold = [...(this.#shop.stock?.documents.values() ?? [])].filter((one) => one.left === 0).length;
     const words = all.size ? `${all.size} products${sold ? `, ${sold} sold out` : ""}` : "";
