@@ -18,7 +18,8 @@ beyond a missing offset, so there is no hole, by induction. What makes it true:
 - Heads come from majority-acknowledged writes, majority reads, or other nodes' acknowledged writes (`learn`).
 - What is numbered for one state of the database is never stored in another, after a drop or a restore.
 
-A channel belongs to one shard, and a shard has one batch in flight: a channel's messages keep their order.
+A channel goes with one shard as long as anything of it is under way, and a shard has one batch in flight: a channel's
+messages keep their order.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
-from zlib import crc32
 
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
@@ -50,6 +50,7 @@ from server.log.replies import Replies
 from server.log.retention import Trimmer
 from server.log.rows import is_same
 from server.log.shard import Listener, Shard
+from server.log.shards import Shards
 from server.log.survey import Survey
 from server.mongo.client import mapped
 from server.mongo.databases import Database, DatabaseApart
@@ -109,13 +110,15 @@ class Log:
         self.mentions = Mentions(database)
         parts = (self._inserts, self._reader, listener, self.trimmer.note)
         self.changes = Changes(database, self._foundation, *parts)
-        self._shards = [
-            Shard(database, node, self._foundation, self._pending, options.dedupe_window, *parts)
-            for _ in range(options.shards)
-        ]
+        self._shards = Shards(
+            options.shards,
+            lambda lanes: Shard(
+                database, node, self._foundation, self._pending, options.dedupe_window, *parts, lanes=lanes
+            ),
+        )
         self.amendments = Amendments(
             database, self._foundation, self._reader, self._pending, clock,
-            lambda channel, entry: self._shard(channel).put(channel, entry), searched or (lambda channel: False),
+            self._shards.put, searched or (lambda channel: False),
         )  # fmt: skip
         self._searched = searched
         self.replies: Replies | None = None
@@ -124,7 +127,7 @@ class Log:
             self.replies = Replies(database, self.amendments, self.trimmer, clock, self._keeper, head=self.head)
         self.appends = Appends(
             database, self.amendments, self._pending, self._keeper,
-            lambda channel, entry: self._shard(channel).put(channel, entry),
+            self._shards.put,
         )  # fmt: skip
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -171,8 +174,7 @@ class Log:
         """The database has been dropped or restored: nothing that is known of its channels is true any more."""
         self._reader.forget()
         self.appends.forget()
-        for shard in self._shards:
-            shard.forget_heads()
+        self._shards.forget_heads()
         self._listener.on_epoch()
 
     # --- appending ----------------------------------------------------------------------------------------------------
@@ -199,14 +201,14 @@ class Log:
             entry: PendingPublish = marked
         else:
             entry = self._pending.add(user, key, data, size, skip, patient=patient)
-        self._shard(channel).put(channel, entry)
+        self._shards.put(channel, entry)
         return entry.future
 
     def learn(self, channel: str, position: Position, node: str, tally: Tally = NO_TALLY) -> None:
         """`node` has had `position` acknowledged: number on from there, and expect it to write again."""
         if tally.amendments:
             self._reader.overlays.note(channel)
-        self._shard(channel).learn(channel, position, node, tally)
+        self._shards.learn(channel, position, node, tally)
 
     def has_amended(self, channel: str) -> None:
         """Somebody has amended a message: nothing that was read before is shown any more."""
@@ -239,18 +241,15 @@ class Log:
 
     def known_head(self, channel: str) -> Position | None:
         """What this node has last had acknowledged or heard of; None if it has not written to the channel lately."""
-        return self._shard(channel).head(channel)
+        return self._shards.head(channel)
 
     def knows(self, channel: str) -> bool:
         """Whether the channel is known here to have messages."""
-        return self._shard(channel).knows(channel)
+        return self._shards.knows(channel)
 
     def contend(self, channel: str, node: str) -> None:
         """`node` cannot get its messages in: from now on, take turns with it."""
-        self._shard(channel).contend(channel, node)
-
-    def _shard(self, channel: str) -> Shard:
-        return self._shards[crc32(channel.encode()) % len(self._shards)]
+        self._shards.contend(channel, node)
 
     # --- reading (reader.py) ------------------------------------------------------------------------------------------
 
@@ -336,7 +335,7 @@ class Log:
 
     @property
     def conflicts(self) -> int:
-        return sum(shard.conflicts for shard in self._shards)
+        return self._shards.conflicts
 
     @property
     def publish_seconds(self) -> Any:

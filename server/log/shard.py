@@ -1,4 +1,4 @@
-"""A shard: the channels with the same hash, their queues, and one batch in flight."""
+"""A shard: some of the channels, their queues, and one batch in flight."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 BATCH_MESSAGES: Final = 500
 BATCH_BYTES: Final = 1 << 20
 """Of 100, 500 and 1,000 messages a batch, 500 gave the most inserts a second; beyond 1 MiB a batch only adds delay."""
-_IDLE_LANES: Final = 10_000
-"""Heads remembered per shard of channels that nobody publishes to at the moment."""
+IDLE_LANES: Final = 10_000
+"""Heads remembered for each shard of channels that nobody publishes to at the moment."""
 
 
 class Listener(NamedTuple):
@@ -45,13 +45,14 @@ class Listener(NamedTuple):
     on_epoch: Callable[[], None]
 
 
-class _Lane:
-    """One channel's queue."""
+class Lane:
+    """One channel's queue. `shard` changes only while it is idle, so that its messages keep their order."""
 
-    __slots__ = ("channel", "waiting", "head", "known_at", "tally", "used", "not_before", "failures", "turns")
+    __slots__ = ("channel", "shard", "waiting", "head", "known_at", "tally", "used", "not_before", "failures", "turns")
 
-    def __init__(self, channel: str) -> None:
+    def __init__(self, channel: str, shard: Shard) -> None:
         self.channel = channel
+        self.shard = shard
         self.waiting: deque[PendingPublish] = deque()
         self.head: Position | None = None
         """The newest known position, or None: to be read."""
@@ -66,7 +67,24 @@ class _Lane:
         self.turns = WriteTurns()
 
 
-_Batch = list[tuple[_Lane, list[PendingPublish]]]
+class Lanes:
+    """All channels that are remembered. Those of which nothing waits or is in flight are `idle`, the longest idle
+    first: they alone may be forgotten, or go to another shard."""
+
+    def __init__(self, most_idle: int) -> None:
+        self.by_channel: dict[str, Lane] = {}
+        self.idle: OrderedDict[str, Lane] = OrderedDict()
+        self._most_idle = most_idle
+
+    def rest(self, lane: Lane) -> None:
+        """Nothing of it waits or is in flight any more."""
+        self.idle[lane.channel] = lane
+        while len(self.idle) > self._most_idle:
+            channel, _ = self.idle.popitem(last=False)
+            del self.by_channel[channel]
+
+
+_Batch = list[tuple[Lane, list[PendingPublish]]]
 
 
 class Shard:
@@ -76,8 +94,8 @@ class Shard:
     unique index refuses a number that is taken, also if nobody could tell us. The other half is for what is under way.
 
     Inserts beside the batch go without the session, which cannot serve several at once. What one of them leaves in
-    doubt is looked up by a majority read that need not be causally after it: if that misses a message, the next insert
-    is refused by the same unique index, and it is looked up again."""
+    doubt, or another shard that had the channel before, is looked up by a majority read that need not be causally after
+    it: if that misses a message, the next insert is refused by the same unique index, and it is looked up again."""
 
     def __init__(
         self,
@@ -90,7 +108,10 @@ class Shard:
         reader: Reader,
         listener: Listener,
         on_append: Callable[[str], None],
+        lanes: Lanes,
     ) -> None:
+        self.load = 0
+        """Messages that wait or are in flight."""
         self._database = database
         self._node = node
         self._foundation = foundation
@@ -100,10 +121,8 @@ class Shard:
         self._reader = reader
         self._listener = listener
         self._on_append = on_append
-        self._lanes: dict[str, _Lane] = {}
-        self._idle: OrderedDict[str, _Lane] = OrderedDict()
-        """Those with nothing waiting or in flight, the longest idle first: they alone may be forgotten."""
-        self._ready: deque[_Lane] = deque()
+        self._lanes = lanes
+        self._ready: deque[Lane] = deque()
         self._batch: _Batch = []
         """In flight."""
         self._wake = asyncio.Event()
@@ -115,48 +134,16 @@ class Shard:
 
     # --- from outside -------------------------------------------------------------------------------------------------
 
-    def put(self, channel: str, entry: PendingPublish) -> None:
-        lane = self._lanes.get(channel)
-        if lane is None:
-            lane = self._lanes[channel] = _Lane(channel)
+    def put(self, lane: Lane, entry: PendingPublish) -> None:
+        """Of a lane that is not idle any more."""
         if not lane.waiting:
             self._ready.append(lane)
-            self._idle.pop(channel, None)
         lane.waiting.append(entry)
+        self.load += 1
         self._wake.set()
 
-    def head(self, channel: str) -> Position | None:
-        """What this node has last had acknowledged or heard of; None if it has not written to the channel lately."""
-        lane = self._lanes.get(channel)
-        return None if lane is None else lane.head
-
-    def knows(self, channel: str) -> bool:
-        """Whether the channel is known to have messages."""
-        lane = self._lanes.get(channel)
-        return lane is not None and lane.used
-
-    def learn(self, channel: str, position: Position, node: str, tally: Tally) -> None:
-        """`node` has had `position` acknowledged: number on from there, and expect it to write again."""
-        lane = self._lanes.get(channel)
-        if lane is None:
-            return
-        now = asyncio.get_running_loop().time()
-        lane.turns.heard_of(node, now)
-        head = lane.head
-        newer = head is not None and head.epoch == position.epoch and position.offset > head.offset
-        if newer and tally.amendments >= lane.tally.amendments:  # else it is of a node that does not count
-            lane.head, lane.tally, lane.known_at = position, tally, now
-
-    def contend(self, channel: str, node: str) -> None:
-        """`node` cannot get its messages in: from now on, take turns with it."""
-        lane = self._lanes.get(channel)
-        if lane is not None:
-            now = asyncio.get_running_loop().time()
-            lane.turns.wanted_by(node, now)
-            self._take_turns(lane, now)
-
     def forget_heads(self) -> None:
-        """They are to be read anew."""
+        """Those of its channels are to be read anew."""
         self._heads_are_old = True
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -166,7 +153,7 @@ class Shard:
         then, and every channel in which something waits is served."""
         loop = asyncio.get_running_loop()
         self._doubt(self._batch, certain=False)
-        self._ready = deque(lane for lane in self._lanes.values() if lane.waiting)
+        self._ready = deque(lane for lane in self._own_lanes() if lane.waiting)
         while True:
             self._rest()
             self._take(loop.time())
@@ -186,21 +173,22 @@ class Shard:
                 pass
 
     def _rest(self) -> None:
-        """After a batch: what of it has nothing more to do is idle, and the longest idle are forgotten."""
+        """After a batch: what of it has nothing more to do is idle."""
         for lane, _ in self._batch:
             if not lane.waiting:
-                self._idle[lane.channel] = lane
+                self._lanes.rest(lane)
         self._batch = []
-        while len(self._idle) > _IDLE_LANES:
-            channel, _ = self._idle.popitem(last=False)
-            del self._lanes[channel]
+        self.load = sum(len(lane.waiting) for lane in self._ready)
         self._drop_old_heads()
+
+    def _own_lanes(self) -> list[Lane]:
+        return [lane for lane in self._lanes.by_channel.values() if lane.shard is self]
 
     def _drop_old_heads(self) -> None:
         """Only while nothing is in flight: what is acknowledged has a head again."""
         if self._heads_are_old:
             self._heads_are_old = False
-            for lane in self._lanes.values():
+            for lane in self._own_lanes():
                 lane.head = None
 
     def _take(self, now: float) -> None:
@@ -237,7 +225,8 @@ class Shard:
                 if messages >= BATCH_MESSAGES or not taken:
                     break
 
-    def _take_turns(self, lane: _Lane, now: float) -> None:
+    def take_turns(self, lane: Lane, now: float) -> None:
+        """With the other nodes that write to it, from now on for a while."""
         if lane.turns.begin(now):
             self._listener.on_contention(lane.channel)
 
@@ -262,12 +251,15 @@ class Shard:
         # What was refused a moment ago goes by itself, so that it holds up nobody else; the others go together.
         calm = [(lane, entries) for lane, entries in batch if not lane.failures]
         parts = [[(lane, entries)] for lane, entries in batch if lane.failures]
-        parts.append(calm)
-        storing = (self._store(part, base, self._session if part is calm else None) for part in parts)
-        for part, result in zip(parts, await asyncio.gather(*storing, return_exceptions=True), strict=True):
-            if isinstance(result, Exception):
-                logger.error("a batch failed", exc_info=result)
-                self._doubt(part, certain=False)
+        if not parts:
+            await self._store(calm, base, self._session)
+        else:
+            parts.append(calm)
+            storing = (self._store(part, base, self._session if part is calm else None) for part in parts)
+            for part, result in zip(parts, await asyncio.gather(*storing, return_exceptions=True), strict=True):
+                if isinstance(result, Exception):
+                    logger.error("a batch failed", exc_info=result)
+                    self._doubt(part, certain=False)
         self._latency += 0.1 * (min(loop.time() - started, 0.1) - self._latency)
 
     async def _prepare(self, batch: _Batch) -> _Batch:
@@ -299,7 +291,7 @@ class Shard:
         return batch
 
     def _settle_found(
-        self, lane: _Lane, entries: list[PendingPublish], found: Mapping[tuple[str, str | None, str], Row]
+        self, lane: Lane, entries: list[PendingPublish], found: Mapping[tuple[str, str | None, str], Row]
     ) -> list[PendingPublish]:
         """Answer the entries that are stored; the others are no longer in doubt."""
         assert lane.head is not None
@@ -368,7 +360,7 @@ class Shard:
                 self._refused(lane, entries[stored:], refusal, now)
                 stored, refusal = 0, None
 
-    def _number(self, lane: _Lane, entries: list[PendingPublish]) -> list[Row]:
+    def _number(self, lane: Lane, entries: list[PendingPublish]) -> list[Row]:
         """The rows of `entries`, numbered on from the head. Whoever has been answered meanwhile, at the deadline, is
         taken out: it was told that nothing is stored, or not to rely on it. So is what cannot be made a row: a bug, but
         it must not stop the shard."""
@@ -403,7 +395,7 @@ class Shard:
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
-    def _commit(self, lane: _Lane, entries: list[PendingPublish], now: float) -> None:
+    def _commit(self, lane: Lane, entries: list[PendingPublish], now: float) -> None:
         if not entries:
             return
         assert lane.head is not None
@@ -423,7 +415,7 @@ class Shard:
         self._on_append(lane.channel)
         self._listener.on_commit(messages)
 
-    def _refused(self, lane: _Lane, entries: list[PendingPublish], refusal: Mapping[str, Any], now: float) -> None:
+    def _refused(self, lane: Lane, entries: list[PendingPublish], refusal: Mapping[str, Any], now: float) -> None:
         """The first of `entries` was refused by MongoDB, those behind it were not attempted."""
         for entry in entries:
             entry.attempts.pop()  # this attempt has stored none of them
@@ -437,7 +429,7 @@ class Shard:
             self.conflicts += 1
             lane.failures += 1
             lane.not_before = now + random.random() * self._latency
-            self._take_turns(lane, now)
+            self.take_turns(lane, now)
         else:  # the key is stored already
             entries[0].in_doubt = True
         self._retry(lane, entries)
@@ -453,7 +445,7 @@ class Shard:
             lane.head = None
             self._retry(lane, entries, backoff=True)
 
-    def _retry(self, lane: _Lane, entries: list[PendingPublish], backoff: bool = False) -> None:
+    def _retry(self, lane: Lane, entries: list[PendingPublish], backoff: bool = False) -> None:
         if backoff:
             lane.failures += 1
             pause = min(1.0, 0.05 * 2 ** min(lane.failures, 5)) * random.uniform(0.5, 1.0)

@@ -35,7 +35,8 @@ class MongoDB(Section):
     """how often retention is enforced on the channels written to, and again when what was too young no longer is; all
     channels are gone through once an hour"""
     shards: Annotated[int, Meta(ge=1, le=64)] = 2
-    """batches in flight at a time; a channel stays in one, so its order is kept. Up to 64"""
+    """batches in flight at a time, as soon as there are more messages than one takes well; a channel stays in one, so
+    its order is kept. Up to 64"""
 
     def check(self, path: str) -> None:
         if not _DATABASE.fullmatch(self.database):
