@@ -29,6 +29,11 @@ from server.sessions.session import Session
 from server.wire.dialects import DIALECTS, NATIVE
 from server.wire.frames import BINARY, CLOSE, PING, TEXT, Parser, close_frame
 
+try:
+    from tornado.speedups import websocket_mask as unmask
+except ImportError:  # where Tornado could not compile it
+    from server.wire.frames import unmask
+
 logger = logging.getLogger(__name__)
 
 LOT: Final = 64
@@ -119,7 +124,7 @@ class WebSocket(Socket):
 
     def __init__(self, node: Node, seats: ConnectionSeats, open_session: OpenSession, greeting: bytes) -> None:
         super().__init__(node, seats)
-        self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED))
+        self._parser = Parser(2 * (node.config.limits.message_bytes or MAX_STORED), unmask)
         self._session: Session
         self._loop_share = node.loop_share
         self._frames: Iterator[tuple[int, bytes]] | None = None

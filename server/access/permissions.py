@@ -23,7 +23,6 @@ from server.core.names import (
     collection_of,
     matches,
     namespace_of,
-    owners_of,
     parent_of,
     without_label,
 )
@@ -95,7 +94,7 @@ class Permissions:
             self._directs.check(principal, action, room, namespace)
         rule = namespace.publish if action == "publish" else namespace.subscribe
         if not (
-            satisfies(principal, rule, owners_of(room))
+            satisfies(principal, rule, room)
             or (name not in BUILT_IN and _granted(principal, action, channel))
             or self._plays(principal, namespace, rule, room, known)
         ):
@@ -129,7 +128,7 @@ class Permissions:
             # Not even what was one's own, where one is a stranger now.
             self.check(principal, "subscribe", channel, known)
         if not (
-            satisfies(principal, rule, owners_of(room))
+            satisfies(principal, rule, room)
             or (own and principal.user is not None and OWN in terms(rule))
             or (namespace.may_be_amended and _granted(principal, "amend", channel))
             or self._plays(principal, namespace, rule, room, known)
@@ -182,9 +181,7 @@ class Permissions:
             return False
         rule = namespace.subscribe
         if not (
-            plays(role, roles(rule))
-            or satisfies(principal, rule, owners_of(room))
-            or _granted(principal, "subscribe", channel)
+            plays(role, roles(rule)) or satisfies(principal, rule, room) or _granted(principal, "subscribe", channel)
         ):
             return False
         return not self.is_taken(principal, channel)

@@ -125,7 +125,11 @@ class Publisher:
         mentioned = named(mentions, namespace, channel, ephemeral) if mentions else ()
         waits = self._waiting and (session, channel) in self._waiting
         counts = namespace.threads and not ephemeral and is_thread(channel)
-        if known and not (waits or counts or broadcast) and not self._hooks.wanted(namespace.hook, "publish"):
+        asks = namespace.hook is not None and self._hooks.wanted(namespace.hook, "publish")
+        if known and not (waits or counts or broadcast or asks):
+            if ephemeral:  # nothing of what is told of a message in the log concerns it
+                self._pass_on(principal, channel, data, key, tag, skip)
+                return None
             try:
                 receipt = self._accept(
                     principal, channel, data, key, tag, skip, ephemeral, address, by_server, mentioned, 0, size
@@ -248,14 +252,20 @@ class Publisher:
         """Return when every hook that is being asked about a publish has answered, and the log what it allows."""
         await asyncio.gather(*self._asking, return_exceptions=True)
 
+    def _pass_on(
+        self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None
+    ) -> None:
+        """To who listens now: it is not stored."""
+        self._broker.publish([Message(channel, "", 0, key or "", principal.user, now_ms(), data, tag, skip)])
+        self.published += 1
+
     def _accept(
         self, principal: Principal, channel: str, data: Any, key: str | None, tag: str | None, skip: str | None,
         ephemeral: bool, address: str, by_server: bool, mentions: Sequence[str], root: int, size: int, *,
         exists: bool = False, accepted: bool = False,
     ) -> asyncio.Future[Receipt | None] | None:  # fmt: skip
         if ephemeral:
-            self._broker.publish([Message(channel, "", 0, key or "", principal.user, now_ms(), data, tag, skip)])
-            self.published += 1
+            self._pass_on(principal, channel, data, key, tag, skip)
             return None
         self._lifecycle.check()
         new, charge = False, None

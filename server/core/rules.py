@@ -20,6 +20,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, Final
 
+from server.core.names import owners_of
 from server.core.principals import Principal
 
 Rule = str | list[str]
@@ -56,15 +57,16 @@ def _split(rule: str) -> tuple[str, ...]:
     return tuple(term.strip() for term in rule.split("|"))
 
 
-def satisfies(principal: Principal, rule: Rule, owners: Collection[str] = ()) -> bool:
-    """Whether `rule` gives `principal` the right to something that belongs to `owners`."""
+def satisfies(principal: Principal, rule: Rule, owners: str | Collection[str] = ()) -> bool:
+    """Whether `rule` gives `principal` the right to something that belongs to `owners`; or to the channel of that name,
+    which says who they are."""
     for term in terms(rule):  # noqa: SIM110  # on the way of every publish: `any` costs twice as much
         if term == "anyone" or _satisfies(principal, term, owners):
             return True
     return False
 
 
-def _satisfies(principal: Principal, term: str, owners: Collection[str]) -> bool:
+def _satisfies(principal: Principal, term: str, owners: str | Collection[str]) -> bool:
     if term == "user":
         return principal.user is not None
     if term == "server":
@@ -74,7 +76,7 @@ def _satisfies(principal: Principal, term: str, owners: Collection[str]) -> bool
     if principal.server:
         return False  # an API key has no claims, and its name is nobody's user
     if term == "owner":
-        return principal.user in owners
+        return principal.user in (owners_of(owners) if isinstance(owners, str) else owners)
     if term.startswith("claim:"):
         name, equals, wanted = term[6:].partition("=")
         value = principal.claims.get(name)

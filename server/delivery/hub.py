@@ -289,18 +289,19 @@ class Hub:
             self._flush_topic(topic)  # a delivery has either offsets or none
         if not topic.pending:
             self._dirty.append(topic)
-            self._schedule()
-        topic.pending.extend(messages)
+            if not self._scheduled:
+                self._schedule()
+        topic.pending += messages
 
     def wake(self, sink: Sink) -> None:
         """Have `sink.flush` called at the end of this turn, behind everything that is sent in it."""
         self._woken.append(sink)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        self._scheduled = True
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -323,19 +324,26 @@ class Hub:
             self._schedule()
 
     def _flush_topic(self, topic: _Topic) -> None:
-        if topic.pending:
-            pending, topic.pending = topic.pending, []
-            for index in range(0, len(pending), DELIVERY_MESSAGES):
-                self._send_messages(topic, pending[index : index + DELIVERY_MESSAGES])
+        pending = topic.pending
+        if not pending:
+            return
+        topic.pending = []
+        if len(pending) <= DELIVERY_MESSAGES:
+            self._send_messages(topic, pending)
+            return
+        for index in range(0, len(pending), DELIVERY_MESSAGES):
+            self._send_messages(topic, pending[index : index + DELIVERY_MESSAGES])
 
     def _send_messages(self, topic: _Topic, messages: list[Message]) -> None:
-        first, last, count = messages[0].offset, messages[-1].offset, len(messages)
-        skipping = {message.skip for message in messages if message.skip is not None}
-        for codec in list(topic.sinks):
-            frames = [message.frame(codec) for message in messages]
+        first, count = messages[0], len(messages)
+        if count == 1:  # most of them, where there are many channels
+            skipping = {first.skip} if first.skip is not None else None
+        else:
+            skipping = {message.skip for message in messages if message.skip is not None}
+        for codec in tuple(topic.sinks):
+            data = first.frame(codec) if count == 1 else b"".join([message.frame(codec) for message in messages])
             self.encodes += count
-            data = frames[0] if count == 1 else b"".join(frames)
-            delivery = Delivery(topic.channel, data, first, last, count)
+            delivery = Delivery(topic.channel, data, first.offset, messages[-1].offset, count)
             if skipping:
                 self._send_skipping(topic, codec, delivery, messages, skipping)
             else:

@@ -56,7 +56,7 @@ class Budget:
 class Allowance:
     """What one session may do. Guests and users have a rate and a budget; back ends a rate of their own only."""
 
-    __slots__ = ("budget", "_rate", "_bucket", "_cost")
+    __slots__ = ("budget", "limited", "_rate", "_bucket", "_cost")
 
     def __init__(self, limits: Limits, principal: Principal | None, now: float) -> None:
         self._rate: tuple[str, float]
@@ -68,6 +68,8 @@ class Allowance:
         else:
             self._rate, burst = ("messages_per_second", limits.messages_per_second), limits.burst
             self.budget = Budget(limits.cost_per_second, limits.cost_burst, now)
+        self.limited = bool(self._rate[1])
+        """Whether `spend` ever refuses."""
         self._bucket = TokenBucket(self._rate[1], burst, now)
         self._cost = limits.cost_per_second
 

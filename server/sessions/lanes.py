@@ -38,20 +38,17 @@ LaneCommand = ChannelCommand | DocumentCommand | WorkCommand | BlockCommand | Ca
 class Lanes:
     """Of one session."""
 
-    __slots__ = ("_lanes", "_publishing")
+    __slots__ = ("by_name", "_publishing")
 
     def __init__(self) -> None:
-        self._lanes: dict[str, deque[LaneCommand]] | None = None
+        self.by_name: dict[str, deque[LaneCommand]] | None = None
+        """By channel, or what else commands are about: those that wait. Nothing, or empty, while there is no lane."""
         self._publishing: dict[str, asyncio.Future[Any]] | None = None
         """Per channel the newest publish under way."""
 
-    def __bool__(self) -> bool:
-        """Whether there is any lane."""
-        return bool(self._lanes)
-
     def join(self, command: LaneCommand) -> bool:
         """Have it wait, if its channel has a lane."""
-        lane = self._lanes.get(_name(command)) if self._lanes else None
+        lane = self.by_name.get(_name(command)) if self.by_name else None
         if lane is None:
             return False
         lane.append(command)
@@ -59,29 +56,29 @@ class Lanes:
 
     def enter(self, command: LaneCommand) -> str | None:
         """Have it wait, if its channel has a lane; else it is the first of a new one: the name of that."""
-        if self._lanes is None:
-            self._lanes = {}
+        if self.by_name is None:
+            self.by_name = {}
         name = _name(command)
-        lane = self._lanes.get(name)
+        lane = self.by_name.get(name)
         if lane is not None:
             lane.append(command)
             return None
-        self._lanes[name] = deque((command,))
+        self.by_name[name] = deque((command,))
         return name
 
     def first(self, name: str) -> LaneCommand:
         """The command whose turn it is."""
-        assert self._lanes is not None
-        return self._lanes[name][0]
+        assert self.by_name is not None
+        return self.by_name[name][0]
 
     def done(self, name: str) -> bool:
         """The lane's first command has been carried out. True: there is nobody behind it, so there is no lane any more,
         and whoever comes later opens one of its own."""
-        assert self._lanes is not None
-        lane = self._lanes[name]
+        assert self.by_name is not None
+        lane = self.by_name[name]
         lane.popleft()
         if not lane:
-            del self._lanes[name]
+            del self.by_name[name]
         return not lane
 
     def publishing(self, channel: str, outcome: asyncio.Future[Any]) -> None:

@@ -203,7 +203,7 @@ class Session(WaitingClient):
 
     def _dispatch(self, command: Command) -> None:
         first, self._first = self._first, False
-        if isinstance(command, Publish) and not self._lanes:  # the usual case, so it is not asked what else it may be
+        if isinstance(command, Publish) and not self._lanes.by_name:  # the usual case: not asked what else it may be
             self._publish(command)
             return
         if not isinstance(command, Counted):
@@ -294,11 +294,13 @@ class Session(WaitingClient):
         channel = command.channel
         future = self._node.publisher.publish(
             self._principal, channel, command.data, command.key, tag=command.tag, ephemeral=command.ephemeral,
-            skip=None if command.echo else self.id, session=self.id, address=self.address, mentions=command.mentions,
+            skip=None if command.echo else self.id, session=self.id, address=self._seats.address,
+            mentions=command.mentions,
             broadcast=command.broadcast,
         )  # fmt: skip
         if future is None:
-            self._reply(command, channel=channel)
+            if command.id is not None:
+                self._reply(command, channel=channel)
             return
         self._lanes.publishing(channel, future)
         self._count(1)
@@ -319,7 +321,8 @@ class Session(WaitingClient):
         future.add_done_callback(done)
 
     def _spend(self) -> None:
-        self._allowance.spend(asyncio.get_running_loop().time())
+        if self._allowance.limited:
+            self._allowance.spend(asyncio.get_running_loop().time())
 
     def _count(self, change: int) -> None:
         self.under_way += change

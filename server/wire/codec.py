@@ -87,7 +87,7 @@ def bound_json(raw: bytes) -> None:
     # Counting bytes is enough for nearly every message (0.3 µs); only what looks too large is looked at without its
     # strings, in which brackets and commas mean nothing.
     openings = raw.count(b"[") + raw.count(b"{")
-    if openings <= MAX_DEPTH and openings + raw.count(b",") < MAX_NODES:
+    if openings <= MAX_DEPTH and (len(raw) < MAX_NODES or openings + raw.count(b",") < MAX_NODES):
         return
     bare = _JSON_STRING.sub(b"0", raw).translate(None, b" \t\r\n")
     brackets = bare.translate(None, _NOT_BRACKETS)
@@ -115,32 +115,35 @@ def _decode_json(raw: bytes) -> Any:
         raise bad_request(f"not JSON: {reason}") from None
     # A duplicate key leaves fewer keys than there are colons outside strings. Where no quote is followed by white
     # space, those are the ones behind a quote; only what does not add up is looked at without its strings.
-    keys = check(value)
+    keys = check(value, text_keys=True)
     if (raw.count(b'":') != keys or _QUOTE_SPACE(raw)) and _JSON_STRING.sub(b"", raw).count(b":") != keys:
         raise bad_request("duplicate keys in one object")
     return value
 
 
-def check(value: Any) -> int:
-    """Refuse what is no JSON value, or cannot be kept faithfully; answer how many keys there are in all."""
+def check(value: Any, *, text_keys: bool = False) -> int:
+    """Refuse what is no JSON value, or cannot be kept faithfully; answer how many keys there are in all. `text_keys`:
+    it is known that they are text."""
     keys = 0
     todo = [value]
     for item in todo:
         kind = type(item)
+        if kind is str:  # nearly everything is
+            continue
         if kind is dict:
             keys += len(item)
-            if item and set(map(type, item)) != _TEXT_ONLY:
+            if not text_keys and item and set(map(type, item)) != _TEXT_ONLY:
                 raise bad_request("the keys of an object are text")
-            todo.extend(item.values())
+            todo += item.values()
         elif kind is list:
-            todo.extend(item)
+            todo += item
         elif kind is int:
             if item not in _INT64:
                 raise bad_request("an integer may have 64 bits, with its sign")
         elif kind is float:
             if not math.isfinite(item):
                 raise bad_request("a number must be finite")
-        elif kind is not str and kind is not bool and item is not None:
+        elif kind is not bool and item is not None:
             raise bad_request(f"{kind.__name__} values are not JSON values")
     return keys
 

@@ -409,10 +409,11 @@ def parse_command(value: Any) -> AnyCommand:
     kind = _COMMANDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise bad_request(f"type: one of {', '.join(_COMMANDS)}")
-    if kind is Publish and value.get("at") is not None:
-        if value.get("broadcast"):
-            raise bad_request("broadcast: not together with at")
-        kind = Schedule
+    if kind is Publish:
+        if "at" in value and value["at"] is not None:
+            if value.get("broadcast"):
+                raise bad_request("broadcast: not together with at")
+            kind = Schedule
     elif kind is SetMember and ("mute" in value or "pin" in value):
         if "role" in value:
             raise bad_request("role: not together with mute and pin, which are the user's own")

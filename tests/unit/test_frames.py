@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handlers import websocket
 from server.core.errors import Disconnect
+from server.wire import frames
 from server.wire.frames import (
     BINARY,
     CLOSE,
@@ -35,7 +38,7 @@ def sent(opcode: int, payload: bytes = b"", *, final: bool = True, mask: bytes =
     if size < 0:
         size = 0 if length < 126 else 2 if length < 0x10000 else 8
     head = bytes([(0x80 if final else 0) | opcode, 0x80 | {0: length, 2: 126, 8: 127}[size]])
-    return head + (length.to_bytes(size, "big") if size else b"") + mask + unmask(payload, mask)
+    return head + (length.to_bytes(size, "big") if size else b"") + mask + unmask(mask, payload)
 
 
 def parse(data: bytes, limit: int = LIMIT) -> list[Frame]:
@@ -106,12 +109,15 @@ def test_server_frames_are_unmasked_and_of_the_shortest_form(size: int) -> None:
     assert framed[1] == (size if size < 126 else 126 if size < 65536 else 127)
 
 
-@given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
-def test_unmask_is_the_rfcs_and_its_own_inverse(payload: bytes, mask: bytes) -> None:
+@pytest.mark.parametrize("unmask", [frames.unmask, websocket.unmask], ids=["ours", "the door's"])
+@given(payload=st.binary(max_size=300), mask=st.binary(min_size=4, max_size=4))
+def test_unmask_is_the_rfcs_and_its_own_inverse(
+    unmask: Callable[[bytes, bytes], bytes], payload: bytes, mask: bytes
+) -> None:
     """Unmasking is the byte-wise XOR of section 5.3, and undoes itself."""
-    masked = unmask(payload, mask)
+    masked = unmask(mask, payload)
     assert masked == bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-    assert unmask(masked, mask) == payload
+    assert unmask(mask, masked) == payload
 
 
 def test_a_control_frame_comes_out_before_the_message_it_interrupts() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import Any
 
 import pytest
 
 from server.core.cursors import Position
 from server.delivery.hub import Hub
 from server.delivery.subscription import Subscription
+from server.sessions import outbox as outboxes
 from server.sessions.outbox import Outbox
 from server.wire.codec import JSON
 from server.wire.messages import Message, Page
@@ -35,6 +38,16 @@ class Full:
 
     def resume_reading(self) -> None:
         pass
+
+
+class Counting(Full):
+    """One that takes all, and counts how often it is given something."""
+
+    writes = 0
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        super().write(data)
 
 
 class Channel:
@@ -102,6 +115,33 @@ def test_nothing_overtakes_what_waits() -> None:
         assert outbox.direct_write is None
 
     asyncio.run(run())
+
+
+def test_what_many_channels_bring_in_a_turn_costs_a_client_a_call_each_and_one_write() -> None:
+    """A delivery to a client of many channels is one call of Python in its outbox, and all of a turn one write."""
+    connection, hub, channels, calls = Counting(), Hub(), [f"chat:{number}" for number in range(50)], 0
+
+    def count(frame: Any, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename == outboxes.__file__
+
+    async def run() -> None:
+        outbox = Outbox("s1", Channel(), hub, connection, JSON, 0)
+        outbox.open()
+        for channel in channels:
+            hub.add(channel, outbox)
+        for channel in channels:
+            hub.deliver([Message(channel, "", 0, "", None, 0, channel)])
+        sys.setprofile(count)
+        try:
+            await asyncio.sleep(0)
+        finally:
+            sys.setprofile(None)
+
+    asyncio.run(run())
+    assert connection.writes == 1
+    assert connection.data.count(b'"message"') == 50
+    assert calls <= 50 + 2
 
 
 async def _full() -> Channel:
