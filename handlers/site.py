@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
@@ -14,7 +16,6 @@ from tornado.httputil import HTTPHeaders, format_timestamp
 from handlers.origins import Hosts, Origins
 from handlers.request import Headers
 from server.core.errors import NOTABLE
-from server.core.random_keys import RandomKeys
 from server.core.tasks import Keeper
 from server.node import Node
 
@@ -50,7 +51,7 @@ class Site:
         self.held_bytes = 0
         """Of bodies that are being received or worked on."""
         self._dated = (0, "")
-        self._keys = RandomKeys()
+        self._ids = (f"r{secrets.token_hex(4)}{number:x}" for number in count(1))
 
     @cached_property
     def openapi(self) -> bytes:
@@ -65,7 +66,7 @@ class Site:
         return next((part for part in reversed(forwarded) if part and part not in self.proxies), peer)
 
     def request_id(self) -> str:
-        return "r" + self._keys.next()
+        return next(self._ids)
 
     def date(self) -> str:
         """Now, as headers have it."""

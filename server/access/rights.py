@@ -93,7 +93,7 @@ class Reading(Generic[Options]):
 
     async def __aenter__(self) -> Options:
         if not self._right.settled("subscribe"):
-            await self._right.ask("subscribe", {"channel": self._channel})
+            await self._right.ask("subscribe", {"channel": without_label(self._channel)})
         return self._right.options
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -111,7 +111,7 @@ class Rights:
     def reading(self, principal: Principal, channel: str) -> Reading[Namespace]:
         """Around what is read of a channel. Raises at once if there is no right to it."""
         right = Right(self._hooks, principal, partial(self._permissions.check, principal, "subscribe", channel))
-        return Reading(right, without_label(channel))
+        return Reading(right, channel)
 
     def reading_documents(self, principal: Principal, name: str) -> Reading[Collection]:
         """The same around what is read of the documents of a collection."""

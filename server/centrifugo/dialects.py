@@ -7,7 +7,7 @@ they are, without the reply around them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from server.centrifugo.codes import error_fields
 from server.centrifugo.encodings import Encoding
@@ -22,10 +22,8 @@ from server.wire.commands import Command
 from server.wire.dialects import Unreadable
 from server.wire.frames import close_frame, frame
 from server.wire.messages import Message, Notice
-from server.wire.pushes import Push
+from server.wire.pushes import MessagePush, Push
 
-_PUSHED: Final = (Notice, Amendment)
-"""What goes among the messages of a channel and is none."""
 Wrap = Callable[[bytes], bytes]
 """An encoded reply as it travels."""
 
@@ -45,13 +43,13 @@ class PushCodec(Codec):
 
     def frame(self, push: Push) -> bytes:
         """Nothing, where there is no word for it."""
-        if isinstance(push, AmendPush):
+        if isinstance(push, MessagePush | AmendPush):
             return self.push({"channel": self._names.theirs(push.channel), "pub": self._publication(push)})
         shape = push_shape(push, self._names)
         return b"" if shape is None else self.push(shape)
 
     def frame_message(self, message: Pushed) -> bytes:
-        if not isinstance(message, Message) or isinstance(message, _PUSHED):
+        if not isinstance(message, Message) or isinstance(message, Notice | Amendment):
             return self.frame(message.push())
         return self.push({"channel": self._names.theirs(message.channel), "pub": self._publication(message)})
 

@@ -263,10 +263,9 @@ def _subscribe(number: int | None, request: SubscribeRequest, names: Names) -> S
 def _publish(number: int, request: PublishRequest, names: Names) -> Publish:
     if request.type:
         raise Error("not_found", "publish: there are no maps here")
-    data = bytes(request.data)
-    if not data:
+    if not bytes(request.data):
         raise bad_request("data: required")
-    return Publish(id=number, channel=names.ours(request.channel), data=JSON.decode(data))
+    return Publish(id=number, channel=names.ours(request.channel), data=JSON.decode(bytes(request.data)))
 
 
 def _rpc(number: int, request: RpcRequest) -> Rpc:

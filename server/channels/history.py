@@ -21,6 +21,7 @@ from server.log.endings import Ending, Near
 from server.log.log import Log
 from server.wire.amendments import AmendedMessagePush, Amendment, Counted
 from server.wire.messages import Message
+from server.wire.pushes import MessagePush
 from server.wire.rest import Gap, HistoryPage, StoredChannel, StoredChannelsPage
 
 
@@ -103,21 +104,21 @@ class History:
                 near = None if end is not None else Near(limit, None if start is None else start.offset)
                 ending = await self._log.ending(name, near)
                 head = ending.head.position
-            if start is not None:
-                answer = await self._after(name, start, head, limit, view, ending)
-                if namespace.amends:
-                    answer.setdefault("amends", [])
+            if ending is not None and _is_page(ending, start):
+                answer = await _page_of(ending, start, view)
+            elif start is not None:
+                answer = await self._after(name, start, head, limit, view)
             else:
-                answer = await self._before(name, end, head, limit, view, ending)
-                if namespace.amends and end is None:
-                    answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
+                answer = await self._before(name, end, head, limit, view)
+            if namespace.amends and start is not None:
+                answer.setdefault("amends", [])
+            elif namespace.amends and end is None:
+                answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
             if namespace.reactions:
                 answer["mine"] = await self._mine(principal, channel, [one.offset for one in answer["messages"]])
             return answer
 
-    async def _after(
-        self, channel: str, after: Position, head: Position, limit: int, view: View | None, ending: Ending | None
-    ) -> HistoryPage:
+    async def _after(self, channel: str, after: Position, head: Position, limit: int, view: View | None) -> HistoryPage:
         gap: Gap | None = None
         given = after
         if after == BEGINNING:
@@ -128,9 +129,7 @@ class History:
             gap = {"from": None, "to": None, "reason": "epoch"}
             after = given = Position(head.epoch, 0)
         messages: list[Message] = []
-        if after.offset < head.offset and gap is None and ending is not None and ending.messages:
-            messages = ending.messages
-        elif after.offset < head.offset:
+        if after.offset < head.offset:
             page = await self._log.read(channel, after, head.offset, limit)
             messages = page.messages
             if page.gap is not None:
@@ -138,20 +137,14 @@ class History:
                 given = Position(head.epoch, max(given.offset, page.gap[1]))
         cursor = messages[-1].position if messages else given
         more = bool(messages) and cursor.offset < head.offset
-        answer = await _page(messages, cursor, head, more, gap, view)
+        answer = _page(await _pushes(messages, view), cursor, head, more, gap)
         if messages and isinstance(messages[0], Counted):
             shown = [message for message in messages if isinstance(message, Amendment) and not message.hidden]
             answer["amends"] = [amendment.push() for amendment in shown]
         return answer
 
     async def _before(
-        self,
-        channel: str,
-        before: Position | None,
-        head: Position,
-        limit: int,
-        view: View | None,
-        ending: Ending | None,
+        self, channel: str, before: Position | None, head: Position, limit: int, view: View | None
     ) -> HistoryPage:
         gap: Gap | None = None
         offset = head.offset + 1
@@ -160,15 +153,12 @@ class History:
                 offset = min(before.offset, offset)
             else:
                 gap = {"from": None, "to": None, "reason": "epoch"}
-        if before is None and ending is not None and ending.messages is not None:
-            messages, floor = ending.messages, ending.head.floor
-        else:
-            messages, floor = await self._log.read_back(channel, offset, limit)
+        messages, floor = await self._log.read_back(channel, offset, limit)
         if before is not None and gap is None and not messages and 1 < offset <= head.offset:
             gap = {"from": 1, "to": min(floor, offset - 1)}
         first = messages[0].offset if messages else 0
         cursor = (messages[0] if before is not None else messages[-1]).position if messages else before or head
-        return await _page(messages, cursor, head, bool(messages) and first - 1 > floor, gap, view)
+        return _page(await _pushes(messages, view), cursor, head, bool(messages) and first - 1 > floor, gap)
 
 
 def _stored(channel: str, count: Count, oldest: int | None) -> StoredChannel:
@@ -181,9 +171,25 @@ def _stored(channel: str, count: Count, oldest: int | None) -> StoredChannel:
     }
 
 
-async def _page(
-    messages: list[Message], cursor: Position, head: Position, more: bool, gap: Gap | None, view: View | None
-) -> HistoryPage:
+def _is_page(ending: Ending, start: Position | None) -> bool:
+    """Whether what was read with the head is all that is asked for."""
+    if start is None:
+        return ending.rows is not None
+    return bool(ending.rows) and start.epoch in ("", ending.head.position.epoch)
+
+
+async def _page_of(ending: Ending, start: Position | None, view: View | None) -> HistoryPage:
+    head, floor, _ = ending.head
+    pushes = ending.pushes() if view is None else await _pushes(ending.messages(), view)
+    if not ending.rows:
+        return _page([], head, head, False, None)
+    first, last = ending.rows[0]["_id"]["o"], ending.rows[-1]["_id"]["o"]
+    more = first - 1 > floor if start is None else last < head.offset
+    return _page(pushes, Position(head.epoch, last), head, more, None)
+
+
+async def _pushes(messages: list[Message], view: View | None) -> list[MessagePush]:
+    """As they are told; of amendments nothing."""
     if view is not None:
         pace = Pace()
         every, messages = messages, []
@@ -193,5 +199,9 @@ async def _page(
             if shown is not None:
                 messages.append(shown)
             await pace.rest()
-    pushes = [cast(AmendedMessagePush, message.push()) for message in messages if not isinstance(message, Amendment)]
-    return {"messages": pushes, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}
+    return [cast(MessagePush, message.push()) for message in messages if not isinstance(message, Amendment)]
+
+
+def _page(pushes: list[MessagePush], cursor: Position, head: Position, more: bool, gap: Gap | None) -> HistoryPage:
+    messages = cast(list[AmendedMessagePush], pushes)
+    return {"messages": messages, "cursor": str(cursor), "head": str(head), "more": more, "gap": gap}

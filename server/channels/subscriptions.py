@@ -17,7 +17,7 @@ from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
 from server.delivery.hub import Hub
 from server.delivery.streams import Stream, Streams
-from server.delivery.subscription import Subscriber, Subscription
+from server.delivery.subscription import AtHand, Subscriber, Subscription
 from server.documents.service import DocumentService
 from server.documents.views import View
 from server.log.endings import NEXT, Ending, Near
@@ -59,6 +59,9 @@ class Subscriptions:
         self._attendance = attendance
         self._tickets = tickets
         self._lifecycle = lifecycle
+        # Methods that each subscription has are the same objects for all.
+        self._read = log.read
+        self._release = streams.release
 
     async def subscribe(
         self, principal: Principal, subscriber: Subscriber, request: Subscribe
@@ -125,7 +128,7 @@ class Subscriptions:
         stream: Stream,
         subscriber: Subscriber,
         position: Position,
-        at_hand: list[Message] | None,
+        at_hand: AtHand | None,
         principal: Principal,
         namespace: Namespace,
         view: View | None,
@@ -145,10 +148,10 @@ class Subscriptions:
         return Subscription(
             stream,
             self._hub,
-            self._log.read,
+            self._read,
             subscriber,
             position,
-            release=self._streams.release,
+            release=self._release,
             at_hand=at_hand,
             leave=leave,
             view=view,
@@ -175,23 +178,23 @@ class Subscriptions:
 
     async def _begin(
         self, stream: Stream, channel: str, after: Position | None, last: int | None, ending: Ending | None
-    ) -> tuple[Position, GapPush | None, list[Message] | None]:
+    ) -> tuple[Position, GapPush | None, AtHand | None]:
         """Where a subscription starts to read, the gap before that, and what was read already of what comes behind it;
         `channel` is the name it was asked for by. `ending`: what the stream was opened with just now, and what of that
         is near the head, as `_near` says it."""
         head = await self._own_head(stream)
-        at_hand = None if ending is None or ending.head.position != head else ending.messages
+        rows = None if ending is None or ending.head.position != head else ending.rows
         if after is None:
             if not last:
                 return head, None, None
-            if at_hand is not None:
-                return Position(head.epoch, head.offset - len(at_hand)), None, at_hand
+            if ending is not None and rows is not None:
+                return Position(head.epoch, head.offset - len(rows)), None, ending.pushes()
             position, at_hand = await self._before(stream, head, last)
             return position, None, at_hand
         if not after.epoch:
             after = Position(head.epoch, after.offset)
-        if at_hand and at_hand[-1].position == head and after.epoch == head.epoch:
-            return after, None, at_hand
+        if ending is not None and rows and rows[-1]["_id"]["o"] == head.offset and after.epoch == head.epoch:
+            return after, None, ending.pushes()
         same_history = after.epoch == head.epoch
         if same_history and after.offset > head.offset:
             same_history = await self._wait_for(stream, after)

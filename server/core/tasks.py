@@ -74,8 +74,7 @@ class Keeper:
             task = self._start(name, _answered(work))
             task.add_done_callback(lambda _: work.close())  # it has not even begun, if the task was cancelled at once
         else:
-            task = self._start(name, work)
-            task.add_done_callback(_log_failure)
+            task = self._start(name, work, self._log_failure)
         return task
 
     def problem(self) -> str | None:
@@ -89,13 +88,20 @@ class Keeper:
         await end([task for task in self._tasks if task is not own])
         self._kept.clear()
 
-    def _start(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start(
+        self, name: str, work: Coroutine[Any, Any, T], ended: Callable[[asyncio.Task[T]], None] | None = None
+    ) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended or self._tasks.discard)
         if self._closed:
             task.cancel()
         return task
+
+    def _log_failure(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s has failed", task.get_name(), exc_info=error)
 
 
 class _Kept:
@@ -148,11 +154,6 @@ async def _answered(work: Coroutine[Any, Any, T]) -> T:
         assert task is not None
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise
-
-
-def _log_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s has failed", task.get_name(), exc_info=error)
 
 
 async def end(tasks: Iterable[asyncio.Task[Any] | None]) -> None:

@@ -36,6 +36,11 @@ class Sequencer:
     `deliver(messages)` and `lost(channel, epoch, first, last)` lead to the hub; `lost` tells of offsets that are not
     retained any more, or (None, None) of another history."""
 
+    __slots__ = (
+        "channel", "position", "_read", "_confirmed_head", "_deliver", "_lost", "_early", "_target", "_repairs",
+        "_keeper", "_cause", "_filling", "_waiting", "_first_read",
+    )  # fmt: skip
+
     def __init__(
         self,
         channel: str,
@@ -61,7 +66,7 @@ class Sequencer:
         self._keeper = keeper
         self._cause = "hole"
         self._filling: asyncio.Task[None] | None = None
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, asyncio.Future[None]]] | None = None
         self._first_read = False
         """Nothing of a new history has been read yet, so nobody knows anything of it that could be lost."""
 
@@ -104,8 +109,8 @@ class Sequencer:
         """The channel has another history now: tell everybody, and deliver all that it retains."""
         logger.warning("%s: epoch %s became %s", self.channel, self.position.epoch, head.epoch)
         self.close()
-        waiting, self._waiting = self._waiting, []
-        for _, future in waiting:  # for an offset of a history that is gone
+        waiting, self._waiting = self._waiting, None
+        for _, future in waiting or ():  # for an offset of a history that is gone
             if not future.done():
                 future.set_result(None)
         self._lost(self.channel, head.epoch, None, None)
@@ -117,6 +122,8 @@ class Sequencer:
         """Return once everything up to `offset` has been delivered."""
         if self.position.offset < offset:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self._waiting is None:
+                self._waiting = []
             self._waiting.append((offset, future))
             await future
 
@@ -136,9 +143,11 @@ class Sequencer:
             for wanted, future in self._waiting:
                 if wanted <= offset and not future.done():
                     future.set_result(None)
-            self._waiting = [waiting for waiting in self._waiting if waiting[0] > offset]
+            self._waiting = [waiting for waiting in self._waiting if waiting[0] > offset] or None
 
     def _deliver_early(self) -> None:
+        if not self._early:
+            return
         run: list[Message] = []
         offset = self.position.offset
         for stale in [early for early in self._early if early <= offset]:

@@ -26,6 +26,9 @@ LINGER: Final = 1.0
 """Seconds a channel without subscribers stays subscribed at the broker: people reload pages."""
 
 
+_NO_FLOOR: Final = Position("", 0)
+
+
 class Copy(Protocol):
     """A subscription whose subscriber keeps a copy of what the channel tells of."""
 
@@ -38,7 +41,7 @@ class Stream:
 
     __slots__ = (
         "channel", "conflate", "keeper", "sequencer", "holders", "received", "counted", "rate", "ephemeral", "copies",
-        "open", "opening", "floor",
+        "open", "opening", "opened", "floor",
     )  # fmt: skip
 
     def __init__(self, channel: str, conflate: float, sequencer: Sequencer | None, keeper: Keeper) -> None:
@@ -56,12 +59,14 @@ class Stream:
         self.rate = 0.0
         self.ephemeral = 0
         """Ephemeral messages so far: a subscription that is not live never gets them, and tells how many it missed."""
-        self.copies: set[Copy] = set()
-        """To be told when messages are gone (`_lost`)."""
+        self.copies: set[Copy] | None = None
+        """To be told when messages are gone (`_lost`); None: there were none so far."""
         self.open = False
-        self.opening: asyncio.Future[None] | None = None
-        """Who opens it says here when that is over, so that the others look again."""
-        self.floor = Position("", 0)
+        self.opening = False
+        """Somebody opens it just now."""
+        self.opened: asyncio.Future[None] | None = None
+        """Where others wait for that: done when it is over, so that they look again."""
+        self.floor = _NO_FLOOR
         """Up to here at least the log has nothing any more, in this history."""
 
     def close(self) -> None:
@@ -82,6 +87,12 @@ class Streams:
         self._loop_share = loop_share
         self._streams: dict[str, Stream] = {}
         self._closed = False
+        # A method that is asked for is an object: what all sequencers are given are the same ones.
+        self._read = log.read
+        self._confirmed_head = log.confirmed_head
+        self._deliver = hub.deliver
+        self._deliver_amended = partial(deliver_amended, hub)
+        self._tell_lost = self._lost
 
     def __contains__(self, channel: str) -> bool:
         return channel in self._streams
@@ -126,10 +137,10 @@ class Streams:
             if namespace.durable:
                 sequencer = Sequencer(
                     channel,
-                    read=self._log.read,
-                    confirmed_head=self._log.confirmed_head,
-                    deliver=partial(deliver_amended, self._hub) if namespace.amends else self._hub.deliver,
-                    lost=self._lost,
+                    read=self._read,
+                    confirmed_head=self._confirmed_head,
+                    deliver=self._deliver_amended if namespace.amends else self._deliver,
+                    lost=self._tell_lost,
                     repairs=self.repairs,
                     keeper=self._keeper,
                 )
@@ -137,10 +148,12 @@ class Streams:
         stream.holders += 1
         try:
             while not stream.open:
-                if stream.opening is None:
-                    ending = await self._open(stream, near)
+                if stream.opening:
+                    if stream.opened is None:
+                        stream.opened = asyncio.get_running_loop().create_future()
+                    await asyncio.shield(stream.opened)
                 else:
-                    await asyncio.shield(stream.opening)
+                    ending = await self._open(stream, near)
                 await self._loop_share.turn()  # many may have waited for this, or for one read of many heads
         except BaseException:
             self.release(stream)
@@ -156,26 +169,29 @@ class Streams:
     async def _open(self, stream: Stream, near: Near | None) -> Ending | None:
         """First the broker, then the log's head: what comes in between is held back by the sequencer. Who comes first
         does it for all who wait, without a task; if it is cancelled, another one of them does it."""
-        opening = stream.opening = asyncio.get_running_loop().create_future()
+        stream.opening = True
         try:
             await self._broker.subscribe(stream.channel)
             ending = None
             if stream.sequencer is not None:
                 ending = await self._log.ending(stream.channel, near)
                 head = ending.head
-                stream.floor = Position(head.position.epoch, head.floor)
+                if head.floor:
+                    stream.floor = Position(head.position.epoch, head.floor)
                 stream.sequencer.start(head.position)
             stream.open = True
             return ending
         except Exception as error:
             self._drop(stream)
-            opening.set_exception(error)
-            opening.exception()  # seen, if nobody else waits
+            if stream.opened is not None:
+                stream.opened.set_exception(error)
+                stream.opened.exception()  # seen, if nobody waits any more
             raise
         finally:
-            if not opening.done():
-                opening.set_result(None)
-            stream.opening = None
+            stream.opening = False
+            opened, stream.opened = stream.opened, None
+            if opened is not None and not opened.done():
+                opened.set_result(None)
 
     def _close_unused(self, stream: Stream) -> None:
         if not stream.holders and self._streams.get(stream.channel) is stream and not self._closed:
@@ -240,5 +256,6 @@ class Streams:
             self._hub.tell(channel, GapPush.reset(channel, epoch), 0, 0)
         else:
             self._hub.tell(channel, GapPush.trimmed(channel, epoch, first, last), first, last)
-        for subscription in tuple(self._streams[channel].copies) if channel in self._streams else ():
+        stream = self._streams.get(channel)
+        for subscription in tuple(stream.copies or ()) if stream is not None else ():
             subscription.copy_again()

@@ -23,12 +23,15 @@ from server.delivery.streams import Stream
 from server.documents.views import Owner, View
 from server.wire.amendments import Amendment, Counted
 from server.wire.messages import Message, Page
-from server.wire.pushes import DroppedPush, GapPush, ProgressPush, Push, SnapshotPush
+from server.wire.pushes import DroppedPush, GapPush, MessagePush, ProgressPush, Push, SnapshotPush
 
 logger = logging.getLogger(__name__)
 
 CHUNK: Final = 65536
 """Bytes handed to a subscriber at once while it catches up."""
+
+AtHand = list[Message] | list[MessagePush]
+"""Messages that have been read already; of those that nobody else may want, no more than what is told of them."""
 
 
 Snapshot = Callable[[], Awaitable[tuple[Position, AsyncGenerator[tuple[list[Any], bool], None]]]]
@@ -95,7 +98,7 @@ class Subscription:
         position: Position,
         *,
         release: Callable[[Stream], None],
-        at_hand: list[Message] | None = None,
+        at_hand: AtHand | None = None,
         leave: Callable[[bool], None] | None = None,
         view: View | None = None,
         snapshot: Snapshot | None = None,
@@ -114,6 +117,8 @@ class Subscription:
         self._snapshot_due = snapshot_due
         """The subscriber has no copy to go on from: before all else it gets a new one."""
         if snapshot is not None:
+            if stream.copies is None:
+                stream.copies = set()
             stream.copies.add(self)
         self._hidden = 0
         self._stream = stream
@@ -231,7 +236,8 @@ class Subscription:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._stream.copies.discard(self)
+        if self._stream.copies is not None:
+            self._stream.copies.discard(self)
         if self.live:
             self._hub.send_held_back(self._stream.channel, self._view)
             self._hub.remove(self._stream.channel, self._subscriber, self._view)
@@ -251,6 +257,8 @@ class Subscription:
         sequencer = self._stream.sequencer
         if self._snapshot_due or (sequencer is not None and sequencer.position != self._position):
             return False
+        if sequencer is not None:
+            self._position = sequencer.position  # the same object: there are many
         missed = self._stream.ephemeral - self._missed_until
         if missed:
             self._hub.dropped += missed
@@ -268,9 +276,14 @@ class Subscription:
         sequencer = self._stream.sequencer
         if sequencer is None or sequencer.position.epoch != self._position.epoch:
             return False
-        if messages[0].offset != self._position.offset + 1 or messages[-1].offset > sequencer.position.offset:
+        first, last = messages[0].offset, messages[-1].offset
+        if first != self._position.offset + 1 or last > sequencer.position.offset:
             return False
-        data = b"".join([message.frame(self._subscriber.codec) for message in messages])
+        codec = self._subscriber.codec
+        if isinstance(messages[0], MessagePush):
+            data = b"".join([codec.frame(push) for push in messages])
+        else:
+            data = b"".join([message.frame(codec) for message in messages])
         if len(data) > CHUNK:
             return False
         if not isinstance(messages[0], Counted):
@@ -398,9 +411,9 @@ class Subscription:
             self._hidden = 0
             self._tell(ProgressPush(self.channel, str(message.position)), message.offset, message.offset)
 
-    def _send(self, messages: list[Message], data: bytes) -> None:
+    def _send(self, messages: AtHand, data: bytes) -> None:
         first, last = messages[0].offset, messages[-1].offset
-        self._position = messages[-1].position
+        self._position = Position(self._position.epoch, last)
         self._hub.messages += len(messages)
         self._hub.bytes += len(data)
         self._hidden = 0

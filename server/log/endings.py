@@ -7,7 +7,8 @@ their `_id`s, and reads the states of the channels last. Whatever is up to a hea
 are a majority's; what was trimmed meanwhile is below the floor, which is read after it.
 
 An answer has all the messages that were asked for, or none of them: where they are large, have been amended, stand
-behind a gap, or are missing for whatever reason, they are for who reads pages (reader.py).
+behind a gap, or are missing for whatever reason, they are for who reads pages (reader.py). They are rows still, as few
+need more of them than the bytes that clients are sent.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pymongo import ASCENDING, DESCENDING
 
 from server.core.cursors import MAX_OFFSET, Position
 from server.log.ranges import LARGE, State
-from server.log.rows import Row, contiguous
+from server.log.rows import Row, contiguous, pushes
 from server.wire.messages import Message
+from server.wire.pushes import MessagePush
 
 NEXT: Final = 16
 """Messages behind a cursor that are read with the head for who resumes: who has missed more reads a page."""
@@ -49,10 +51,17 @@ class Head(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """`messages`: what was wanted near the head, oldest first; None: that is to be read by itself."""
+    """`rows`: what was wanted near the head, oldest first; None: that is to be read by itself."""
 
     head: Head
-    messages: list[Message] | None = None
+    rows: Sequence[Row] | None = None
+
+    def messages(self) -> list[Message]:
+        rows = self.rows or ()
+        return contiguous(rows, rows[0]["_id"]["o"] - 1, self.head.position.epoch) if rows else []
+
+    def pushes(self) -> list[MessagePush]:
+        return pushes(self.rows or (), self.head.position.epoch)
 
 
 Wanted = tuple[str, Near]
@@ -139,7 +148,7 @@ def _ending(near: Near | None, found: Row | None, state: State) -> Ending:
         first, last = near.after + 1, min(newest, near.after + near.number)
         if state.floor >= first:  # what comes behind a gap is not known by its offset
             return Ending(head)
-    if first > last:
-        return Ending(head, [])
-    messages = contiguous(found["m"] if found is not None else (), first - 1, state.epoch)
-    return Ending(head, messages if len(messages) == last - first + 1 else None)
+    rows = found["m"] if found is not None else []
+    if rows and rows[0]["_id"]["o"] < first:  # up to the floor, and not removed yet
+        rows = [row for row in rows if row["_id"]["o"] >= first]
+    return Ending(head, rows if len(rows) == max(0, last - first + 1) else None)

@@ -37,9 +37,9 @@ PONG_WITHIN: Final = 8.0
 PIPELINED: Final = 1024
 """Commands under way per session; while there are more, nothing is read from it."""
 
-Counted = Publish | Request
-"""What `messages_per_second` counts, so that only refusals of it are drawn from the budget."""
-Ordered = Subscribe | Unsubscribe | Request
+Uncounted = Subscribe | Unsubscribe
+"""What `messages_per_second` does not count, so that it is drawn from the budget, and not only refusals of it."""
+Ordered = Uncounted | Request
 """What waits for all that is under way on its channel."""
 OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
 """Codes of errors that are this server's fault, so that they cost the client nothing."""
@@ -203,25 +203,26 @@ class Session(WaitingClient):
 
     def _dispatch(self, command: Command) -> None:
         first, self._first = self._first, False
-        if isinstance(command, Publish) and not self._lanes.by_name:  # the usual case: not asked what else it may be
-            self._publish(command)
-            return
-        if not isinstance(command, Counted):
-            self._budget.left -= FRAME if isinstance(command, Ping) else FRAME + CHANGE
         if isinstance(command, Publish):
-            if self._lanes.join(command):
+            if self._lanes.by_name and self._lanes.join(command):
                 self._count(1)
             else:
                 self._publish(command)
+        elif isinstance(command, Uncounted):
+            self._budget.left -= FRAME + CHANGE
+            self._in_order(command)
         elif isinstance(command, LaneCommand):
             self._in_order(command)
         elif isinstance(command, Ping):
+            self._budget.left -= FRAME
             self._reply(command)
-        elif isinstance(command, Refresh):
-            self._refresh(command)
         else:
-            assert isinstance(command, Connect)
-            self._connect(command, first)
+            self._budget.left -= FRAME + CHANGE
+            if isinstance(command, Refresh):
+                self._refresh(command)
+            else:
+                assert isinstance(command, Connect)
+                self._connect(command, first)
 
     def _connect(self, command: Connect, first: bool) -> None:
         if not first:

@@ -23,7 +23,6 @@ PONG: Final = 0xA
 _FIN: Final = 0x80
 _MASKED: Final = 0x80
 _WHOLE_TEXT: Final = _FIN | TEXT
-_WHOLE: Final = (_WHOLE_TEXT, _FIN | BINARY)
 
 _short_head: Final = struct.Struct("!BBH").pack
 
@@ -97,8 +96,7 @@ class Parser:
         while end - position >= 2:
             first, second = data[position], data[position + 1]
             opcode = first & 0x0F
-            whole = first in _WHOLE
-            if not whole or second < _MASKED or self._fragments is not None:  # else all is well
+            if first != _WHOLE_TEXT or second < _MASKED or self._fragments is not None:  # else all is well
                 self._check_head(first, second, opcode)
             length = second & 0x7F
             body = position + 2
@@ -122,11 +120,11 @@ class Parser:
             payload = unmask(data[body:start], data[start:position])
             if first == _WHOLE_TEXT:
                 yield opcode, payload if payload.isascii() else _utf8(payload)
-            elif whole:
-                yield opcode, payload
             elif opcode >= CLOSE:
                 if opcode == CLOSE:
                     self._check_close(payload)
+                yield opcode, payload
+            elif opcode == BINARY and first & _FIN:
                 yield opcode, payload
             else:
                 yield self._assemble(first & _FIN, opcode, payload)

@@ -25,6 +25,14 @@ def messages(first: int, last: int, epoch: str = "e") -> list[Message]:
     return [Message(CHANNEL, epoch, offset, f"k{offset}", None, 0, offset) for offset in range(first, last + 1)]
 
 
+class Noting(Sequencer):
+    """It knows from where it began."""
+
+    def start(self, head: Position) -> None:
+        self.began = [*getattr(self, "began", ()), head.offset]
+        super().start(head)
+
+
 class World:
     """A log that has everything up to `head` but what is trimmed (≤ `floor`), a sequencer, and what it delivered."""
 
@@ -36,7 +44,7 @@ class World:
         """Offsets delivered, and (first, last) for what was lost."""
         self.on_deliver: Callable[[], None] = lambda: None
         self.repairs: Counter[str] = Counter()
-        self.sequencer = Sequencer(
+        self.sequencer = Noting(
             CHANNEL, read=self.read, confirmed_head=self.confirmed_head, deliver=self.deliver, lost=self.lost,
             repairs=self.repairs, keeper=Keeper(),
         )  # fmt: skip
@@ -112,13 +120,10 @@ def test_everything_comes_once_and_in_order(actions: list[Any], last: int, start
     async def main() -> None:
         world = World()
         world.failures = failures
-        began: list[int] = []
-        begin = world.sequencer.start
-        world.sequencer.start = lambda head: (began.append(head.offset), begin(head))  # type: ignore[assignment]
         await carry(world, actions, last, start)
-        assert world.out == offsets(began[0] + 1, last)
+        assert world.out == offsets(world.sequencer.began[0] + 1, last)
         await world.settled()
-        assert world.out == offsets(began[0] + 1, last)
+        assert world.out == offsets(world.sequencer.began[0] + 1, last)
 
     run(main())
 
