@@ -461,8 +461,10 @@ async def test_who_is_at_the_end_stays_there(new: NewChat, server: Server, artif
 
 @chat
 async def test_presence_and_typing(new: NewChat, server: Server, artifacts: Path) -> None:
-    """How many are here and who, as far as they have a user, and who types; nothing of that is stored."""
+    """How many are here and who, as far as they have a user, and who types; nothing of that is stored, and nothing is
+    animated for ever but what one sees."""
     name = room()
+    endless = "() => document.getAnimations().filter((one) => one.effect.getTiming().iterations === Infinity).length"
     ann = await (await new()).open(server.base, name, "Ann")
     bob = await (await new()).open(server.base, name, "Bob")
     await bob.page.wait_for_selector("#present b:text-is('2')")
@@ -478,7 +480,9 @@ async def test_presence_and_typing(new: NewChat, server: Server, artifacts: Path
     assert await bob.page.evaluate("() => document.activeElement.id") == "present"
     await ann.page.locator("#text").press_sequentially("Hm")
     await bob.page.wait_for_selector("#typing.shown >> text=Ann is typing")
+    assert await bob.page.evaluate(endless)
     assert not await ann.page.locator("#typing.shown").count()
+    assert not await ann.page.evaluate(endless)
     await ann.page.keyboard.press("Enter")
     await bob.shows("Hm")
     await bob.page.wait_for_selector("#typing:not(.shown)", state="attached")
