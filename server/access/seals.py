@@ -20,19 +20,22 @@ class Seals:
     """`derive(purpose)`: a key that all nodes have in common, or `unavailable`. `purpose`: what they are made for, and
     good for nothing else."""
 
-    __slots__ = ("_derive", "_purpose", "_key")
+    __slots__ = ("_derive", "_purpose", "_keyed")
 
     def __init__(self, derive: Callable[[str], bytes], purpose: str) -> None:
         self._derive = derive
         self._purpose = purpose
-        self._key = b""
+        self._keyed: blake2b | None = None
+        """With the key in it already, and nothing else: to be copied."""
 
     def seal(self, *said: str) -> str:
         """24 hexadecimal digits for texts of which only the last may hold a NUL; `unavailable` until the key is
         known."""
-        if not self._key:
-            self._key = self._derive(self._purpose)
-        return blake2b("\0".join(said).encode(), key=self._key, digest_size=_BYTES).hexdigest()
+        if self._keyed is None:
+            self._keyed = blake2b(key=self._derive(self._purpose), digest_size=_BYTES)
+        sealing = self._keyed.copy()
+        sealing.update("\0".join(said).encode())
+        return sealing.hexdigest()
 
     def holds(self, seal: str, *said: str) -> bool:
         """Whether it is the seal of just this; not as long as nobody can know."""
