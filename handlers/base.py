@@ -24,7 +24,7 @@ from handlers.negotiation import best_media_type, content_coding, wants_page
 from handlers.operations import declared
 from handlers.problems import MISDIRECTED, not_found_page, page_headers, problem_body, problem_headers
 from handlers.request import Request, unescape
-from handlers.server import BODY_BYTES
+from handlers.server import BODY_BYTES, Stream
 from handlers.site import Site
 from server.access.admission import ConnectionSeats
 from server.core.errors import Error
@@ -337,13 +337,14 @@ class BaseHandler:
             headers["Connection"] = "keep-alive"
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", *(f"{name}: {headers[name]}" for name in headers)]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin1")
-        # As a block: `write_headers` would take it apart and check again what was made here. Nearly always the kernel
-        # takes it at once, and nothing has to be waited for.
+        # As a block: `write_headers` would take it apart and check again what was made here.
         connection = self.request.connection
+        stream = connection.stream
+        assert isinstance(stream, Stream)
         with suppress(StreamClosedError):
-            written = connection.stream.write(head if self.request.method == "HEAD" else head + payload)
-            if connection.stream.writing():
-                await written
+            waiting = stream.send(head if self.request.method == "HEAD" else head + payload)
+            if waiting is not None:
+                await waiting
         connection.finish()
         if not self.request.kept:
             connection.close()  # Tornado does so only if nothing else stands in the Connection header

@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from itertools import islice
 from typing import Final, Protocol
 
@@ -54,6 +55,8 @@ LOOK_EVERY: Final = 1.0
 HEADER_BYTES: Final = 65536
 """Beyond this the connection is cut; the handlers answer 431 from 16 KiB on."""
 BODY_BYTES: Final = 1 << 20
+READ_BYTES: Final = 1 << 14
+"""At a time, into a buffer that is made for it: few requests have more."""
 ACCEPTED_AT_ONCE: Final = 128
 SPARE_DESCRIPTORS: Final = 64
 """Left for MongoDB, Redis, hooks and files: clients are not accepted into them."""
@@ -66,18 +69,46 @@ class Stream(IOStream):
     anew with each request."""
 
     connection: Connection
+    _empty = False
+    """The last read took all that had come."""
+    _waits = False
+    """The next read would find nothing: it waits until the kernel says that something has come."""
 
     def set_nodelay(self, value: bool) -> None:
         pass
 
+    def reading(self) -> bool:
+        """Also between requests and their parts, until READ_BYTES have come ahead of time: else Tornado has the loop
+        stop listening with each request, and listen again a moment later."""
+        return super().reading() or getattr(self, "_read_buffer_size", READ_BYTES) < READ_BYTES
+
+    def wait_for_request(self) -> None:
+        """The next read is of another request."""
+        self._waits = self._empty
+
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        if self._waits:
+            self._waits = False
+            return None
         try:
             size = super().read_from_fd(buf)
+            self._empty = size is not None and size < len(buf)
         finally:
             del buf  # as IOStream does: a view that an exception holds on to keeps the buffer from growing
-        if size and self.connection.line is self.connection.lines.idle:
-            self.connection.stand_in(self.connection.lines.headers)
+        connection = self.connection
+        if size and connection.line is connection.lines.idle:
+            connection.stand_in(connection.lines.headers)
+        elif connection.line is connection.lines.answer:
+            self._waits = self._empty
         return size
+
+    def send(self, data: bytes) -> Awaitable[None] | None:
+        """As `write`, without a future or a copy if the kernel takes it at once, as it nearly always does: None."""
+        sent = 0
+        if not (self.writing() or self.closed()):
+            with suppress(OSError):  # which `write` meets as well, and knows what to do
+                sent = self.write_to_fd(memoryview(data))
+        return None if sent == len(data) else self.write(memoryview(data)[sent:])
 
     def write_to_fd(self, data: memoryview) -> int:
         try:
@@ -241,7 +272,7 @@ class HTTPServer(HTTPServerConnectionDelegate):
         except OSError:  # gone already
             accepted.close()
             return
-        stream = Stream(accepted, max_buffer_size=BODY_BYTES + HEADER_BYTES)
+        stream = Stream(accepted, max_buffer_size=BODY_BYTES + HEADER_BYTES, read_chunk_size=READ_BYTES)
         connection = stream.connection = Connection(stream, address, self._lines, self._loop.time)
         try:
             connection.visit = self._seat(address)
@@ -279,6 +310,7 @@ class HTTPServer(HTTPServerConnectionDelegate):
         assert isinstance(connection, Connection)
         if connection.line is self._lines.answer:
             connection.stand_in(self._lines.idle)
+            connection.stream.wait_for_request()
             if self._stopped or connection.refusal is not None:
                 connection.stream.close()
         return Request(self._doors.start_request(server_conn, request_conn), connection)

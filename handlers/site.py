@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
@@ -16,6 +14,7 @@ from tornado.httputil import HTTPHeaders, format_timestamp
 from handlers.origins import Hosts, Origins
 from handlers.request import Headers
 from server.core.errors import NOTABLE
+from server.core.random_keys import RandomKeys
 from server.core.tasks import Keeper
 from server.node import Node
 
@@ -51,7 +50,7 @@ class Site:
         self.held_bytes = 0
         """Of bodies that are being received or worked on."""
         self._dated = (0, "")
-        self._ids = (f"r{secrets.token_hex(4)}{number:x}" for number in count(1))
+        self._keys = RandomKeys()
 
     @cached_property
     def openapi(self) -> bytes:
@@ -66,7 +65,7 @@ class Site:
         return next((part for part in reversed(forwarded) if part and part not in self.proxies), peer)
 
     def request_id(self) -> str:
-        return next(self._ids)
+        return "r" + self._keys.next()
 
     def date(self) -> str:
         """Now, as headers have it."""

@@ -181,7 +181,7 @@ class WebSocket(Socket):
         session = self._session
         try:
             for opcode, payload in self._frames or ():
-                if opcode == TEXT and self._closing is None:
+                if opcode in (TEXT, BINARY) and self._closing is None:
                     session.receive(opcode, payload)
                 else:
                     self._hand_on(opcode, payload)
@@ -212,8 +212,6 @@ class WebSocket(Socket):
         if self._closing is not None:
             if opcode == CLOSE:  # of a client that has got ours only that matters
                 self._transport.close()
-        elif opcode in (TEXT, BINARY):
-            self._session.receive(opcode, payload)
         elif opcode == PING:
             self._session.pong(payload)
         elif opcode == CLOSE:

@@ -7,7 +7,7 @@ they are, without the reply around them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from server.centrifugo.codes import error_fields
 from server.centrifugo.encodings import Encoding
@@ -24,6 +24,8 @@ from server.wire.frames import close_frame, frame
 from server.wire.messages import Message, Notice
 from server.wire.pushes import MessagePush, Push
 
+_PUSHED: Final = (Notice, Amendment)
+"""What goes among the messages of a channel and is none."""
 Wrap = Callable[[bytes], bytes]
 """An encoded reply as it travels."""
 
@@ -49,7 +51,7 @@ class PushCodec(Codec):
         return b"" if shape is None else self.push(shape)
 
     def frame_message(self, message: Pushed) -> bytes:
-        if not isinstance(message, Message) or isinstance(message, Notice | Amendment):
+        if not isinstance(message, Message) or isinstance(message, _PUSHED):
             return self.frame(message.push())
         return self.push({"channel": self._names.theirs(message.channel), "pub": self._publication(message)})
 

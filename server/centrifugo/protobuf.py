@@ -40,20 +40,19 @@ class Protobuf:
     line_end = b""
 
     def encode(self, shape: Shape) -> bytes:
-        reply = Reply()
         push = shape.get("push")
-        if push is not None and "pub" in push:  # the usual case
+        if push is None and "publish" in shape:  # these two are nearly all that is sent
+            return _delimited(_ID + _varint(shape["id"]) + _PUBLISHED)
+        reply = Reply()
+        if push is not None and "pub" in push:
             message = reply.push
             message.channel = push["channel"]
             _publish(message.pub, push["pub"])
         else:
             _fill(reply, shape)
-        encoded: bytes = reply.SerializeToString()
-        return _length(len(encoded)) + encoded
+        return _delimited(reply.SerializeToString())
 
     def commands(self, payload: bytes) -> list[WireCommand]:
-        if len(payload) < 0x80 and payload and payload[0] == len(payload) - 1:  # one alone, and short
-            return [_wired(_parse(Command(), payload[1:]))]
         return [_wired(_parse(Command(), part)) for part in _parts(payload)]
 
     def first_id(self, payload: bytes) -> int | None:
@@ -79,37 +78,49 @@ def _parse(message: Any, data: bytes) -> Any:
 
 def _parts(payload: bytes) -> Iterable[bytes]:
     """What stands behind each length; ValueError where that is more than there is, and for too many of them."""
-    position = 0
+    position, end = 0, len(payload)
     count = 0
-    while position < len(payload):
-        length, shift = 0, 0
+    while position < end:
         count += 1
         if count > MAX_COMMANDS:
             raise ValueError("too many commands at once")
-        while True:
-            if position >= len(payload) or shift >= 7 * _LENGTH_BYTES:
+        byte = payload[position]
+        position += 1
+        length, shift = byte & 0x7F, 7
+        while byte >= 0x80:
+            if position >= end or shift >= 7 * _LENGTH_BYTES:
                 raise ValueError("a length is cut short")
             byte = payload[position]
             position += 1
             length |= (byte & 0x7F) << shift
             shift += 7
-            if byte < 0x80:
-                break
-        if position + length > len(payload):
+        start, position = position, position + length
+        if position > end:
             raise ValueError("a message is cut short")
-        yield payload[position : position + length]
-        position += length
+        yield payload[start:position]
 
 
-def _length(size: int) -> bytes:
-    if size < 0x80:
-        return bytes((size,))
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
-    while size >= 0x80:
-        encoded.append(size & 0x7F | 0x80)
-        size >>= 7
-    encoded.append(size)
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
     return bytes(encoded)
+
+
+def _delimited(message: bytes) -> bytes:
+    return _varint(len(message)) + message
+
+
+_ID: Final[bytes] = Reply(id=1).SerializeToString()[:1]
+"""What stands before the id of a reply."""
+_PUBLISHED: Final[bytes] = Reply(publish={}).SerializeToString()
+"""What stands behind it in the answer to a publish."""
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------
@@ -155,7 +166,8 @@ def _fill(message: Any, shape: Mapping[str, Any]) -> None:
             field = getattr(message, name)
             if hasattr(field, "SetInParent"):
                 field.SetInParent()
-                _fill(field, value)
+                if value:
+                    _fill(field, value)
             else:  # a map, whose keys are the deployment's own names
                 if name == "tags":
                     field.update(value)
@@ -175,7 +187,8 @@ def _publish(message: Any, publication: Shape) -> None:
     info = publication.get("info")
     if info is not None:
         publisher = message.info
-        publisher.user = info["user"]
+        if info["user"]:
+            publisher.user = info["user"]
         publisher.client = info["client"]
     offset = publication.get("offset")
     if offset:

@@ -263,9 +263,10 @@ def _subscribe(number: int | None, request: SubscribeRequest, names: Names) -> S
 def _publish(number: int, request: PublishRequest, names: Names) -> Publish:
     if request.type:
         raise Error("not_found", "publish: there are no maps here")
-    if not bytes(request.data):
+    data = bytes(request.data)
+    if not data:
         raise bad_request("data: required")
-    return Publish(id=number, channel=names.ours(request.channel), data=JSON.decode(bytes(request.data)))
+    return Publish(id=number, channel=names.ours(request.channel), data=JSON.decode(data))
 
 
 def _rpc(number: int, request: RpcRequest) -> Rpc:

@@ -54,6 +54,8 @@ MAX_TTL: Final = 2**31 - 1
 """Seconds that can be written down: clients ask for a new token so long before the end as that is a number."""
 LEFT_OUT: Final = frozenset(("permission_denied", "unknown_channel", "bad_request"))
 """Errors of a subscription that the client has asked for in `connect`: it goes without it."""
+_APART: Final = (requests.SubRefresh, requests.Send)
+"""Commands that are none of ours."""
 
 
 class CentrifugoSession(Session):
@@ -113,7 +115,7 @@ class CentrifugoSession(Session):
     def _dispatch(self, command: Command) -> None:
         if _served(command):
             self._budget.left += FRAME + CHANGE  # which it takes, and the client has not asked for
-        if not isinstance(command, requests.SubRefresh | requests.Send):
+        if not isinstance(command, _APART):
             super()._dispatch(command)
             return
         self._budget.left -= FRAME + CHANGE

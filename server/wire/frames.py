@@ -23,6 +23,7 @@ PONG: Final = 0xA
 _FIN: Final = 0x80
 _MASKED: Final = 0x80
 _WHOLE_TEXT: Final = _FIN | TEXT
+_WHOLE: Final = (_WHOLE_TEXT, _FIN | BINARY)
 
 _short_head: Final = struct.Struct("!BBH").pack
 
@@ -96,7 +97,8 @@ class Parser:
         while end - position >= 2:
             first, second = data[position], data[position + 1]
             opcode = first & 0x0F
-            if first != _WHOLE_TEXT or second < _MASKED or self._fragments is not None:  # else all is well
+            whole = first in _WHOLE
+            if not whole or second < _MASKED or self._fragments is not None:  # else all is well
                 self._check_head(first, second, opcode)
             length = second & 0x7F
             body = position + 2
@@ -120,11 +122,11 @@ class Parser:
             payload = unmask(data[body:start], data[start:position])
             if first == _WHOLE_TEXT:
                 yield opcode, payload if payload.isascii() else _utf8(payload)
+            elif whole:
+                yield opcode, payload
             elif opcode >= CLOSE:
                 if opcode == CLOSE:
                     self._check_close(payload)
-                yield opcode, payload
-            elif opcode == BINARY and first & _FIN:
                 yield opcode, payload
             else:
                 yield self._assemble(first & _FIN, opcode, payload)

@@ -127,6 +127,23 @@ async def test_who_does_not_take_the_answer_is_cut(
 
 
 @pytest.mark.gen_test
+async def test_requests_that_come_ahead_of_their_turn_are_held_back(
+    mongod: Mongod, http_server: HTTPServer, http_port: int
+) -> None:
+    """While one is being answered some of what follows is taken in, the rest waits with the client: that is not cut,
+    however much it is, and everything is answered in order."""
+    body = b'{"data":"' + b"x" * 60_000 + b'"}'
+    request = POST[: POST.index(b"Content-Length")] + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    slow = {"failCommands": ["insert"], "blockConnection": True, "blockTimeMS": 300, "appName": "waterspout"}
+    await mongod.fail_command(slow, {"times": 1})
+    async with Raw(http_port) as client:
+        client.writer.write(request * 200)
+        for number in range(1, 201):
+            assert json.loads(await client.body())["offset"] == number
+        assert await client.ask(GET) == 200
+
+
+@pytest.mark.gen_test
 async def test_who_leaves_answers_first(http_server: HTTPServer, http_port: int) -> None:
     """After `stop` idle connections are closed and a request that is being sent is still answered."""
     async with Raw(http_port) as idle, Raw(http_port) as busy:

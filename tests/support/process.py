@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.nursery import ROOT, Forked
 from tests.support.waiting import until
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def binary(package: str, inside: str, name: str) -> Path:
@@ -64,7 +63,7 @@ class Process(Startable):
         self.log = directory / f"{name}.log"
         self.root = ROOT
         """Where it runs; of the server, the project that it is."""
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | Forked | None = None
 
     def command(self) -> list[str]:
         raise NotImplementedError

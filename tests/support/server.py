@@ -15,8 +15,9 @@ from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
+from tests.support.nursery import nursery
 from tests.support.ports import LOOPBACK, free_port
-from tests.support.process import Process
+from tests.support.process import ROOT, Process
 from tests.support.waiting import until
 
 # Limits meant for strangers would refuse a test that plays hundreds of clients from one address.
@@ -38,8 +39,8 @@ class Response:
 
 
 class Server(Process):
-    """`run.py` as an operator starts it. `settings` become `--set key=value` (the value is written as JSON, which is
-    YAML), `environment` is added to the process's own."""
+    """`run.py` as an operator starts it, but for the modules, which need not be loaded by each anew. `settings` become
+    `--set key=value` (the value is written as JSON, which is YAML)."""
 
     def __init__(
         self,
@@ -76,6 +77,14 @@ class Server(Process):
         for key, value in self.settings.items():
             flags += ["--set", f"{key}={json.dumps(value)}"]
         return [sys.executable, str(self.root / "run.py"), *flags, *self.arguments]
+
+    def launch(self) -> None:
+        match self.command():
+            case [sys.executable, program, *arguments] if program == str(ROOT / "run.py"):
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._child = nursery().fork(arguments, self.log)
+            case _:
+                super().launch()
 
     async def wait_ready(self, within: float = 60.0) -> None:
         await self.wait_status("ready", within)
