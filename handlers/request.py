@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import time
 from functools import cached_property
-from typing import Final, overload
+from typing import Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine
+from tornado.httputil import HTTPInputError, RequestStartLine
 
-from handlers.server import Connection
+from handlers.headers import Headers
+from handlers.server import Connection, RequestConnection
 from server.core.errors import bad_request
 
 MAX_QUERY_FIELDS: Final = 1000
@@ -19,40 +19,15 @@ METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 _HOST: Final = re.compile(r"([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 
 
-class Headers:
-    """By name, whatever its case. What Tornado's have beside that costs more with each look."""
-
-    __slots__ = ("size", "_values")
-
-    def __init__(self, headers: HTTPHeaders) -> None:
-        self.size = 0
-        """Bytes that they took on the wire."""
-        self._values: dict[str, str] = {}
-        for name, value in headers.get_all():
-            self.size += len(name) + len(value) + 4
-            name = name.lower()
-            self._values[name] = f"{self._values[name]},{value}" if name in self._values else value
-
-    @overload
-    def get(self, name: str) -> str | None: ...
-    @overload
-    def get(self, name: str, default: str) -> str: ...
-    def get(self, name: str, default: str | None = None) -> str | None:
-        return self._values.get(name.lower(), default)
-
-    def __contains__(self, name: str) -> bool:
-        return name.lower() in self._values
-
-
 class Request:
-    def __init__(self, connection: HTTP1Connection, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+    def __init__(self, connection: RequestConnection, start_line: RequestStartLine, headers: Headers) -> None:
         """HTTPInputError without one good Host header."""
         assert isinstance(connection.context, Connection)
         self.connection = connection
         self.context = connection.context
         self.method, self.uri, version = start_line
         self.path, _, self.query = self.uri.partition("?")
-        self.headers = Headers(headers)
+        self.headers = headers
         self.remote_ip = self.context.remote_ip
         host = self.headers.get("Host")
         if host is None and version == "HTTP/1.0":

@@ -6,12 +6,9 @@ import re
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
-    HTTPConnection,
     HTTPHeaders,
     HTTPMessageDelegate,
-    HTTPServerConnectionDelegate,
     HTTPServerRequest,
     RequestStartLine,
     ResponseStartLine,
@@ -19,8 +16,10 @@ from tornado.httputil import (
 from tornado.web import Application
 
 from handlers.base import BaseHandler, NotFound
+from handlers.headers import Headers
 from handlers.pages import log_page
 from handlers.request import Request
+from handlers.server import RequestConnection
 from handlers.site import Site
 from server.access.admission import Visit
 
@@ -58,7 +57,7 @@ class Pages(Application):
         return self.default_router.find_handler(request, **kwargs)
 
 
-class Doors(HTTPServerConnectionDelegate):
+class Doors:
     """All that one port answers to."""
 
     def __init__(self, site: Site, routes: Mapping[str, type[BaseHandler]], pages: Sequence[Any] = ()) -> None:
@@ -72,9 +71,8 @@ class Doors(HTTPServerConnectionDelegate):
         site = self.site
         return None if site.keyless else site.node.admission.visit(peer, proxied=peer in site.proxies)
 
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        assert isinstance(request_conn, HTTP1Connection)
-        return Exchange(self, request_conn)
+    def exchange(self, connection: RequestConnection) -> HTTPMessageDelegate:
+        return Exchange(self, connection)
 
 
 class Exchange(HTTPMessageDelegate):
@@ -82,7 +80,7 @@ class Exchange(HTTPMessageDelegate):
 
     __slots__ = ("_doors", "_connection", "_handler", "_page")
 
-    def __init__(self, doors: Doors, connection: HTTP1Connection) -> None:
+    def __init__(self, doors: Doors, connection: RequestConnection) -> None:
         self._doors = doors
         self._connection = connection
         self._handler: BaseHandler | None = None
@@ -93,7 +91,7 @@ class Exchange(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
         doors = self._doors
-        request = Request(self._connection, start_line, headers)
+        request = Request(self._connection, start_line, self._connection.headers or Headers(headers))
         found = doors.routes.find(request.path)
         if found is None:
             if doors.site.hosts.knows(request.host_name) and request.context.refusal is None:

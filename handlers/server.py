@@ -15,24 +15,20 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from typing import Final, Protocol
 
-from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
-from tornado.httputil import (
-    HTTPConnection,
-    HTTPHeaders,
-    HTTPMessageDelegate,
-    HTTPServerConnectionDelegate,
-    RequestStartLine,
-    ResponseStartLine,
-)
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.ioloop import IOLoop
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
+from handlers.headers import Headers
 from server.access.admission import Visit
 from server.core.addresses import address_key
 from server.core.errors import Error
+from server.core.tasks import Keeper
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +53,9 @@ HEADER_BYTES: Final = 65536
 BODY_BYTES: Final = 1 << 20
 READ_BYTES: Final = 1 << 14
 """At a time, into a buffer that is made for it: few requests have more."""
+KNOWN: Final = 512
+KNOWN_BYTES: Final = 2048
+"""Of headers that clients have sent, those of so many kinds of requests are kept as they were read, of so much each."""
 ACCEPTED_AT_ONCE: Final = 128
 SPARE_DESCRIPTORS: Final = 64
 """Left for MongoDB, Redis, hooks and files: clients are not accepted into them."""
@@ -186,22 +185,55 @@ class Request(HTTPMessageDelegate):
         self._delegate.on_connection_close()
 
 
+Parsed = tuple[HTTPHeaders, Headers]
+
+
+def parse(block: bytes) -> Parsed:
+    """The lines of a request behind the first. HTTPInputError if they are not as they should be."""
+    headers = HTTPHeaders.parse(block.decode("latin1"))
+    return headers, Headers(headers)
+
+
+class RequestConnection(HTTP1Connection):
+    """Tornado's parser of one request. A client sends the same headers with each of its requests, so what was made of
+    them is `known` for the next one."""
+
+    headers: Headers | None = None
+    """None: of a Tornado that takes them apart in another way."""
+
+    def __init__(
+        self, stream: Stream, parameters: HTTP1ConnectionParameters, context: Connection,
+        known: Callable[[bytes], Parsed],
+    ) -> None:  # fmt: skip
+        super().__init__(stream, False, parameters, context)
+        self._known = known
+
+    def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
+        line, _, block = data.lstrip(b"\r\n").partition(b"\n")
+        headers, self.headers = self._known(block) if len(block) <= KNOWN_BYTES else parse(block)
+        return line.rstrip(b"\r").decode("latin1"), headers
+
+
 class Doors(Protocol):
     """What is served."""
 
     def visit(self, peer: str) -> Visit | None:
         """A seat for a connection of this address, where they are counted; or `limit_exceeded`."""
 
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate: ...
+    def exchange(self, connection: RequestConnection) -> HTTPMessageDelegate:
+        """What answers the next request."""
 
 
-class HTTPServer(HTTPServerConnectionDelegate):
+class HTTPServer:
     """Serves `doors` on sockets that listen. It needs a running loop, or the one that will run."""
 
     def __init__(self, doors: Doors, listeners: Iterable[socket.socket]) -> None:
         self._doors = doors
         self._lines = Lines()
-        self._connections: dict[HTTP1ServerConnection, Connection] = {}
+        self._keeper = Keeper()
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        """Those that speak HTTP, until it has ended with them."""
+        self._known = lru_cache(KNOWN)(parse)
         self._loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]
         self._parameters = HTTP1ConnectionParameters(max_header_size=HEADER_BYTES, max_body_size=BODY_BYTES)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -283,9 +315,7 @@ class HTTPServer(HTTPServerConnectionDelegate):
                 stream.close()
                 return
             connection.stand_in(self._lines.refused)
-        serving = HTTP1ServerConnection(stream, self._parameters, connection)
-        self._connections[serving] = connection
-        serving.start_serving(self)
+        self._connections[connection] = self._keeper.spawn("connection", self._answer(connection))
 
     def _seat(self, address: str) -> Visit | None:
         """An idle connection goes if there is none: of the address, or the one that has been idle for the longest."""
@@ -302,28 +332,32 @@ class HTTPServer(HTTPServerConnectionDelegate):
             leaving.stream.close()
             return self._doors.visit(address)
 
-    # --- Tornado's side -----------------------------------------------------------------------------------------------
+    # --- one connection -----------------------------------------------------------------------------------------------
 
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        assert isinstance(request_conn, HTTP1Connection)
-        connection = request_conn.context
-        assert isinstance(connection, Connection)
-        if connection.line is self._lines.answer:
-            connection.stand_in(self._lines.idle)
-            connection.stream.wait_for_request()
-            if self._stopped or connection.refusal is not None:
-                connection.stream.close()
-        return Request(self._doors.start_request(server_conn, request_conn), connection)
-
-    def on_close(self, server_conn: object) -> None:
-        """Of a connection that is over, or has left HTTP."""
-        assert isinstance(server_conn, HTTP1ServerConnection)
-        connection = self._connections.pop(server_conn)
-        del connection.line[connection]
-        connection.line = {}
-        del connection.stream
-        if connection.visit is not None:
-            connection.visit.leave()
+    async def _answer(self, connection: Connection) -> None:
+        """One request after the other, until it is over or has left HTTP."""
+        stream = connection.stream
+        try:
+            while True:
+                if connection.line is self._lines.answer:
+                    connection.stand_in(self._lines.idle)
+                    stream.wait_for_request()
+                    if self._stopped or connection.refusal is not None:
+                        stream.close()
+                one = RequestConnection(stream, self._parameters, connection, self._known)
+                if not await one.read_response(Request(self._doors.exchange(one), connection)):
+                    return
+                await asyncio.sleep(0)  # others have a turn, however many requests have come at once
+        except (StreamClosedError, UnsatisfiableReadError):
+            pass
+        except Exception:
+            stream.close()
+            raise
+        finally:
+            del self._connections[connection], connection.line[connection], connection.stream
+            connection.line = {}
+            if connection.visit is not None:
+                connection.visit.leave()
 
     # --- in time ------------------------------------------------------------------------------------------------------
 
@@ -365,6 +399,8 @@ class HTTPServer(HTTPServerConnectionDelegate):
         return bool(self._lines.body or self._lines.answer)
 
     async def close_all_connections(self) -> None:
+        for connection in list(self._connections):
+            connection.stream.close()
         while self._connections:
-            await next(iter(self._connections)).close()
+            await asyncio.wait(self._connections.values())
         self._looking.cancel()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry
 from tornado.httputil import HTTPHeaders, format_timestamp
 
+from handlers.headers import Headers
 from handlers.origins import Hosts, Origins
-from handlers.request import Headers
 from server.core.errors import NOTABLE
 from server.core.random_keys import RandomKeys
 from server.core.tasks import Keeper

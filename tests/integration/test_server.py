@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tornado.httputil import HTTPHeaders
 
 import handlers.server
 from handlers.ops import Health
@@ -141,6 +142,36 @@ async def test_requests_that_come_ahead_of_their_turn_are_held_back(
         for number in range(1, 201):
             assert json.loads(await client.body())["offset"] == number
         assert await client.ask(GET) == 200
+
+
+@pytest.mark.gen_test
+async def test_headers_that_come_again_are_not_read_again(
+    http_server: HTTPServer, http_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends them, up to 2 KiB; all others are read, and those that are bad refused each time."""
+    read: list[str] = []
+    parse = HTTPHeaders.parse
+
+    def counting(headers: str) -> HTTPHeaders:
+        read.append(headers)
+        return parse(headers)
+
+    monkeypatch.setattr(HTTPHeaders, "parse", counting)
+    async with Raw(http_port) as one, Raw(http_port) as other:
+        for client in (one, other, one):
+            assert await client.ask(POST) == 201
+            assert await client.ask(POST.replace(b"chat:a", b"chat:b")) == 201
+        assert len(read) == 1
+        assert await one.ask(POST.replace(b"Host", b"Accept: text/html\r\nHost")) == 406
+        assert await one.ask(POST) == 201
+        assert len(read) == 2
+        long = POST.replace(b"Host", b"X-Long: " + b"x" * 2048 + b"\r\nHost")
+        assert [await one.ask(long), await one.ask(long)] == [201, 201]
+        assert len(read) == 4
+    for _ in range(2):
+        async with Raw(http_port) as client:
+            assert await client.ask(POST.replace(b"Host", b"B ad: x\r\nHost")) == 400
+    assert len(read) == 6
 
 
 @pytest.mark.gen_test
