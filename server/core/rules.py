@@ -60,7 +60,7 @@ def _split(rule: str) -> tuple[str, ...]:
 def satisfies(principal: Principal, rule: Rule, owners: str | Collection[str] = ()) -> bool:
     """Whether `rule` gives `principal` the right to something that belongs to `owners`; or to the channel of that name,
     which says who they are."""
-    for term in terms(rule):  # noqa: SIM110  # on the way of every publish: `any` costs twice as much
+    for term in _split(rule) if isinstance(rule, str) else rule:  # on the way of every publish: no `any`, no call
         if term == "anyone" or _satisfies(principal, term, owners):
             return True
     return False

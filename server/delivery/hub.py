@@ -12,9 +12,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from server.documents.views import View
 from server.presence.clients import is_channel
@@ -37,7 +37,7 @@ PROGRESS_SECONDS: Final = 10.0
 """Messages that a view does not show, or seconds of them, before its subscribers are told how far it is."""
 
 
-class Delivery(NamedTuple):
+class Delivery(Struct, frozen=True, gc=False):
     """Whole frames of one channel: the messages `first`…`last` (0: ephemeral), or a push that takes their place."""
 
     channel: str
@@ -378,7 +378,7 @@ class Hub:
                 wanted = [message.frame(codec) for message in messages if message.skip != sink.id]
                 if not wanted and not delivery.last:
                     continue
-                one = delivery._replace(data=b"".join(wanted), size=len(wanted))
+                one = structs.replace(delivery, data=b"".join(wanted), size=len(wanted))
             self.sends += 1
             self.messages += one.size
             self.bytes += len(one.data)

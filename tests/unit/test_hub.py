@@ -116,7 +116,7 @@ async def test_one_send_a_turn(hub: Hub) -> None:
     await turn()
     for sink in sinks:
         [delivery] = sink.deliveries
-        assert delivery[2:] == (1, 8, 8)
+        assert (delivery.first, delivery.last, delivery.size) == (1, 8, 8)
         assert sink.data == list(range(1, 9))
     assert hub.sends == 5
 
@@ -372,7 +372,8 @@ async def test_a_push_keeps_its_place(hub: Hub) -> None:
     await turn()
     hub.tell("c:9", GapPush.trimmed("c:9", "e", 1, 1), 1, 1)
     for sink in sinks:
-        assert [delivery[2:] for delivery in sink.deliveries] == [(1, 1, 1), (2, 4, 0), (5, 5, 1)]
+        told = [(delivery.first, delivery.last, delivery.size) for delivery in sink.deliveries]
+        assert told == [(1, 1, 1), (2, 4, 0), (5, 5, 1)]
     assert codec.encoded == 3
 
 
