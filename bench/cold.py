@@ -4,9 +4,10 @@
 
 Distinct channels with ten messages each, after a restart: subscribing with `last: 10`, resuming five behind, and
 reading ten messages of history over the WebSocket; and beside them our own acknowledged publishes, in the same run, as
-the measure of the machine. Each load has so many operations under way at a time as IN_FLIGHT says. `--parts` shows
-where the time goes: the same with one message, with none, in channels that are open already, and commands that ask
-nothing.
+the measure of the machine. Each load has so many operations under way at a time as IN_FLIGHT says, one for each
+connection in turn; and subscribing and resuming once more as a phone does it that comes back, with TOGETHER of them in
+one write (each of the others takes a read and a write of the socket for itself). `--parts` shows where the time goes:
+the same with one message, with none, in channels that are open already, and commands that ask nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MESSAGES = 10
 BEHIND = 5
 CONNECTIONS = 200
 IN_FLIGHT = 500
+TOGETHER = 20
+"""Commands of one connection in one write."""
 PUBLISHES = 20_000
 DIALECT = Waterspout("benchd")
 
@@ -69,17 +72,22 @@ class Load:
         self._owed[number] -= 1
         self._done += not self._owed[number]
 
-    def run(self, command: Command, *, replied: int = 0, pushed: int = 0, shift: int = 0) -> float:
-        """Commands per CPU second of the server. `shift`: which connections take them, of those that are there."""
+    def run(self, command: Command, *, replied: int = 0, pushed: int = 0, shift: int = 0, together: int = 1) -> float:
+        """Commands per CPU second of the server. `shift`: which connections take them, of those that are there;
+        `together`: so many of one connection are sent in one write."""
         self._owed = [pushed + 1] * self._channels
         self._done, self._replied = 0, replied
         watch = Stopwatch(self._server.cpu, self._clients)
         sent = 0
         while self._done < self._channels:
-            for number in range(sent, min(self._channels, self._done + IN_FLIGHT)):
-                text = json.dumps({"id": number + 1, "channel": DIALECT.channel(number)} | command(number))
-                self._clients.send(self._connections[(number + shift) % CONNECTIONS], frame(text.encode()))
-                sent += 1
+            while sent < self._channels and sent + together <= self._done + IN_FLIGHT:
+                texts = (
+                    json.dumps({"id": number + 1, "channel": DIALECT.channel(number)} | command(number))
+                    for number in range(sent, min(self._channels, sent + together))
+                )
+                connection = self._connections[(sent // together + shift) % CONNECTIONS]
+                self._clients.send(connection, b"".join(frame(text.encode()) for text in texts))
+                sent += together
             for client in self._clients.ready():
                 self._clients.receive(client)
         return watch.stop(self._channels, []).per_cpu_second
@@ -97,12 +105,20 @@ def measure(channels: int, parts: bool) -> dict[str, float]:
             with Load(server, channels) as load:
                 yield load
 
-        def cold(name: str, command: Command, replied: int = 0, pushed: int = 0) -> None:
+        def cold(name: str, command: Command, replied: int = 0, pushed: int = 0, together: int = 1) -> None:
             with restarted() as load:
-                found[name] = load.run(command, replied=replied, pushed=pushed)
+                found[name] = load.run(command, replied=replied, pushed=pushed, together=together)
 
-        cold("subscribe", lambda _: {"type": "subscribe", "last": MESSAGES}, pushed=MESSAGES)
-        cold("resume", lambda number: {"type": "subscribe", "after": cursors[number]}, pushed=BEHIND)
+        def subscribe(_: int) -> dict[str, object]:
+            return {"type": "subscribe", "last": MESSAGES}
+
+        def resume(number: int) -> dict[str, object]:
+            return {"type": "subscribe", "after": cursors[number]}
+
+        cold("subscribe", subscribe, pushed=MESSAGES)
+        cold(f"subscribe, {TOGETHER} together", subscribe, pushed=MESSAGES, together=TOGETHER)
+        cold("resume", resume, pushed=BEHIND)
+        cold(f"resume, {TOGETHER} together", resume, pushed=BEHIND, together=TOGETHER)
         cold("history", lambda _: {"type": "history", "limit": MESSAGES}, replied=MESSAGES)
         if parts:
             cold("history of 1", lambda _: {"type": "history", "limit": 1}, replied=1)
@@ -128,7 +144,7 @@ def main() -> None:
     for name in runs[0]:
         found = median(run[name] for run in runs)
         ratio = median(run[name] / run["publish"] for run in runs)
-        print(f"{name:18} {found:8.0f} per CPU second, {1e6 / found:5.0f} µs, {ratio:5.2f} × our own publishes")
+        print(f"{name:23} {found:8.0f} per CPU second, {1e6 / found:5.0f} µs, {ratio:5.2f} × our own publishes")
 
 
 if __name__ == "__main__":
