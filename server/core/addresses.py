@@ -1,9 +1,10 @@
-"""Which addresses count as one client: whoever has one address of an IPv6 network has 2^64 of them."""
+"""Addresses: which count as one client (whoever has one address of an IPv6 network has 2^64 of them), and origins."""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import Final
+from urllib.parse import urlsplit
 
 NETWORK_BITS: Final = 64
 """The smallest network that a provider gives to a customer (RFC 6177)."""
@@ -21,3 +22,13 @@ def address_key(address: str) -> str:
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.IPv6Network((parsed, NETWORK_BITS), strict=False))
+
+
+def is_origin(text: str) -> bool:
+    """Whether a browser may say so of a page (RFC 6454): `scheme://host`, `scheme://host:port`, or `null`."""
+    try:
+        parts = urlsplit(text)
+        named = bool(parts.scheme and parts.hostname) and "*" not in text and "@" not in text
+        return text == "null" or (named and parts.port != 0 and text.partition("://")[2] == parts.netloc)
+    except ValueError:
+        return False

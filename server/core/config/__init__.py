@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import field
 
+from server.core.addresses import is_origin
 from server.core.config.auth import ApiKey, Auth, Provider
 from server.core.config.backends import MongoDB, Redis
 from server.core.config.calls import Call
@@ -137,6 +138,12 @@ class Config(Section):
             )
         for path in ("server", "mongodb", "redis", "auth"):
             getattr(self, path).check(f"configuration: {path}")
+        for number, origin in enumerate(self.origins):
+            if not is_origin(origin):  # it would never be let in, and nobody would know why
+                raise StartError(
+                    f"configuration: origins[{number}]: {origin!r} is none: as in https://app.example.com, nothing "
+                    "behind the host and its port"
+                )
         if self.auth.passkeys:
             self.auth.check_passkeys("configuration: auth", self.server.public_url, self.origins)
         for path in ("namespaces", "collections", "hooks", "consumers", "calls"):
