@@ -35,21 +35,28 @@ UNACKNOWLEDGED = 20
 without this limit one that has vanished is there for the quarter of an hour for which the kernel tries."""
 PROBE_AFTER, PROBE_EVERY, PROBES = 30, 10, 2
 """Seconds without a byte either way before the kernel asks whether the other end is there; then so often, at most."""
+_OPTIONS = tuple(
+    (getattr(socket, f"TCP_{name}"), value)
+    for name, value in (
+        ("KEEPIDLE", PROBE_AFTER), ("KEEPINTVL", PROBE_EVERY), ("KEEPCNT", PROBES),
+        ("USER_TIMEOUT", 1000 * UNACKNOWLEDGED),
+    )
+    if hasattr(socket, f"TCP_{name}")  # not everywhere
+)  # fmt: skip
 
 
 async def adopt(stream: IOStream, protocol: Socket) -> bool:
     """Take the connection out of Tornado's stream and give it to `protocol`, with whatever the client sent already.
     False if it is gone already."""
     stream.set_close_callback(None)
-    try:
-        while True:
-            reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
-            if not reading.done():
-                break
-            protocol.early += reading.result()
-    except StreamClosedError:
+    if stream.closed():
         return False
-    reading.add_done_callback(lambda future: future.cancelled() or future.exception())
+    # Nearly always there is nothing, and whoever asks Tornado for more has it listen to the connection first.
+    if getattr(stream, "_read_buffer_size", 1):
+        try:
+            protocol.early = _taken(stream)
+        except StreamClosedError:
+            return False
     connection: socket.socket = stream.socket
     IOLoop.current().remove_handler(connection.fileno())
     try:
@@ -61,13 +68,22 @@ async def adopt(stream: IOStream, protocol: Socket) -> bool:
     return True
 
 
+def _taken(stream: IOStream) -> bytes:
+    """What has come already."""
+    taken = b""
+    while True:
+        reading = asyncio.ensure_future(stream.read_bytes(65536, partial=True))
+        if not reading.done():
+            reading.add_done_callback(lambda future: future.cancelled() or future.exception())
+            return taken
+        taken += reading.result()
+
+
 def _notice_absence(connection: socket.socket) -> None:
     """Have the kernel end the connection when the other end is gone without a word."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    options = {"KEEPIDLE": PROBE_AFTER, "KEEPINTVL": PROBE_EVERY, "KEEPCNT": PROBES}
-    for name, value in (options | {"USER_TIMEOUT": round(UNACKNOWLEDGED * 1000)}).items():
-        if hasattr(socket, f"TCP_{name}"):  # not everywhere
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"), value)
+    for option, value in _OPTIONS:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Socket(asyncio.Protocol):
