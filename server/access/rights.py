@@ -98,7 +98,10 @@ class Reading(Generic[Options]):
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            await self._right.ask_again()
+            try:
+                self._right.again()
+            except Unloaded:
+                await self._right.ask_again()
 
 
 class Rights:

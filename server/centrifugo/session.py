@@ -450,7 +450,8 @@ class CentrifugoSession(Session):
 
     async def _read(self, command: Asked) -> None:
         self._spend()
-        async with self._one_page():
+        async with self._one_page:
+            await self._read_enough()
             principal = self.principal_in(command.channel)
             self._reply(command, **await answer(self._node, self._common.publishers, principal, command, self.address))
 

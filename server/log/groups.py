@@ -40,14 +40,14 @@ class GroupReader(Generic[Q, A]):
         self._asked: dict[Q, list[asyncio.Future[A]]] = {}
         self._running = False
 
-    async def ask(self, question: Q) -> A:
-        """Raises what `read` raises."""
+    def ask(self, question: Q) -> asyncio.Future[A]:
+        """The answer to come, which is the asker's alone; or what `read` raises."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(question, []).append(answer)
         if not self._running:
             self._running = True
             self._keeper.spawn(self._name, self._run()).add_done_callback(self._ended)
-        return await answer
+        return answer
 
     async def _run(self) -> None:
         batch: dict[Q, list[asyncio.Future[A]]] = {}

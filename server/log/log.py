@@ -25,7 +25,7 @@ messages keep their order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -269,9 +269,9 @@ class Log:
         position = (await self.head(channel)).position
         return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
 
-    async def ending(self, channel: str, near: Near | None) -> Ending:
+    def ending(self, channel: str, near: Near | None) -> Awaitable[Ending]:
         """The head, and by the same command what is `near` it; see endings.py."""
-        return await self._reader.ending(channel, near)
+        return self._reader.ending(channel, near)
 
     async def channels(self) -> list[str]:
         """All that have messages."""

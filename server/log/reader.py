@@ -99,8 +99,8 @@ class Reader:
 
     # --- heads --------------------------------------------------------------------------------------------------------
 
-    async def head(self, channel: str) -> Head:
-        return await self._heads.ask(channel)
+    def head(self, channel: str) -> Awaitable[Head]:
+        return self._heads.ask(channel)
 
     async def heads(self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None) -> dict[str, Head]:
         """Of many channels, in a command of their own; causally after what the session did. Raises PyMongoError."""
@@ -126,11 +126,11 @@ class Reader:
             for channel, state in states.items()
         }
 
-    async def ending(self, channel: str, near: Near | None) -> Ending:
+    def ending(self, channel: str, near: Near | None) -> Awaitable[Ending]:
         """The head, and the messages near it if they are wanted, few, and as they were published."""
         if near is None or near.number > SHORT or self.overlays.known(channel):
-            return Ending(await self._heads.ask(channel))
-        return await self._endings.ask((channel, near))
+            return _alone(self._heads.ask(channel))
+        return self._endings.ask((channel, near))
 
     async def _read_endings(self, wanted: Sequence[Wanted]) -> dict[Wanted, Ending]:
         read, answered = taken(wanted)
@@ -465,6 +465,10 @@ class Reader:
             reply = await self._database.command(command, session=session)
         rows: list[Row] = reply["cursor"]["firstBatch"]
         return rows
+
+
+async def _alone(head: Awaitable[Head]) -> Ending:
+    return Ending(await head)
 
 
 def _mapped(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from server.access.admission import ConnectionSeats
@@ -273,21 +272,24 @@ class Session(WaitingClient):
         else:
             self._spend()
             if isinstance(command, Paged):
-                async with self._one_page():
+                async with self._one_page:
+                    await self._read_enough()
                     self._reply(command, **await answer(self._node, self._principal, command, self))
             else:
                 self._reply(command, **await answer(self._node, self._principal, command, self))
 
-    @asynccontextmanager
-    async def _one_page(self) -> AsyncIterator[None]:
-        """One page at a time, and none while too much of what was asked for is unread: replies are never dropped."""
+    @property
+    def _one_page(self) -> asyncio.Lock:
+        """Pages are answered one at a time, and none while too much of what was asked for is unread (`_read_enough`):
+        replies are never dropped."""
         if self._paging is None:
             self._paging = asyncio.Lock()
-        async with self._paging:
-            limit = self._node.config.limits.queue_bytes
-            if limit and self.queued > limit:
-                await self.outbox.drained()
-            yield
+        return self._paging
+
+    async def _read_enough(self) -> None:
+        limit = self._node.config.limits.queue_bytes
+        if limit and self.queued > limit:
+            await self.outbox.drained()
 
     def _publish(self, command: Publish) -> None:
         assert self._principal is not None
@@ -327,7 +329,8 @@ class Session(WaitingClient):
 
     def _count(self, change: int) -> None:
         self.under_way += change
-        self.queue_changed()
+        if self.under_way > PIPELINED or self.outbox.queued or not self._reading:
+            self.queue_changed()
 
     def queue_changed(self) -> None:
         """Stop reading commands while too much of what they caused is unfinished or unread."""

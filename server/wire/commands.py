@@ -39,7 +39,7 @@ MAX_LABEL: Final = 100
 Label = Annotated[str, Meta(max_length=MAX_LABEL)]
 
 
-class Command(Struct, tag_field="type", kw_only=True):
+class Command(Struct, tag_field="type", kw_only=True, gc=False):
     id: int | None = None
     """Echoed by the reply; a command without one gets no reply (but its errors)."""
 

@@ -13,7 +13,7 @@ Fields = dict[str, Any]
 """What a reply, or an answer over REST, has besides what every one has; or a stored document."""
 
 
-class Push(Struct, tag_field="type"):
+class Push(Struct, tag_field="type", gc=False):
     """Fields that are UNSET are left out."""
 
 
