@@ -24,8 +24,8 @@ $(BIN)/.done: requirements.lock clients/python/pyproject.toml Makefile
 run: setup     ## the server on 127.0.0.1:8888, with an embedded MongoDB in data/, with examples to try
 	@exec $(BIN)/python run.py $(if $(findstring --config,$(ARGS))$(findstring --host,$(ARGS)),,--development) $(ARGS)
 
-test: setup    ## the whole suite, four files at a time: much of it is waiting
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup    ## the whole suite, five files at a time: much of it is waiting
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 pythons:       ## the suite on each of PYTHONS that is there, in a virtual environment of its own
 	@for python in $(PYTHONS); do \

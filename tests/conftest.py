@@ -7,7 +7,6 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
-from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -25,17 +24,21 @@ asyncio.set_event_loop(None)
 
 TESTS = Path(__file__).parent
 HEAVY = {"chaos": 0, "browser": 1, "test_docs.py": 1}
+UNTIL = 0.8
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of the heavy kinds come early, so that in the end no worker waits long for another, and in turn with the
-    light ones, so that not all workers are heavy at the same time."""
+    """Files of the heavy kinds, which work, are spread evenly among the light ones, which wait: at no time are all
+    workers heavy, nor all light. The end is left to light ones, so that no worker waits long for another."""
     kinds: list[list[Path]] = [[], [], []]
     for path in dict.fromkeys(item.path for item in items):
         kinds[HEAVY.get(path.relative_to(TESTS).parts[0], 2)].append(path)
-    turns = [path for turn in zip_longest(*kinds) for path in turn if path is not None]
-    place = {path: number for number, path in enumerate(turns)}
-    items.sort(key=lambda item: place[item.path])
+    place = {
+        path: number / len(kind) * (1 if kind is kinds[-1] else UNTIL)
+        for kind in kinds
+        for number, path in enumerate(kind)
+    }
+    items.sort(key=lambda item: (place[item.path], str(item.path)))
 
 
 def pytest_collection_finish() -> None:

@@ -69,6 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, mongod: Mongod) -> Iterator
 @pytest.fixture(scope="module")
 def session() -> Iterator[requests.Session]:
     with requests.Session() as one:
+        one.trust_env = False  # or all variables are searched for proxies, for each request
         yield one
 
 

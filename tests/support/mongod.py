@@ -65,6 +65,7 @@ class Mongod(Process):
             *("--bind_ip", LOOPBACK, "--port", str(self.port)),
             *("--dbpath", str(self.data), "--nounixsocket"),  # its socket would be left in /tmp by a kill
             *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"),
+            *("--wiredTigerEngineConfigString", "log=(file_max=32MB)"),  # at each start it reads a whole one, of 100 MB
             *("--setParameter", "enableTestCommands=1"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),  # a set's member takes 15 s to leave
