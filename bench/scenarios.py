@@ -369,6 +369,7 @@ def scenarios() -> list[Scenario]:
                 Column("without_ms", "p99 ms without", ",.2f"),
                 Column("with_ms", "p99 ms with", ",.2f"),
                 Column("slowdown", "with / without", ".3f"),
+                Column("spread", "without: most / least", ".2f"),
                 Column("caught_up_s", "s to catch up", ".2f"),
                 Column("server_cpu_without", "CPU: server without", ".1%"),
                 Column("server_cpu_with", "with", ".1%"),

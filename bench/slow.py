@@ -114,7 +114,8 @@ class SlowReader:
 
 
 def measure(server: Server, dialect: Waterspout, rate: float, seconds: float, rounds: int) -> dict[str, float]:
-    """The p99 of the delays of the other subscribers without and with a slow reader, and the median of the ratios."""
+    """The p99 of the delays of the other subscribers without and with a slow reader, and the median of the ratios;
+    `spread`: how far apart the stretches without are, whose p99 should be one and the same."""
     messages = int(rate * seconds)
     pairs: list[dict[bool, float]] = []
     caught_up: list[float] = []
@@ -139,12 +140,14 @@ def measure(server: Server, dialect: Waterspout, rate: float, seconds: float, ro
                 pair[slow] = measured.p99
                 cpu[slow].append(measured.server_cpu / measured.seconds)
             pairs.append(pair)
+    alone = [pair[False] for pair in pairs]
     ratios = {f"ratio_{number}": pair[True] / pair[False] for number, pair in enumerate(pairs, 1)}
     return {
         "messages": messages,
-        "without_ms": median(pair[False] for pair in pairs) * 1e3,
+        "without_ms": median(alone) * 1e3,
         "with_ms": median(pair[True] for pair in pairs) * 1e3,
         "slowdown": median(ratios.values()),
+        "spread": max(alone) / min(alone),
         "caught_up_s": median(caught_up),
         "server_cpu_without": median(cpu[False]),
         "server_cpu_with": median(cpu[True]),
