@@ -150,13 +150,11 @@ class BaseHandler:
             await self._send()
         self.site.log(self)
 
-    async def _method(self) -> None:
+    def _method(self) -> Awaitable[None]:
+        # HEAD is GET without its body, which is left out at the end.
         method = self.request.method
-        if method == "OPTIONS":
-            self.options()
-        else:
-            # HEAD is GET without its body, which is left out at the end.
-            await getattr(self, "get" if method == "HEAD" else method.lower())(*self.path_args)
+        work: Awaitable[None] = getattr(self, "get" if method == "HEAD" else method.lower())(*self.path_args)
+        return work
 
     # --- who and from where -------------------------------------------------------------------------------------------
 
@@ -234,7 +232,7 @@ class BaseHandler:
         own = [name for name in _METHODS if hasattr(cls, name.lower())]
         return [*own, *(["HEAD"] if "GET" in own else []), "OPTIONS"]
 
-    def options(self) -> None:
+    async def options(self, *path: str) -> None:
         """A browser's preflight gets its answer in headers; everybody else learns what is allowed here."""
         allowed = ", ".join(self.methods())
         self.set_status(204)

@@ -45,8 +45,8 @@ def operation(
         described = " ".join((method.__doc__ or "").split())
 
         @functools.wraps(method)
-        async def bound(handler: Any, *path: str) -> None:
-            await method(handler, *path, **{source: read(handler) for source, read in readers.items()})
+        def bound(handler: Any, *path: str) -> Awaitable[None]:
+            return method(handler, *path, **{source: read(handler) for source, read in readers.items()})
 
         bound.operation = Operation(summary, described, answers, takes, media_types)  # type: ignore[attr-defined]
         return bound
