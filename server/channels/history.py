@@ -179,7 +179,7 @@ def _is_page(ending: Ending, start: Position | None) -> bool:
 
 
 async def _page_of(ending: Ending, start: Position | None, view: View | None) -> HistoryPage:
-    head, floor, _ = ending.head
+    head, floor = ending.head.position, ending.head.floor
     pushes = ending.pushes() if view is None else await _pushes(ending.messages(), view)
     if not ending.rows:
         return _page([], head, head, False, None)

@@ -180,14 +180,14 @@ class Cursors:
             UpdateOne(
                 {"_id": _id(consumer, channel)},
                 {
-                    "$set": {"e": epoch, "o": offset},
+                    "$set": {"e": position.epoch, "o": position.offset},
                     "$inc": {"r": 1, "v": 1},
                     "$unset": {"x": "", "w": "", "d": ""},
                     "$setOnInsert": {"f": 0},
                 },
                 upsert=True,
             )
-            for channel, (epoch, offset) in positions.items()
+            for channel, position in positions.items()
         ]
         if updates:
             with mapped():

@@ -150,10 +150,10 @@ class Works:
         updates = [
             UpdateOne(
                 {"_id": {"n": self._consumer, "c": channel}},
-                {"$setOnInsert": {"e": epoch, "o": offset, "f": 0}},
+                {"$setOnInsert": {"e": position.epoch, "o": position.offset, "f": 0}},
                 upsert=True,
             )
-            for channel, (epoch, offset) in positions.items()
+            for channel, position in positions.items()
         ]
         with mapped():
             await self._rows.bulk_write(updates, ordered=False)

@@ -11,14 +11,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from server.core.errors import bad_request
 
 MAX_OFFSET: Final = 2**63 - 1
 _CURSOR: Final = re.compile(r"([0-9a-z]{1,32}):(0|[1-9][0-9]{0,18})")
 
 
-class Position(NamedTuple):
-    """Behind the message `offset` of the history `epoch`."""
+class Position(Struct, frozen=True, order=True, array_like=True, gc=False):
+    """Behind the message `offset` of the history `epoch`. (There are several for each message; a struct is made in a
+    fifth of the time of a named tuple.)"""
 
     epoch: str
     offset: int

@@ -79,7 +79,7 @@ class Sequencer:
 
     def offer(self, messages: list[Message]) -> None:
         """Contiguous messages of this channel, as the broker carried them."""
-        epoch, last = self.position
+        epoch, last = self.position.epoch, self.position.offset
         first = messages[0].offset
         if first == last + 1 and messages[0].epoch == epoch:
             self._advance(messages)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from server.core.clock import Clock
+from server.core.cursors import Position
 from server.core.errors import Error
 from server.core.names import is_thread, parent_of, root_of
 from server.log.folding import WHOLE
@@ -114,7 +115,7 @@ class Amendments:
         if row is None:
             return None
         position = (await self._reader.head(channel)).position
-        return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
+        return Receipt(Position(position.epoch, row["_id"]["o"]), key, True)
 
     async def announce(self, channel: str) -> bool:
         """Before the first amendment of a channel all that read it have to know that there may be some; and so before

@@ -69,7 +69,7 @@ class Changes:
     async def append(self, channel: str, tail: Tail, changes: Sequence[Change]) -> Tail:
         """Store changes right behind `tail`, or raise Conflict: then some of them may be stored, or may yet be."""
         base = self._base_of(tail)
-        epoch, offset = tail.position
+        epoch, offset = tail.position.epoch, tail.position.offset
         messages = [
             Message(channel, epoch, offset + number, change.key, None, change.time, change.data, images=change.images)
             for number, change in enumerate(changes, 1)

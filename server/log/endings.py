@@ -14,8 +14,9 @@ need more of them than the bytes that clients are sent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from msgspec import Struct
 from pymongo import ASCENDING, DESCENDING
 
 from server.core.cursors import MAX_OFFSET, Position
@@ -34,7 +35,7 @@ ROWS: Final = 1000
 SMALL: Final = {"$expr": {"$lte": [{"$bsonSize": "$$ROOT"}, LARGE]}}
 
 
-class Near(NamedTuple):
+class Near(Struct, frozen=True, gc=False):
     """Messages near the head of a channel: the `number` newest, or (with `after`) the first `number` behind that
     offset."""
 
@@ -42,7 +43,7 @@ class Near(NamedTuple):
     after: int | None = None
 
 
-class Head(NamedTuple):
+class Head(Struct, frozen=True, gc=False):
     """Up to where a channel reaches (offset 0: nobody has published to it), and what of it is not retained."""
 
     position: Position
@@ -50,7 +51,7 @@ class Head(NamedTuple):
     amended: bool = False
 
 
-class Ending(NamedTuple):
+class Ending(Struct, frozen=True, gc=False):
     """`rows`: what was wanted near the head, oldest first; None: that is to be read by itself."""
 
     head: Head

@@ -267,7 +267,7 @@ class Log:
         if data is not UNKNOWN and not is_same(row, data):
             raise key_taken()
         position = (await self.head(channel)).position
-        return Receipt(position._replace(offset=row["_id"]["o"]), key, True)
+        return Receipt(Position(position.epoch, row["_id"]["o"]), key, True)
 
     def ending(self, channel: str, near: Near | None) -> Awaitable[Ending]:
         """The head, and by the same command what is `near` it; see endings.py."""

@@ -104,7 +104,8 @@ class Trimmer:
             await self.end(channel)
             return (await self._reader.state(channel)).floor
         with mapped():
-            position, old, amended = (await self._reader.heads([channel]))[channel]
+            found = (await self._reader.heads([channel]))[channel]
+            position, old, amended = found.position, found.floor, found.amended
             head, floor, full = position.offset, old, 0
             if retention.size and head - retention.size > old:
                 floor = full = max(old, await self._too_many(channel, head, retention.size, amended))
@@ -137,11 +138,11 @@ class Trimmer:
     async def clear(self, channel: str) -> None:
         """Hide all that the channel holds now; `purge` takes it out."""
         with mapped():
-            position, _, amended = (await self._reader.heads([channel]))[channel]
-            if position.offset:
-                await self._raise(channel, position.offset, amended)
+            head = (await self._reader.heads([channel]))[channel]
+            if head.position.offset:
+                await self._raise(channel, head.position.offset, head.amended)
         for forget in self.on_trimmed:
-            await forget(channel, position.offset)
+            await forget(channel, head.position.offset)
 
     async def purge(self, channel: str) -> None:
         """Take out what is hidden, now; what cannot be done now is done by `step`."""
@@ -149,9 +150,10 @@ class Trimmer:
         try:
             held = () if self.held is None else await self.held()
             with mapped():
-                position, floor, _ = (await self._reader.heads([channel]))[channel]
+                head = (await self._reader.heads([channel]))[channel]
                 kept = held is None or channel in held
-                await self._take_out(channel, floor, 0 if kept else min(floor, position.offset - 1))
+                upto = 0 if kept else min(head.floor, head.position.offset - 1)
+                await self._take_out(channel, head.floor, upto)
         except Error as error:
             logger.warning("MongoDB: %s; what is hidden is deleted later", error.reason)
 
@@ -178,7 +180,8 @@ class Trimmer:
         """Hide all of a thread whose message is gone, and delete what is old enough; whether nothing of it is left.
         Nobody publishes there any more, so that not even its offsets have to be known."""
         with mapped():
-            position, floor, amended = (await self._reader.heads([thread]))[thread]
+            found = (await self._reader.heads([thread]))[thread]
+            position, floor, amended = found.position, found.floor, found.amended
             head = position.offset
             if head > floor:
                 await self._raise(thread, head, amended)

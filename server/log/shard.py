@@ -365,7 +365,7 @@ class Shard:
         taken out: it was told that nothing is stored, or not to rely on it. So is what cannot be made a row: a bug, but
         it must not stop the shard."""
         assert lane.head is not None
-        epoch, offset = lane.head
+        epoch, offset = lane.head.epoch, lane.head.offset
         tally = lane.tally
         documents: list[Row] = []
         for entry in tuple(entries):

@@ -140,7 +140,7 @@ class Followers:
         await self._log.replies.write_down(thread)
         count = await self._log.counts.of(thread)
         right.again()
-        place = Marker(*count.head, count.amendments)
+        place = Marker(count.head.epoch, count.head.offset, count.amendments)
         refusal = await self._follow(thread, {seat.user: place}, principal.user)
         if refusal is not None:
             raise refusal
@@ -174,7 +174,7 @@ class Followers:
         before = Marker(position.epoch, position.offset - 1, amendments)
         places = dict.fromkeys(new, before)
         if writer is not None and not follows:
-            places[writer] = Marker(*position, amendments)
+            places[writer] = Marker(position.epoch, position.offset, amendments)
         await self._follow(thread, places, principal.user)
 
     async def _follow(self, thread: str, places: Mapping[str, Marker], by: str | None) -> Error | None:

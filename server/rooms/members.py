@@ -257,7 +257,7 @@ class Members:
     async def _made(self, principal: Principal, channel: str, seats: Sequence[Seat]) -> list[Row]:
         """Rows of new members. They have read what there was before them."""
         count = await self._log.counts.of(channel)
-        read, now = Marker(*count.head, count.amendments), self._clock.now_ms()
+        read, now = Marker(count.head.epoch, count.head.offset, count.amendments), self._clock.now_ms()
         return [new_row(seat.user, channel, seat.role, read, now, principal.user) for seat in seats]
 
     async def _admitted(self, channel: str, seats: Sequence[Seat]) -> bool:
