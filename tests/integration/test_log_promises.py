@@ -106,6 +106,6 @@ async def test_a_page_of_a_history_that_has_ended_is_not_shown_in_the_next_one(m
         new = Position(tail.position.epoch, 0)
         assert (await log.read(channel, new)).messages == []
         await log.changes.append(channel, tail, [change(4, {"n": 4})])
-        for after in (new._replace(offset=tail.position.offset), BEGINNING):
+        for after in (Position(new.epoch, tail.position.offset), BEGINNING):
             (message,) = (await log.read(channel, after)).messages
             assert (message.epoch, message.data) == (new.epoch, {"n": 4})

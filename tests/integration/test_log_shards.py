@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from server.core.cursors import Position
 from server.log.shards import SHARED
 from tests.support.logs import fresh, opened
 from tests.support.processes import Mongod
@@ -69,4 +70,4 @@ async def test_no_head_of_a_dropped_database_goes_to_another_shard(mongod: Mongo
             direct.drop_database(options.database)
         await until(lambda: log.epoch != old)
         for channel in channels:
-            assert (await log.append(channel, None, "after", 0, 1)).position == (log.epoch, 1)
+            assert (await log.append(channel, None, "after", 0, 1)).position == Position(log.epoch, 1)
