@@ -105,6 +105,7 @@ def _prepare(question: dict[str, Any], parent: int) -> None:
         os.dup2(log.fileno(), 2)
     os.environ.clear()
     os.environ.update(question["environment"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = [str(ROOT / "run.py"), *question["arguments"]]
 
 
