@@ -7,6 +7,7 @@ they are, without the reply around them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from server.centrifugo.codes import error_fields
@@ -53,7 +54,8 @@ class PushCodec(Codec):
     def frame_message(self, message: Pushed) -> bytes:
         if not isinstance(message, Message) or isinstance(message, _PUSHED):
             return self.frame(message.push())
-        return self.push({"channel": self._names.theirs(message.channel), "pub": self._publication(message)})
+        shape = {"channel": self._names.theirs(message.channel), "pub": self._publication(message)}
+        return self._wrap(self._encoding.encode(shape if self._bare else {"push": shape}))
 
     def push(self, shape: Shape) -> bytes:
         return self.write(shape if self._bare else {"push": shape})
@@ -114,7 +116,7 @@ class CentrifugoDialect:
 
 
 def websocket(names: Names, publishers: Publishers, encoding: Encoding) -> CentrifugoDialect:
-    return CentrifugoDialect(names, publishers, encoding, lambda data: frame(encoding.opcode, data), closing=True)
+    return CentrifugoDialect(names, publishers, encoding, partial(frame, encoding.opcode), closing=True)
 
 
 def stream(names: Names, publishers: Publishers, encoding: Encoding, *, bare: bool = False) -> CentrifugoDialect:

@@ -127,12 +127,13 @@ _PUBLISHED: Final[bytes] = Reply(publish={}).SerializeToString()
 
 
 def _wired(command: Command) -> WireCommand:
-    wired = WireCommand(id=command.id)
-    kind = command.WhichOneof("request")
-    if kind == "publish":
+    if command.HasField("publish"):  # the usual case
         request = command.publish
-        wired.publish = requests.PublishRequest(request.channel, Raw(request.data), request.type)
-    elif kind is not None:
+        publish = requests.PublishRequest(request.channel, Raw(request.data), request.type)
+        return WireCommand(command.id, publish=publish)
+    wired = WireCommand(command.id)
+    kind = command.WhichOneof("request")
+    if kind is not None:
         setattr(wired, kind, _request(_KINDS[kind], getattr(command, kind)))
     return wired
 

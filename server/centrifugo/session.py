@@ -113,6 +113,9 @@ class CentrifugoSession(Session):
         super()._handle(command)
 
     def _dispatch(self, command: Command) -> None:
+        if isinstance(command, requests.Publish):  # the usual case
+            super()._dispatch(command)
+            return
         if _served(command):
             self._budget.left += FRAME + CHANGE  # which it takes, and the client has not asked for
         if not isinstance(command, _APART):
