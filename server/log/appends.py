@@ -290,7 +290,7 @@ class Appends:
         self.pieces += len(batch)
         for piece in batch:
             if not piece.future.done():
-                piece.future.set_result(receipt._replace(key=piece.key or key))
+                piece.future.set_result(Receipt(receipt.position, piece.key or key, receipt.duplicate))
         stream.waiting = [piece for piece in stream.waiting if not piece.future.done()]
         stream.unfolded += 1
         stream.unfolded_bytes += size

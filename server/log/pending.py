@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
 
 from server.core.clock import Clock
 from server.core.cursors import NO_TALLY, Position
@@ -23,7 +25,7 @@ QUEUE_BYTES: Final = 64 << 20
 _EXPIRE_EVERY: Final = 0.1
 
 
-class Receipt(NamedTuple):
+class Receipt(Struct, frozen=True, gc=False):
     """The answer to a publish: where the message is. `duplicate`: an earlier publish with the same key put it there."""
 
     position: Position
