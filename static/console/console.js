@@ -270,9 +270,7 @@ for (const button of $("jump").children) {
 }
 document.addEventListener("keydown", (event) => {
   const typing = event.target instanceof HTMLElement && event.target.matches("input, textarea, select");
-  if (event.key === "Escape" && document.querySelector(".panel.alone")) {
-    document.querySelector(".panel.alone .panel-full")?.dispatchEvent(new MouseEvent("click"));
-  }
+  if (event.key === "Escape") document.querySelector(".panel.alone .panel-full")?.dispatchEvent(new MouseEvent("click"));
   if (typing || event.altKey || event.ctrlKey || event.metaKey || $("inside").hidden) return;
   if (event.key === "/") {
     event.preventDefault();

@@ -3,11 +3,11 @@
 import { browser, field, said } from "../account/dialog.js";
 import { $, element } from "../page.js";
 import { button, link } from "./button.js";
+import { when } from "./words.js";
 
 const PAGE = 50;
-const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 /** @param {number | null} time */
-const at = (time) => (time ? when.format(time) : "–");
+const at = (time) => (time ? when(time) : "–");
 
 /** @typedef {(path: string, body?: object, method?: string) => Promise<any>} Call */
 
