@@ -14,7 +14,7 @@ from server.centrifugo.codes import error_fields
 from server.centrifugo.encodings import Encoding
 from server.centrifugo.names import Names
 from server.centrifugo.publishers import Publishers
-from server.centrifugo.replies import Shape, close_of, push_shape, reply_shape
+from server.centrifugo.replies import Shape, close_of, push_shape
 from server.centrifugo.requests import MalformedCommand, WireCommand, understand
 from server.core.errors import Disconnect, Error, bad_request
 from server.wire.amendments import Amendment, AmendPush
@@ -67,7 +67,7 @@ class PushCodec(Codec):
 class CentrifugoDialect:
     """One for all sessions of a node that have the same encoding and transport. `bare`: for who only listens."""
 
-    __slots__ = ("codec", "encoding", "ping", "_names", "_codec", "_farewell", "_bare")
+    __slots__ = ("codec", "encoding", "ping", "_names", "_codec", "_wrap", "_farewell", "_bare")
 
     def __init__(
         self, names: Names, publishers: Publishers, encoding: Encoding, wrap: Wrap, *, closing: bool = False,
@@ -77,6 +77,7 @@ class CentrifugoDialect:
         self._codec = PushCodec(names, publishers, encoding, wrap, bare)
         self.codec: Codec = self._codec
         self.encoding = encoding
+        self._wrap = wrap
         self.ping = wrap(encoding.ping)
         self._names = names
         self._bare = bare
@@ -96,7 +97,9 @@ class CentrifugoDialect:
     def reply(self, command: Command, fields: Mapping[str, Any]) -> bytes:
         kind: str = command.kind  # type: ignore[attr-defined]
         assert command.id is not None
-        return self._codec.write(reply_shape(command.id, kind, fields))
+        if kind == "publish":  # where a message is in the log has no place in the answer to its publisher
+            return self._wrap(self.encoding.published(command.id))
+        return self._codec.write({"id": command.id, kind: fields})
 
     def error(self, identifier: int | None, error: Error) -> bytes:
         """Without an id nobody would know what it is about; who only listens has asked for nothing by itself."""

@@ -28,6 +28,9 @@ class Encoding(Protocol):
     def encode(self, shape: Shape) -> bytes:
         """A reply; of several one stands behind the other, with a `line_end` between them."""
 
+    def published(self, identifier: int) -> bytes:
+        """The reply to a publish."""
+
     def commands(self, payload: bytes) -> list[WireCommand]:
         """ValueError or RecursionError for what is none, and for more than MAX_COMMANDS."""
 
@@ -44,6 +47,9 @@ class Json:
 
     def encode(self, shape: Shape) -> bytes:
         return JSON.encode(shape)
+
+    def published(self, identifier: int) -> bytes:
+        return JSON.encode({"id": identifier, "publish": {}})
 
     def commands(self, payload: bytes) -> list[WireCommand]:
         return json_commands(payload)

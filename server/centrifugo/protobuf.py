@@ -40,17 +40,18 @@ class Protobuf:
     line_end = b""
 
     def encode(self, shape: Shape) -> bytes:
-        push = shape.get("push")
-        if push is None and "publish" in shape:  # these two are nearly all that is sent
-            return _delimited(_ID + _varint(shape["id"]) + _PUBLISHED)
         reply = Reply()
-        if push is not None and "pub" in push:
+        push = shape.get("push")
+        if push is not None and "pub" in push:  # the usual case
             message = reply.push
             message.channel = push["channel"]
             _publish(message.pub, push["pub"])
         else:
             _fill(reply, shape)
         return _delimited(reply.SerializeToString())
+
+    def published(self, identifier: int) -> bytes:
+        return _delimited(_ID + _varint(identifier) + _PUBLISHED)
 
     def commands(self, payload: bytes) -> list[WireCommand]:
         return [_wired(_parse(Command(), part)) for part in _parts(payload)]

@@ -69,11 +69,6 @@ UNSUBSCRIBES: Final = {"unrecoverable": 2500, "token_expired": 2501}
 Shape = dict[str, Any]
 
 
-def reply_shape(identifier: int, kind: str, fields: Mapping[str, Any]) -> Shape:
-    """Where a message is in the log has no place in the answer to its publisher."""
-    return {"id": identifier, kind: {} if kind == "publish" else fields}
-
-
 def close_of(reason: Disconnect) -> int:
     return reason.named or CLOSES.get(reason.code, reason.code)
 

@@ -10,10 +10,11 @@ from server.access.seals import Seals
 from server.centrifugo.dialects import websocket
 from server.centrifugo.encodings import Json, protobuf
 from server.centrifugo.names import Names
-from server.centrifugo.publishers import Publishers
+from server.centrifugo.publishers import MADE, Publishers
 from server.core.errors import Error
 from server.delivery.hub import Hub
 from server.wire.codec import JSON
+from server.wire.messages import Message
 from tests.support.protobuf import decode, split
 from tests.unit.test_hub import Sink, message, turn
 from tests.unit.virtual_time import run
@@ -35,6 +36,24 @@ def test_names_that_no_channel_can_have(namespace: str | None, name: str) -> Non
     """Without a namespace where there is none, or under a second name."""
     with pytest.raises(Error, match="unknown_channel"):
         Names(namespace).ours(name)
+
+
+@pytest.mark.parametrize("since", [0, 1], ids=["made just now", "made long ago"])
+def test_a_key_says_whose_it_is_where_it_was_made_for_and_nowhere_else(since: int) -> None:
+    """Whether it is remembered or its seal is looked at: in its channel, of its user."""
+    publishers = Publishers(Seals(str.encode, "publishers"), ())
+    key = publishers.key("c:1", "ann", "s0123456789ab", 1)
+    for number in range(since * MADE):
+        publishers.key("c:1", "ann", "s0123456789ab", 2 + number)
+
+    def info(channel: str, user: str | None) -> dict[str, str] | None:
+        found: dict[str, str] | None = publishers.publication(Message(channel, "e", 1, key, user, 0, 1)).get("info")
+        return found
+
+    assert info("c:1", "ann") == {"user": "ann", "client": "s0123456789ab"}
+    assert info("c:1", "bob") == {"user": "bob", "client": ""}
+    assert info("c:2", "ann") == {"user": "ann", "client": ""}
+    assert info("c:1", None) is None
 
 
 def test_a_message_is_encoded_once_however_many_listen() -> None:
