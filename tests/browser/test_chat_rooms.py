@@ -350,7 +350,7 @@ def test_finding_and_keeping_order(browsing: Browsing, developed: Server, artifa
             await page.evaluate("() => { location.hash = '%2Fteam%3Awelcome&at=1' }")
             await page.locator("#log .message.pointed", has_text="Welcome!").wait_for()
             await page.evaluate("() => { location.hash = '%2Fteam%3Agarden' }")
-            await page.locator("#title", has_text="garden").wait_for()  # which closes what is open above the room
+            await page.locator("#title", has_text="garden").wait_for()  # what was asked for before is dropped
 
             await chooses("copper ta", "“copper ta” in #garden")
             await page.locator("#panel mark", has_text="copper").wait_for()
