@@ -91,7 +91,7 @@ class Keeper:
     def _start(
         self, name: str, work: Coroutine[Any, Any, T], ended: Callable[[asyncio.Task[T]], None] | None = None
     ) -> asyncio.Task[T]:
-        task = asyncio.create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(ended or self._tasks.discard)
         if self._closed:

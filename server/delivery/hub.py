@@ -84,8 +84,10 @@ class _Topic:
     def __init__(self, channel: str, interval: float, view: View | None = None) -> None:
         self.channel = channel if view is None else view.channel
         self.view = view
-        self.unshown: list[Message] = []
-        """Of the channel, which the view has still to show."""
+        self.unshown: list[Message]
+        """Of the channel, which the view has still to show; there is none without a view."""
+        if view is not None:
+            self.unshown = []
         self.hidden: Message | None = None
         """The newest message that the view has not shown since it last showed one, how many these are, and since when
         there are any."""
@@ -96,7 +98,10 @@ class _Topic:
         """What `sinks` was when it last changed: a send may remove its sink while we go through them."""
         self.pending: list[Message] = []
         self.interval = interval
-        self.newest: dict[str | None, Message] = {}
+        self.newest: dict[str | None, Message]
+        """By tag, where it conflates."""
+        if view is not None or interval:
+            self.newest = {}
         self.sent_at = float("-inf")
         self.timer: asyncio.TimerHandle | None = None
 

@@ -176,11 +176,11 @@ def pushes(documents: Iterable[Row], epoch: str) -> list[MessagePush]:
         place = document["_id"]
         offset = place["o"]
         data = document["d"] if "d" in document else data_of(document)
-        fields = (place["c"], offset, f"{epoch}:{offset}", document["k"], document["u"], int(document["t"]), data)
-        if "mentions" in document:
-            made.append(MentioningPush(*fields, mentions=document["mentions"]))
-        else:
-            made.append(MessagePush(*fields))
+        kind = MentioningPush if "mentions" in document else MessagePush
+        push = kind(place["c"], offset, f"{epoch}:{offset}", document["k"], document["u"], int(document["t"]), data)
+        if isinstance(push, MentioningPush):
+            push.mentions = document["mentions"]
+        made.append(push)
     return made
 
 
