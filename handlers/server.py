@@ -55,7 +55,9 @@ READ_BYTES: Final = 1 << 14
 """At a time, into a buffer that is made for it: few requests have more."""
 KNOWN: Final = 512
 KNOWN_BYTES: Final = 2048
-"""Of headers that clients have sent, those of so many kinds of requests are kept as they were read, of so much each."""
+KNOWN_LINES: Final = 50
+"""Of headers that clients have sent, those of so many kinds of requests are kept as they were read, of so much each: a
+line without a value takes sixty times its bytes."""
 ACCEPTED_AT_ONCE: Final = 128
 SPARE_DESCRIPTORS: Final = 64
 """Left for MongoDB, Redis, hooks and files: clients are not accepted into them."""
@@ -210,7 +212,8 @@ class RequestConnection(HTTP1Connection):
 
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
         line, _, block = data.lstrip(b"\r\n").partition(b"\n")
-        headers, self.headers = self._known(block) if len(block) <= KNOWN_BYTES else parse(block)
+        few = len(block) <= KNOWN_BYTES and block.count(b"\n") <= KNOWN_LINES
+        headers, self.headers = self._known(block) if few else parse(block)
         return line.rstrip(b"\r").decode("latin1"), headers
 
 

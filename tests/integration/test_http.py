@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import hashlib
 import json
@@ -12,8 +13,10 @@ import httpx
 import msgpack
 import pytest
 
+from handlers.headers import Headers
 from server.node import Node
 from tests.integration.test_polls import client
+from tests.support.waiting import until
 
 MESSAGES = "/v1/channels/chat:a/messages"
 ORIGIN = "https://app.example"
@@ -422,3 +425,19 @@ async def test_a_bad_batch_is_refused_as_a_whole(node: Node, url: str, body: Any
     async with client(url) as http:
         assert problem(await http.post("/v1/publish", json=body)) == (400, "bad_request")
         assert (await http.get(MESSAGES)).json()["messages"] == []
+
+
+@pytest.mark.gen_test
+async def test_of_many_headers_nothing_is_kept(url: str) -> None:
+    """What was made of a request's headers is kept for the next request only where they are few: of many short ones it
+    takes so much more than their bytes that anybody could fill the memory with them."""
+    lines = "".join(f"x{number}:\r\n" for number in range(200))
+    for number in range(10):
+        request = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Number: {number}\r\n{lines}\r\n"
+        assert (await raw(url, request.encode()))[0] == 200
+
+    def kept() -> int:
+        gc.collect()
+        return sum(type(one) is Headers and one.size > len(lines) for one in gc.get_objects())
+
+    await until(lambda: not kept())
