@@ -120,7 +120,9 @@ async def test_server_killed(new: NewChat, server: Server, artifacts: Path) -> N
     await server.kill()
     for tab in (ann, bob):
         await tab.state("waiting")
-        assert re.search(r"No connection.*Next attempt in \d+ s", await tab.banner(), re.DOTALL)
+        # In between it says that it is connecting.
+        waits = re.compile(r"No connection.*Next attempt in \d+ s", re.DOTALL)
+        await tab.page.locator("#banner").filter(has_text=waits).wait_for()
     await ann.say("written while it was away", "and another")
     assert await ann.pending() == ["written while it was away", "and another"]
     await asyncio.sleep(0.8)
