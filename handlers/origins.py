@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from handlers.request import Request
+from server.core.addresses import origin_parts
 from server.core.config import Config, is_loopback
 
 PORTS: Final = {"http": 80, "https": 443}
@@ -22,15 +22,11 @@ class Origin(NamedTuple):
 def parse_origin(text: str) -> Origin | None:
     """Of `https://rt.example.com`, as RFC 6454 compares it: lower case, with the port that its scheme stands for. None
     for `null`, for a scheme that no server has, and for what is more than an origin."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
+    parts = origin_parts(text)
+    if parts is None or parts[0] not in PORTS:
         return None
-    named = parts.hostname and "@" not in parts.netloc and not parts.netloc.endswith(":")
-    if parts.scheme not in PORTS or not named or text.partition("://")[2] != parts.netloc:
-        return None
-    return Origin(parts.scheme, str(parts.hostname), PORTS[parts.scheme] if port is None else port)
+    scheme, host, port = parts
+    return Origin(scheme, host, PORTS[scheme] if port is None else port)
 
 
 class Hosts:

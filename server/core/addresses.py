@@ -24,11 +24,20 @@ def address_key(address: str) -> str:
     return str(ipaddress.IPv6Network((parsed, NETWORK_BITS), strict=False))
 
 
-def is_origin(text: str) -> bool:
-    """Whether a browser may say so of a page (RFC 6454): `scheme://host`, `scheme://host:port`, or `null`."""
+def origin_parts(text: str) -> tuple[str, str, int | None] | None:
+    """Of `https://rt.example.com` (RFC 6454) the scheme, the host, both in lower case, and the port, if it is named.
+    None for what is more than an origin, or none."""
     try:
         parts = urlsplit(text)
-        named = bool(parts.scheme and parts.hostname) and "*" not in text and "@" not in text
-        return text == "null" or (named and parts.port != 0 and text.partition("://")[2] == parts.netloc)
+        port = parts.port
     except ValueError:
-        return False
+        return None
+    named = parts.scheme and parts.hostname and "@" not in parts.netloc and not parts.netloc.endswith(":")
+    if not named or text.partition("://")[2] != parts.netloc:
+        return None
+    return parts.scheme, str(parts.hostname), port
+
+
+def is_origin(text: str) -> bool:
+    """Whether a browser may say so of a page: `null` is what it says of some."""
+    return text == "null" or ("*" not in text and origin_parts(text) is not None)
