@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import asdict
 
 from server.core.cursors import MAX_OFFSET, NO_TALLY, Tally
 from server.core.names import thread_of
@@ -176,10 +177,11 @@ def pushes(documents: Iterable[Row], epoch: str) -> list[MessagePush]:
         place = document["_id"]
         offset = place["o"]
         data = document["d"] if "d" in document else data_of(document)
-        kind = MentioningPush if "mentions" in document else MessagePush
-        push = kind(place["c"], offset, f"{epoch}:{offset}", document["k"], document["u"], int(document["t"]), data)
-        if isinstance(push, MentioningPush):
-            push.mentions = document["mentions"]
+        push = MessagePush(
+            place["c"], offset, f"{epoch}:{offset}", document["k"], document["u"], int(document["t"]), data
+        )
+        if "mentions" in document:
+            push = MentioningPush(**asdict(push), mentions=document["mentions"])
         made.append(push)
     return made
 

@@ -10,18 +10,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, Final, Protocol
 
 import msgpack
 import msgspec
 
 from server.core.errors import Error, bad_request
-from server.wire.frames import BINARY, TEXT, frame
+from server.wire.frames import BINARY, TEXT, head
 
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 10_000
 _INT64: Final = range(-(2**63), 2**63)
 _TEXT_ONLY: Final = {str}
+_SHORT: Final = 1024
+"""Bytes below which nearly all that is framed is: the heads of such frames are made once."""
+
+
+@cache
+def _short_heads(opcode: int) -> list[bytes]:
+    return [head(opcode, length) for length in range(_SHORT)]
 
 
 class Pushed(Protocol):
@@ -33,7 +41,7 @@ class Pushed(Protocol):
 class Codec:
     """One encoding: its subprotocol, the media type and the opcode it travels with, and both directions."""
 
-    __slots__ = ("name", "media_type", "opcode", "encode", "decode")
+    __slots__ = ("name", "media_type", "opcode", "encode", "decode", "_heads")
 
     def __init__(
         self,
@@ -48,10 +56,13 @@ class Codec:
         self.opcode = opcode
         self.encode = encode
         self.decode = decode
+        self._heads = _short_heads(opcode)
 
     def frame(self, push: Any) -> bytes:
         """A reply or a push as it travels."""
-        return frame(self.opcode, self.encode(push))
+        payload = self.encode(push)
+        length = len(payload)
+        return (self._heads[length] if length < _SHORT else head(self.opcode, length)) + payload
 
     def frame_message(self, message: Pushed) -> bytes:
         """A message as it travels: once per message, whoever gets it."""

@@ -25,19 +25,21 @@ _MASKED: Final = 0x80
 _WHOLE_TEXT: Final = _FIN | TEXT
 _WHOLE: Final = (_WHOLE_TEXT, _FIN | BINARY)
 
-_short_head: Final = struct.Struct("!BBH").pack
-
 PING_FRAME: Final = bytes((_FIN | PING, 0))
+
+
+def head(opcode: int, length: int) -> bytes:
+    """What stands before a payload of so many bytes, in one unfragmented, unmasked frame."""
+    if length < 126:
+        return bytes((_FIN | opcode, length))
+    if length < 0x10000:
+        return struct.pack("!BBH", _FIN | opcode, 126, length)
+    return struct.pack("!BBQ", _FIN | opcode, 127, length)
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
     """One unfragmented, unmasked frame."""
-    length = len(payload)
-    if length < 126:
-        return bytes((_FIN | opcode, length)) + payload
-    if length < 0x10000:
-        return _short_head(_FIN | opcode, 126, length) + payload
-    return struct.pack("!BBQ", _FIN | opcode, 127, length) + payload
+    return head(opcode, len(payload)) + payload
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
