@@ -123,7 +123,7 @@ class Node:
             on_commit=self._committed if config.consumers else self._announce,
             on_head=lambda channel, head, tally: self.peers.note_own_head(channel, head, tally),
             on_contention=lambda channel: self.announcer.announce(want=channel),
-            on_epoch=self._start_over, retention=config.retention, clock=self.clock,
+            on_epoch=self._start_over, retention=config.retention, clock=self.clock, loop_share=self.loop_share,
             amends=any(namespace.amends for namespace in namespaces.values()),
             mentions=members,
             threads=any(namespace.threads for namespace in namespaces.values()),

@@ -152,9 +152,9 @@ class Streams:
                     if stream.opened is None:
                         stream.opened = asyncio.get_running_loop().create_future()
                     await asyncio.shield(stream.opened)
+                    await self._loop_share.turn()  # many may have waited for this
                 else:
                     ending = await self._open(stream, near)
-                await self._loop_share.turn()  # many may have waited for this, or for one read of many heads
         except BaseException:
             self.release(stream)
             raise

@@ -1,10 +1,9 @@
-"""The end of a channel: up to where it reaches, and a few messages near that, by one command.
+"""The end of a channel: up to where it reaches, and a few messages near that, for many channels by two commands.
 
-Who opens a channel, or reads its newest page, wants both. Asked for one after the other they take two commands and two
-waits, and most of the second command is what we have just been told. So MongoDB does it itself for many channels at
-once, in the order in which we would: it finds the heads, computes from each which offsets are wanted, looks these up by
-their `_id`s, and reads the states of the channels last. Whatever is up to a head is there when it is looked up, as both
-are a majority's; what was trimmed meanwhile is below the floor, which is read after it.
+Who opens a channel, or reads its newest page, wants both. The first command finds the heads, and from each head follows
+which messages are wanted; the second one reads these, and the states of the channels last. Whatever is up to a head is
+there when it is looked up, as both are a majority's; what was trimmed meanwhile is below the floor, which is read after
+it. (MongoDB could do all of it by one command with a `$lookup`, and would take twice as long for it.)
 
 An answer has all the messages that were asked for, or none of them: where they are large, have been amended, stand
 behind a gap, or are missing for whatever reason, they are for who reads pages (reader.py). They are rows still, as few
@@ -14,13 +13,13 @@ need more of them than the bytes that clients are sent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 from pymongo import ASCENDING, DESCENDING
 
-from server.core.cursors import MAX_OFFSET, Position
-from server.log.ranges import LARGE, State
+from server.core.cursors import Position
+from server.log.ranges import State
 from server.log.rows import Row, contiguous, pushes
 from server.wire.messages import Message
 from server.wire.pushes import MessagePush
@@ -28,11 +27,9 @@ from server.wire.pushes import MessagePush
 NEXT: Final = 16
 """Messages behind a cursor that are read with the head for who resumes: who has missed more reads a page."""
 ENDINGS: Final = 100
-"""Channels of one command: with ten messages of each it has as many rows as it may."""
-ROWS: Final = 1000
-"""Of one command. Up to LARGE they are 4 MiB."""
-
-SMALL: Final = {"$expr": {"$lte": [{"$bsonSize": "$$ROOT"}, LARGE]}}
+"""Channels of one read."""
+ROWS: Final = ENDINGS * NEXT
+"""Of one read, at most. Up to LARGE they are 6 MiB."""
 
 
 class Near(Struct, frozen=True, gc=False):
@@ -79,7 +76,7 @@ def heads_of(channels: Sequence[str]) -> list[Row]:
 
 
 def taken(wanted: Sequence[Wanted]) -> tuple[dict[str, Near], list[Wanted]]:
-    """What one command can read of it; and all that it answers, which besides is what others want of the same channels:
+    """What one read can have of it; and all that it answers, which besides is what others want of the same channels:
     they get the head alone."""
     read: dict[str, Near] = {}
     answered: list[Wanted] = []
@@ -95,61 +92,41 @@ def taken(wanted: Sequence[Wanted]) -> tuple[dict[str, Near], list[Wanted]]:
     return read, answered
 
 
-def stages(messages: str, wanted: Mapping[str, Near]) -> list[Row]:
-    """The same as `heads_of`, with `m`: the messages that are wanted of each channel, but for large ones."""
-    channels = list(wanted)
-    # From which offset on: below 0 it is counted from the head.
-    starts = [-one.number if one.after is None else min(one.after + 1, MAX_OFFSET) for one in wanted.values()]
-    start = _for_each(channels, starts)
-    number = _for_each(channels, [one.number for one in wanted.values()])
-    from_head = {"$max": [1, {"$add": ["$o", 1, start]}]}
-    first = {"$cond": [{"$lt": [start, 0]}, from_head, start]}
-    left = {"$max": [0, {"$min": [number, {"$subtract": [{"$add": ["$o", 1]}, "$first"]}]}]}
-    ids = {"$map": {"input": {"$range": [0, left]}, "in": {"c": "$_id", "o": {"$add": ["$first", "$$this"]}}}}
-    lookup = {
-        "from": messages, "localField": "ids", "foreignField": "_id", "as": "m",
-        "pipeline": [{"$match": SMALL}, {"$sort": {"_id": ASCENDING}}],
-    }  # fmt: skip
-    return [
-        *heads_of(channels),
-        {"$set": {"first": first}},
-        {"$set": {"ids": ids}},
-        {"$lookup": lookup},
-        {"$project": {"o": 1, "m": 1}},
-    ]
-
-
-def _for_each(channels: list[str], numbers: list[int]) -> Any:
-    """An expression: the number of the channel that `_id` names."""
-    if len(set(numbers)) == 1:
-        return numbers[0]
-    names = {"$literal": channels}  # else `$user:ann` is a field
-    return {"$arrayElemAt": [numbers, {"$indexOfArray": [names, "$_id"]}]}
+def offsets_near(near: Near, newest: int) -> range:
+    """Which messages these are, if the channel reaches `newest`."""
+    if near.after is None:
+        return range(max(0, newest - near.number) + 1, newest + 1)
+    return range(near.after + 1, min(newest, near.after + near.number) + 1)
 
 
 def answers(
-    read: Mapping[str, Near], answered: Sequence[Wanted], found: Mapping[str, Row], states: Mapping[str, State]
+    read: Mapping[str, range],
+    answered: Sequence[Wanted],
+    newest: Mapping[str, int],
+    found: Mapping[str, Mapping[int, Row]],
+    states: Mapping[str, State],
 ) -> dict[Wanted, Ending]:
-    """`found`: what the stages have found of each channel that has messages."""
-    return {
-        (channel, near): _ending(near if read[channel] == near else None, found.get(channel), states[channel])
-        for channel, near in answered
-    }
+    """`newest`: the heads. `found`: what there is of what was read, by channel and offset."""
+    made: dict[Wanted, Ending] = {}
+    for one in answered:
+        channel, near = one
+        head, state = newest.get(channel, 0), states[channel]
+        made[one] = Ending(
+            Head(Position(state.epoch, head), state.floor, state.amended),
+            None if state.amended else _rows(near, head, state.floor, read[channel], found[channel]),
+        )
+    return made
 
 
-def _ending(near: Near | None, found: Row | None, state: State) -> Ending:
-    """`near`: what was read with the head for who is answered."""
-    newest = 0 if found is None else found["o"]
-    head = Head(Position(state.epoch, newest), state.floor, state.amended)
-    if near is None or state.amended:
-        return Ending(head)
-    if near.after is None:
-        first, last = max(newest - near.number, state.floor) + 1, newest
-    else:
-        first, last = near.after + 1, min(newest, near.after + near.number)
-        if state.floor >= first:  # what comes behind a gap is not known by its offset
-            return Ending(head)
-    rows = found["m"] if found is not None else []
-    if rows and rows[0]["_id"]["o"] < first:  # up to the floor, and not removed yet
-        rows = [row for row in rows if row["_id"]["o"] >= first]
-    return Ending(head, rows if len(rows) == max(0, last - first + 1) else None)
+def _rows(near: Near, newest: int, floor: int, read: range, found: Mapping[int, Row]) -> list[Row] | None:
+    offsets = offsets_near(near, newest)
+    if offsets != read:  # others have asked for other messages of the channel
+        return None
+    if floor >= offsets.start:
+        if near.after is not None:  # what comes behind a gap is not known by its offset
+            return None
+        offsets = range(floor + 1, offsets.stop)
+    try:
+        return [found[offset] for offset in offsets]
+    except KeyError:
+        return None

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from server.core.errors import Error
+from server.core.loop_share import LoopShare
 from server.core.tasks import Keeper
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
+
+LOT: Final = 16
+"""Answers that are handed out at once."""
 
 
 class GroupReader(Generic[Q, A]):
@@ -28,15 +33,23 @@ class GroupReader(Generic[Q, A]):
     - If a read fails, all in its batch fail with its error; those who wait for the next one are not concerned.
     - Each asker has a future of its own. One that is cancelled cancels nothing for the others, and what nobody waits
       for any more is not read.
+    - With a `loop_share` the answers are handed out in lots, in as many turns of the event loop as they need, while the
+      next batch is read: else all askers would go on in one.
     """
 
     def __init__(
-        self, keeper: Keeper, name: str, read: Callable[[Sequence[Q]], Awaitable[Mapping[Q, A]]], most: int
+        self,
+        keeper: Keeper,
+        name: str,
+        read: Callable[[Sequence[Q]], Awaitable[Mapping[Q, A]]],
+        most: int,
+        loop_share: LoopShare | None = None,
     ) -> None:
         self._keeper = keeper
         self._name = name
         self._read = read
         self._most = most
+        self._loop_share = loop_share
         self._asked: dict[Q, list[asyncio.Future[A]]] = {}
         self._running = False
 
@@ -84,13 +97,23 @@ class GroupReader(Generic[Q, A]):
             for answers in batch.values():
                 _fail(answers, error)
             return
-        for question, value in found.items():
-            for answer in batch.pop(question):
-                if not answer.done():
-                    answer.set_result(value)
+        answered = [(answer, value) for question, value in found.items() for answer in batch.pop(question)]
+        if self._loop_share is None:
+            _hand_out(answered)
+        else:
+            for start in range(0, len(answered), LOT):
+                self._loop_share.do(partial(_hand_out, answered[start : start + LOT], self._loop_share))
         for question, answers in batch.items():
             answers += self._asked.pop(question, [])
         self._asked = batch | self._asked
+
+
+def _hand_out(answered: Sequence[tuple[asyncio.Future[A], A]], loop_share: LoopShare | None = None) -> None:
+    if loop_share is not None:
+        loop_share.expect(len(answered))
+    for answer, value in answered:
+        if not answer.done():
+            answer.set_result(value)
 
 
 def _fail(answers: Sequence[asyncio.Future[A]], error: Exception) -> None:

@@ -32,6 +32,7 @@ from typing import Any, Final
 from server.core.clock import Clock
 from server.core.config import MongoDB, Retention
 from server.core.cursors import MAX_OFFSET, NO_TALLY, Position, Tally
+from server.core.loop_share import LoopShare
 from server.core.tasks import Keeper
 from server.log.amendments import REFOLD_EVERY, Amendments
 from server.log.appends import REFOLD_EVERY as REFOLD_APPENDS_EVERY
@@ -83,6 +84,7 @@ class Log:
         on_epoch: Callable[[], None] = lambda: None,
         retention: Callable[[str], Retention | None] = lambda channel: None,
         clock: Clock | None = None,
+        loop_share: LoopShare | None = None,
         amends: bool = False,
         mentions: bool = False,
         threads: bool = False,
@@ -102,7 +104,7 @@ class Log:
         self._foundation = Foundation(database, apart, self._keeper, self._start_over, amends, mentions, searches)
         self._pending = Pending(timeout, clock)
         self._inserts = Inserts(database, timeout)
-        self._reader = Reader(database, self._foundation, self._keeper, timeout)
+        self._reader = Reader(database, self._foundation, self._keeper, timeout, loop_share or LoopShare())
         self.trimmer = Trimmer(database, self._reader, options, clock, retention)
         self.survey = Survey(database, self._reader)
         self.finder = Finder(database, self._foundation, self._reader)

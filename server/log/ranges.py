@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from server.log.pages import Read
-from server.log.rows import Row, contiguous
+from server.log.rows import Row, between, contiguous, id_of
 from server.wire.messages import Page
 
 PAGE: Final = 500
@@ -17,6 +17,13 @@ LARGE: Final = 4 << 10
 LARGE_BYTES: Final = 2 << 20
 """Of the larger ones in a page: together so many, or one."""
 
+SMALL: Final = {"$expr": {"$lte": [{"$bsonSize": "$$ROOT"}, LARGE]}}
+RUN: Final = 4
+"""Messages in a row that MongoDB finds faster between two ends than one by one: ten of them in two thirds of the
+time."""
+
+Offsets = range | set[int]
+"""Of a channel's messages."""
 Found = tuple[int, Row | int]
 """An offset and its message, or of a large one its bytes."""
 Large = dict[tuple[str, int], int]
@@ -48,6 +55,19 @@ class State(NamedTuple):
     floor: int
     epoch: str
     amended: bool = False
+
+
+def those_of(wanted: Mapping[str, Offsets]) -> Row:
+    """A filter for these messages of each channel."""
+    runs: list[Row] = []
+    ids: list[Row] = []
+    for channel, offsets in wanted.items():
+        if isinstance(offsets, range) and len(offsets) >= RUN:
+            runs.append(between(channel, offsets[0] - 1, offsets[-1]))
+        else:
+            ids += [id_of(channel, offset) for offset in offsets]
+    lone = {"_id": {"$in": ids}}
+    return {"$or": [lone, *runs] if ids else runs} if runs else lone
 
 
 def all_of(one: Range, rows: Mapping[int, Row]) -> Rows:

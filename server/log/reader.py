@@ -9,7 +9,7 @@ What many ask for at the same time is read together (groups.py): the heads of th
 them if they are wanted (endings.py), and short ranges of messages, which are named one by one so that MongoDB only has
 to look them up. A command is answered in one reply, since it says how much it may be at most: so many rows, and of rows
 larger than LARGE only their sizes. The large ones follow by themselves, as many as may be. Hence no answer is much
-larger than 4 MiB, whatever the messages are like.
+larger than 6 MiB, whatever the messages are like.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import AutoReconnect
 
 from server.core.cursors import MAX_OFFSET, Position, Tally
+from server.core.loop_share import LoopShare
 from server.core.tasks import Keeper
 from server.core.worker import Worker
-from server.log.endings import ENDINGS, SMALL, Ending, Head, Near, Wanted, answers, heads_of, stages, taken
+from server.log.endings import ENDINGS, Ending, Head, Near, Wanted, answers, heads_of, offsets_near, taken
 from server.log.folding import Overlays, fold, originals_of, overlaid
 from server.log.foundation import MESSAGES_INDEX, Foundation
 from server.log.groups import GroupReader
@@ -38,9 +39,11 @@ from server.log.ranges import (
     LARGE_BYTES,
     PAGE,
     SHORT,
+    SMALL,
     Fit,
     Found,
     Large,
+    Offsets,
     Range,
     Rows,
     State,
@@ -48,6 +51,7 @@ from server.log.ranges import (
     cut,
     fit_in,
     made_of,
+    those_of,
     whole_of,
 )
 from server.log.rows import Row, between, counted, id_of, tally_of
@@ -71,15 +75,17 @@ _OR_SIZE: Final = {"_id": 1, "m": {"$cond": [{"$gt": [_SIZE, LARGE]}, _SIZE, "$$
 class Reader:
     """`timeout`: seconds that a linearizable read may take."""
 
-    def __init__(self, database: Database, foundation: Foundation, keeper: Keeper, timeout: float) -> None:
+    def __init__(
+        self, database: Database, foundation: Foundation, keeper: Keeper, timeout: float, loop_share: LoopShare
+    ) -> None:
         self._database = database
         self._messages = database.own("messages")
         self._channels = database.own("channels").name
         self._foundation = foundation
         self._keeper = keeper
         self._timeout = timeout
-        self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP)
-        self._endings = GroupReader(keeper, "endings", _mapped(self._read_endings), ENDINGS)
+        self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP, loop_share)
+        self._endings = GroupReader(keeper, "endings", _mapped(self._read_endings), ENDINGS, loop_share)
         self._states = GroupReader(keeper, "floors", _mapped(self._read_states), GROUP)
         self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
         self._pending = GroupReader(keeper, "amendments", _mapped(self._read_pending), GROUP)
@@ -133,12 +139,12 @@ class Reader:
         return self._endings.ask((channel, near))
 
     async def _read_endings(self, wanted: Sequence[Wanted]) -> dict[Wanted, Ending]:
-        read, answered = taken(wanted)
-        pipeline = [*stages(self._messages.name, read), self._then_states(list(read))]
-        batch = {"batchSize": 2 * len(read) + 1}
-        rows = await self._rows({"aggregate": self._messages.name, "pipeline": pipeline, "cursor": batch})
-        states = self._states_in(read, (row for row in rows if "o" not in row))
-        return answers(read, answered, {row["_id"]: row for row in rows if "o" in row}, states)
+        taken_now, answered = taken(wanted)
+        batch = {"batchSize": len(taken_now) + 1}
+        heads = {"aggregate": self._messages.name, "pipeline": heads_of(list(taken_now)), "cursor": batch}
+        newest = {row["_id"]: row["o"] for row in await self._rows(heads)}
+        read = {channel: offsets_near(near, newest.get(channel, 0)) for channel, near in taken_now.items()}
+        return answers(read, answered, newest, *await self._small(read))
 
     async def tallies(
         self, heads: Mapping[str, Head], session: AsyncIOMotorClientSession | None = None
@@ -309,7 +315,7 @@ class Reader:
         wanted = originals_of(messages, found.floor)
         if wanted:
             with mapped():
-                there = (await self._small_or_sizes({channel: wanted}))[0][channel]
+                there = (await self._small_or_sizes({channel: set(wanted)}))[0][channel]
                 parts = [(offset, there[offset]) for offset in wanted if offset in there]
                 fit = fit_in(channel, parts)
                 rows = whole_of(channel, parts[: fit.messages], await self._large(fit.large))
@@ -371,11 +377,11 @@ class Reader:
 
     async def _read_ranges(self, ranges: Sequence[Range]) -> dict[Range, Read]:
         """As many as are GROUP rows, and whose large ones are as many bytes as one page may have."""
-        wanted: dict[str, range | set[int]] = {}
+        wanted: dict[str, Offsets] = {}
         taken: list[Range] = []
         room = GROUP
         for one in ranges:
-            offsets: range | set[int] = range(one.first, one.last + 1)
+            offsets: Offsets = range(one.first, one.last + 1)
             if (others := wanted.get(one.channel)) is not None:
                 room += len(others)
                 offsets = {*others, *offsets}
@@ -410,31 +416,33 @@ class Reader:
             answers[one] = await self._made_of(some, states[one.channel], None if one.back else one.first - 1)
         return answers
 
-    async def _small_or_sizes(
-        self, wanted: Mapping[str, Iterable[int]]
-    ) -> tuple[dict[str, dict[int, Any]], dict[str, State] | None]:
-        """By channel and offset the messages that are there, or of large ones their bytes; and the states of the
-        channels if that was all there is to read. What the first look does not find is large, or is not there."""
+    async def _small(self, wanted: Mapping[str, Offsets]) -> tuple[dict[str, dict[int, Any]], dict[str, State]]:
+        """By channel and offset the messages that are there, but for large ones; and the states of the channels."""
         there: dict[str, dict[int, Any]] = {channel: {} for channel in wanted}
-        ids = [id_of(channel, offset) for channel, offsets in wanted.items() for offset in offsets]
-        if not ids:
-            return there, None
         states: list[Row] = []
         command = {
             "aggregate": self._messages.name,
-            "pipeline": [{"$match": {"_id": {"$in": ids}} | SMALL}, self._then_states(list(wanted))],
-            "cursor": {"batchSize": len(ids) + len(wanted) + 1},
+            "pipeline": [{"$match": those_of(wanted) | SMALL}, self._then_states(list(wanted))],
+            "cursor": {"batchSize": sum(map(len, wanted.values())) + len(wanted) + 1},
         }
-        rows = await self._rows(command)
-        for row in rows:
+        for row in await self._rows(command):
             place = row["_id"]
             if isinstance(place, str):
                 states.append(row)
             else:
                 there[place["c"]][place["o"]] = row
-        if len(rows) - len(states) == len(ids):
-            return there, self._states_in(wanted, states)
-        missing = [place for place in ids if place["o"] not in there[place["c"]]]
+        return there, self._states_in(wanted, states)
+
+    async def _small_or_sizes(
+        self, wanted: Mapping[str, Offsets]
+    ) -> tuple[dict[str, dict[int, Any]], dict[str, State] | None]:
+        """By channel and offset the messages that are there, or of large ones their bytes; and the states of the
+        channels if that was all there is to read. What the first look does not find is large, or is not there."""
+        there, states = await self._small(wanted)
+        places = ((channel, offset) for channel, offsets in wanted.items() for offset in offsets)
+        missing = [id_of(channel, offset) for channel, offset in places if offset not in there[channel]]
+        if not missing:
+            return there, states
         command = {"filter": {"_id": {"$in": missing}}, "projection": {"_id": 1, "m": _SIZE}}
         for row in await self._find(command, len(missing)):
             there[row["_id"]["c"]][row["_id"]["o"]] = row["m"]

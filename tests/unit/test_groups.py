@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
 from server.core.errors import Error
+from server.core.loop_share import SLICE, TASK, LoopShare
 from server.core.tasks import Keeper
-from server.log.groups import GroupReader
+from server.log.groups import LOT, GroupReader
 from tests.unit.virtual_time import run
 
 MOST = 10
@@ -18,12 +20,12 @@ MOST = 10
 class World:
     """A value that rises with time, read in 1 s; an answer has the value of the moment in which its read began."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST, loop_share: LoopShare | None = None) -> None:
         self.keeper = Keeper()
-        self.group = GroupReader(self.keeper, "values", self.read, MOST)
+        self.group = GroupReader(self.keeper, "values", self.read, most, loop_share)
         self.value = 0
         self.batches: list[list[str]] = []
-        self.room = MOST
+        self.room = most
         """Questions that are answered at most."""
         self.failing = False
 
@@ -153,5 +155,33 @@ def test_what_is_asked_of_a_closed_keeper_is_refused() -> None:
         for asked in (before, world.ask("a"), world.ask("b")):
             with pytest.raises(Error, match="unavailable: the server is leaving"):
                 await asked
+
+    run(go())
+
+
+def test_many_answers_take_several_turns_and_what_is_asked_next_does_not_wait_for_them() -> None:
+    """So that what the askers do with them does not hold everybody else up."""
+
+    async def go() -> None:
+        world = World(1000, LoopShare())
+        turn = 0
+
+        async def asker(name: str) -> int:
+            await world.group.ask(name)
+            return turn
+
+        asked = [asyncio.ensure_future(asker(f"a{number}")) for number in range(1000)]
+        await asyncio.sleep(0.5)
+        later = world.ask("b")
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        while not all(one.done() for one in asked):
+            turn += 1
+            await asyncio.sleep(0)
+        assert len(world.batches) == 2  # the other one is being read already
+        assert not later.done()
+        answered_in = Counter(one.result() for one in asked)
+        del answered_in[0]  # those before we counted
+        assert max(answered_in.values()) <= SLICE / TASK + LOT
+        assert await later == 0
 
     run(go())
