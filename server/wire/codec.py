@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from functools import cache
 from typing import Annotated, Any, Final, Protocol
 
 import msgpack
@@ -25,11 +24,7 @@ _INT64: Final = range(-(2**63), 2**63)
 _TEXT_ONLY: Final = {str}
 _SHORT: Final = 1024
 """Bytes below which nearly all that is framed is: the heads of such frames are made once."""
-
-
-@cache
-def _short_heads(opcode: int) -> list[bytes]:
-    return [head(opcode, length) for length in range(_SHORT)]
+_HEADS: Final = {opcode: tuple(head(opcode, length) for length in range(_SHORT)) for opcode in (TEXT, BINARY)}
 
 
 class Pushed(Protocol):
@@ -56,7 +51,7 @@ class Codec:
         self.opcode = opcode
         self.encode = encode
         self.decode = decode
-        self._heads = _short_heads(opcode)
+        self._heads = _HEADS[opcode]
 
     def frame(self, push: Any) -> bytes:
         """A reply or a push as it travels."""
