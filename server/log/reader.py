@@ -6,24 +6,21 @@ Whatever is read is a majority's. Messages are read before the floor, mostly by 
 was trimmed between the two reads is then a gap, never a silent hole.
 
 What many ask for at the same time is read together (groups.py): the heads of their channels, with a few messages near
-them if they are wanted (endings.py), and short ranges of messages, which are named one by one so that MongoDB only has
-to look them up. A command is answered in one reply, since it says how much it may be at most: so many rows, and of rows
-larger than LARGE only their sizes. The large ones follow by themselves, as many as may be. Hence no answer is much
-larger than 6 MiB, whatever the messages are like.
+them if they are wanted (endings.py), and short ranges of messages, of which MongoDB is told the offsets so that it only
+has to look them up (lookups.py). No answer is much larger than 6 MiB, whatever the messages are like.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import ASCENDING, DESCENDING
-from pymongo.errors import AutoReconnect
 
 from server.core.cursors import MAX_OFFSET, Position, Tally
 from server.core.loop_share import LoopShare
@@ -33,13 +30,13 @@ from server.log.endings import ENDINGS, Ending, Head, Near, Wanted, answers, hea
 from server.log.folding import Overlays, fold, originals_of, overlaid
 from server.log.foundation import MESSAGES_INDEX, Foundation
 from server.log.groups import GroupReader
+from server.log.lookups import SIZE, Lookups
 from server.log.pages import Pages, Read
 from server.log.ranges import (
     LARGE,
     LARGE_BYTES,
     PAGE,
     SHORT,
-    SMALL,
     Fit,
     Found,
     Large,
@@ -51,7 +48,6 @@ from server.log.ranges import (
     cut,
     fit_in,
     made_of,
-    those_of,
     whole_of,
 )
 from server.log.rows import Row, between, counted, id_of, tally_of
@@ -68,8 +64,7 @@ GROUP: Final = 1000
 OWN_READS: Final = 4
 """Reads that are not part of a group, at a time."""
 
-_SIZE: Final = {"$bsonSize": "$$ROOT"}
-_OR_SIZE: Final = {"_id": 1, "m": {"$cond": [{"$gt": [_SIZE, LARGE]}, _SIZE, "$$ROOT"]}}
+_OR_SIZE: Final = {"_id": 1, "m": {"$cond": [{"$gt": [SIZE, LARGE]}, SIZE, "$$ROOT"]}}
 
 
 class Reader:
@@ -78,15 +73,15 @@ class Reader:
     def __init__(
         self, database: Database, foundation: Foundation, keeper: Keeper, timeout: float, loop_share: LoopShare
     ) -> None:
-        self._database = database
         self._messages = database.own("messages")
-        self._channels = database.own("channels").name
+        self.overlays = Overlays()
+        self._lookups = Lookups(database, foundation, self.overlays)
         self._foundation = foundation
         self._keeper = keeper
         self._timeout = timeout
         self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP, loop_share)
         self._endings = GroupReader(keeper, "endings", _mapped(self._read_endings), ENDINGS, loop_share)
-        self._states = GroupReader(keeper, "floors", _mapped(self._read_states), GROUP)
+        self._states = GroupReader(keeper, "floors", _mapped(self._lookups.states), GROUP)
         self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
         self._pending = GroupReader(keeper, "amendments", _mapped(self._read_pending), GROUP)
         self._room = asyncio.Semaphore(OWN_READS)
@@ -94,9 +89,11 @@ class Reader:
         self._pages = Pages()
         self._reading: dict[tuple[str, Position, int], tuple[asyncio.Task[Read], float]] = {}
         """And when each has begun, by the monotonic clock."""
-        self.overlays = Overlays()
-        self.count = 0
-        """Commands."""
+
+    @property
+    def count(self) -> int:
+        """Commands so far."""
+        return self._lookups.count
 
     def forget(self) -> None:
         """What was read so far is of another history."""
@@ -120,13 +117,13 @@ class Reader:
     ) -> dict[str, Head]:
         newest = {
             "aggregate": self._messages.name,
-            "pipeline": [*heads_of(channels), self._then_states(channels)],
+            "pipeline": [*heads_of(channels), self._lookups.then_states(channels)],
             # One more than there can be, so that MongoDB knows that this is all.
             "cursor": {"batchSize": 2 * len(channels) + 1},
         }
-        rows = await self._rows(newest, session)
+        rows = await self._lookups.rows(newest, session)
         offsets = {row["_id"]: row["o"] for row in rows if "o" in row}
-        states = self._states_in(channels, (row for row in rows if "o" not in row))
+        states = self._lookups.states_in(channels, (row for row in rows if "o" not in row))
         return {
             channel: Head(Position(state.epoch, offsets.get(channel, 0)), state.floor, state.amended)
             for channel, state in states.items()
@@ -142,9 +139,9 @@ class Reader:
         taken_now, answered = taken(wanted)
         batch = {"batchSize": len(taken_now) + 1}
         heads = {"aggregate": self._messages.name, "pipeline": heads_of(list(taken_now)), "cursor": batch}
-        newest = {row["_id"]: row["o"] for row in await self._rows(heads)}
+        newest = {row["_id"]: row["o"] for row in await self._lookups.rows(heads)}
         read = {channel: offsets_near(near, newest.get(channel, 0)) for channel, near in taken_now.items()}
-        return answers(read, answered, newest, *await self._small(read))
+        return answers(read, answered, newest, *await self._lookups.small(read))
 
     async def tallies(
         self, heads: Mapping[str, Head], session: AsyncIOMotorClientSession | None = None
@@ -156,7 +153,7 @@ class Reader:
         if not ids:
             return {}
         command = {"find": self._messages.name, "filter": {"_id": {"$in": ids}}, "projection": {"m": 1, "l": 1}}
-        rows = await self._rows(command | {"batchSize": len(ids) + 1}, session)
+        rows = await self._lookups.rows(command | {"batchSize": len(ids) + 1}, session)
         return {row["_id"]["c"]: tally_of(row) for row in rows}
 
     async def state(self, channel: str) -> State:
@@ -165,27 +162,7 @@ class Reader:
     async def states(self, channels: Sequence[str]) -> dict[str, State]:
         """Of up to GROUP channels, in a command of their own."""
         with mapped():
-            return await self._read_states(channels)
-
-    async def _read_states(
-        self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None
-    ) -> dict[str, State]:
-        command = {"find": self._channels, "filter": {"_id": {"$in": list(channels)}}, "batchSize": len(channels) + 1}
-        return self._states_in(channels, await self._rows(command, session))
-
-    def _then_states(self, channels: Sequence[str]) -> Row:
-        """The last stage of a pipeline over messages: after them, the states of these channels. It costs MongoDB less
-        than a command does."""
-        return {"$unionWith": {"coll": self._channels, "pipeline": [{"$match": {"_id": {"$in": list(channels)}}}]}}
-
-    def _states_in(self, channels: Iterable[str], rows: Iterable[Row]) -> dict[str, State]:
-        states = dict.fromkeys(channels, State(0, self._foundation.base.epoch))
-        for row in rows:
-            epoch = row.get("epoch", self._foundation.base.epoch)
-            states[row["_id"]] = State(row.get("floor", 0), epoch, "amended" in row)
-            if "amended" in row:
-                self.overlays.note(row["_id"])
-        return states
+            return await self._lookups.states(channels)
 
     async def confirmed_head(self, channel: str) -> int:
         """The newest offset, by a linearizable read: whatever was acknowledged before the call is in it."""
@@ -285,7 +262,7 @@ class Reader:
         amended = self._foundation.amends or self.overlays.known(channel)
         pending = await self._pending.ask(channel) if amended else ()
         with mapped():
-            rows = await self._find({"filter": {"_id": id_of(channel, offset)}}, 1)
+            rows = await self._lookups.find({"filter": {"_id": id_of(channel, offset)}}, 1)
         floor, epoch, _ = await self.state(channel)
         message = counted(rows[0], epoch) if rows and offset > floor else None
         return overlaid(message, pending) if isinstance(message, AmendedMessage) else None
@@ -294,7 +271,7 @@ class Reader:
         """The offset of the newest message up to `upto` (1), of the one before it (2)…; 0 if there are not as many."""
         only = {"skip": number - 1, "limit": 1, "projection": {"_id": 1}}
         with mapped():
-            rows = await self._find(self._messages_only(channel, upto) | only, 1)
+            rows = await self._lookups.find(self._messages_only(channel, upto) | only, 1)
         return int(rows[0]["_id"]["o"]) if rows else 0
 
     async def _folded(self, channel: str, read: Callable[[], Awaitable[Read]]) -> Read:
@@ -315,10 +292,10 @@ class Reader:
         wanted = originals_of(messages, found.floor)
         if wanted:
             with mapped():
-                there = (await self._small_or_sizes({channel: set(wanted)}))[0][channel]
+                there = (await self._lookups.small_or_sizes({channel: set(wanted)}))[0][channel]
                 parts = [(offset, there[offset]) for offset in wanted if offset in there]
                 fit = fit_in(channel, parts)
-                rows = whole_of(channel, parts[: fit.messages], await self._large(fit.large))
+                rows = whole_of(channel, parts[: fit.messages], await self._lookups.large(fit.large))
             entries = [counted(row, found.epoch) for row in rows]
             originals = {entry.offset: entry for entry in entries if isinstance(entry, AmendedMessage)}
             size += fit.bytes
@@ -329,7 +306,7 @@ class Reader:
 
     async def _read_pending(self, channels: Sequence[str]) -> dict[str, list[Amendment]]:
         """What is not folded yet, in order."""
-        self.count += 1
+        self._lookups.count += 1
         found: dict[str, list[Amendment]] = {channel: [] for channel in channels}
         async for row in self._messages.find({"_id.c": {"$in": list(channels)}, "p": 1}).sort("_id", ASCENDING):
             entry = counted(row, "")
@@ -370,9 +347,9 @@ class Reader:
             "limit": limit,
             "projection": _OR_SIZE,
         } | (only or {})
-        found = [(row["_id"]["o"], row["m"]) for row in await self._find(command, limit)]
+        found = [(row["_id"]["o"], row["m"]) for row in await self._lookups.find(command, limit)]
         fit = fit_in(channel, found)
-        whole = whole_of(channel, found[: fit.messages], await self._large(fit.large))
+        whole = whole_of(channel, found[: fit.messages], await self._lookups.large(fit.large))
         return Rows(whole[::direction], fit.messages < len(found) or len(found) == limit, fit.bytes)
 
     async def _read_ranges(self, ranges: Sequence[Range]) -> dict[Range, Read]:
@@ -390,7 +367,7 @@ class Reader:
                 break
             wanted[one.channel] = offsets
             taken.append(one)
-        there, states = await self._small_or_sizes(wanted)
+        there, states = await self._lookups.small_or_sizes(wanted)
         if states is not None:  # none of them is large
             return {
                 one: made_of(all_of(one, there[one.channel]), states[one.channel], None if one.back else one.first - 1)
@@ -407,72 +384,14 @@ class Reader:
                 continue
             large |= fit.large
             parts[one] = found, fit
-        large_rows = await self._large(large)
-        states = await self._read_states(list({one.channel for one in parts}))
+        large_rows = await self._lookups.large(large)
+        states = await self._lookups.states(list({one.channel for one in parts}))
         answers: dict[Range, Read] = {}
         for one, (found, fit) in parts.items():
             whole = whole_of(one.channel, found[: fit.messages], large_rows)
             some = Rows(whole[::-1] if one.back else whole, fit.messages < len(found), fit.bytes)
             answers[one] = await self._made_of(some, states[one.channel], None if one.back else one.first - 1)
         return answers
-
-    async def _small(self, wanted: Mapping[str, Offsets]) -> tuple[dict[str, dict[int, Any]], dict[str, State]]:
-        """By channel and offset the messages that are there, but for large ones; and the states of the channels."""
-        there: dict[str, dict[int, Any]] = {channel: {} for channel in wanted}
-        states: list[Row] = []
-        command = {
-            "aggregate": self._messages.name,
-            "pipeline": [{"$match": those_of(wanted) | SMALL}, self._then_states(list(wanted))],
-            "cursor": {"batchSize": sum(map(len, wanted.values())) + len(wanted) + 1},
-        }
-        for row in await self._rows(command):
-            place = row["_id"]
-            if isinstance(place, str):
-                states.append(row)
-            else:
-                there[place["c"]][place["o"]] = row
-        return there, self._states_in(wanted, states)
-
-    async def _small_or_sizes(
-        self, wanted: Mapping[str, Offsets]
-    ) -> tuple[dict[str, dict[int, Any]], dict[str, State] | None]:
-        """By channel and offset the messages that are there, or of large ones their bytes; and the states of the
-        channels if that was all there is to read. What the first look does not find is large, or is not there."""
-        there, states = await self._small(wanted)
-        places = ((channel, offset) for channel, offsets in wanted.items() for offset in offsets)
-        missing = [id_of(channel, offset) for channel, offset in places if offset not in there[channel]]
-        if not missing:
-            return there, states
-        command = {"filter": {"_id": {"$in": missing}}, "projection": {"_id": 1, "m": _SIZE}}
-        for row in await self._find(command, len(missing)):
-            there[row["_id"]["c"]][row["_id"]["o"]] = row["m"]
-        return there, None
-
-    async def _large(self, sizes: Large) -> dict[tuple[str, int], Row]:
-        """The messages of which only the sizes were asked so far."""
-        if not sizes:
-            return {}
-        query = {"_id": {"$in": [id_of(*key) for key in sizes]}}
-        return {(row["_id"]["c"], row["_id"]["o"]): row for row in await self._find({"filter": query}, len(sizes))}
-
-    async def _find(self, command: dict[str, Any], most: int) -> list[Row]:
-        return await self._rows({"find": self._messages.name, **command, "batchSize": most + 1})
-
-    async def _rows(self, command: dict[str, Any], session: AsyncIOMotorClientSession | None = None) -> list[Row]:
-        """What one command finds, by the majority's word. The command itself takes half the time that the driver's
-        cursor takes. Once more if the connection was lost, as the driver does it with its own."""
-        concern: dict[str, Any] = {"level": "majority"}
-        if session is not None and session.operation_time is not None:
-            concern["afterClusterTime"] = session.operation_time
-        command |= {"readConcern": concern}
-        self.count += 1
-        try:
-            reply = await self._database.command(command, session=session)
-        except AutoReconnect:
-            self.count += 1
-            reply = await self._database.command(command, session=session)
-        rows: list[Row] = reply["cursor"]["firstBatch"]
-        return rows
 
 
 async def _alone(head: Awaitable[Head]) -> Ending:
