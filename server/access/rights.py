@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from server.access.hooks import Answer, Hooks
 from server.access.memberships import Unloaded
@@ -81,27 +81,27 @@ class Right(Generic[Options]):
                 await missing.load()
 
 
-class Reading(Generic[Options]):
+class Reading(Right[Options]):
     """Around what only those may read who may subscribe to `channel`: the hook is asked before the block, and the right
     again behind it. Gives the options of what is read."""
 
-    __slots__ = ("_right", "_channel")
+    __slots__ = ("_channel",)
 
-    def __init__(self, right: Right[Options], channel: str) -> None:
-        self._right: Right[Options] = right
+    def __init__(self, hooks: Hooks, principal: Principal, check: Callable[[], Options], channel: str) -> None:
+        super().__init__(hooks, principal, check)  # type: ignore[arg-type]  # which of the two it is, mypy forgets here
         self._channel = channel
 
     async def __aenter__(self) -> Options:
-        if not self._right.settled("subscribe"):
-            await self._right.ask("subscribe", {"channel": without_label(self._channel)})
-        return self._right.options
+        if not self.settled("subscribe"):
+            await self.ask("subscribe", {"channel": without_label(self._channel)})
+        return self.options
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             try:
-                self._right.again()
+                self._check()
             except Unloaded:
-                await self._right.ask_again()
+                await self.ask_again()
 
 
 class Rights:
@@ -113,12 +113,13 @@ class Rights:
 
     def reading(self, principal: Principal, channel: str) -> Reading[Namespace]:
         """Around what is read of a channel. Raises at once if there is no right to it."""
-        right = Right(self._hooks, principal, partial(self._permissions.check, principal, "subscribe", channel))
-        return Reading(right, channel)
+        check = partial(self._permissions.check, principal, "subscribe", channel)
+        return Reading(self._hooks, principal, check, channel)
 
     def reading_documents(self, principal: Principal, name: str) -> Reading[Collection]:
         """The same around what is read of the documents of a collection."""
-        return Reading(self._to_documents(principal, "read", name), f"{DOCUMENTS}:{name}")
+        check = partial(self._permissions.check_documents, principal, "read", name)
+        return Reading(self._hooks, principal, check, f"{DOCUMENTS}:{name}")
 
     def to_publish(self, principal: Principal, channel: str) -> Right[Namespace]:
         """The right to publish in the channel; the hook is not asked yet."""
@@ -152,7 +153,7 @@ class Rights:
 
     def to_write(self, principal: Principal, name: str) -> Right[Collection]:
         """The right to write documents of a collection; the hook is not asked yet."""
-        return self._to_documents(principal, "write", name)
+        return Right(self._hooks, principal, partial(self._permissions.check_documents, principal, "write", name))
 
     def to_call(self, principal: Principal, method: str, rule: Rule, name: str) -> Callable[[], None]:
         """The right to call a method of the user's back end, as of now: what asks for it again, behind what has waited.
@@ -169,10 +170,6 @@ class Rights:
 
         again()
         return again
-
-    def _to_documents(self, principal: Principal, action: Literal["read", "write"], name: str) -> Right[Collection]:
-        check = partial(self._permissions.check_documents, principal, action, name)
-        return Right(self._hooks, principal, check)
 
 
 def must_be_admin(principal: Principal) -> None:

@@ -133,11 +133,11 @@ class DocumentService:
 
     def view(self, principal: Principal, channel: str, where: Any, conflate: float = 0.0) -> View | None:
         """What a principal sees of the changes of documents; None for other channels. The right is checked already."""
-        namespace, _, rest = without_label(channel).partition(":")
-        if namespace != DOCUMENTS:
+        if not channel.startswith(f"{DOCUMENTS}:"):
             if where is not None:
                 raise bad_request(f"where: {channel} has no documents")
             return None
+        rest = without_label(channel).partition(":")[2]
         name, slash, identifier = rest.partition("/")
         if slash and not identifier:
             raise bad_request("channel: docs:collection/id, the id is missing")

@@ -100,28 +100,26 @@ def offsets_near(near: Near, newest: int) -> range:
 
 
 def answers(
-    read: Mapping[str, range],
+    read: Mapping[str, Near],
     answered: Sequence[Wanted],
     newest: Mapping[str, int],
+    offsets: Mapping[str, range],
     found: Mapping[str, Mapping[int, Row]],
     states: Mapping[str, State],
 ) -> dict[Wanted, Ending]:
-    """`newest`: the heads. `found`: what there is of what was read, by channel and offset."""
+    """`newest`: the heads; `offsets`: what follows from them for what is `read`. `found`: what there is of that."""
     made: dict[Wanted, Ending] = {}
     for one in answered:
         channel, near = one
-        head, state = newest.get(channel, 0), states[channel]
-        made[one] = Ending(
-            Head(Position(state.epoch, head), state.floor, state.amended),
-            None if state.amended else _rows(near, head, state.floor, read[channel], found[channel]),
-        )
+        state = states[channel]
+        rows = None
+        if not state.amended and read[channel] == near:  # else others want other messages of the channel
+            rows = _rows(near, offsets[channel], state.floor, found[channel])
+        made[one] = Ending(Head(Position(state.epoch, newest.get(channel, 0)), state.floor, state.amended), rows)
     return made
 
 
-def _rows(near: Near, newest: int, floor: int, read: range, found: Mapping[int, Row]) -> list[Row] | None:
-    offsets = offsets_near(near, newest)
-    if offsets != read:  # others have asked for other messages of the channel
-        return None
+def _rows(near: Near, offsets: range, floor: int, found: Mapping[int, Row]) -> list[Row] | None:
     if floor >= offsets.start:
         if near.after is not None:  # what comes behind a gap is not known by its offset
             return None

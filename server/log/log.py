@@ -272,7 +272,7 @@ class Log:
         return Receipt(Position(position.epoch, row["_id"]["o"]), key, True)
 
     def ending(self, channel: str, near: Near | None) -> Awaitable[Ending]:
-        """The head, and by the same command what is `near` it; see endings.py."""
+        """The head, and what is `near` it; see endings.py."""
         return self._reader.ending(channel, near)
 
     async def channels(self) -> list[str]:

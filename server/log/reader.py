@@ -136,12 +136,12 @@ class Reader:
         return self._endings.ask((channel, near))
 
     async def _read_endings(self, wanted: Sequence[Wanted]) -> dict[Wanted, Ending]:
-        taken_now, answered = taken(wanted)
-        batch = {"batchSize": len(taken_now) + 1}
-        heads = {"aggregate": self._messages.name, "pipeline": heads_of(list(taken_now)), "cursor": batch}
+        read, answered = taken(wanted)
+        batch = {"batchSize": len(read) + 1}
+        heads = {"aggregate": self._messages.name, "pipeline": heads_of(list(read)), "cursor": batch}
         newest = {row["_id"]: row["o"] for row in await self._lookups.rows(heads)}
-        read = {channel: offsets_near(near, newest.get(channel, 0)) for channel, near in taken_now.items()}
-        return answers(read, answered, newest, *await self._lookups.small(read))
+        offsets = {channel: offsets_near(near, newest.get(channel, 0)) for channel, near in read.items()}
+        return answers(read, answered, newest, offsets, *await self._lookups.small(offsets))
 
     async def tallies(
         self, heads: Mapping[str, Head], session: AsyncIOMotorClientSession | None = None

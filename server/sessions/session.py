@@ -252,7 +252,8 @@ class Session(WaitingClient):
                 else:
                     if (publish := self._lanes.publish_under_way(name)) is not None:
                         await asyncio.wait((publish,))
-                    await self._carry_out(command)
+                    if (work := self._carry_out(command)) is not None:
+                        await work
             except Error as error:
                 self._refuse(command.id, error)
             except Exception:
@@ -261,22 +262,27 @@ class Session(WaitingClient):
             if self._lanes.done(name):
                 return
 
-    async def _carry_out(self, command: Ordered) -> None:
+    def _carry_out(self, command: Ordered) -> Coroutine[Any, Any, None] | None:
+        """What is left to be waited for."""
         assert self._principal is not None
         if isinstance(command, Served):
-            await self._subscribe_served(command)
-        elif isinstance(command, Subscribe):
-            await self._subscribe(self._principal, command)
-        elif isinstance(command, Unsubscribe):
+            return self._subscribe_served(command)
+        if isinstance(command, Subscribe):
+            return self._subscribe(self._principal, command)
+        if isinstance(command, Unsubscribe):
             self._unsubscribe(command)
-        else:
-            self._spend()
-            if isinstance(command, Paged):
-                async with self._one_page:
-                    await self._read_enough()
-                    self._reply(command, **await answer(self._node, self._principal, command, self))
-            else:
+            return None
+        self._spend()
+        return self._answer(command)
+
+    async def _answer(self, command: Request) -> None:
+        assert self._principal is not None
+        if isinstance(command, Paged):
+            async with self._one_page:
+                await self._read_enough()
                 self._reply(command, **await answer(self._node, self._principal, command, self))
+        else:
+            self._reply(command, **await answer(self._node, self._principal, command, self))
 
     @property
     def _one_page(self) -> asyncio.Lock:
