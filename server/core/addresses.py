@@ -32,7 +32,7 @@ def origin_parts(text: str) -> tuple[str, str, int | None] | None:
         port = parts.port
     except ValueError:
         return None
-    named = parts.scheme and parts.hostname and "@" not in parts.netloc and not parts.netloc.endswith(":")
+    named = parts.scheme and parts.hostname and port != 0 and "@" not in parts.netloc and not parts.netloc.endswith(":")
     if not named or text.partition("://")[2] != parts.netloc:
         return None
     return parts.scheme, str(parts.hostname), port

@@ -206,8 +206,12 @@ class Sequencer:
             self._advance(messages)
         self._deliver_early()
 
+    async def confirmed_head(self) -> int:
+        """The newest offset that the log has; see `Reader.confirmed_head`."""
+        return await self._confirmed_head(self.channel)
+
     async def _check_target(self) -> None:
-        head = await self._confirmed_head(self.channel)
+        head = await self.confirmed_head()
         if self.position.offset < self._target and head < self._target:
             logger.warning("%s: offset %d was announced, but the log ends at %d", self.channel, self._target, head)
             self._target = head

@@ -155,6 +155,8 @@ class Streams:
                     await self._loop_share.turn()  # many may have waited for this
                 else:
                     ending = await self._open(stream, near)
+                    if ending is None:  # else the log has answered many in lots
+                        await self._loop_share.turn()
         except BaseException:
             self.release(stream)
             raise

@@ -19,6 +19,7 @@ from server.core.seats import Seat
 from server.core.worker import Pace
 from server.delivery.amended import runs
 from server.delivery.hub import PROGRESS_MESSAGES, Delivery, Sink
+from server.delivery.sequencer import PHANTOM_READS, Sequencer
 from server.delivery.streams import Stream
 from server.documents.views import Owner, View
 from server.wire.amendments import Amendment, Counted
@@ -300,6 +301,7 @@ class Subscription:
         sequencer = self._stream.sequencer
         assert sequencer is not None
         restarted = False
+        in_vain = 0
         while True:
             await self._subscriber.drained()
             if self._go_live():
@@ -334,8 +336,28 @@ class Subscription:
                 await self._replay_amended(page.messages)
             else:
                 await self._replay(page.messages)
-            if self._position == before:
-                await asyncio.sleep(0.05)  # a majority read may lag behind right after an election
+            if self._position != before:
+                in_vain = 0
+                continue
+            in_vain += 1  # a majority read may lag behind right after an election
+            if in_vain >= PHANTOM_READS:
+                in_vain = 0
+                await self._give_up(sequencer, before)
+            await asyncio.sleep(min(1.0, 0.05 * 2**in_vain))
+
+    async def _give_up(self, sequencer: Sequencer, before: Position) -> None:
+        """What was there when the channel was opened may be gone altogether, with what said so: as a thread is when it
+        ends. Then that is a gap."""
+        upto = sequencer.position
+        try:
+            gone = await sequencer.confirmed_head() <= before.offset
+        except Error as error:
+            logger.warning("%s: cannot replay yet: %s", self.channel, error.reason)
+            return
+        if gone and upto.epoch == before.epoch == sequencer.position.epoch:
+            first, last = before.offset + 1, upto.offset
+            self._tell(GapPush.trimmed(self.channel, before.epoch, first, last), first, last)
+            self._position = upto
 
     async def _send_snapshot(self) -> None:
         """All pages, at the subscriber's pace; a snapshot that cannot be finished starts over."""

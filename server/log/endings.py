@@ -27,9 +27,9 @@ from server.wire.pushes import MessagePush
 NEXT: Final = 16
 """Messages behind a cursor that are read with the head for who resumes: who has missed more reads a page."""
 ENDINGS: Final = 100
-"""Channels of one read."""
-ROWS: Final = ENDINGS * NEXT
-"""Of one read, at most. Up to LARGE they are 6 MiB."""
+"""Channels of one read: with ten messages of each it has as many rows as it may."""
+ROWS: Final = 1000
+"""Of one read. Up to LARGE they are 4 MiB, whose decoding holds everybody else up."""
 
 
 class Near(Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ was trimmed between the two reads is then a gap, never a silent hole.
 
 What many ask for at the same time is read together (groups.py): the heads of their channels, with a few messages near
 them if they are wanted (endings.py), and short ranges of messages, of which MongoDB is told the offsets so that it only
-has to look them up (lookups.py). No answer is much larger than 6 MiB, whatever the messages are like.
+has to look them up (lookups.py). No answer is much larger than 4 MiB, whatever the messages are like.
 """
 
 from __future__ import annotations
@@ -136,12 +136,16 @@ class Reader:
         return self._endings.ask((channel, near))
 
     async def _read_endings(self, wanted: Sequence[Wanted]) -> dict[Wanted, Ending]:
+        base = self._foundation.base
         read, answered = taken(wanted)
         batch = {"batchSize": len(read) + 1}
         heads = {"aggregate": self._messages.name, "pipeline": heads_of(list(read)), "cursor": batch}
         newest = {row["_id"]: row["o"] for row in await self._lookups.rows(heads)}
         offsets = {channel: offsets_near(near, newest.get(channel, 0)) for channel, near in read.items()}
-        return answers(read, answered, newest, offsets, *await self._lookups.small(offsets))
+        found, states = await self._lookups.small(offsets)
+        if self._foundation.base is not base:  # the heads are of another history than the states
+            return await self._read_endings(wanted)
+        return answers(read, answered, newest, offsets, found, states)
 
     async def tallies(
         self, heads: Mapping[str, Head], session: AsyncIOMotorClientSession | None = None

@@ -26,8 +26,9 @@ from server.log.counts import Counts
 from server.log.groups import GroupReader
 from server.mongo.client import mapped
 from server.mongo.databases import Database
-from server.rooms.members import Change, checked_user
-from server.rooms.rows import STRANGER, Marker, MemberRows, Row, Standing, new_row
+from server.rooms.doubts import Doubts
+from server.rooms.members import checked_user
+from server.rooms.rows import STRANGER, Change, Marker, MemberRows, Row, Standing, new_row
 
 MAX_BLOCKS: Final = 1000
 """Of one user."""
@@ -43,9 +44,11 @@ class Conversations:
         rows: MemberRows,
         counts: Counts,
         clock: Clock,
+        doubts: Doubts,
         tell: Callable[[Sequence[Change]], None],
     ) -> None:
         self._rows = rows
+        self._doubts = doubts
         self._counts = counts
         self._clock = clock
         self._tell = tell
@@ -65,8 +68,9 @@ class Conversations:
         before = Marker(position.epoch, position.offset - 1, amendments)
         for user, standing in strangers:
             row = new_row(user, channel, MEMBER, before, self._clock.now_ms(), None)
-            if await (self._rows.replace(row) if standing.there else self._rows.add([row])):
-                self._tell([(user, channel, MEMBER)])
+            with self._doubts.about([(user, channel)]):
+                if await (self._rows.replace(row) if standing.there else self._rows.add([row])):
+                    self._tell([(user, channel, MEMBER)])
 
     async def _standings(self, memberships: Sequence[Membership]) -> dict[Membership, Standing]:
         return dict.fromkeys(memberships, STRANGER) | await self._rows.standings(memberships)
@@ -91,18 +95,19 @@ class Blocks:
         checked_user(user)
         block = {"_id": {"u": own, "b": user}}
         async with self._rights.reading(principal, ROOMS):
-            with mapped():
-                if on:
-                    new = {"$setOnInsert": {"t": self._clock.now_ms()}}
-                    added = (await self._blocks.update_one(block, new, upsert=True)).upserted_id is not None
-                    # Counted when it is there: others may come at the same time, by any node.
-                    if added and await self._blocks.count_documents(_of(own), limit=MAX_BLOCKS + 1) > MAX_BLOCKS:
+            try:
+                with mapped():
+                    if on:
+                        new = {"$setOnInsert": {"t": self._clock.now_ms()}}
+                        added = (await self._blocks.update_one(block, new, upsert=True)).upserted_id is not None
+                        # Counted when it is there: others may come at the same time, by any node.
+                        if added and await self._blocks.count_documents(_of(own), limit=MAX_BLOCKS + 1) > MAX_BLOCKS:
+                            await self._blocks.delete_one(block)
+                            raise Error("limit_exceeded", f"user: {own} blocks {MAX_BLOCKS} already")
+                    else:
                         await self._blocks.delete_one(block)
-                        self._directs.forget((own, user))
-                        raise Error("limit_exceeded", f"user: {own} blocks {MAX_BLOCKS} already")
-                else:
-                    await self._blocks.delete_one(block)
-        self._directs.forget((own, user))
+            finally:  # also of what was stored without an answer
+                self._directs.forget((own, user))
 
     async def list(self, principal: Principal, *, address: str = "") -> list[str]:
         """Whom the user takes no messages of, by name."""

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
+from server.access.memberships import Membership
 from server.access.rights import Right, Rights
 from server.access.threads import root_message
 from server.core.clock import Clock
@@ -25,9 +26,10 @@ from server.core.principals import Principal
 from server.core.rules import MEMBER
 from server.log.log import Log
 from server.log.mentions import EVERYBODY
+from server.rooms.doubts import Doubts
 from server.rooms.markers import Markers
-from server.rooms.members import Change, Members, Seat, checked, each, user_of
-from server.rooms.rows import STRANGER, Marker, Member, MemberRows, new_row
+from server.rooms.members import Members, Seat, checked, each, user_of
+from server.rooms.rows import STRANGER, Change, Marker, Member, MemberRows, new_row
 from server.wire.amendments import AmendedMessage
 from server.wire.rooms import MembersPage, Preferred
 
@@ -48,9 +50,11 @@ class Followers:
         rights: Rights,
         limits: Limits,
         clock: Clock,
+        doubts: Doubts,
         tell: Callable[[Sequence[Change]], None],
     ) -> None:
         self._rows = rows
+        self._doubts = doubts
         self._members = members
         self._markers = markers
         self._log = log
@@ -126,8 +130,7 @@ class Followers:
         if not (own or principal.admin):
             raise Error("permission_denied", f"{principal.name} may not say what {seat.user} follows")
         if seat.role is None:
-            await self._rows.remove([(seat.user, thread)])
-            self._tell([(seat.user, thread, None)])
+            await self._end([(seat.user, thread)])
             return seat
         if seat.role != MEMBER:
             raise bad_request(f"role: who follows a thread is {MEMBER}, whatever else in its parent")
@@ -186,42 +189,47 @@ class Followers:
             for user, place in places.items()
             if known.get((user, parent), STRANGER).role is not None and (user, thread) not in known
         ]
-        added = [user for user, _ in await self._rows.add(rows)] if rows else []
-        if not added:
+        if not rows:
             return None
-        # Looked at once more when they are there: the message, or who has left the parent, may have gone in the
-        # meantime, and what was followed then with it.
-        root, members = await asyncio.gather(self._root(thread), self._rows.roles([(user, parent) for user in added]))
-        left = [user for user in added if root is None or (user, parent) not in members]
-        if left:
-            await self._rows.remove([(user, thread) for user in left])
-        stay = [user for user in added if user not in left]
-        gone = await self._make_room(stay, thread)
-        self._tell([(user, thread, MEMBER) for user in stay] + gone)
+        with self._doubts.about([(row["_id"]["u"], thread) for row in rows]):
+            added = [user for user, _ in await self._rows.add(rows)]
+            if not added:
+                return None
+            # Looked at once more when they are there: the message, or who has left the parent, may have gone in the
+            # meantime, and what was followed then with it.
+            members_of = self._rows.roles([(user, parent) for user in added])
+            root, members = await asyncio.gather(self._root(thread), members_of)
+            left = [user for user in added if root is None or (user, parent) not in members]
+            if left:
+                await self._rows.remove([(user, thread) for user in left])
+            stay = [user for user in added if user not in left]
+            if stay:
+                self._tell([(user, thread, MEMBER) for user in stay])
+        await self._make_room(stay, thread)
         if root is None:
             return Error("not_found", f"channel: what {thread} is about has just gone")
         return _no_member(left[0], thread) if left else None
 
-    async def _make_room(self, users: Collection[str], new: str) -> list[Change]:
-        """What these follow no more, because with the `new` thread it would be too much."""
+    async def _make_room(self, users: Collection[str], new: str) -> None:
+        """What is too much with the `new` thread these follow no more."""
         if not self._most:
-            return []
-        gone: list[Change] = []
+            return
         too_many = await asyncio.gather(*(self._rows.too_many_threads(user, self._most, new) for user in users))
-        for user, threads in zip(users, too_many, strict=True):
-            if threads:
-                await self._rows.remove([(user, thread) for thread in threads])
-                gone += [(user, thread, None) for thread in threads]
-        return gone
+        await self._end([(user, thread) for user, threads in zip(users, too_many, strict=True) for thread in threads])
+
+    async def _end(self, followed: Sequence[Membership]) -> None:
+        """Nobody follows these any more."""
+        if followed:
+            with self._doubts.about(followed):
+                await self._rows.remove(followed)
+                self._tell([(user, thread, None) for user, thread in followed])
 
     # --- what goes ----------------------------------------------------------------------------------------------------
 
     async def left(self, user: str, channel: str) -> None:
         """The user is no member of the channel any more: what it follows there goes as well."""
-        threads = [thread for thread in await self._rows.threads_of(user) if parent_of(thread) == channel]
-        if threads:
-            await self._rows.remove([(user, thread) for thread in threads])
-            self._tell([(user, thread, None) for thread in threads])
+        threads = await self._rows.threads_of(user)
+        await self._end([(user, thread) for thread in threads if parent_of(thread) == channel])
 
     async def erased(self, channel: str, offset: int) -> None:
         """A message is erased: nobody answers it any more."""
@@ -230,8 +238,8 @@ class Followers:
 
     async def ended(self, thread: str) -> None:
         """Nobody follows it any more."""
-        while users := await self._rows.clear(thread):
-            self._tell([(user, thread, None) for user in users])
+        while some := await self._rows.some_of(thread):
+            await self._end(some)
 
 
 def _no_member(user: str, thread: str) -> Error:

@@ -16,6 +16,7 @@ from server.core.principals import Principal
 from server.core.tasks import Keeper
 from server.log.counts import Counts
 from server.log.groups import GroupReader
+from server.rooms.doubts import Doubts
 from server.rooms.members import is_none_of
 from server.rooms.rows import Marker, MemberRows
 
@@ -39,9 +40,11 @@ class Markers:
         rights: Rights,
         admission: Admission,
         lifecycle: Lifecycle,
+        doubts: Doubts,
         tell: Callable[[Sequence[Read]], None],
     ) -> None:
         self._rows = rows
+        self._doubts = doubts
         self._counts = counts
         self._rights = rights
         self._admission = admission
@@ -102,7 +105,8 @@ class Markers:
             if known is None or (known.is_farthest and marker.is_farthest and known.epoch == marker.epoch):
                 moves[membership] = marker if known is None or marker.offset > known.offset else known
                 answered.append((membership, marker))
-        moved = await self._rows.move(moves)
+        with self._doubts.about(moves):
+            moved = await self._rows.move(moves)
         for membership, marker in moved.items():
             self._note(membership, marker)
         return {question: moved.get(question[0]) for question in answered}

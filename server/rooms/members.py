@@ -27,16 +27,14 @@ from server.core.rules import MEMBER, MODERATOR, OWNER, is_role
 from server.core.tasks import Keeper
 from server.log.groups import GroupReader
 from server.log.log import Log
-from server.rooms.rows import STRANGER, Marker, Member, MemberRows, Row, Standing, new_row
+from server.rooms.doubts import Doubts
+from server.rooms.rows import STRANGER, Change, Marker, Member, MemberRows, Row, Standing, new_row
 from server.wire.rooms import MemberRow, MembersPage, Preferred
 
 MAX_USER: Final = 255
 """Bytes of a user's name."""
 _TRIES: Final = 10
 """At a row that others change as well."""
-
-Change = tuple[str, str, str | None]
-"""(user, channel, the role, or None: no member any more)"""
 
 
 class Seat(NamedTuple):
@@ -61,9 +59,11 @@ class Members:
         lifecycle: Lifecycle,
         limits: Limits,
         clock: Clock,
+        doubts: Doubts,
         tell: Callable[[Sequence[Change]], None],
     ) -> None:
         self._rows = rows
+        self._doubts = doubts
         self._rights = rights
         self._revocations = revocations
         self._admission = admission
@@ -170,7 +170,8 @@ class Members:
             raise Error("permission_denied", f"{principal.name} may not say how {user} sees {channel}")
         if not wanted:
             raise bad_request("mute, pin: one of them")
-        row = await self._rows.prefer(own, channel, wanted)
+        with self._doubts.about([(own, channel)]):
+            row = await self._rows.prefer(own, channel, wanted)
         if row is None:
             raise Error("permission_denied", f"{principal.name} {is_none_of(channel)}")
         self._tell([(own, channel, row["role"])])
@@ -210,8 +211,9 @@ class Members:
             if not _may(principal, right.options, own, seat, standing.role):
                 what = "nobody" if seat.role is None else seat.role
                 raise Error("permission_denied", f"{principal.name} may not make {seat.user} {what} of {channel}")
-            if await self._carry_out(right, principal, channel, seat, standing):
-                return seat.role
+            with self._doubts.about([(seat.user, channel)]):
+                if await self._carry_out(right, principal, channel, seat, standing):
+                    return seat.role
         raise Error("conflict", f"members: others change {seat.user}'s role in {channel} all the time")
 
     async def _carry_out(
@@ -249,9 +251,10 @@ class Members:
             raise refusal
         rows = await self._made(principal, channel, seats)
         right.again()
-        added = await self._rows.add(rows)
-        if added:
-            await self._admitted(channel, [seat for seat in seats if (seat.user, channel) in added])
+        with self._doubts.about([(seat.user, channel) for seat in seats]):
+            added = await self._rows.add(rows)
+            if added:
+                await self._admitted(channel, [seat for seat in seats if (seat.user, channel) in added])
         return added
 
     async def _made(self, principal: Principal, channel: str, seats: Sequence[Seat]) -> list[Row]:

@@ -26,13 +26,14 @@ from server.delivery.streams import Streams
 from server.log.log import Log
 from server.mongo.databases import Database
 from server.rooms.direct import Blocks, Conversations
+from server.rooms.doubts import Doubts
 from server.rooms.followers import Followers
 from server.rooms.heads import Heads
 from server.rooms.lists import Lists
 from server.rooms.markers import Markers, Read
-from server.rooms.members import Change, Members
+from server.rooms.members import Members
 from server.rooms.receipts import Receipts
-from server.rooms.rows import MemberRows
+from server.rooms.rows import Change, MemberRows
 from server.rooms.views import MyRooms
 
 
@@ -72,6 +73,7 @@ class Rooms:
         """Called when somebody has become a member somewhere, or none any more."""
         self._unheard = False
         self._looking = False
+        doubts = Doubts(keeper, rows, self._tell_members)
         self.members = Members(
             keeper=keeper,
             rows=rows,
@@ -82,6 +84,7 @@ class Rooms:
             lifecycle=lifecycle,
             limits=limits,
             clock=clock,
+            doubts=doubts,
             tell=self._tell_members,
         )
         self.markers = Markers(
@@ -91,6 +94,7 @@ class Rooms:
             rights=rights,
             admission=admission,
             lifecycle=lifecycle,
+            doubts=doubts,
             tell=self._tell_reads,
         )
         self.followers = Followers(
@@ -101,11 +105,12 @@ class Rooms:
             rights=rights,
             limits=limits,
             clock=clock,
+            doubts=doubts,
             tell=self._tell_followers,
         )
         self.receipts = Receipts(namespaces, streams.notify)
         self.conversations = Conversations(
-            keeper=keeper, rows=rows, counts=log.counts, clock=clock, tell=self._tell_members
+            keeper=keeper, rows=rows, counts=log.counts, clock=clock, doubts=doubts, tell=self._tell_members
         )
         self.blocks = Blocks(
             database, directs=directs, rights=rights, admission=admission, lifecycle=lifecycle, clock=clock

@@ -53,6 +53,10 @@ class Standing(NamedTuple):
     """It has changed, and not everybody may have heard of it."""
 
 
+Change = tuple[str, str, str | None]
+"""(user, channel, the role, or None: no member any more)"""
+
+
 class Marker(NamedTuple):
     """How far a member has read."""
 
@@ -221,13 +225,11 @@ class MemberRows:
         rows.sort(key=weight)
         return [row["_id"]["c"] for row in rows[: len(rows) - most]]
 
-    async def clear(self, channel: str) -> list[str]:
-        """Delete some of the rows of a channel: whose they were. Until there are none."""
+    async def some_of(self, channel: str) -> list[Membership]:
+        """Some of those that have a row."""
         with mapped():
             rows = await self._rows.find({"_id.c": channel}, {"_id": 1}).limit(TOGETHER).to_list(TOGETHER)
-            if rows:
-                await self._rows.delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
-        return [row["_id"]["u"] for row in rows]
+        return [(row["_id"]["u"], channel) for row in rows]
 
     async def remove(self, memberships: Collection[Membership]) -> None:
         """Delete rows that nobody has to hear of before they go, or that have just been made."""

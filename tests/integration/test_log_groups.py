@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
+from pymongo import AsyncMongoClient
 
 from server.core.cursors import MAX_OFFSET, Position
 from server.log.endings import Ending, Near
-from server.log.ranges import PAGE
+from server.log.lookups import Lookups
+from server.log.ranges import PAGE, Offsets
 from server.node import Node
 from tests.support.client import Client
 from tests.support.logs import fresh, opened
 from tests.support.processes import Mongod
 from tests.support.profiled import seen
+from tests.support.waiting import until
 
 MIB = 1 << 20
 HISTORY = 10
@@ -201,3 +206,55 @@ async def test_a_message_that_is_larger_than_a_page_comes_alone(mongod: Mongod) 
             assert [message.offset for message in page.messages] == [number + 1]
         messages, _ = await log.read_back("chat:a", 4, 3)
         assert [message.offset for message in messages] == [3]
+
+
+def between_heads_and_messages(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Awaitable[object]]) -> None:
+    """Of the next channel that is opened."""
+    small = Lookups.small
+
+    async def held(self: Lookups, wanted: Mapping[str, Offsets]) -> Any:
+        monkeypatch.setattr(Lookups, "small", small)
+        await happens()
+        return await small(self, wanted)
+
+    monkeypatch.setattr(Lookups, "small", held)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_head_is_never_of_another_history_than_its_epoch(
+    mongod: Mongod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is restored in the moment in which its channels are opened."""
+    options = fresh()
+    async with opened(mongod.uri, options) as log:
+        for number in range(8):
+            await log.append("chat:a", None, str(number), number, 1)
+        old = log.epoch
+
+        async def restored() -> None:
+            async with AsyncMongoClient[dict[str, Any]](mongod.uri) as client:
+                await client.drop_database(options.database)
+            await until(lambda: log.epoch != old, 5, "the new history")
+            await log.append("chat:a", None, "new", "new", 1)
+
+        between_heads_and_messages(monkeypatch, restored)
+        ending = await log.ending("chat:a", Near(5))
+        assert ending.head.position == Position(log.epoch, 1)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_has_gone_without_a_trace_is_a_gap(
+    node: Node, mongod: Mongod, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread ends with all that the log has of it, just when somebody opens it: nobody reads it for ever."""
+    await filled(node, mongod, 1)
+
+    async def ended() -> None:
+        await node.database.own("messages").delete_many({"_id.c": "chat:0"})
+
+    async with Client(url) as client:
+        between_heads_and_messages(monkeypatch, ended)
+        subscription = await client.subscribe("chat:0", last=5)
+        gap = await subscription.next()
+        assert (gap["type"], gap["from"], gap["to"]) == ("gap", HISTORY - 4, HISTORY)
+        assert (await client.unsubscribe("chat:0"))["cursor"] == f"{node.log.epoch}:{HISTORY}"

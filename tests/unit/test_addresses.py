@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.core.addresses import address_key
+from server.core.addresses import address_key, is_origin
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,24 @@ from server.core.addresses import address_key
 def test_of_ipv6_the_network_counts(address: str, key: str) -> None:
     """An IPv6 address counts as its /64, an IPv4 one as itself in either form, and what is neither as itself."""
     assert address_key(address) == key
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("https://rt.example.com", True),
+        ("http://localhost:8080", True),
+        ("https://[2001:db8::1]:8443", True),
+        ("null", True),
+        ("https://rt.example.com/", False),
+        ("https://*.example.com", False),
+        ("https://ann@example.com", False),
+        ("https://example.com:", False),
+        ("https://example.com:0", False),
+        ("https://example.com:99999", False),
+        ("example.com", False),
+        ("", False),
+    ],
+)
+def test_what_a_browser_calls_an_origin(text: str, is_one: bool) -> None:
+    assert is_origin(text) is is_one
