@@ -231,7 +231,7 @@ class Run:
             self.reactions.add((of, kind, user))
 
     async def everything_is_counted(self) -> None:
-        """By the one or the other node, of what is still there; of the rest nothing is left."""
+        """By the one or the other node, of what is still there."""
         for node in self.nodes:
             await node.summaries.drain()
         for node in self.nodes:
@@ -245,9 +245,6 @@ class Run:
             there = sorted((kind, user) for of, kind, user in self.reactions if of == offset and not erased)
             assert {one["k"]: one["n"] for one in shown} == Counter(kind for kind, _ in there), offset
             assert sorted((one["k"], user) for one in shown for user in one["u"]) == there
-        gone = {offset for offset, message in self.model.messages.items() if message[2] or offset <= self.floor}
-        rows = self.nodes[0].database.own("reactions")
-        assert not {*await rows.distinct("_id.o", {"_id.c": self.channel})} & gone
 
     async def step(self) -> None:
         node = self.random.choice(self.nodes)
@@ -383,6 +380,9 @@ class Run:
         for log in self.logs:
             await log.amendments.refold(0.0)
             await log.appends.refold(0.0)
+        gone = {offset for offset, message in self.model.messages.items() if message[2] or offset <= self.floor}
+        reactions = self.nodes[0].database.own("reactions")
+        assert not {*await reactions.distinct("_id.o", {"_id.c": self.channel})} & gone
         rows = raw(self.mongod.uri, self.options, self.channel)
         assert not [row for row in rows if "p" in row]
         for row in rows:
