@@ -85,6 +85,11 @@ class Error(WaterspoutError):
         return f"{self.code}: {self.reason}"
 
 
+def leaves_doubt(error: BaseException) -> bool:
+    """Whether what ended with it may be done all the same, or in part: not what was refused."""
+    return not isinstance(error, Error) or error.retry
+
+
 class Disconnect(WaterspoutError):
     """Ends a connection with a close code. 4000–4499: come back after a delay; 4500–4999: don't.
 

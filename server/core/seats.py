@@ -32,19 +32,16 @@ class Seats:
 
     def reserve(self, key: Hashable = None) -> None:
         """As `take`, for who remembers by itself that `free` is to be called, once."""
-        taken = self._taken.get(key, 0)
-        if self.limit and taken >= self.limit:
-            raise self._full()
-        self._taken[key] = taken + 1
+        self.check(key)
+        self._taken[key] = self._taken.get(key, 0) + 1
         self.total += 1
 
     def check(self, key: Hashable = None, others: int = 0) -> None:
         """`limit_exceeded` if there is no seat now, with so many `others` who sit elsewhere and count."""
         if self.limit and self._taken.get(key, 0) + others >= self.limit:
-            raise self._full()
-
-    def _full(self) -> Error:
-        return Error("limit_exceeded", f"{self.name} is {self.limit}", limit=self.name, retry_after=self._retry_after)
+            raise Error(
+                "limit_exceeded", f"{self.name} is {self.limit}", limit=self.name, retry_after=self._retry_after
+            )
 
     def count(self, key: Hashable = None) -> int:
         return self._taken.get(key, 0)

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from bson import Timestamp
 
 from server.core.clock import Clock
-from server.core.errors import Error
+from server.core.errors import Error, leaves_doubt
 from server.core.tasks import Keeper
 from server.log.amendments import Amendments
 from server.log.marks import Claim, Marks
@@ -150,7 +150,7 @@ class Summaries:
             try:
                 yield round
             except BaseException as error:
-                if not isinstance(error, Error) or error.retry:  # else it is a refusal, before anything was written
+                if leaves_doubt(error):  # else it is a refusal, before anything was written
                     round.in_doubt = True
                 raise
         finally:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from server.access.memberships import READ_TOGETHER, Membership
-from server.core.errors import Error
+from server.core.errors import Error, leaves_doubt
 from server.core.tasks import Keeper
 from server.rooms.rows import Change, MemberRows
 
@@ -37,7 +37,7 @@ class Doubts:
         try:
             yield
         except BaseException as error:
-            if not isinstance(error, Error) or error.retry:
+            if leaves_doubt(error):
                 self._note(memberships)
             raise
 
