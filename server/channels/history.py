@@ -101,11 +101,13 @@ class History:
             name = channel if view is None else view.log_channel
             ending: Ending | None = None
             if head is None:
-                near = None if end is not None else Near(limit, None if start is None else start.offset)
+                near = None
+                if end is None and view is None:
+                    near = Near(limit, None if start is None else start.offset)
                 ending = await self._log.ending(name, near)
                 head = ending.head.position
             if ending is not None and _is_page(ending, start):
-                answer = await _page_of(ending, start, view)
+                answer = _page_of(ending, start)
             elif start is not None:
                 answer = await self._after(name, start, head, limit, view)
             else:
@@ -174,18 +176,16 @@ def _stored(channel: str, count: Count, oldest: int | None) -> StoredChannel:
 def _is_page(ending: Ending, start: Position | None) -> bool:
     """Whether what was read with the head is all that is asked for."""
     if start is None:
-        return ending.rows is not None
-    return bool(ending.rows) and start.epoch in ("", ending.head.position.epoch)
+        return ending.lines is not None
+    return bool(ending.lines) and start.epoch in ("", ending.head.position.epoch)
 
 
-async def _page_of(ending: Ending, start: Position | None, view: View | None) -> HistoryPage:
+def _page_of(ending: Ending, start: Position | None) -> HistoryPage:
     head, floor = ending.head.position, ending.head.floor
-    pushes = ending.pushes() if view is None else await _pushes(ending.messages(), view)
-    if not ending.rows:
+    if not ending.lines:
         return _page([], head, head, False, None)
-    first, last = ending.rows[0]["_id"]["o"], ending.rows[-1]["_id"]["o"]
-    more = first - 1 > floor if start is None else last < head.offset
-    return _page(pushes, Position(head.epoch, last), head, more, None)
+    more = ending.first - 1 > floor if start is None else ending.last < head.offset
+    return _page(ending.pushes(), Position(head.epoch, ending.last), head, more, None)
 
 
 async def _pushes(messages: list[Message], view: View | None) -> list[MessagePush]:

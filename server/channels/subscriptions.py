@@ -183,17 +183,18 @@ class Subscriptions:
         `channel` is the name it was asked for by. `ending`: what the stream was opened with just now, and what of that
         is near the head, as `_near` says it."""
         head = await self._own_head(stream)
-        rows = None if ending is None or ending.head.position != head else ending.rows
+        if ending is not None and (ending.lines is None or ending.head.position != head):
+            ending = None
         if after is None:
             if not last:
                 return head, None, None
-            if ending is not None and rows is not None:
-                return Position(head.epoch, head.offset - len(rows)), None, ending.pushes()
+            if ending is not None:
+                return Position(head.epoch, ending.first - 1), None, ending.pushes()
             position, at_hand = await self._before(stream, head, last)
             return position, None, at_hand
         if not after.epoch:
             after = Position(head.epoch, after.offset)
-        if ending is not None and rows and rows[-1]["_id"]["o"] == head.offset and after.epoch == head.epoch:
+        if ending is not None and ending.lines and ending.last == head.offset and after.epoch == head.epoch:
             return after, None, ending.pushes()
         same_history = after.epoch == head.epoch
         if same_history and after.offset > head.offset:

@@ -282,7 +282,7 @@ class Subscription:
             return False
         codec = self._subscriber.codec
         if isinstance(messages[0], MessagePush):
-            data = b"".join([codec.frame(push) for push in messages])
+            data = codec.frames(messages)
         else:
             data = b"".join([message.frame(codec) for message in messages])
         if len(data) > CHUNK:

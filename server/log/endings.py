@@ -6,8 +6,8 @@ there when it is looked up, as both are a majority's; what was trimmed meanwhile
 it. (MongoDB could do all of it by one command with a `$lookup`, and would take twice as long for it.)
 
 An answer has all the messages that were asked for, or none of them: where they are large, have been amended, stand
-behind a gap, or are missing for whatever reason, they are for who reads pages (reader.py). They are rows still, as few
-need more of them than the bytes that clients are sent.
+behind a gap, or are missing for whatever reason, they are for who reads pages (reader.py). Of a message there is what
+clients are told, and no more (`Line`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from server.core.cursors import Position
 from server.log.ranges import State
-from server.log.rows import Row, contiguous, pushes
-from server.wire.messages import Message
+from server.log.rows import Line, Row, pushes
 from server.wire.pushes import MessagePush
 
 NEXT: Final = 16
@@ -49,17 +48,23 @@ class Head(Struct, frozen=True, gc=False):
 
 
 class Ending(Struct, frozen=True, gc=False):
-    """`rows`: what was wanted near the head, oldest first; None: that is to be read by itself."""
+    """Of `channel`. `lines`: what was wanted near the head, oldest first; None: that is to be read by itself."""
 
+    channel: str
     head: Head
-    rows: Sequence[Row] | None = None
+    lines: Sequence[Line] | None = None
 
-    def messages(self) -> list[Message]:
-        rows = self.rows or ()
-        return contiguous(rows, rows[0]["_id"]["o"] - 1, self.head.position.epoch) if rows else []
+    @property
+    def first(self) -> int:
+        """The offset of the first of them; of none the one behind the head."""
+        return self.lines[0][0] if self.lines else self.head.position.offset + 1
+
+    @property
+    def last(self) -> int:
+        return self.lines[-1][0] if self.lines else self.head.position.offset
 
     def pushes(self) -> list[MessagePush]:
-        return pushes(self.rows or (), self.head.position.epoch)
+        return pushes(self.channel, self.head.position.epoch, self.lines or ())
 
 
 Wanted = tuple[str, Near]
@@ -104,7 +109,7 @@ def answers(
     answered: Sequence[Wanted],
     newest: Mapping[str, int],
     offsets: Mapping[str, range],
-    found: Mapping[str, Mapping[int, Row]],
+    found: Mapping[str, list[Line]],
     states: Mapping[str, State],
 ) -> dict[Wanted, Ending]:
     """`newest`: the heads; `offsets`: what follows from them for what is `read`. `found`: what there is of that."""
@@ -112,19 +117,21 @@ def answers(
     for one in answered:
         channel, near = one
         state = states[channel]
-        rows = None
+        lines = None
         if not state.amended and read[channel] == near:  # else others want other messages of the channel
-            rows = _rows(near, offsets[channel], state.floor, found[channel])
-        made[one] = Ending(Head(Position(state.epoch, newest.get(channel, 0)), state.floor, state.amended), rows)
+            lines = _lines(near, offsets[channel], state.floor, found[channel])
+        head = Head(Position(state.epoch, newest.get(channel, 0)), state.floor, state.amended)
+        made[one] = Ending(channel, head, lines)
     return made
 
 
-def _rows(near: Near, offsets: range, floor: int, found: Mapping[int, Row]) -> list[Row] | None:
+def _lines(near: Near, offsets: range, floor: int, found: list[Line]) -> list[Line] | None:
     if floor >= offsets.start:
         if near.after is not None:  # what comes behind a gap is not known by its offset
             return None
         offsets = range(floor + 1, offsets.stop)
-    try:
-        return [found[offset] for offset in offsets]
-    except KeyError:
+        found = [line for line in found if line[0] > floor]
+    if len(found) != len(offsets):
         return None
+    found.sort()  # by their offsets: no two are the same
+    return found

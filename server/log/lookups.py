@@ -15,7 +15,7 @@ from pymongo.errors import AutoReconnect
 from server.log.folding import Overlays
 from server.log.foundation import Foundation
 from server.log.ranges import SMALL, Large, Offsets, State, those_of
-from server.log.rows import Row, id_of
+from server.log.rows import LINE, Line, Row, id_of
 from server.mongo.databases import Database
 
 SIZE: Final = {"$bsonSize": "$$ROOT"}
@@ -69,6 +69,23 @@ class Lookups:
             else:
                 there[place["c"]][place["o"]] = row
         return there, self.states_in(wanted, states)
+
+    async def lines(self, wanted: Mapping[str, Offsets]) -> tuple[dict[str, list[Line]], dict[str, State]]:
+        """The same, of what clients are told: by channel, in any order."""
+        lines: dict[str, list[Line]] = {channel: [] for channel in wanted}
+        states: list[Row] = []
+        by_channel = {"$group": {"_id": "$_id.c", "lines": {"$push": LINE}}}
+        command = {
+            "aggregate": self._messages,
+            "pipeline": [{"$match": those_of(wanted) | SMALL}, by_channel, self.then_states(list(wanted))],
+            "cursor": {"batchSize": 2 * len(wanted) + 1},
+        }
+        for row in await self.rows(command):
+            if "lines" in row:
+                lines[row["_id"]] = row["lines"]
+            else:
+                states.append(row)
+        return lines, self.states_in(wanted, states)
 
     async def small_or_sizes(
         self, wanted: Mapping[str, Offsets]

@@ -132,7 +132,7 @@ class Reader:
     def ending(self, channel: str, near: Near | None) -> Awaitable[Ending]:
         """The head, and the messages near it if they are wanted, few, and as they were published."""
         if near is None or near.number > SHORT or self.overlays.known(channel):
-            return _alone(self._heads.ask(channel))
+            return _alone(channel, self._heads.ask(channel))
         return self._endings.ask((channel, near))
 
     async def _read_endings(self, wanted: Sequence[Wanted]) -> dict[Wanted, Ending]:
@@ -142,7 +142,7 @@ class Reader:
         heads = {"aggregate": self._messages.name, "pipeline": heads_of(list(read)), "cursor": batch}
         newest = {row["_id"]: row["o"] for row in await self._lookups.rows(heads)}
         offsets = {channel: offsets_near(near, newest.get(channel, 0)) for channel, near in read.items()}
-        found, states = await self._lookups.small(offsets)
+        found, states = await self._lookups.lines(offsets)
         if self._foundation.base is not base:  # the heads are of another history than the states
             return await self._read_endings(wanted)
         return answers(read, answered, newest, offsets, found, states)
@@ -398,8 +398,8 @@ class Reader:
         return answers
 
 
-async def _alone(head: Awaitable[Head]) -> Ending:
-    return Ending(await head)
+async def _alone(channel: str, head: Awaitable[Head]) -> Ending:
+    return Ending(channel, await head)
 
 
 def _mapped(

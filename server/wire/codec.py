@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Protocol
 
 import msgpack
@@ -59,6 +59,10 @@ class Codec:
         length = len(payload)
         return (self._heads[length] if length < _SHORT else head(self.opcode, length)) + payload
 
+    def frames(self, pushes: Sequence[Any]) -> bytes:
+        """Several of them."""
+        return b"".join([self.frame(push) for push in pushes])
+
     def frame_message(self, message: Pushed) -> bytes:
         """A message as it travels: once per message, whoever gets it."""
         return self.frame(message.push())
@@ -85,7 +89,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be encoded")
 
 
-_json_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
+_JSON_ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
+
+
+class _JsonCodec(Codec):
+    def frames(self, pushes: Sequence[Any]) -> bytes:
+        parts: list[bytes] = []
+        for payload in _JSON_ENCODER.encode_lines(pushes).split(b"\n"):  # JSON has no bare line end in it
+            length = len(payload)
+            if length:
+                parts.append(self._heads[length] if length < _SHORT else head(TEXT, length))
+                parts.append(payload)
+        return b"".join(parts)
 
 
 def bound_json(raw: bytes) -> None:
@@ -251,7 +266,7 @@ def _encode_msgpack(value: Any) -> bytes:
     return packed
 
 
-JSON: Final = Codec("waterspout.json", "application/json", TEXT, _json_encode, _decode_json)
+JSON: Final = _JsonCodec("waterspout.json", "application/json", TEXT, _JSON_ENCODER.encode, _decode_json)
 MSGPACK: Final = Codec("waterspout.msgpack", "application/msgpack", BINARY, _encode_msgpack, _decode_msgpack)
 CODECS: Final = {codec.name: codec for codec in (JSON, MSGPACK)}
 

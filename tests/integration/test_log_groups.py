@@ -11,9 +11,11 @@ from pymongo import AsyncMongoClient
 
 from server.core.cursors import MAX_OFFSET, Position
 from server.log.endings import Ending, Near
+from server.log.log import Log
 from server.log.lookups import Lookups
 from server.log.ranges import PAGE, Offsets
 from server.node import Node
+from server.wire.codec import JSON
 from tests.support.client import Client
 from tests.support.logs import fresh, opened
 from tests.support.processes import Mongod
@@ -100,12 +102,15 @@ async def test_a_channel_that_is_open_takes_none(node: Node, mongod: Mongod, url
         assert commands == []
 
 
-def _offsets(ending: Ending) -> list[int] | None:
+async def _offsets(log: Log, ending: Ending) -> list[int] | None:
     """Of what is told of the messages, which is what the messages themselves would say."""
-    if ending.rows is None:
+    if ending.lines is None:
         return None
     pushes = ending.pushes()
-    assert pushes == [message.push() for message in ending.messages()]
+    if pushes:
+        before = Position(ending.head.position.epoch, ending.first - 1)
+        page = await log.read(ending.channel, before, ending.last, len(pushes))
+        assert pushes == [message.push() for message in page.messages]
     return [push.offset for push in pushes]
 
 
@@ -143,9 +148,8 @@ async def test_the_end_of_a_channel_is_its_head_and_what_is_near_it(mongod: Mong
             with seen(mongod.uri, options.database, "messages") as commands:
                 endings = await asyncio.gather(*(log.ending(channel, near) for channel, near in some))
             assert [one.head.position for one in endings] == [Position(log.epoch, heads[one]) for one, _ in some]
-            found = [_offsets(one) for one in endings]
-            assert found == list(some.values())
             assert len(commands) == 2, commands
+            assert [await _offsets(log, one) for one in endings] == list(some.values())
         assert (await log.ending("chat:trimmed", None)).head.floor == 5
 
 
@@ -161,9 +165,28 @@ async def test_no_name_and_no_cursor_spoils_the_ends_of_others(mongod: Mongod) -
         wanted = [*((channel, Near(number)) for number, channel in enumerate(names, 1)), ("chat:none", Near(9))]
         beyond = ("chat:b", Near(9, MAX_OFFSET))
         *endings, last = await asyncio.gather(*(log.ending(channel, near) for channel, near in (*wanted, beyond)))
-        found = [_offsets(end) for end in endings]
+        found = [await _offsets(log, end) for end in endings]
         assert found == [*([*range(6 - number, 6)] for number in range(1, 6)), []]
-        assert _offsets(last) == []
+        assert await _offsets(log, last) == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_whatever_a_message_is_like_it_is_told_as_it_was_published(mongod: Mongod) -> None:
+    """Data that MongoDB has as it is, data that it has as text, and what else there may be of a message."""
+    options = fresh()
+    plain: list[Any] = [None, 0, -1.5, True, "", "zwei\nZeilen\r\u2028\0", [], {}, [[1, [None]]], {"a": {"b": [2**62]}}]
+    as_text: list[Any] = [{"$ref": "x", "$id": 1}, {"a.b": None}, [{"$set": {"$$ROOT": "$k"}}], {"\0": 1}]
+    async with opened(mongod.uri, options) as log:
+        for number, data in enumerate([*plain, *as_text]):
+            user = None if number % 3 else f"user {number}"
+            mentions = ("ann", "*") if number % 4 == 1 else ()
+            await log.append("chat:a", user, f"key {number}", data, 100, mentions=mentions)
+    async with opened(mongod.uri, options) as log:
+        ending = await log.ending("chat:a", Near(20))
+        assert [push.data for push in ending.pushes()] == [*plain, *as_text]
+        assert await _offsets(log, ending) == [*range(1, len(plain) + len(as_text) + 1)]
+        pushes = ending.pushes()
+        assert JSON.frames(pushes) == b"".join(JSON.frame(push) for push in pushes)
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -210,14 +233,14 @@ async def test_a_message_that_is_larger_than_a_page_comes_alone(mongod: Mongod) 
 
 def between_heads_and_messages(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Awaitable[object]]) -> None:
     """Of the next channel that is opened."""
-    small = Lookups.small
+    lines = Lookups.lines
 
     async def held(self: Lookups, wanted: Mapping[str, Offsets]) -> Any:
-        monkeypatch.setattr(Lookups, "small", small)
+        monkeypatch.setattr(Lookups, "lines", lines)
         await happens()
-        return await small(self, wanted)
+        return await lines(self, wanted)
 
-    monkeypatch.setattr(Lookups, "small", held)
+    monkeypatch.setattr(Lookups, "lines", held)
 
 
 @pytest.mark.gen_test(timeout=60)

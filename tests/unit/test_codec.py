@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from server.core.errors import Error
 from server.wire.codec import CODECS, JSON, MAX_DEPTH, MAX_NODES, MSGPACK, Codec, id_of
+from server.wire.poll_items import ITEMS
 from server.wire.pushes import MessagePush
+from server.wire.sse import EVENT_STREAM
 
 both = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 
@@ -223,6 +225,13 @@ def test_the_edges_of_what_is_taken(codec: Codec) -> None:
     """The largest integers, NUL, emoji and reserved-looking keys pass."""
     value = {"": -(2**63), "$where": 2**63 - 1, "a.b": "\x00", "__proto__": "😀", "n": 5e-324, "x": 1.7e308}
     assert repr(codec.decode(raw(codec, value))) == repr(value)
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK, EVENT_STREAM, *ITEMS.values()], ids=repr)
+@given(st.lists(values | st.integers(0, 70_000).map("\u2028\r".__mul__), max_size=5))
+def test_several_are_framed_as_each_of_them_is(codec: Codec, data: list[Any]) -> None:
+    pushes = [MessagePush("chat:a", n, f"e:{n}", "\n", None, 1, value) for n, value in enumerate(data)]
+    assert codec.frames(pushes) == b"".join(codec.frame(push) for push in pushes)
 
 
 def test_codecs_are_found_by_their_subprotocol() -> None:

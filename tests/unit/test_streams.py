@@ -37,7 +37,7 @@ class Log:
         self.group: GroupReader[str, Ending] = GroupReader(keeper, "endings", self.find, 1000, share)
 
     async def find(self, channels: Any) -> dict[str, Ending]:
-        return {channel: Ending(Head(Position("e", 0), 0)) for channel in channels}
+        return {channel: Ending(channel, Head(Position("e", 0), 0)) for channel in channels}
 
     def ending(self, channel: str, near: Near | None) -> asyncio.Future[Ending]:
         return self.group.ask(channel)
