@@ -13,8 +13,8 @@ from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo.errors import AutoReconnect
 
 from server.log.folding import Overlays
-from server.log.foundation import Foundation
-from server.log.ranges import SMALL, Large, Offsets, State, those_of
+from server.log.foundation import HEADS_INDEX, Foundation
+from server.log.ranges import SMALL, Large, Offsets, State, parted
 from server.log.rows import LINE, Line, Row, id_of
 from server.mongo.databases import Database
 
@@ -57,12 +57,7 @@ class Lookups:
         """By channel and offset the messages that are there, but for large ones; and the states of the channels."""
         there: dict[str, dict[int, Any]] = {channel: {} for channel in wanted}
         states: list[Row] = []
-        command = {
-            "aggregate": self._messages,
-            "pipeline": [{"$match": those_of(wanted) | SMALL}, self.then_states(list(wanted))],
-            "cursor": {"batchSize": sum(map(len, wanted.values())) + len(wanted) + 1},
-        }
-        for row in await self.rows(command):
+        for row in await self._small(wanted, [], sum(map(len, wanted.values()))):
             place = row["_id"]
             if isinstance(place, str):
                 states.append(row)
@@ -75,17 +70,32 @@ class Lookups:
         lines: dict[str, list[Line]] = {channel: [] for channel in wanted}
         states: list[Row] = []
         by_channel = {"$group": {"_id": "$_id.c", "lines": {"$push": LINE}}}
-        command = {
-            "aggregate": self._messages,
-            "pipeline": [{"$match": those_of(wanted) | SMALL}, by_channel, self.then_states(list(wanted))],
-            "cursor": {"batchSize": 2 * len(wanted) + 1},
-        }
-        for row in await self.rows(command):
+        for row in await self._small(wanted, [by_channel], len(wanted)):
             if "lines" in row:
                 lines[row["_id"]] = row["lines"]
             else:
                 states.append(row)
         return lines, self.states_in(wanted, states)
+
+    async def _small(self, wanted: Mapping[str, Offsets], made: Sequence[Row], most: int) -> list[Row]:
+        """What these stages make of the messages that are there, at most so many rows; and behind them the states."""
+        runs, ids = parted(wanted)
+        between: list[Row] = [
+            {"_id.c": {"$in": some}, "_id.o": {"$gte": run[0], "$lte": run[-1]}} for run, some in runs.items()
+        ]
+        by_id: Row = {"$match": {"_id": {"$in": ids}} | SMALL}
+        stages: list[Row] = (
+            [{"$match": (between[0] if len(between) == 1 else {"$or": between}) | SMALL}] if runs else [by_id]
+        )
+        if runs and ids:
+            stages.append({"$unionWith": {"coll": self._messages, "pipeline": [by_id]}})
+        command = {
+            "aggregate": self._messages,
+            "pipeline": [*stages, *made, self.then_states(list(wanted))],
+            "cursor": {"batchSize": most + len(wanted) + 1},
+        }
+        # Else MongoDB tries other indexes that begin with the channel.
+        return await self.rows(command | ({"hint": HEADS_INDEX} if runs else {}))
 
     async def small_or_sizes(
         self, wanted: Mapping[str, Offsets]
