@@ -4,10 +4,11 @@
 
 Distinct channels with ten messages each, after a restart: subscribing with `last: 10`, resuming five behind, and
 reading ten messages of history over the WebSocket; and beside them our own acknowledged publishes, in the same run, as
-the measure of the machine. Each load has so many operations under way at a time as IN_FLIGHT says, one for each
-connection in turn; and subscribing and resuming once more as a phone does it that comes back, with TOGETHER of them in
-one write (each of the others takes a read and a write of the socket for itself). `--parts` shows where the time goes:
-the same with one message, with none, in channels that are open already, and commands that ask nothing.
+the measure of the machine: of one client, many in a write, and as the others are, one in a write. Each load has so many
+operations under way at a time as IN_FLIGHT says, one for each connection in turn; and subscribing and resuming once
+more as a phone does it that comes back, with TOGETHER of them in one write (each of the others takes a read and a write
+of the socket for itself). `--parts` shows where the time goes: the same with one message, with none, in channels that
+are open already, and commands that ask nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ IN_FLIGHT = 500
 TOGETHER = 20
 """Commands of one connection in one write."""
 PUBLISHES = 20_000
+ONE_IN_A_WRITE = "publish, one in a write"
 DIALECT = Waterspout("benchd")
 
 Command = Callable[[int], dict[str, object]]
@@ -120,6 +122,10 @@ def measure(channels: int, parts: bool) -> dict[str, float]:
         cold("resume", resume, pushed=BEHIND)
         cold(f"resume, {TOGETHER} together", resume, pushed=BEHIND, together=TOGETHER)
         cold("history", lambda _: {"type": "history", "limit": MESSAGES}, replied=MESSAGES)
+        with restarted() as load:
+            one = {"type": "publish", "channel": DIALECT.channel(0), "data": "x" * 128}
+            load.run(lambda number: one | {"key": f"first {number}"})
+            found[ONE_IN_A_WRITE] = load.run(lambda number: one | {"key": f"second {number}"})
         if parts:
             cold("history of 1", lambda _: {"type": "history", "limit": 1}, replied=1)
             cold("subscribe, last 1", lambda _: {"type": "subscribe", "last": 1}, pushed=1)
@@ -143,8 +149,11 @@ def main() -> None:
     runs = [measure(options.channels, options.parts) for _ in range(options.runs)]
     for name in runs[0]:
         found = median(run[name] for run in runs)
-        ratio = median(run[name] / run["publish"] for run in runs)
-        print(f"{name:23} {found:8.0f} per CPU second, {1e6 / found:5.0f} µs, {ratio:5.2f} × our own publishes")
+        many, alike = (median(run[name] / run[other] for run in runs) for other in ("publish", ONE_IN_A_WRITE))
+        print(
+            f"{name:23} {found:8.0f} per CPU second, {1e6 / found:5.0f} µs, {many:5.2f} × our own publishes,"
+            f" {alike:5.2f} × those one in a write"
+        )
 
 
 if __name__ == "__main__":

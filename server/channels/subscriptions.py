@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Final
 
 from server.access.rights import Rights
@@ -85,9 +86,10 @@ class Subscriptions:
         fields: Fields = {"channel": request.channel}
         due = False
         if stream.sequencer is not None:
-            due = request.snapshot and (after is None or gap is not None)
-            fields |= {"cursor": str(position), "head": str(stream.sequencer.position), "recovered": gap is None}
+            fields["cursor"], fields["head"] = str(position), str(stream.sequencer.position)
+            fields["recovered"] = gap is None
             if request.snapshot:
+                due = after is None or gap is not None
                 fields["snapshot"] = due
             if due:  # instead of the gap; and until it is there, there is nothing to resume from
                 fields["cursor"], gap = None, None
@@ -142,9 +144,6 @@ class Subscriptions:
             )
         if self._tell is not None and not principal.server:
             leave = self._told(stream.channel, principal.user, subscriber.id, leave)
-        options: dict[str, Any] = {}
-        if view is not None and snapshot:
-            options = {"snapshot": lambda: self._snapshot(stream, view), "snapshot_due": snapshot_due}
         return Subscription(
             stream,
             self._hub,
@@ -155,7 +154,8 @@ class Subscriptions:
             at_hand=at_hand,
             leave=leave,
             view=view,
-            **options,
+            snapshot=partial(self._snapshot, stream, view) if view is not None and snapshot else None,
+            snapshot_due=snapshot_due,
         )
 
     def _told(

@@ -137,8 +137,9 @@ class Hub:
         topic = topics.get(key)
         if topic is None:
             topic = topics[key] = _Topic(channel, conflate, view)
-        self.send_held_back(channel, view)  # what came before is not for the newcomer
-        self._flush_topic(topic)
+        else:  # what came before is not for the newcomer
+            self.send_held_back(channel, view)
+            self._flush_topic(topic)
         sinks = topic.sinks.setdefault(sink.codec, {})
         sink.topics += sink not in sinks
         sinks[sink] = None
