@@ -61,6 +61,7 @@ class Ending(Struct, frozen=True, gc=False):
 
     @property
     def last(self) -> int:
+        """Of the last of them; of none the head's."""
         return self.lines[-1][0] if self.lines else self.head.position.offset
 
     def pushes(self) -> list[MessagePush]:
