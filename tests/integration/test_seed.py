@@ -30,10 +30,17 @@ def url(base_url: str, http_server: object) -> str:
     return base_url.replace("http", "ws") + "/v1/ws"
 
 
+class Hasty(random.Random):
+    """With a tenth of the pauses."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return super().uniform(a, b) / 10
+
+
 @pytest.mark.gen_test(timeout=30)
 async def test_orders_flow_and_prices_move(node: Node, url: str) -> None:
     """Filling it twice leaves the same documents, and what the simulation does reaches whoever watches."""
-    example = Example(node.database, frozenset(DEMO), random.Random(7))
+    example = Example(node.database, frozenset(DEMO), Hasty(7))
     assert await example.fill() == await example.fill()
     assert await node.database["products"].count_documents({}) == 17
     async with Client([url]) as client:
