@@ -95,11 +95,11 @@ _JSON_ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
 class _JsonCodec(Codec):
     def frames(self, pushes: Sequence[Any]) -> bytes:
         parts: list[bytes] = []
-        for payload in _JSON_ENCODER.encode_lines(pushes).split(b"\n"):  # JSON has no bare line end in it
+        for push in pushes:
+            payload = self.encode(push)
             length = len(payload)
-            if length:
-                parts.append(self._heads[length] if length < _SHORT else head(TEXT, length))
-                parts.append(payload)
+            parts.append(self._heads[length] if length < _SHORT else head(TEXT, length))
+            parts.append(payload)
         return b"".join(parts)
 
 
