@@ -116,6 +116,15 @@ class Rights:
         check = partial(self._permissions.check, principal, "subscribe", channel)
         return Reading(self._hooks, principal, check, channel)
 
+    def to_read(self, principal: Principal, channel: str) -> Namespace | None:
+        """The options of a channel that may be read, as of now, for who asks once more instead of a block; raises if
+        there is no right to it. None: to know it, something has to be waited for."""
+        try:
+            namespace = self._permissions.check(principal, "subscribe", channel)
+        except Unloaded:
+            return None
+        return None if self._hooks.wanted(namespace.hook, "subscribe") else namespace
+
     def reading_documents(self, principal: Principal, name: str) -> Reading[Collection]:
         """The same around what is read of the documents of a collection."""
         check = partial(self._permissions.check_documents, principal, "read", name)

@@ -4,14 +4,15 @@
   but not between channels that lie on different masters of a Cluster.
 - `publish` and `announce` never block, never await and never raise; what cannot be sent is dropped and counted.
 - A node receives what it publishes itself, by the same path, if it is subscribed.
-- `subscribe` returns once messages published from now on arrive, or at once if the link is down (`problem` says so):
-  it is then made up for on reconnecting, after which `on_reconnect` is called.
+- What `subscribe` returns is done once messages published from now on arrive, or at once if the link is down (`problem`
+  says so): it is then made up for on reconnecting, after which `on_reconnect` is called. None: they arrive.
 - Callbacks run on the event loop, never inside `subscribe`; what they raise is logged.
 - Foreign or tampered payloads are dropped and counted.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from math import inf
 from typing import Any, Literal, Protocol
@@ -156,7 +157,8 @@ class Broker(Protocol):
 
     def announce(self, announcement: Announcement) -> None: ...
 
-    async def subscribe(self, channel: str) -> None: ...
+    def subscribe(self, channel: str) -> asyncio.Future[None] | None:
+        """Whoever gives up waiting for what is returned does not undo it."""
 
     async def unsubscribe(self, channel: str) -> None: ...
 

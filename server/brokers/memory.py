@@ -39,7 +39,7 @@ class MemoryBroker:
         if self._on_announcement is not None:
             self._on_announcement(announcement)
 
-    async def subscribe(self, channel: str) -> None:
+    def subscribe(self, channel: str) -> None:
         self._subscribed.add(channel)
 
     async def unsubscribe(self, channel: str) -> None:

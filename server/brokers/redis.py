@@ -159,11 +159,11 @@ class RedisBroker:
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
-    async def subscribe(self, channel: str) -> None:
+    def subscribe(self, channel: str) -> asyncio.Future[None]:
         topic = self._prefix + channel
         self._wanted.add(topic)
         # Whoever gives up waiting must not leave it half done.
-        await asyncio.shield(self._keeper.spawn("subscribe", self._apply(topic), awaited=True))
+        return asyncio.shield(self._keeper.spawn("subscribe", self._apply(topic), awaited=True))
 
     async def unsubscribe(self, channel: str) -> None:
         topic = self._prefix + channel

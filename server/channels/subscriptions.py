@@ -29,6 +29,12 @@ from server.wire.commands import Subscribe
 from server.wire.messages import Message
 from server.wire.pushes import Fields, GapPush
 
+Answer = tuple[Subscription, Fields, GapPush | None]
+"""A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that comes before
+its messages, if there is one."""
+Outcome = Answer | Exception | None
+"""None: there is more to wait for than was thought."""
+Start = tuple[Position, GapPush | None, AtHand | None]
 CATCH_UP_WITHIN: Final = 1.0
 """Seconds the broker or the log has to bring what was acknowledged here, before a subscription begins without it."""
 
@@ -64,25 +70,79 @@ class Subscriptions:
         self._read = log.read
         self._release = streams.release
 
-    async def subscribe(
-        self, principal: Principal, subscriber: Subscriber, request: Subscribe
-    ) -> tuple[Subscription, Fields, GapPush | None]:
-        """A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that
-        comes before its messages, if there is one."""
+    async def subscribe(self, principal: Principal, subscriber: Subscriber, request: Subscribe) -> Answer:
         stream: Stream | None = None
         try:
             async with self._rights.reading(principal, request.channel) as namespace:
                 after, view = self._understand(principal, namespace, request)
                 name = request.channel if view is None else view.log_channel
                 stream, ending = await self._streams.acquire(name, namespace, _near(after, request.last))
-                position, gap, at_hand = BEGINNING, None, None
-                if stream.sequencer is not None:
-                    position, gap, at_hand = await self._begin(stream, request.channel, after, request.last, ending)
+                start = self._start(stream, after, request.last, ending)
+                if start is None:
+                    start = await self._find_start(stream, request.channel, after, request.last)
         except BaseException:
             if stream is not None:
                 self._streams.release(stream)
             raise
-        # From here on nothing waits: the right was asked for just now.
+        return self._answer(principal, subscriber, request, namespace, stream, after, view, start)
+
+    def subscribe_soon(
+        self, principal: Principal, subscriber: Subscriber, request: Subscribe, done: Callable[[Outcome], None]
+    ) -> bool:
+        """The same without a task, where there is nothing to wait for but the end of the log of a channel that nobody
+        here has open; so it is for nearly all when everybody comes back. `done` is called with what comes of it. False:
+        there is more to wait for, so nothing was begun."""
+        if request.channel in self._streams:
+            return False
+        namespace = self._rights.to_read(principal, request.channel)
+        if namespace is None or not namespace.durable:
+            return False
+        after, view = self._understand(principal, namespace, request)
+        if view is not None:
+            return False
+        stream = self._streams.take(request.channel, namespace)
+        asked = self._streams.open_soon(stream, _near(after, request.last))
+        assert asked is not None  # it is durable
+        asked.add_done_callback(partial(self._opened, principal, subscriber, request, stream, after, done))
+        return True
+
+    def _opened(
+        self,
+        principal: Principal,
+        subscriber: Subscriber,
+        request: Subscribe,
+        stream: Stream,
+        after: Position | None,
+        done: Callable[[Outcome], None],
+        asked: asyncio.Future[Ending] | asyncio.Future[None],
+    ) -> None:
+        outcome: Outcome = None
+        try:
+            start = self._start(stream, after, request.last, self._streams.opened(stream, asked))
+            namespace = self._rights.to_read(principal, request.channel)
+            if start is not None and namespace is not None:
+                outcome = self._answer(principal, subscriber, request, namespace, stream, after, None, start)
+        except asyncio.CancelledError:
+            pass  # the server is leaving
+        except Exception as error:
+            outcome = error
+        if not isinstance(outcome, tuple):
+            self._streams.release(stream)
+        done(outcome)
+
+    def _answer(
+        self,
+        principal: Principal,
+        subscriber: Subscriber,
+        request: Subscribe,
+        namespace: Namespace,
+        stream: Stream,
+        after: Position | None,
+        view: View | None,
+        start: Start,
+    ) -> Answer:
+        """Nothing waits between asking for the right and this, nor from here on."""
+        position, gap, at_hand = start
         fields: Fields = {"channel": request.channel}
         due = False
         if stream.sequencer is not None:
@@ -176,26 +236,40 @@ class Subscriptions:
 
     # --- where it begins ----------------------------------------------------------------------------------------------
 
-    async def _begin(
-        self, stream: Stream, channel: str, after: Position | None, last: int | None, ending: Ending | None
-    ) -> tuple[Position, GapPush | None, AtHand | None]:
-        """Where a subscription starts to read, the gap before that, and what was read already of what comes behind it;
-        `channel` is the name it was asked for by. `ending`: what the stream was opened with just now, and what of that
-        is near the head, as `_near` says it."""
-        head = await self._own_head(stream)
-        if ending is not None and (ending.lines is None or ending.head.position != head):
-            ending = None
+    def _start(self, stream: Stream, after: Position | None, last: int | None, ending: Ending | None) -> Start | None:
+        """Where a subscription starts to read, the gap before that, and what was read already of what comes behind it.
+        `ending`: what the stream was opened with just now, and what of that is near the head, as `_near` says it. None:
+        there is more to be read for it."""
+        if stream.sequencer is None:
+            return BEGINNING, None, None
+        head = stream.sequencer.position
+        if self._coming(stream, head) is not None:
+            return None
         if after is None:
             if not last:
                 return head, None, None
-            if ending is not None:
-                return Position(head.epoch, ending.first - 1), None, ending.pushes()
+        elif after.epoch not in ("", head.epoch):
+            return None
+        elif not after.epoch:
+            after = Position(head.epoch, after.offset)
+        if after == head:
+            return head, None, None
+        if ending is None or ending.lines is None or ending.head.position != head:
+            return None
+        if after is None:
+            return Position(head.epoch, ending.first - 1), None, ending.pushes()
+        return (after, None, ending.pushes()) if ending.lines and ending.last == head.offset else None
+
+    async def _find_start(self, stream: Stream, channel: str, after: Position | None, last: int | None) -> Start:
+        """The same, by reading; `channel` is the name it was asked for by."""
+        head = await self._own_head(stream)
+        if after is None:
+            if not last:
+                return head, None, None
             position, at_hand = await self._before(stream, head, last)
             return position, None, at_hand
         if not after.epoch:
             after = Position(head.epoch, after.offset)
-        if ending is not None and ending.lines and ending.last == head.offset and after.epoch == head.epoch:
-            return after, None, ending.pushes()
         same_history = after.epoch == head.epoch
         if same_history and after.offset > head.offset:
             same_history = await self._wait_for(stream, after)
@@ -225,14 +299,18 @@ class Subscriptions:
         page = await self._log.read(stream.channel, start, head.offset)
         return (start if page.gap is None else Position(head.epoch, page.gap[1])), page.messages
 
+    def _coming(self, stream: Stream, head: Position) -> Position | None:
+        """The head of what was acknowledged here, if that is not back through the broker yet."""
+        known = self._log.known_head(stream.channel)
+        return known if known is not None and known.epoch == head.epoch and known.offset > head.offset else None
+
     async def _own_head(self, stream: Stream) -> Position:
-        """Up to where the channel has been delivered here. What was acknowledged here and is not back through the
-        broker yet belongs to it: it is not news to who has been told of it."""
+        """Up to where the channel has been delivered here. What was acknowledged here belongs to it: it is not news to
+        who has been told of it."""
         sequencer = stream.sequencer
         assert sequencer is not None
-        head = sequencer.position
-        known = self._log.known_head(stream.channel)
-        if known is not None and known.epoch == head.epoch and known.offset > head.offset:
+        known = self._coming(stream, sequencer.position)
+        if known is not None:
             sequencer.note_head(known)
             with contextlib.suppress(TimeoutError):  # MongoDB is away as well
                 async with asyncio.timeout(CATCH_UP_WITHIN):

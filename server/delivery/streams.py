@@ -130,7 +130,30 @@ class Streams:
     ) -> tuple[Stream, Ending | None]:
         """The channel's stream, open. It stays so until each who acquired it has released it. Who opens it is given
         the end of the log that it was opened with, and what of that is `near` the head."""
+        stream = self.take(channel, namespace)
         ending: Ending | None = None
+        try:
+            while not stream.open:
+                if stream.opening:
+                    if stream.opened is None:
+                        stream.opened = asyncio.get_running_loop().create_future()
+                    await asyncio.shield(stream.opened)
+                    await self._loop_share.turn()  # many may have waited for this
+                else:
+                    if (asked := self.open_soon(stream, near)) is not None:
+                        try:
+                            await asked
+                        finally:
+                            ending = self.opened(stream, asked)
+                    if ending is None:  # else the log has answered many in lots
+                        await self._loop_share.turn()
+        except BaseException:
+            self.release(stream)
+            raise
+        return stream, ending
+
+    def take(self, channel: str, namespace: Namespace) -> Stream:
+        """The channel's stream, open or not. It is there until each who has taken it has released it."""
         stream = self._streams.get(channel)
         if stream is None:
             sequencer = None
@@ -146,21 +169,7 @@ class Streams:
                 )
             stream = self._streams[channel] = Stream(channel, float(namespace.conflate), sequencer, self._keeper)
         stream.holders += 1
-        try:
-            while not stream.open:
-                if stream.opening:
-                    if stream.opened is None:
-                        stream.opened = asyncio.get_running_loop().create_future()
-                    await asyncio.shield(stream.opened)
-                    await self._loop_share.turn()  # many may have waited for this
-                else:
-                    ending = await self._open(stream, near)
-                    if ending is None:  # else the log has answered many in lots
-                        await self._loop_share.turn()
-        except BaseException:
-            self.release(stream)
-            raise
-        return stream, ending
+        return stream
 
     def release(self, stream: Stream) -> None:
         stream.holders -= 1
@@ -168,15 +177,30 @@ class Streams:
             close = partial(self._close_unused, stream)
             asyncio.get_running_loop().call_later(LINGER, self._loop_share.do, close)
 
-    async def _open(self, stream: Stream, near: Near | None) -> Ending | None:
-        """First the broker, then the log's head: what comes in between is held back by the sequencer. Who comes first
-        does it for all who wait, without a task; if it is cancelled, another one of them does it."""
-        stream.opening = True
+    def open_soon(self, stream: Stream, near: Near | None) -> asyncio.Future[Ending] | asyncio.Future[None] | None:
+        """Open what nobody opens yet. First the broker, then the log's head: what comes in between is held back by the
+        sequencer. When what is returned is done, it is to be given to `opened`, whatever has come of it; None: the
+        stream is open now."""
+        confirmed = self._broker.subscribe(stream.channel)
+        stream.open = stream.sequencer is None and confirmed is None
+        stream.opening = not stream.open
+        if stream.sequencer is None:
+            return confirmed
+        if confirmed is None:
+            return self._log.ending(stream.channel, near)
+        work = self._ending_after(confirmed, stream.channel, near)
+        return self._keeper.spawn(f"open {stream.channel}", work, awaited=True)
+
+    async def _ending_after(self, confirmed: asyncio.Future[None], channel: str, near: Near | None) -> Ending:
+        await confirmed
+        return await self._log.ending(channel, near)
+
+    def opened(self, stream: Stream, asked: asyncio.Future[Ending] | asyncio.Future[None]) -> Ending | None:
+        """What it was opened with, for all who wait; or raise why it is not open. If nobody waits for `asked` any more,
+        another one opens it."""
         try:
-            await self._broker.subscribe(stream.channel)
-            ending = None
-            if stream.sequencer is not None:
-                ending = await self._log.ending(stream.channel, near)
+            ending = asked.result()
+            if ending is not None and stream.sequencer is not None:
                 head = ending.head
                 if head.floor:
                     stream.floor = Position(head.position.epoch, head.floor)
@@ -191,9 +215,9 @@ class Streams:
             raise
         finally:
             stream.opening = False
-            opened, stream.opened = stream.opened, None
-            if opened is not None and not opened.done():
-                opened.set_result(None)
+            waiting, stream.opened = stream.opened, None
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
 
     def _close_unused(self, stream: Stream) -> None:
         if not stream.holders and self._streams.get(stream.channel) is stream and not self._closed:

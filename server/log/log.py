@@ -25,7 +25,7 @@ messages keep their order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -271,7 +271,7 @@ class Log:
         position = (await self.head(channel)).position
         return Receipt(Position(position.epoch, row["_id"]["o"]), key, True)
 
-    def ending(self, channel: str, near: Near | None) -> Awaitable[Ending]:
+    def ending(self, channel: str, near: Near | None) -> asyncio.Future[Ending]:
         """The head, and what is `near` it; see endings.py."""
         return self._reader.ending(channel, near)
 

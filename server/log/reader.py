@@ -79,7 +79,7 @@ class Reader:
         self._foundation = foundation
         self._keeper = keeper
         self._timeout = timeout
-        self._heads = GroupReader(keeper, "heads", _mapped(self._read_heads), GROUP, loop_share)
+        self._heads = GroupReader(keeper, "heads", _mapped(self._read_lone_heads), GROUP, loop_share)
         self._endings = GroupReader(keeper, "endings", _mapped(self._read_endings), ENDINGS, loop_share)
         self._states = GroupReader(keeper, "floors", _mapped(self._lookups.states), GROUP)
         self._ranges = GroupReader(keeper, "messages", _mapped(self._read_ranges), GROUP)
@@ -102,8 +102,8 @@ class Reader:
 
     # --- heads --------------------------------------------------------------------------------------------------------
 
-    def head(self, channel: str) -> Awaitable[Head]:
-        return self._heads.ask(channel)
+    async def head(self, channel: str) -> Head:
+        return (await self._heads.ask(channel)).head
 
     async def heads(self, channels: Sequence[str], session: AsyncIOMotorClientSession | None = None) -> dict[str, Head]:
         """Of many channels, in a command of their own; causally after what the session did. Raises PyMongoError."""
@@ -129,10 +129,13 @@ class Reader:
             for channel, state in states.items()
         }
 
-    def ending(self, channel: str, near: Near | None) -> Awaitable[Ending]:
+    async def _read_lone_heads(self, channels: Sequence[str]) -> dict[str, Ending]:
+        return {channel: Ending(channel, head) for channel, head in (await self._read_heads(channels)).items()}
+
+    def ending(self, channel: str, near: Near | None) -> asyncio.Future[Ending]:
         """The head, and the messages near it if they are wanted, few, and as they were published."""
         if near is None or near.number > SHORT or self.overlays.known(channel):
-            return _alone(channel, self._heads.ask(channel))
+            return self._heads.ask(channel)
         return self._endings.ask((channel, near))
 
     async def _read_endings(self, wanted: Sequence[Wanted]) -> dict[Wanted, Ending]:
@@ -396,10 +399,6 @@ class Reader:
             some = Rows(whole[::-1] if one.back else whole, fit.messages < len(found), fit.bytes)
             answers[one] = await self._made_of(some, states[one.channel], None if one.back else one.first - 1)
         return answers
-
-
-async def _alone(channel: str, head: Awaitable[Head]) -> Ending:
-    return Ending(channel, await head)
 
 
 def _mapped(

@@ -33,7 +33,8 @@ from server.wire.pushes import MentioningPush, MessagePush
 
 Row = dict[str, Any]
 Line = list[Any]
-"""[offset, key, user, time (a float), data, data as text, mentions]: what clients are told of a message never amended."""
+"""[offset, key, user, time (a float), data, data as text, mentions]: what clients are told of a message that was never
+amended."""
 LINE: Final[Row] = {
     "$let": {
         "vars": {"row": "$$ROOT"},
@@ -42,9 +43,9 @@ LINE: Final[Row] = {
         ],
     }
 }  # fmt: skip
-"""How MongoDB makes one of a row. A driver takes four times as long for the row itself, which is names for the most part;
-and of a line a quarter for the time alone, if that comes as a whole number of 64 bits. (Said so, MongoDB takes no copy
-of each row before.)"""
+"""How MongoDB makes one of a row. A driver takes four times as long for the row itself, which is names for the most
+part; and of a line a quarter for the time alone, if that comes as a whole number of 64 bits. (Said so, MongoDB takes no
+copy of each row before.)"""
 
 SAID: Final = dict.fromkeys(("d", "j", "v", "w", "pin", "pv", "sums", "mentions", "ws"), 1)
 """All that a message says: what goes when it is erased."""

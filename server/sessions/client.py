@@ -15,9 +15,11 @@ from server.access.memberships import Unloaded
 from server.access.permissions import revocable
 from server.access.revocations import Revocation
 from server.brokers.base import Directive
+from server.channels.subscriptions import Answer, Outcome
 from server.core.errors import STALLED, TOKEN_EXPIRED, Disconnect, Error, bad_request
 from server.core.names import ROOMS, parent_of
 from server.core.principals import Principal
+from server.core.seats import Seat
 from server.delivery.subscription import Subscription
 from server.node import Node
 from server.rooms.view import View
@@ -107,7 +109,7 @@ class ConnectedClient:
         user = self._principal.user if self._principal else None
         return {"session": self.id, "user": user, "ip": self.address, "origin": self.origin}
 
-    async def join(self, principal: Principal, request: Subscribe) -> tuple[Subscription, Fields, GapPush | None]:
+    async def join(self, principal: Principal, request: Subscribe) -> Answer:
         """What `Subscriptions.subscribe` answers, with a seat among the connection's channels, and among its
         subscriptions; closed already if the connection has ended meanwhile."""
         seat = self._node.admission.channel_seats.take(self.id)
@@ -123,12 +125,36 @@ class ConnectedClient:
         except BaseException:
             seat.give_back()
             raise
+        self._have(request.channel, seat, subscription)
+        return subscription, fields, gap
+
+    def join_soon(self, principal: Principal, request: Subscribe, done: Callable[[Outcome], None]) -> bool:
+        """The same without a task, as `Subscriptions.subscribe_soon` says it."""
+        if request.channel == ROOMS or request.threads or "*" in request.channel:
+            return False
+        seat = self._node.admission.channel_seats.take(self.id)
+        began = False
+        try:
+            seated = partial(self._seated, request.channel, seat, done)
+            began = self._node.subscriptions.subscribe_soon(principal, self.outbox, request, seated)
+        finally:
+            if not began:
+                seat.give_back()
+        return began
+
+    def _seated(self, channel: str, seat: Seat, done: Callable[[Outcome], None], outcome: Outcome) -> None:
+        if isinstance(outcome, tuple):
+            self._have(channel, seat, outcome[0])
+        else:
+            seat.give_back()
+        done(outcome)
+
+    def _have(self, channel: str, seat: Seat, subscription: Subscription) -> None:
         subscription.seat = seat
         if self._ended:
             subscription.close()
         else:
-            self.subscriptions[request.channel] = subscription
-        return subscription, fields, gap
+            self.subscriptions[channel] = subscription
 
     async def _join_pattern(self, request: Subscribe) -> tuple[Subscription, Fields, GapPush | None]:
         who = partial(self.principal_in, request.channel)

@@ -7,7 +7,6 @@ there while something other than publishes is.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any
 
 from server.wire.commands import (
@@ -41,7 +40,7 @@ class Lanes:
     __slots__ = ("by_name", "_publishing")
 
     def __init__(self) -> None:
-        self.by_name: dict[str, deque[LaneCommand]] | None = None
+        self.by_name: dict[str, list[LaneCommand]] | None = None
         """By channel, or what else commands are about: those that wait. Nothing, or empty, while there is no lane."""
         self._publishing: dict[str, asyncio.Future[Any]] | None = None
         """Per channel the newest publish under way."""
@@ -63,7 +62,7 @@ class Lanes:
         if lane is not None:
             lane.append(command)
             return None
-        self.by_name[name] = deque((command,))
+        self.by_name[name] = [command]
         return name
 
     def first(self, name: str) -> LaneCommand:
@@ -76,7 +75,7 @@ class Lanes:
         and whoever comes later opens one of its own."""
         assert self.by_name is not None
         lane = self.by_name[name]
-        lane.popleft()
+        del lane[0]
         if not lane:
             del self.by_name[name]
         return not lane

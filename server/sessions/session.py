@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 from server.access.admission import ConnectionSeats
+from server.channels.subscriptions import Outcome
 from server.core.errors import FLOODED, NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
 from server.core.principals import GUEST, Principal
 from server.log.log import Receipt
@@ -134,8 +136,8 @@ class Session(WaitingClient):
         except Exception:
             self._failed(command.id)
 
-    def _failed(self, identifier: int | None) -> None:
-        logger.exception("a command failed", extra=self.about())
+    def _failed(self, identifier: int | None, error: Exception | None = None) -> None:
+        logger.error("a command failed", exc_info=error or True, extra=self.about())
         self._refuse(identifier, Error("internal", "the server failed; its log says why"))
 
     # --- who the client is --------------------------------------------------------------------------------------------
@@ -236,7 +238,31 @@ class Session(WaitingClient):
     def _in_order(self, command: LaneCommand) -> None:
         self._count(1)
         name = self._lanes.enter(command)
-        if name is not None:
+        if name is None or (type(command) is Subscribe and self._carry_out_soon(name, command)):
+            return
+        self._spawn(self._run_lane(name))
+
+    def _carry_out_soon(self, name: str, command: Subscribe) -> bool:
+        """Carry out the first command of a lane without a task, if it is one that can be carried out so."""
+        if self._lanes.publish_under_way(name):
+            return False
+        done = partial(self._carried_out, name, command)
+        try:
+            return self._subscribe_soon(command, done)
+        except Exception as error:
+            done(error)
+            return True
+
+    def _carried_out(self, name: str, command: Subscribe, outcome: Outcome) -> None:
+        if outcome is None:
+            self._spawn(self._run_lane(name))
+            return
+        if isinstance(outcome, Error):
+            self._refuse(command.id, outcome)
+        elif isinstance(outcome, Exception):
+            self._failed(command.id, outcome)
+        self._count(-1)
+        if not self._lanes.done(name):
             self._spawn(self._run_lane(name))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -7,7 +7,8 @@ push in the place of a reply, and may take it over with a `subscribe` of its own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final
 
 from msgspec import UNSET, structs
@@ -15,6 +16,7 @@ from msgspec import UNSET, structs
 from server.access.admission import ConnectionSeats
 from server.access.revocations import Revocation
 from server.brokers.base import Directive
+from server.channels.subscriptions import Outcome
 from server.core.errors import Error, bad_request
 from server.core.principals import Principal, Start
 from server.delivery.subscription import Subscription
@@ -204,6 +206,27 @@ class SubscribingClient(ConnectedClient):
             return
         self._reply(command, **fields)
         self._go_on(channel, subscription, gap, unsure=self._principal is not principal)
+
+    def _subscribe_soon(self, command: Subscribe, done: Callable[[Outcome], None]) -> bool:
+        """The same without a task, as `join_soon` says it; `done` has nothing to tell the client but errors."""
+        channel, principal = command.channel, self._principal
+        assert principal is not None
+        if channel in self.subscriptions or command.grant is not None:
+            return False
+        joined = partial(self._joined_soon, command, principal, done)
+        return self.join_soon(self.principal_in(channel), command, joined)
+
+    def _joined_soon(
+        self, command: Subscribe, principal: Principal, done: Callable[[Outcome], None], outcome: Outcome
+    ) -> None:
+        try:
+            if isinstance(outcome, tuple) and not self._ended:
+                subscription, fields, gap = outcome
+                self._reply(command, **fields)
+                self._go_on(command.channel, subscription, gap, unsure=self._principal is not principal)
+        except Exception as error:  # a bug, but this command's alone
+            outcome = error
+        done(outcome)
 
     def _go_on(self, channel: str, subscription: Subscription, gap: GapPush | None, *, unsure: bool) -> None:
         """Behind the word that it is subscribed. `unsure`: refreshed meanwhile, or revoked, so perhaps there are fewer

@@ -91,6 +91,11 @@ class Peer:
         else:
             assert self.data(channel) == list(data)
 
+    async def subscribe(self, channel: str) -> None:
+        confirmed = self.broker.subscribe(channel)
+        if confirmed is not None:
+            await confirmed
+
     async def fence(self) -> None:
         """Return when everything published before by anybody who was awaited has come, or will never come."""
         mark = Announcement(self.node, want=f"fence {len(self.announcements)}")
@@ -98,7 +103,7 @@ class Peer:
         await until(lambda: mark in self.announcements, what=f"own announcement at {self.node}")
         marks = [(channel, len(self.marks)) for channel in self.fences]
         for channel, number in marks:
-            await self.broker.subscribe(channel)
+            await self.subscribe(channel)
             self.broker.publish([message(number, channel)])
         await until(lambda: set(marks) <= set(self.marks), what=f"own marks at {self.node}")
 
@@ -207,7 +212,7 @@ def test_a_nodes_own_messages_arrive(world: World) -> None:
 
     async def test() -> None:
         async with world.peer() as one:
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             one.broker.publish([message("hello")])
             await one.got("hello")
             assert one.origins == [one.node]
@@ -221,7 +226,7 @@ def test_only_subscribed_channels_arrive(world: World) -> None:
     async def test() -> None:
         async with world.peer() as one:
             for channel in ("chat:a", "chat:*", "chat:日本"):
-                await one.broker.subscribe(channel)
+                await one.subscribe(channel)
             for channel in ("chat:b", "chat:", "chat:a:b", "chat:ab", "chat:A", "chat:a"):
                 one.broker.publish([message(channel, channel)])
             one.broker.publish([message("star", "chat:*")])
@@ -246,7 +251,7 @@ def test_everything_is_carried_faithfully(world: World) -> None:
 
     async def test() -> None:
         async with world.peer() as one:
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             one.broker.publish(sent)
             one.broker.publish(ephemeral)
             await until(lambda: len(one.messages) == 2 * len(VALUES), what="all of them")
@@ -261,7 +266,7 @@ def test_the_largest_offset_is_carried(world: World) -> None:
 
     async def test() -> None:
         async with world.peer() as one:
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             one.broker.publish([message("last", offset=2**63 - 1)])
             await one.got("last")
             assert one.messages[0].offset == 2**63 - 1
@@ -275,7 +280,7 @@ def test_order_is_kept(world: World) -> None:
     async def test() -> None:
         async with world.peer() as one:
             for channel in ("chat:a", "chat:b"):
-                await one.broker.subscribe(channel)
+                await one.subscribe(channel)
             for number in range(3000):
                 one.broker.publish([message(number, f"chat:{'ab'[number % 2]}")])
             await one.got(*range(3000))
@@ -291,7 +296,7 @@ def test_unsubscribe_stops(world: World) -> None:
         async with world.peer() as one:
             await one.broker.unsubscribe("chat:never")
             for channel in ("chat:a", "chat:b"):
-                await one.broker.subscribe(channel)
+                await one.subscribe(channel)
             await one.broker.unsubscribe("chat:a")
             await one.broker.unsubscribe("chat:a")
             await one.fence()
@@ -319,10 +324,10 @@ def test_the_last_word_counts(world: World, steps: str, begins_subscribed: bool)
     async def test() -> None:
         async with world.peer() as one:
             if begins_subscribed:
-                await one.broker.subscribe("chat:a")
+                await one.subscribe("chat:a")
             calls: list[Awaitable[None]] = []
             for step in steps:
-                call = one.broker.subscribe if step == "+" else one.broker.unsubscribe
+                call = one.subscribe if step == "+" else one.broker.unsubscribe
                 calls.append(asyncio.create_task(call("chat:a")))
                 await asyncio.sleep(0)
             await asyncio.gather(*calls)
@@ -331,7 +336,7 @@ def test_the_last_word_counts(world: World, steps: str, begins_subscribed: bool)
             await one.fence()
             expected = ["first"] if steps[-1] == "+" else []
             assert one.data() == expected
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             one.broker.publish([message("second")])
             await one.got(*expected, "second")
 
@@ -349,7 +354,7 @@ def test_a_followed_namespace_arrives_whole(world: World) -> None:
             followed: list[Message] = []
             peer.broker.on_all = followed.extend
             await peer.broker.follow("chat")
-            await peer.broker.subscribe("chat:a")
+            await peer.subscribe("chat:a")
             for channel in ("chat:a", "chatter:a", "chat:b*[", "live:a"):
                 peer.broker.publish([message(channel, channel)])
             await until(lambda: len(followed) >= 2, what="what is followed")
@@ -385,7 +390,7 @@ def test_after_close_nothing_happens(world: World) -> None:
 
     async def test() -> None:
         async with world.peer() as one:
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
         one.broker.publish([message("late")])
         one.broker.announce(Announcement(one.node))
         assert one.messages == []
@@ -401,8 +406,8 @@ def test_messages_reach_the_subscribed_nodes(redis_world: World) -> None:
 
     async def test() -> None:
         async with redis_world.peer() as one, redis_world.peer() as two, redis_world.peer() as three:
-            await one.broker.subscribe("chat:a")
-            await two.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
+            await two.subscribe("chat:a")
             three.broker.publish([message("hi", offset=7), message("ho", offset=8)])
             for peer in (one, two):
                 await peer.got("hi", "ho")
@@ -421,7 +426,7 @@ def test_once_subscribed_nothing_is_missed(redis_world: World) -> None:
         async with redis_world.peer() as one, redis_world.peer() as two:
             for number in range(200):
                 channel = f"chat:{number}"
-                await one.broker.subscribe(channel)
+                await one.subscribe(channel)
                 two.broker.publish([message(number, channel)])
             await one.got(*range(200))
 
@@ -450,7 +455,7 @@ def test_prefixes_do_not_see_each_other(redis_world: World) -> None:
         other = redis_world.peer(prefix=f"{redis_world.prefix}b")
         async with redis_world.peer() as one, other:
             for peer in (one, other):
-                await peer.broker.subscribe("chat:a")
+                await peer.subscribe("chat:a")
             one.broker.publish([message("one")])
             other.broker.publish([message("other")])
             await one.fence()
@@ -508,7 +513,7 @@ def test_foreign_payloads_are_dropped_and_counted(redis_world: World, payload: b
 
     async def test() -> None:
         async with redis_world.peer() as one:
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             await redis_world.inject("c:chat:a", redis_world.sign("c:chat:a", payload))
             one.broker.publish([message("ours")])
             await until(lambda: "ours" in one.data(), what="our message")
@@ -542,7 +547,7 @@ def test_only_what_is_signed_for_its_channel_counts(shared_redis: Redis) -> None
 
     async def test() -> None:
         async with world.peer() as one:
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             for payload in bad:
                 await world.inject("c:chat:a", payload)
             await world.inject("nodes", good)
@@ -559,7 +564,7 @@ def test_what_a_callback_raises_is_logged(redis_world: World, caplog: pytest.Log
     async def test() -> None:
         async with redis_world.peer() as one:
             one.failure = RuntimeError("over one message")
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             one.broker.publish([message(1)])
             one.broker.publish([message(2)])
             await one.got(1, 2)
@@ -579,7 +584,7 @@ def test_everything_wanted_is_subscribed_again_after_a_cut(fragile_world: World)
     async def test() -> None:
         async with redis, fragile_world.peer() as one:
             for number in range(1500):
-                await one.broker.subscribe(f"chat:{number}")
+                await one.subscribe(f"chat:{number}")
             await one.broker.unsubscribe("chat:7")
             for _ in range(2):
                 before = one.reconnects
@@ -605,8 +610,8 @@ def test_nothing_raises_or_hangs_while_redis_is_away(fragile_world: World) -> No
             for number in range(100):
                 one.broker.publish([message(number)])
                 one.broker.announce(Announcement(one.node))
-            await one.broker.subscribe("chat:a")
-            await one.broker.subscribe("chat:b")
+            await one.subscribe("chat:a")
+            await one.subscribe("chat:b")
             await one.broker.unsubscribe("chat:b")
             await until(lambda: one.broker.dropped >= 200, what="count of what was dropped")
             assert one.broker.problem()
@@ -630,7 +635,7 @@ def test_a_failed_publish_is_no_problem_once_publishing_works_again(fragile_worl
 
     async def test() -> None:
         async with redis, fragile_world.peer() as one:
-            await one.broker.subscribe("chat:a")
+            await one.subscribe("chat:a")
             one.broker.publish([message("before")])
             await one.got("before")
             await redis.call("CLIENT KILL TYPE normal")
@@ -651,12 +656,12 @@ def test_a_restart_of_redis_is_survived_by_all(fragile_world: World) -> None:
     async def test() -> None:
         async with redis, fragile_world.peer() as one, fragile_world.peer() as two:
             for peer in (one, two):
-                await peer.broker.subscribe("chat:a")
+                await peer.subscribe("chat:a")
             before = {peer.node: peer.reconnects for peer in (one, two)}
             await redis.kill()
             for peer in (one, two):
                 await until(lambda peer=peer: peer.broker.problem(), what="a problem")
-            await one.broker.subscribe("chat:meanwhile")
+            await one.subscribe("chat:meanwhile")
             await two.broker.unsubscribe("chat:a")
             one.broker.publish([message("lost")])
             await until(lambda: one.broker.dropped == 1, what="count of what was dropped")
@@ -681,13 +686,13 @@ def test_joining_and_leaving_while_the_link_is_made(fragile_world: World) -> Non
     async def test() -> None:
         async with redis, fragile_world.peer() as one:
             for number in range(300):
-                await one.broker.subscribe(f"chat:{number}")
+                await one.subscribe(f"chat:{number}")
             reconnects = one.reconnects
             await redis.client_kill_pubsub()
             number = 0
             while one.reconnects == reconnects and number < 2000:
                 await one.broker.unsubscribe(f"chat:{number}")
-                await one.broker.subscribe(f"chat:new{number}")
+                await one.subscribe(f"chat:new{number}")
                 number += 1
                 await asyncio.sleep(0)
             await until(lambda: one.reconnects > reconnects, what="reconnect")

@@ -265,18 +265,26 @@ async def test_what_waits_for_a_slow_client_is_dropped(one: Instance) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_subscription_under_way_does_not_slip_through(one: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("soon", [True, False], ids=["without a task", "by a task"])
+async def test_a_subscription_under_way_does_not_slip_through(
+    one: Instance, monkeypatch: pytest.MonkeyPatch, soon: bool
+) -> None:
     """The right was there when it was asked for, and is gone before the first message."""
     async with AsyncExitStack() as stack:
         ann = await one.user(stack, token("ann"))
-        acquire, reached, go_on = one.node.streams.acquire, asyncio.Event(), asyncio.Event()
+        open_soon, reached, go_on = one.node.streams.open_soon, asyncio.Event(), asyncio.Event()
 
-        async def slowly(*arguments: Any) -> Any:
+        async def later(asked: Any) -> Any:
             reached.set()
             await go_on.wait()
-            return await acquire(*arguments)
+            return await asked
 
-        monkeypatch.setattr(one.node.streams, "acquire", slowly)
+        def slowly(*arguments: Any) -> Any:
+            return asyncio.ensure_future(later(open_soon(*arguments)))
+
+        monkeypatch.setattr(one.node.streams, "open_soon", slowly)
+        if not soon:
+            monkeypatch.setattr(one.node.subscriptions, "subscribe_soon", lambda *_: False)
         subscribing = asyncio.ensure_future(ann.subscribe("feed:x"))
         await reached.wait()
         await one.call("/v1/users/ann/revoke", {"channels": ["feed:x"]})

@@ -54,6 +54,16 @@ def subscribing(**options: Any) -> UseCase:
     return lambda node: node.subscriptions.subscribe(ANN, Sink(), Subscribe(**options))
 
 
+def subscribing_soon(**options: Any) -> UseCase:
+    async def subscribe(node: Node) -> Any:
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        assert node.subscriptions.subscribe_soon(ANN, Sink(), Subscribe(**options), outcome.set_result)
+        if isinstance(await outcome, Error):
+            raise outcome.result()
+
+    return subscribe
+
+
 def reading(**options: Any) -> UseCase:
     bounds = {"after": None, "before": None, "limit": 10}
     return lambda node: node.history.page(ANN, "hall:a", **bounds | options)
@@ -86,6 +96,7 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "subscribe": (subscribing(channel="hall:a"), [("streams", "acquire")]),
     "subscribe ephemeral": (subscribing(channel="flash:a"), [("streams", "acquire")]),
     "subscribe last": (subscribing(channel="hall:a", last=5), [("streams", "acquire"), ("log", "ending")]),
+    "subscribe soon": (subscribing_soon(channel="yard:a", last=5), [("log", "ending")]),
     "subscribe last, many": (subscribing(channel="hall:a", last=100), [("log", "floor")]),
     "subscribe after": (subscribing(channel="hall:a", after="0"), [("log", "ending")]),
     "watch": (subscribing(channel="docs:notes", snapshot=True), [("streams", "acquire")]),
@@ -108,7 +119,7 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "delete": (writing("delete", "old"), []),
     "batch": (batch, []),
 }
-CELLS = [(name, "hook", "") for name in USE_CASES] + [
+CELLS = [(name, "hook", "") for name in USE_CASES if name != "subscribe soon"] + [
     (name, part, method) for name, (_, waits) in USE_CASES.items() for part, method in waits
 ]
 
@@ -134,6 +145,7 @@ def settings(thinking: object) -> dict[str, object]:
     return {
         "hooks": {"slow": {"function": "rules_of_this_test:rule"}},
         "namespaces.hall": granted | {"presence": True, "ephemeral": True, "amend": "user", "reactions": True},
+        "namespaces.yard": {"publish": "user", "subscribe": "user"},
         "namespaces.flash": granted | {"durable": False},
         "collections.notes": {"read": "user", "write": "user", "hook": "slow"},
     }
@@ -157,7 +169,7 @@ async def test_a_right_that_goes_meanwhile_is_gone(
     async def revoke() -> None:
         nonlocal revoked
         revoked += 1
-        await node.moderation.revoke(OPERATOR, "ann", channels=["hall:a", "flash:a", "docs:notes"])
+        await node.moderation.revoke(OPERATOR, "ann", channels=["hall:a", "yard:a", "flash:a", "docs:notes"])
 
     if part == "hook":
         thinking.append(revoke)
@@ -170,7 +182,7 @@ async def test_a_right_that_goes_meanwhile_is_gone(
             await revoke()
             return result
 
-        monkeypatch.setattr(one, method, slowly)
+        monkeypatch.setattr(one, method, lambda *a, **options: asyncio.ensure_future(slowly(*a, **options)))
     with pytest.raises(Error) as refused:
         await USE_CASES[name][0](node)
     assert revoked

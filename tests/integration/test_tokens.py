@@ -95,20 +95,25 @@ async def test_a_guest_becomes_nobody_by_a_refresh(url: str, settings: object) -
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("soon", [True, False], ids=["without a task", "by a task"])
 async def test_a_subscription_under_way_does_not_outlive_its_right(
-    url: str, node: Node, monkeypatch: pytest.MonkeyPatch
+    url: str, node: Node, monkeypatch: pytest.MonkeyPatch, soon: bool
 ) -> None:
     """A subscribe that was begun with a right ends if a refresh takes the right away meanwhile."""
     begun, gate = asyncio.Event(), asyncio.Event()
-    subscribe = node.subscriptions.subscribe
+    open_soon = node.streams.open_soon
 
-    async def slow(*arguments: Any, **options: Any) -> Any:
-        subscription = await subscribe(*arguments, **options)
+    async def later(asked: Any) -> Any:
         begun.set()
         await gate.wait()
-        return subscription
+        return await asked
 
-    monkeypatch.setattr(node.subscriptions, "subscribe", slow)
+    def slow(*arguments: Any) -> Any:
+        return asyncio.ensure_future(later(open_soon(*arguments)))
+
+    monkeypatch.setattr(node.streams, "open_soon", slow)
+    if not soon:
+        monkeypatch.setattr(node.subscriptions, "subscribe_soon", lambda *_: False)
     async with Client(url, token=make_token(SECRET, "ann", channels=VIP)) as ann:
         under_way = asyncio.ensure_future(ann.subscribe("vip:new"))
         await begun.wait()

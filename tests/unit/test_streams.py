@@ -24,8 +24,8 @@ class Broker:
     def __init__(self) -> None:
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def subscribe(self, channel: str) -> None:
-        await asyncio.shield(self.confirmed)
+    def subscribe(self, channel: str) -> asyncio.Future[None]:
+        return asyncio.shield(self.confirmed)
 
     async def unsubscribe(self, channel: str) -> None: ...
 
