@@ -153,8 +153,25 @@ class Subscriptions:
                 fields["snapshot"] = due
             if due:  # instead of the gap; and until it is there, there is nothing to resume from
                 fields["cursor"], gap = None, None
-        subscription = self._make(
-            stream, subscriber, position, at_hand, principal, namespace, view, request.snapshot, due
+        leave = None
+        if namespace.presence and not principal.server:  # a back end is not a person
+            leave = self._attendance.enter(
+                stream.channel, principal.user, principal.info, subscriber.id, principal.channel_info
+            )
+        if self._tell is not None and not principal.server:
+            leave = self._told(stream.channel, principal.user, subscriber.id, leave)
+        subscription = Subscription(
+            stream,
+            self._hub,
+            self._read,
+            subscriber,
+            position,
+            release=self._release,
+            at_hand=at_hand,
+            leave=leave,
+            view=view,
+            snapshot=partial(self._snapshot, stream, view) if view is not None and request.snapshot else None,
+            snapshot_due=due,
         )
         return subscription, fields, gap
 
@@ -184,39 +201,6 @@ class Subscriptions:
         elif after is not None or last is not None:
             raise bad_request(f"{'last' if after is None else 'after'}: {channel} is ephemeral, it has no history")
         return after, view
-
-    def _make(
-        self,
-        stream: Stream,
-        subscriber: Subscriber,
-        position: Position,
-        at_hand: AtHand | None,
-        principal: Principal,
-        namespace: Namespace,
-        view: View | None,
-        snapshot: bool,
-        snapshot_due: bool,
-    ) -> Subscription:
-        leave = None
-        if namespace.presence and not principal.server:  # a back end is not a person
-            leave = self._attendance.enter(
-                stream.channel, principal.user, principal.info, subscriber.id, principal.channel_info
-            )
-        if self._tell is not None and not principal.server:
-            leave = self._told(stream.channel, principal.user, subscriber.id, leave)
-        return Subscription(
-            stream,
-            self._hub,
-            self._read,
-            subscriber,
-            position,
-            release=self._release,
-            at_hand=at_hand,
-            leave=leave,
-            view=view,
-            snapshot=partial(self._snapshot, stream, view) if view is not None and snapshot else None,
-            snapshot_due=snapshot_due,
-        )
 
     def _told(
         self, channel: str, user: str | None, session: str, leave: Callable[[bool], None] | None

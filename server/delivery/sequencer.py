@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 CAUSES: Final = ("hole", "announced", "sweep")
 """What shows that something is missing: a message beyond it, another's word, or a look at the log."""
 
+NOT_STARTED: Final = Position("", -1)
 REORDER_SECONDS: Final = 0.05
 EARLY_MESSAGES: Final = 1000
 """Messages held back beyond a hole; what comes after them is read from the log instead."""
@@ -53,8 +54,8 @@ class Sequencer:
         keeper: Keeper,
     ) -> None:
         self.channel = channel
-        self.position = Position("", -1)
-        """Up to where everything has been delivered. Not started: offset −1."""
+        self.position = NOT_STARTED
+        """Up to where everything has been delivered."""
         self._read = read
         self._confirmed_head = confirmed_head
         self._deliver = deliver
