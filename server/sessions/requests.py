@@ -53,9 +53,9 @@ Request = (
 )
 
 
-async def answer(node: Node, principal: Principal, request: Request, client: ConnectedClient) -> Answer:
+def answer(node: Node, principal: Principal, request: Request, client: ConnectedClient) -> Awaitable[Answer]:
     """Raises what says why not."""
-    return await _USE_CASES[type(request)](node, principal, request, client)
+    return _USE_CASES[type(request)](node, principal, request, client)
 
 
 async def _history(node: Node, principal: Principal, request: History, client: ConnectedClient) -> Answer:

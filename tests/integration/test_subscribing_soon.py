@@ -1,0 +1,155 @@
+"""Subscribing to channels that nobody here has open, where the end of the log is all there is to wait for: no tasks,
+and nothing left behind, whatever comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from server.core.errors import Error
+from server.core.tasks import Keeper
+from server.log.endings import Ending
+from server.node import Node
+from tests.support.client import Client, ConnectionLost, Refused
+from tests.support.logs import opened
+from tests.support.processes import Mongod
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    return {"limits.channels_per_connection": 40}
+
+
+@pytest.fixture
+def url(base_url: str, http_server: object) -> str:
+    return base_url.replace("http", "ws") + "/v1/ws"
+
+
+async def written_elsewhere(node: Node, mongod: Mongod, *channels: str) -> None:
+    """Three messages in each, of which this node does not know yet."""
+    async with opened(mongod.uri, node.config.mongodb, node="another") as log:
+        for number in range(3):
+            await asyncio.gather(*(log.append(channel, None, f"key {number}", number, 10) for channel in channels))
+
+
+@pytest.fixture
+def answer(node: Node, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None], None]:
+    """Ends of logs are kept back until this is called, with None or with an error in their place."""
+    waiting: list[tuple[asyncio.Future[Ending], asyncio.Future[Ending]]] = []
+    ending = node.log.ending
+
+    def asked(*arguments: Any) -> asyncio.Future[Ending]:
+        later: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        waiting.append((ending(*arguments), later))
+        return later
+
+    def give(error: BaseException | None) -> None:
+        assert waiting
+        for found, later in waiting:
+            if error is None:
+                found.add_done_callback(lambda found, later=later: later.set_result(found.result()))
+            else:
+                later.set_exception(error)
+        waiting.clear()
+
+    monkeypatch.setattr(node.log, "ending", asked)
+    give.__dict__["waiting"] = waiting
+    return give
+
+
+async def asked_for(answer: Any, count: int = 1) -> None:
+    await until(lambda: len(answer.waiting) == count, what="questions for the end of a log")
+
+
+def left(node: Node) -> tuple[int, int]:
+    """Subscriptions, made or in the making; and seats of channels."""
+    return node.streams.counts()[1], node.admission.channel_seats.total
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize("options", [{}, {"last": 3}, {"after": "0"}], ids=["live", "last", "resume"])
+async def test_a_subscription_takes_no_task(
+    node: Node, mongod: Mongod, url: str, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    channels = [f"chat:{number}" for number in range(40)]
+    await written_elsewhere(node, mongod, *channels)
+    spawned: list[str] = []
+    spawn = Keeper.spawn
+
+    def counted(self: Keeper, name: str, work: Coroutine[Any, Any, Any], **more: Any) -> Any:
+        spawned.append(name)
+        return spawn(self, name, work, **more)
+
+    async with Client(url) as client:
+        await client.ping()
+        monkeypatch.setattr(Keeper, "spawn", counted)
+        subscriptions = await asyncio.gather(*(client.subscribe(channel, **options) for channel in channels))
+        monkeypatch.undo()
+        for subscription in subscriptions if options else ():
+            assert [one["data"] for one in await subscription.messages(3)] == [0, 1, 2]
+    of_each = [name for name in spawned if name == "a command" or name.startswith(("catch up", "open", "fill"))]
+    assert of_each == []
+    assert len(spawned) < len(channels)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_stands_behind_it_on_its_channel_waits_for_it(url: str, node: Node, answer: Any) -> None:
+    async with Client(url) as client:
+        subscribing = asyncio.ensure_future(client.subscribe("chat:a"))
+        publishing = asyncio.ensure_future(client.publish("chat:a", "heard"))
+        unsubscribing = asyncio.ensure_future(client.unsubscribe("chat:a"))
+        await asked_for(answer)
+        await client.publish("chat:b", "meanwhile")
+        assert not any(one.done() for one in (subscribing, publishing, unsubscribing))
+        answer(None)
+        subscription = await subscribing
+        assert [one["data"] for one in await subscription.messages(1)] == ["heard"]
+        await publishing
+        await unsubscribing
+        assert left(node)[1] == 0
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_who_has_gone_meanwhile_leaves_nothing(url: str, node: Node, answer: Any) -> None:
+    client = Client(url)
+    await client.connect()
+    subscribing = asyncio.ensure_future(client.subscribe("chat:a"))
+    await asked_for(answer)
+    client.abort()
+    await until(lambda: not node.admission.clients, what="the end of the session")
+    answer(None)
+    await until(lambda: left(node) == (0, 0), what="nothing that is left")
+    assert node.hub.subscriptions() == 0
+    with pytest.raises(ConnectionLost):
+        await subscribing
+    await client.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Error("unavailable", "MongoDB is away", retry_after=1.0), "unavailable"), (ValueError("a bug"), "internal")],
+    ids=["refused", "failed"],
+)
+async def test_an_error_is_told_to_all_who_wait_and_the_next_one_begins_anew(
+    url: str, node: Node, answer: Any, error: Exception, code: str
+) -> None:
+    async with Client(url) as one, Client(url) as other:
+        both = [asyncio.ensure_future(client.subscribe("chat:a", last=1)) for client in (one, other)]
+        await asked_for(answer)
+        await until(lambda: left(node) == (2, 2), what="both of them")
+        answer(error)
+        for subscribing in both:
+            with pytest.raises(Refused) as refused:
+                await subscribing
+            assert refused.value.code == code
+        assert left(node)[1] == 0
+        again = asyncio.ensure_future(one.subscribe("chat:a", last=1))
+        await asked_for(answer)
+        answer(None)
+        await again
+        assert (await one.ping())["type"] == "reply"
