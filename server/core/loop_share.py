@@ -10,7 +10,7 @@ from typing import Final
 
 SLICE: Final = 0.005
 """Seconds of one turn of the loop for what has just come, and again as many for what has waited."""
-TASK: Final = 0.0002
+TASK: Final = 0.0001
 """Seconds that a command which goes on as a task is expected to need in the next turn."""
 
 
