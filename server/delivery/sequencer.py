@@ -25,6 +25,7 @@ CAUSES: Final = ("hole", "announced", "sweep")
 """What shows that something is missing: a message beyond it, another's word, or a look at the log."""
 
 NOT_STARTED: Final = Position("", -1)
+"""In front of whatever a log has."""
 REORDER_SECONDS: Final = 0.05
 EARLY_MESSAGES: Final = 1000
 """Messages held back beyond a hole; what comes after them is read from the log instead."""
