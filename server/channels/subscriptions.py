@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any, Final
@@ -13,7 +14,7 @@ from server.access.tickets import Tickets
 from server.cluster.peers import Peers
 from server.core.config import Namespace
 from server.core.cursors import BEGINNING, Position
-from server.core.errors import Error, bad_request
+from server.core.errors import Error, bad_request, failed
 from server.core.lifecycle import Lifecycle
 from server.core.principals import Principal
 from server.delivery.hub import Hub
@@ -29,10 +30,12 @@ from server.wire.commands import Subscribe
 from server.wire.messages import Message
 from server.wire.pushes import Fields, GapPush
 
+logger = logging.getLogger(__name__)
+
 Answer = tuple[Subscription, Fields, GapPush | None]
 """A subscription that is to be started once its reply is sent, the fields of that reply, and the gap that comes before
 its messages, if there is one."""
-Outcome = Answer | Exception | None
+Outcome = Answer | Error | None
 """None: there is more to wait for than was thought."""
 Start = tuple[Position, GapPush | None, AtHand | None]
 CATCH_UP_WITHIN: Final = 1.0
@@ -124,8 +127,11 @@ class Subscriptions:
                 outcome = self._answer(principal, subscriber, request, namespace, stream, after, None, start)
         except asyncio.CancelledError:
             pass  # the server is leaving
-        except Exception as error:
+        except Error as error:
             outcome = error
+        except Exception:
+            logger.exception("subscribing failed")
+            outcome = failed()
         if not isinstance(outcome, tuple):
             self._streams.release(stream)
         done(outcome)

@@ -134,3 +134,8 @@ SHUT_OUT: Final = 4502
 
 def bad_request(reason: str, told: str | None = None) -> Error:
     return Error("bad_request", reason, told=told)
+
+
+def failed() -> Error:
+    """What is told of a bug."""
+    return Error("internal", "the server failed; its log says why")

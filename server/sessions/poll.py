@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from server.access.admission import ConnectionSeats
 from server.core.cursors import Position, join_cursors
-from server.core.errors import Disconnect, Error, bad_request
+from server.core.errors import Disconnect, Error, bad_request, failed
 from server.core.principals import Principal
 from server.delivery.hub import Delivery
 from server.node import Node
@@ -168,7 +168,7 @@ class Poll(Listener):
             self._refuse(error)
         except Exception:
             logger.exception("%r: a long poll failed", self)
-            self._refuse(Error("internal", "the server failed; its log says why"))
+            self._refuse(failed())
 
     def _answer(self, body: bytes) -> None:
         if not self._ended:

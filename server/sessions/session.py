@@ -15,7 +15,17 @@ from typing import Any, Final
 
 from server.access.admission import ConnectionSeats
 from server.channels.subscriptions import Outcome
-from server.core.errors import FLOODED, NO_CONNECT, NO_PONG, NOTABLE, UNAVAILABLE, Disconnect, Error, bad_request
+from server.core.errors import (
+    FLOODED,
+    NO_CONNECT,
+    NO_PONG,
+    NOTABLE,
+    UNAVAILABLE,
+    Disconnect,
+    Error,
+    bad_request,
+    failed,
+)
 from server.core.principals import GUEST, Principal
 from server.log.log import Receipt
 from server.node import Node
@@ -136,9 +146,9 @@ class Session(WaitingClient):
         except Exception:
             self._failed(command.id)
 
-    def _failed(self, identifier: int | None, error: Exception | None = None) -> None:
-        logger.error("a command failed", exc_info=error or True, extra=self.about())
-        self._refuse(identifier, Error("internal", "the server failed; its log says why"))
+    def _failed(self, identifier: int | None) -> None:
+        logger.exception("a command failed", extra=self.about())
+        self._refuse(identifier, failed())
 
     # --- who the client is --------------------------------------------------------------------------------------------
 
@@ -249,9 +259,11 @@ class Session(WaitingClient):
         done = partial(self._carried_out, name, command)
         try:
             return self._subscribe_soon(command, done)
-        except Exception as error:
+        except Error as error:
             done(error)
             return True
+        except Exception:  # a bug: the long way says so
+            return False
 
     def _carried_out(self, name: str, command: Subscribe, outcome: Outcome) -> None:
         if outcome is None:
@@ -259,8 +271,6 @@ class Session(WaitingClient):
             return
         if isinstance(outcome, Error):
             self._refuse(command.id, outcome)
-        elif isinstance(outcome, Exception):
-            self._failed(command.id, outcome)
         self._count(-1)
         if not self._lanes.done(name):
             self._spawn(self._run_lane(name))

@@ -59,6 +59,10 @@ class SubscribingClient(ConnectedClient):
     def _reply(self, command: Command, **fields: Any) -> None:
         raise NotImplementedError
 
+    def _failed(self, identifier: int | None) -> None:
+        """Refuse a command that has met a bug, with a traceback in the log."""
+        raise NotImplementedError
+
     @property
     def grants(self) -> Grants:
         if self._grants is None:
@@ -224,8 +228,8 @@ class SubscribingClient(ConnectedClient):
                 subscription, fields, gap = outcome
                 self._reply(command, **fields)
                 self._go_on(command.channel, subscription, gap, unsure=self._principal is not principal)
-        except Exception as error:  # a bug, but this command's alone
-            outcome = error
+        except Exception:  # a bug, but this command's alone
+            self._failed(command.id)
         done(outcome)
 
     def _go_on(self, channel: str, subscription: Subscription, gap: GapPush | None, *, unsure: bool) -> None:
