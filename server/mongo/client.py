@@ -21,6 +21,7 @@ from pymongo.read_concern import ReadConcern
 from server.core.config import MongoDB
 from server.core.errors import Error, StartError, WaterspoutError
 from server.mongo.databases import Database, DatabaseApart
+from server.mongo.renewal import Renewal
 
 LINEARIZABLE: Final = ReadConcern("linearizable")
 UNAUTHORIZED: Final = 13
@@ -33,7 +34,11 @@ def connect(options: MongoDB, uri: str) -> Database:
     """The database. No socket hangs longer than a publish may take; a write is acknowledged by a majority that has it
     in the journal, and a read sees only such writes."""
     with _understood():
-        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(uri, **_patience(options))
+        renewal = Renewal()
+        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+            uri, event_listeners=[renewal], **_patience(options)
+        )
+        renewal.client = client.delegate
         return Database(client, options)
 
 
@@ -42,7 +47,11 @@ def connect_apart(options: MongoDB, uri: str) -> DatabaseApart:
     what confirms rights, what holds a lease, what tells how MongoDB is. Motor's commands wait for one of a few threads,
     first come, first served, so a herd of reads would keep them waiting until nobody's rights are certain any more."""
     with _understood():
-        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri, **_patience(options))
+        renewal = Renewal()
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            uri, event_listeners=[renewal], **_patience(options)
+        )
+        renewal.client = client
         return DatabaseApart(client, options)
 
 
