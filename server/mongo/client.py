@@ -47,11 +47,7 @@ def connect_apart(options: MongoDB, uri: str) -> DatabaseApart:
     what confirms rights, what holds a lease, what tells how MongoDB is. Motor's commands wait for one of a few threads,
     first come, first served, so a herd of reads would keep them waiting until nobody's rights are certain any more."""
     with _understood():
-        renewal = Renewal()
-        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            uri, event_listeners=[renewal], **_patience(options)
-        )
-        renewal.client = client
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri, **_patience(options))
         return DatabaseApart(client, options)
 
 

@@ -3,6 +3,8 @@
 A driver takes a connection for what its mongod was when it was made, as long as the connection lives. One that was made
 while the mongod had started, but was no working member of its set yet, is refused for sessions, also when the mongod
 has long been the primary; and as it works for all else, nothing ever makes it anew. Publishes would wait for ever.
+
+(PyMongo's own asynchronous client can have no listener: it needs a running loop when it is made, then.)
 """
 
 from __future__ import annotations

@@ -6,31 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import ConfigurationError, PyMongoError
 
 from server.core.config import MongoDB
-from server.mongo.client import connect, connect_apart
+from server.mongo.client import connect
 from tests.support.mongod import Mongod
 from tests.support.waiting import until
 
 
 async def with_a_session(database: Any) -> bool:
     """Whether a command with a session of its own comes through."""
-    starting = database.client.start_session()
-    async with await starting if isinstance(database.client, AsyncIOMotorClient) else starting as session:
+    async with await database.client.start_session() as session:
         await database.command("ping", session=session)
     return True
 
 
 @pytest.mark.gen_test(timeout=120)
-@pytest.mark.parametrize("make", [connect, connect_apart], ids=["Motor", "PyMongo"])
-async def test_what_was_connected_too_early_is_connected_again(tmp_path: Path, make: Any) -> None:
+async def test_what_was_connected_too_early_is_connected_again(tmp_path: Path) -> None:
     async with Mongod(tmp_path / "mongod") as mongod:
         await mongod.admin("replSetStepDown", 3600, force=True)
         await mongod.admin("replSetMaintenance", True)
         uri = f"mongodb://{mongod.address}/?directConnection=true"
-        database = make(MongoDB(), uri)
+        database = connect(MongoDB(), uri)
         try:
 
             async def refused() -> bool:
@@ -51,6 +48,4 @@ async def test_what_was_connected_too_early_is_connected_again(tmp_path: Path, m
 
             await until(works, 30, "sessions")
         finally:
-            closing = database.client.close()
-            if closing is not None:
-                await closing
+            database.client.close()
