@@ -261,9 +261,10 @@ class Session(WaitingClient):
             return self._subscribe_soon(command, done)
         except Error as error:
             done(error)
-            return True
-        except Exception:  # a bug: the long way says so
-            return False
+        except Exception:
+            logger.exception("a command failed", extra=self.about())
+            done(failed())
+        return True
 
     def _carried_out(self, name: str, command: Subscribe, outcome: Outcome) -> None:
         if outcome is None:

@@ -16,7 +16,7 @@ from msgspec import UNSET, structs
 from server.access.admission import ConnectionSeats
 from server.access.revocations import Revocation
 from server.brokers.base import Directive
-from server.channels.subscriptions import Outcome
+from server.channels.subscriptions import Answer, Outcome
 from server.core.errors import Error, bad_request
 from server.core.principals import Principal, Start
 from server.delivery.subscription import Subscription
@@ -200,16 +200,13 @@ class SubscribingClient(ConnectedClient):
         try:
             if command.grant is not None:
                 self.redeem(channel, command.grant)
-            subscription, fields, gap = await self.join(self.principal_in(channel), command)
+            answer = await self.join(self.principal_in(channel), command)
         except Error:
             self._forget(channel)
             if served is not None:
                 self._serve(served)
             raise
-        if self._ended:
-            return
-        self._reply(command, **fields)
-        self._go_on(channel, subscription, gap, unsure=self._principal is not principal)
+        self._joined(command, principal, answer)
 
     def _subscribe_soon(self, command: Subscribe, done: Callable[[Outcome], None]) -> bool:
         """The same without a task, as `join_soon` says it; `done` has nothing to tell the client but errors."""
@@ -224,13 +221,19 @@ class SubscribingClient(ConnectedClient):
         self, command: Subscribe, principal: Principal, done: Callable[[Outcome], None], outcome: Outcome
     ) -> None:
         try:
-            if isinstance(outcome, tuple) and not self._ended:
-                subscription, fields, gap = outcome
-                self._reply(command, **fields)
-                self._go_on(command.channel, subscription, gap, unsure=self._principal is not principal)
+            if isinstance(outcome, tuple):
+                self._joined(command, principal, outcome)
         except Exception:  # a bug, but this command's alone
             self._failed(command.id)
         done(outcome)
+
+    def _joined(self, command: Subscribe, principal: Principal, answer: Answer) -> None:
+        """Tell it so, and begin. `principal`: who has asked."""
+        if self._ended:
+            return
+        subscription, fields, gap = answer
+        self._reply(command, **fields)
+        self._go_on(command.channel, subscription, gap, unsure=self._principal is not principal)
 
     def _go_on(self, channel: str, subscription: Subscription, gap: GapPush | None, *, unsure: bool) -> None:
         """Behind the word that it is subscribed. `unsure`: refreshed meanwhile, or revoked, so perhaps there are fewer

@@ -4,7 +4,7 @@ and nothing left behind, whatever comes of it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -36,33 +36,37 @@ async def written_elsewhere(node: Node, mongod: Mongod, *channels: str) -> None:
             await asyncio.gather(*(log.append(channel, None, f"key {number}", number, 10) for channel in channels))
 
 
-@pytest.fixture
-def answer(node: Node, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None], None]:
-    """Ends of logs are kept back until this is called, with None or with an error in their place."""
-    waiting: list[tuple[asyncio.Future[Ending], asyncio.Future[Ending]]] = []
-    ending = node.log.ending
+class Endings:
+    """Keeps back what a log answers."""
 
-    def asked(*arguments: Any) -> asyncio.Future[Ending]:
+    def __init__(self, node: Node) -> None:
+        self._ask = node.log.ending
+        self._waiting: list[tuple[asyncio.Future[Ending], asyncio.Future[Ending]]] = []
+
+    def asked(self, *arguments: Any) -> asyncio.Future[Ending]:
         later: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        waiting.append((ending(*arguments), later))
+        self._waiting.append((self._ask(*arguments), later))
         return later
 
-    def give(error: BaseException | None) -> None:
-        assert waiting
-        for found, later in waiting:
+    async def asked_for(self) -> None:
+        await until(lambda: len(self._waiting) == 1, what="a question for the end of a log")
+
+    def answer(self, error: BaseException | None = None) -> None:
+        """Or fail with the error in its place."""
+        assert self._waiting
+        for found, later in self._waiting:
             if error is None:
                 found.add_done_callback(lambda found, later=later: later.set_result(found.result()))
             else:
                 later.set_exception(error)
-        waiting.clear()
-
-    monkeypatch.setattr(node.log, "ending", asked)
-    give.__dict__["waiting"] = waiting
-    return give
+        self._waiting.clear()
 
 
-async def asked_for(answer: Any, count: int = 1) -> None:
-    await until(lambda: len(answer.waiting) == count, what="questions for the end of a log")
+@pytest.fixture
+def endings(node: Node, monkeypatch: pytest.MonkeyPatch) -> Endings:
+    endings = Endings(node)
+    monkeypatch.setattr(node.log, "ending", endings.asked)
+    return endings
 
 
 def left(node: Node) -> tuple[int, int]:
@@ -97,15 +101,15 @@ async def test_a_subscription_takes_no_task(
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_what_stands_behind_it_on_its_channel_waits_for_it(url: str, node: Node, answer: Any) -> None:
+async def test_what_stands_behind_it_on_its_channel_waits_for_it(url: str, node: Node, endings: Endings) -> None:
     async with Client(url) as client:
         subscribing = asyncio.ensure_future(client.subscribe("chat:a"))
         publishing = asyncio.ensure_future(client.publish("chat:a", "heard"))
         unsubscribing = asyncio.ensure_future(client.unsubscribe("chat:a"))
-        await asked_for(answer)
+        await endings.asked_for()
         await client.publish("chat:b", "meanwhile")
         assert not any(one.done() for one in (subscribing, publishing, unsubscribing))
-        answer(None)
+        endings.answer()
         subscription = await subscribing
         assert [one["data"] for one in await subscription.messages(1)] == ["heard"]
         await publishing
@@ -114,14 +118,14 @@ async def test_what_stands_behind_it_on_its_channel_waits_for_it(url: str, node:
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_who_has_gone_meanwhile_leaves_nothing(url: str, node: Node, answer: Any) -> None:
+async def test_who_has_gone_meanwhile_leaves_nothing(url: str, node: Node, endings: Endings) -> None:
     client = Client(url)
     await client.connect()
     subscribing = asyncio.ensure_future(client.subscribe("chat:a"))
-    await asked_for(answer)
+    await endings.asked_for()
     client.abort()
     await until(lambda: not node.admission.clients, what="the end of the session")
-    answer(None)
+    endings.answer()
     await until(lambda: left(node) == (0, 0), what="nothing that is left")
     assert node.hub.subscriptions() == 0
     with pytest.raises(ConnectionLost):
@@ -136,20 +140,20 @@ async def test_who_has_gone_meanwhile_leaves_nothing(url: str, node: Node, answe
     ids=["refused", "failed"],
 )
 async def test_an_error_is_told_to_all_who_wait_and_the_next_one_begins_anew(
-    url: str, node: Node, answer: Any, error: Exception, code: str
+    url: str, node: Node, endings: Endings, error: Exception, code: str
 ) -> None:
     async with Client(url) as one, Client(url) as other:
         both = [asyncio.ensure_future(client.subscribe("chat:a", last=1)) for client in (one, other)]
-        await asked_for(answer)
+        await endings.asked_for()
         await until(lambda: left(node) == (2, 2), what="both of them")
-        answer(error)
+        endings.answer(error)
         for subscribing in both:
             with pytest.raises(Refused) as refused:
                 await subscribing
             assert refused.value.code == code
         assert left(node)[1] == 0
         again = asyncio.ensure_future(one.subscribe("chat:a", last=1))
-        await asked_for(answer)
-        answer(None)
+        await endings.asked_for()
+        endings.answer()
         await again
         assert (await one.ping())["type"] == "reply"

@@ -119,7 +119,7 @@ class Namespace(Section):
     @property
     def may_be_amended(self) -> bool:
         """Whether anybody may edit, erase and pin messages."""
-        return self.amend != "nobody" and terms(self.amend) != ("nobody",)
+        return terms(self.amend) != ("nobody",)
 
     @property
     def amends(self) -> bool:
