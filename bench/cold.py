@@ -5,9 +5,9 @@
 Distinct channels with ten messages each, after a restart: subscribing with `last: 10`, resuming five behind, and
 reading ten messages of history over the WebSocket; and beside them our own acknowledged publishes, in the same run, as
 the measure of the machine: of one client, many in a write, and as the others are, one in a write. Each load has so many
-operations under way at a time as IN_FLIGHT says, one for each connection in turn; and subscribing and resuming once
-more as a phone does it that comes back, with TOGETHER of them in one write (each of the others takes a read and a write
-of the socket for itself). `--parts` shows where the time goes: the same with one message, with none, in channels that
+operations under way at a time as IN_FLIGHT says, one for each connection in turn; and each once more as a phone does it
+that comes back, with TOGETHER of them in one write (each of the others takes a read and a write of the socket for
+itself). `--parts` shows where the time goes: the same with one message, with none, in channels that
 are open already, and commands that ask nothing.
 """
 
@@ -117,11 +117,15 @@ def measure(channels: int, parts: bool) -> dict[str, float]:
         def resume(number: int) -> dict[str, object]:
             return {"type": "subscribe", "after": cursors[number]}
 
+        def history(_: int) -> dict[str, object]:
+            return {"type": "history", "limit": MESSAGES}
+
         cold("subscribe", subscribe, pushed=MESSAGES)
         cold(f"subscribe, {TOGETHER} together", subscribe, pushed=MESSAGES, together=TOGETHER)
         cold("resume", resume, pushed=BEHIND)
         cold(f"resume, {TOGETHER} together", resume, pushed=BEHIND, together=TOGETHER)
-        cold("history", lambda _: {"type": "history", "limit": MESSAGES}, replied=MESSAGES)
+        cold("history", history, replied=MESSAGES)
+        cold(f"history, {TOGETHER} together", history, replied=MESSAGES, together=TOGETHER)
         with restarted() as load:
             one = {"type": "publish", "channel": DIALECT.channel(0), "data": "x" * 128}
             load.run(lambda number: one | {"key": f"first {number}"})

@@ -39,9 +39,10 @@ from server.node import Node
 from server.sessions.budget import CHANGE, FRAME, REFUSAL
 from server.sessions.client import EXPIRY_GRACE
 from server.sessions.grants import Grant
+from server.sessions.ordered import Ordered
 from server.sessions.outbox import Connection, Outbox
 from server.sessions.requests import call
-from server.sessions.session import CONNECT_WITHIN, PING_EVERY, Ordered, Session
+from server.sessions.session import CONNECT_WITHIN, PING_EVERY, Session
 from server.sessions.waiting import LOT
 from server.wire import commands
 from server.wire.amendments import AmendPush
@@ -453,8 +454,7 @@ class CentrifugoSession(Session):
 
     async def _read(self, command: Asked) -> None:
         self._spend()
-        async with self._one_page:
-            await self._read_enough()
+        async with self._paging:
             principal = self.principal_in(command.channel)
             self._reply(command, **await answer(self._node, self._common.publishers, principal, command, self.address))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from server.access.admission import Admission
 from server.access.rights import Rights, must_be_admin
 from server.core.config import Namespace
 from server.core.cursors import BEGINNING, Position, parse_cursor
-from server.core.errors import Error, bad_request
+from server.core.errors import Error, bad_request, failed
 from server.core.lifecycle import Lifecycle
 from server.core.names import namespace_of
 from server.core.principals import Principal
@@ -23,6 +26,12 @@ from server.wire.amendments import AmendedMessagePush, Amendment, Counted
 from server.wire.messages import Message
 from server.wire.pushes import MessagePush
 from server.wire.rest import Gap, HistoryPage, StoredChannel, StoredChannelsPage
+
+logger = logging.getLogger(__name__)
+
+Rest = Callable[[], Awaitable[HistoryPage]]
+"""What is still to be done for a page, by who can wait for it."""
+PageOutcome = HistoryPage | Error | Rest
 
 
 class History:
@@ -90,21 +99,11 @@ class History:
         if not counted:
             self._admission.spend(principal, address)
         async with self._rights.reading(principal, channel) as namespace:
-            if not namespace.durable:
-                raise bad_request(f"channel: {channel} is ephemeral, it has no history")
-            if after is not None and before is not None:
-                raise bad_request("after, before: one of them")
-            start = None if after is None else parse_cursor(after, "after")
-            end = None if before is None else parse_cursor(before, "before")
-            view = self._documents.view(principal, channel, where)
-            self._lifecycle.check()
+            start, end, view = self._understand(principal, namespace, channel, after, before, where)
             name = channel if view is None else view.log_channel
             ending: Ending | None = None
             if head is None:
-                near = None
-                if end is None and view is None:
-                    near = Near(limit, None if start is None else start.offset)
-                ending = await self._log.ending(name, near)
+                ending = await self._log.ending(name, _near(start, limit) if end is None and view is None else None)
                 head = ending.head.position
             if ending is not None and _is_page(ending, start):
                 answer = _page_of(ending, start)
@@ -112,13 +111,85 @@ class History:
                 answer = await self._after(name, start, head, limit, view)
             else:
                 answer = await self._before(name, end, head, limit, view)
-            if namespace.amends and start is not None:
-                answer.setdefault("amends", [])
-            elif namespace.amends and end is None:
-                answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
+            if namespace.amends:
+                _told_amended(answer, start, end, head)
             if namespace.reactions:
                 answer["mine"] = await self._mine(principal, channel, [one.offset for one in answer["messages"]])
             return answer
+
+    def page_soon(
+        self,
+        principal: Principal,
+        channel: str,
+        done: Callable[[PageOutcome], None],
+        *,
+        after: str | None,
+        before: str | None,
+        limit: int,
+        where: Any = None,
+        address: str = "",
+    ) -> Rest | None:
+        """The same without a task, where there is nothing to wait for but the end of the log: `done` is called with
+        what comes of it. Else what is still to be done, which `done` may be given as well."""
+        self._admission.spend(principal, address)
+        rest = partial(
+            self.page, principal, channel, after=after, before=before, limit=limit, where=where, counted=True
+        )
+        namespace = self._rights.to_read(principal, channel)
+        if namespace is None or namespace.reactions:
+            return rest
+        start, end, view = self._understand(principal, namespace, channel, after, before, where)
+        if end is not None or view is not None:
+            return rest
+        asked = self._log.ending(channel, _near(start, limit))
+        asked.add_done_callback(partial(self._ended, principal, channel, start, rest, done))
+        return None
+
+    def _ended(
+        self,
+        principal: Principal,
+        channel: str,
+        start: Position | None,
+        rest: Callable[..., Awaitable[HistoryPage]],
+        done: Callable[[PageOutcome], None],
+        asked: asyncio.Future[Ending],
+    ) -> None:
+        outcome: PageOutcome
+        try:
+            ending = asked.result()
+            namespace = self._rights.to_read(principal, channel)
+            if namespace is not None and _is_page(ending, start):
+                outcome = _page_of(ending, start)
+                if namespace.amends:
+                    _told_amended(outcome, start, None, ending.head.position)
+            else:
+                outcome = partial(rest, head=ending.head.position)
+        except Error as error:
+            outcome = error
+        except Exception:
+            logger.exception("reading history failed")
+            outcome = failed()
+        done(outcome)
+
+    def _understand(
+        self,
+        principal: Principal,
+        namespace: Namespace,
+        channel: str,
+        after: str | None,
+        before: str | None,
+        where: Any,
+    ) -> tuple[Position | None, Position | None, View | None]:
+        """The bounds of a page, and what of the documents is to be shown; `bad_request` for what has no meaning."""
+        if not namespace.durable:
+            raise bad_request(f"channel: {channel} is ephemeral, it has no history")
+        if after is not None and before is not None:
+            raise bad_request("after, before: one of them")
+        start = None if after is None else parse_cursor(after, "after")
+        end = None if before is None else parse_cursor(before, "before")
+        view = self._documents.view(principal, channel, where)
+        self._lifecycle.check()
+        return start, end, view
 
     async def _after(self, channel: str, after: Position, head: Position, limit: int, view: View | None) -> HistoryPage:
         gap: Gap | None = None
@@ -171,6 +242,18 @@ def _stored(channel: str, count: Count, oldest: int | None) -> StoredChannel:
         "oldest": oldest,
         "newest": count.time or None,
     }
+
+
+def _near(start: Position | None, limit: int) -> Near:
+    return Near(limit, None if start is None else start.offset)
+
+
+def _told_amended(answer: HistoryPage, start: Position | None, end: Position | None, head: Position) -> None:
+    """What is said besides where messages can be amended."""
+    if start is not None:
+        answer.setdefault("amends", [])
+    elif end is None:
+        answer["cursor"] = str(head)  # what of its messages has been amended up to there is in them
 
 
 def _is_page(ending: Ending, start: Position | None) -> bool:

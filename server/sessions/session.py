@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from functools import partial
 from typing import Any, Final
 
 from server.access.admission import ConnectionSeats
-from server.channels.subscriptions import Outcome
 from server.core.errors import (
     FLOODED,
     NO_CONNECT,
@@ -30,11 +27,9 @@ from server.core.principals import GUEST, Principal
 from server.log.log import Receipt
 from server.node import Node
 from server.sessions.budget import CHANGE, FRAME, HEAVY, REFUSAL, Allowance
-from server.sessions.lanes import LaneCommand, Lanes
+from server.sessions.lanes import LaneCommand
+from server.sessions.ordered import OrderedClient
 from server.sessions.outbox import Connection
-from server.sessions.requests import Paged, Request, answer
-from server.sessions.subscribing import Served
-from server.sessions.waiting import WaitingClient
 from server.wire.commands import Command, Connect, Ping, Publish, Refresh, Subscribe, Unsubscribe
 from server.wire.dialects import Dialect, Unreadable
 from server.wire.frames import PONG, frame
@@ -45,24 +40,19 @@ CONNECT_WITHIN: Final = 10.0
 PING_EVERY: Final = 25.0
 PONG_WITHIN: Final = 8.0
 """Seconds, all three: from the upgrade to the first command, between pings, and from a ping to a sign of life."""
-PIPELINED: Final = 1024
-"""Commands under way per session; while there are more, nothing is read from it."""
 
 Uncounted = Subscribe | Unsubscribe
 """What `messages_per_second` does not count, so that it is drawn from the budget, and not only refusals of it."""
-Ordered = Uncounted | Request
-"""What waits for all that is under way on its channel."""
 OWN_FAILURES: Final = frozenset(("unavailable", "outcome_unknown", "internal"))
 """Codes of errors that are this server's fault, so that they cost the client nothing."""
 
 
-class Session(WaitingClient):
+class Session(OrderedClient):
     """`principal` is None until the client has said who it is."""
 
     transport = "websocket"
     __slots__ = (
-        "begun", "_dialect", "_first", "_said", "_allowance", "_budget", "_lanes", "_paging",
-        "under_way", "_reading", "_pong", "_opened_at", "_ping_at", "_pong_due",
+        "_dialect", "_first", "_said", "_allowance", "_budget", "_pong", "_opened_at", "_ping_at", "_pong_due",
     )  # fmt: skip
 
     def __init__(
@@ -71,19 +61,11 @@ class Session(WaitingClient):
     ) -> None:  # fmt: skip
         super().__init__(node, connection, dialect.codec, principal, seats, origin)
         self._dialect = dialect
-        self.begun = 0
-        """Commands that continue as tasks, in later turns of the loop. After each frame the WebSocket reads it, adds it
-        to the load of its connection, and sets it back to 0."""
         self._first = True
         self._said: tuple[str, ...] = ()
         """Codes of refusals that are in the log: one each."""
         now = asyncio.get_running_loop().time()
         self._allow(principal)
-        self._lanes = Lanes()
-        self._paging: asyncio.Lock | None = None
-        self.under_way = 0
-        """Commands that are not answered yet."""
-        self._reading = True
         self._pong: bytes | None = None
         self._opened_at = now
         self._ping_at = now + PING_EVERY
@@ -111,11 +93,6 @@ class Session(WaitingClient):
 
     def _unreadable(self, command: Unreadable) -> None:
         self._refuse(*command)
-
-    @property
-    def reading(self) -> bool:
-        """Whether commands are taken: not while too much of what they caused is unfinished or unread."""
-        return self._reading
 
     def count_frame(self) -> bool:
         """A frame that asks for nothing; whether there is budget for an answer to it."""
@@ -245,95 +222,6 @@ class Session(WaitingClient):
         )  # fmt: skip
         self.serve_all(command.after)
 
-    def _in_order(self, command: LaneCommand) -> None:
-        self._count(1)
-        name = self._lanes.enter(command)
-        if name is None or (type(command) is Subscribe and self._carry_out_soon(name, command)):
-            return
-        self._spawn(self._run_lane(name))
-
-    def _carry_out_soon(self, name: str, command: Subscribe) -> bool:
-        """Carry out the first command of a lane without a task, if it is one that can be carried out so."""
-        if self._lanes.publish_under_way(name):
-            return False
-        done = partial(self._carried_out, name, command)
-        try:
-            return self._subscribe_soon(command, done)
-        except Error as error:
-            done(error)
-        except Exception:
-            logger.exception("a command failed", extra=self.about())
-            done(failed())
-        return True
-
-    def _carried_out(self, name: str, command: Subscribe, outcome: Outcome) -> None:
-        if outcome is None:
-            self._spawn(self._run_lane(name))
-            return
-        if isinstance(outcome, Error):
-            self._refuse(command.id, outcome)
-        self._count(-1)
-        if not self._lanes.done(name):
-            self._spawn(self._run_lane(name))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self.begun += 1
-        self._node.keeper.spawn("a command", work)
-
-    async def _run_lane(self, name: str) -> None:
-        while not self._ended:
-            command = self._lanes.first(name)
-            try:
-                if isinstance(command, Publish):
-                    self._publish(command)
-                else:
-                    if (publish := self._lanes.publish_under_way(name)) is not None:
-                        await asyncio.wait((publish,))
-                    if (work := self._carry_out(command)) is not None:
-                        await work
-            except Error as error:
-                self._refuse(command.id, error)
-            except Exception:
-                self._failed(command.id)
-            self._count(-1)
-            if self._lanes.done(name):
-                return
-
-    def _carry_out(self, command: Ordered) -> Coroutine[Any, Any, None] | None:
-        """What is left to be waited for."""
-        assert self._principal is not None
-        if isinstance(command, Served):
-            return self._subscribe_served(command)
-        if isinstance(command, Subscribe):
-            return self._subscribe(self._principal, command)
-        if isinstance(command, Unsubscribe):
-            self._unsubscribe(command)
-            return None
-        self._spend()
-        return self._answer(command)
-
-    async def _answer(self, command: Request) -> None:
-        assert self._principal is not None
-        if isinstance(command, Paged):
-            async with self._one_page:
-                await self._read_enough()
-                self._reply(command, **await answer(self._node, self._principal, command, self))
-        else:
-            self._reply(command, **await answer(self._node, self._principal, command, self))
-
-    @property
-    def _one_page(self) -> asyncio.Lock:
-        """Pages are answered one at a time, and none while too much of what was asked for is unread (`_read_enough`):
-        replies are never dropped."""
-        if self._paging is None:
-            self._paging = asyncio.Lock()
-        return self._paging
-
-    async def _read_enough(self) -> None:
-        limit = self._node.config.limits.queue_bytes
-        if limit and self.queued > limit:
-            await self.outbox.drained()
-
     def _publish(self, command: Publish) -> None:
         assert self._principal is not None
         self._spend()
@@ -369,22 +257,6 @@ class Session(WaitingClient):
     def _spend(self) -> None:
         if self._allowance.limited:
             self._allowance.spend(asyncio.get_running_loop().time())
-
-    def _count(self, change: int) -> None:
-        self.under_way += change
-        if self.under_way > PIPELINED or self.outbox.queued or not self._reading:
-            self.queue_changed()
-
-    def queue_changed(self) -> None:
-        """Stop reading commands while too much of what they caused is unfinished or unread."""
-        limit = self._node.config.limits.queue_bytes
-        full = self.under_way > PIPELINED or (limit and self.queued > limit)
-        if full and self._reading:
-            self._reading = False
-            self._connection.pause_reading()
-        elif not full and not self._reading and not self._ended:
-            self._reading = True
-            self._connection.resume_reading()
 
     # --- outbound -----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ push in the place of a reply, and may take it over with a `subscribe` of its own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ from msgspec import UNSET, structs
 from server.access.admission import ConnectionSeats
 from server.access.revocations import Revocation
 from server.brokers.base import Directive
-from server.channels.subscriptions import Answer, Outcome
+from server.channels.subscriptions import Answer
+from server.channels.subscriptions import Outcome as Joining
 from server.core.errors import Error, bad_request
 from server.core.principals import Principal, Start
 from server.delivery.subscription import Subscription
@@ -28,6 +29,10 @@ from server.wire.codec import Codec
 from server.wire.commands import Command, Subscribe, Unsubscribe
 from server.wire.pushes import GapPush, SubscribedPush, UnsubscribedPush
 
+Work = Callable[[], Awaitable[None]]
+"""What is left to be done for a command, by a task."""
+Outcome = Error | Work | None
+"""Of a command that is carried out without a task; None: it is over, and answered."""
 AGAIN_AFTER: Final = 1.0
 """Seconds until what could not be begun for now is tried again, if the error does not say when."""
 
@@ -209,7 +214,7 @@ class SubscribingClient(ConnectedClient):
         self._joined(command, principal, answer)
 
     def _subscribe_soon(self, command: Subscribe, done: Callable[[Outcome], None]) -> bool:
-        """The same without a task, as `join_soon` says it; `done` has nothing to tell the client but errors."""
+        """The same without a task, as `join_soon` says it."""
         channel, principal = command.channel, self._principal
         assert principal is not None
         if channel in self.subscriptions or command.grant is not None:
@@ -218,14 +223,20 @@ class SubscribingClient(ConnectedClient):
         return self.join_soon(self.principal_in(channel), command, joined)
 
     def _joined_soon(
-        self, command: Subscribe, principal: Principal, done: Callable[[Outcome], None], outcome: Outcome
+        self, command: Subscribe, principal: Principal, done: Callable[[Outcome], None], joining: Joining
     ) -> None:
+        if isinstance(joining, Error):
+            done(joining)
+            return
+        if joining is None:  # there is more to wait for, so it begins anew
+            assert self._principal is not None
+            done(partial(self._subscribe, self._principal, command))
+            return
         try:
-            if isinstance(outcome, tuple):
-                self._joined(command, principal, outcome)
+            self._joined(command, principal, joining)
         except Exception:  # a bug, but this command's alone
             self._failed(command.id)
-        done(outcome)
+        done(None)
 
     def _joined(self, command: Subscribe, principal: Principal, answer: Answer) -> None:
         """Tell it so, and begin. `principal`: who has asked."""

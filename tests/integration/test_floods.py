@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 
 import server.core.loop_share
-import server.sessions.session
+import server.sessions.ordered
 from server.node import Node
 from server.sessions.session import Session
 from server.wire.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
@@ -294,7 +294,7 @@ async def test_a_back_end_has_a_rate_of_its_own(url: str, node: Node) -> None:
 async def test_a_pong_that_is_not_read_is_not_missing(port: int, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is read from a client, because its commands take long, it is not closed for want of a pong; once
     its commands are read again, it is."""
-    monkeypatch.setattr(server.sessions.session, "PIPELINED", 3)
+    monkeypatch.setattr(server.sessions.ordered, "PIPELINED", 3)
     go_on = asyncio.Event()
     page = node.history.page
 

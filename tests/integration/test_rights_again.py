@@ -69,6 +69,17 @@ def reading(**options: Any) -> UseCase:
     return lambda node: node.history.page(ANN, "hall:a", **bounds | options)
 
 
+def reading_soon(**options: Any) -> UseCase:
+    async def read(node: Node) -> Any:
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        bounds = {"after": None, "before": None, "limit": 10}
+        assert node.history.page_soon(ANN, "yard:a", outcome.set_result, **bounds | options) is None
+        if isinstance(await outcome, Error):
+            raise outcome.result()
+
+    return read
+
+
 def amending(**what: Any) -> UseCase:
     return lambda node: node.amender.amend(ANN, "hall:a", 1, Amending(**what))
 
@@ -106,6 +117,8 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "react": (lambda node: node.reactions.react(ANN, "hall:a", 1, "up", True), [("log.amendments", "original")]),
     "one message": (lambda node: node.amender.get(ANN, "hall:a", 1), [("log.amendments", "original")]),
     "history": (reading(), [("log", "ending")]),
+    "history soon": (reading_soon(), [("log", "ending")]),
+    "history after, soon": (reading_soon(after="0"), [("log", "ending")]),
     "history, long": (reading(limit=100), [("log", "ending"), ("log", "read_back")]),
     "history after": (reading(after="0"), [("log", "ending")]),
     "history after, long": (reading(after="0", limit=100), [("log", "ending"), ("log", "read")]),
@@ -119,7 +132,7 @@ USE_CASES: dict[str, tuple[UseCase, list[tuple[str, str]]]] = {
     "delete": (writing("delete", "old"), []),
     "batch": (batch, []),
 }
-CELLS = [(name, "hook", "") for name in USE_CASES if name != "subscribe soon"] + [
+CELLS = [(name, "hook", "") for name in USE_CASES if not name.endswith("soon")] + [
     (name, part, method) for name, (_, waits) in USE_CASES.items() for part, method in waits
 ]
 

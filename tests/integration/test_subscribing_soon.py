@@ -4,17 +4,14 @@ and nothing left behind, whatever comes of it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from server.core.errors import Error
-from server.core.tasks import Keeper
-from server.log.endings import Ending
 from server.node import Node
 from tests.support.client import Client, ConnectionLost, Refused
-from tests.support.logs import opened
+from tests.support.endings import Endings, spawns, written_elsewhere
 from tests.support.processes import Mongod
 from tests.support.waiting import until
 
@@ -27,39 +24,6 @@ def settings() -> dict[str, object]:
 @pytest.fixture
 def url(base_url: str, http_server: object) -> str:
     return base_url.replace("http", "ws") + "/v1/ws"
-
-
-async def written_elsewhere(node: Node, mongod: Mongod, *channels: str) -> None:
-    """Three messages in each, of which this node does not know yet."""
-    async with opened(mongod.uri, node.config.mongodb, node="another") as log:
-        for number in range(3):
-            await asyncio.gather(*(log.append(channel, None, f"key {number}", number, 10) for channel in channels))
-
-
-class Endings:
-    """Keeps back what a log answers."""
-
-    def __init__(self, node: Node) -> None:
-        self._ask = node.log.ending
-        self._waiting: list[tuple[asyncio.Future[Ending], asyncio.Future[Ending]]] = []
-
-    def asked(self, *arguments: Any) -> asyncio.Future[Ending]:
-        later: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._ask(*arguments), later))
-        return later
-
-    async def asked_for(self) -> None:
-        await until(lambda: len(self._waiting) == 1, what="a question for the end of a log")
-
-    def answer(self, error: BaseException | None = None) -> None:
-        """Or fail with the error in its place."""
-        assert self._waiting
-        for found, later in self._waiting:
-            if error is None:
-                found.add_done_callback(lambda found, later=later: later.set_result(found.result()))
-            else:
-                later.set_exception(error)
-        self._waiting.clear()
 
 
 @pytest.fixture
@@ -81,16 +45,9 @@ async def test_a_subscription_takes_no_task(
 ) -> None:
     channels = [f"chat:{number}" for number in range(40)]
     await written_elsewhere(node, mongod, *channels)
-    spawned: list[str] = []
-    spawn = Keeper.spawn
-
-    def counted(self: Keeper, name: str, work: Coroutine[Any, Any, Any], **more: Any) -> Any:
-        spawned.append(name)
-        return spawn(self, name, work, **more)
-
     async with Client(url) as client:
         await client.ping()
-        monkeypatch.setattr(Keeper, "spawn", counted)
+        spawned = spawns(monkeypatch)
         subscriptions = await asyncio.gather(*(client.subscribe(channel, **options) for channel in channels))
         monkeypatch.undo()
         for subscription in subscriptions if options else ():
